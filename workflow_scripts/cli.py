@@ -1,0 +1,180 @@
+"""What every command line here shares: declared inputs, outputs and parameters, the store, errors of one line.
+
+A command declares each argument as an input file, an output file or a parameter. From that `Command.run` makes the
+store's key (so no input can be forgotten in it), hands the work `.partial` paths, and renames them when it is done.
+"""
+
+import argparse
+import errno
+import fcntl
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+import traceback
+from importlib import metadata
+from pathlib import Path
+
+import imports
+from files import UserError, canonical, digest_of, partial_of, sha256_file
+from store import Store
+
+log = logging.getLogger("levit")
+
+
+def tool_versions(names):
+    """Return {distribution: installed version or None}, with Python's own major.minor."""
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def execute(produce, args):
+    """Do a command's own work: `produce(args)` writes the files that args names as outputs."""
+    produce(args)
+
+
+class Command:
+    """A command line whose arguments say what they are."""
+
+    def __init__(self, script, doc, tools=(), heavy=False, modules=None):
+        """Describe a command.
+
+        script: its __file__; doc: its docstring; tools: distributions whose versions change what it writes;
+        heavy: whether it asks the store first; modules: args -> further scripts of ours that it loads by name.
+        """
+        self.script, self.tools, self.heavy, self.modules = Path(script), tools, heavy, modules
+        self.parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.parser.add_argument("--log", help="also write log lines and tracebacks to this file")
+        self.inputs, self.outputs, self.params = [], [], []
+
+    def _add(self, kind, flag, **options):
+        kind.append(self.parser.add_argument(flag, **options).dest)
+        return self
+
+    def input(self, flag, **options):
+        """Declare an input file; `nargs="*"` for several, `required=False` where it may be absent."""
+        options.setdefault("required", options.get("nargs") is None)
+        return self._add(self.inputs, flag, **options)
+
+    def output(self, flag, **options):
+        """Declare an output file."""
+        return self._add(self.outputs, flag, required=True, **options)
+
+    def param(self, flag, **options):
+        """Declare a parameter that changes what is written."""
+        return self._add(self.params, flag, **options)
+
+    def recipe(self, flag, **options):
+        """Declare a parameter given as JSON text; args holds the parsed value."""
+        return self.param(flag, type=json.loads, required=True, **options)
+
+    def setting(self, flag, **options):
+        """Declare an argument that does not change what is written (threads, device): not part of the key."""
+        self.parser.add_argument(flag, **options)
+        return self
+
+    def key_parts(self, args):
+        """Return everything that decides the outputs' contents, as a JSON value."""
+        given = {name: getattr(args, name) for name in self.inputs}
+        paths = {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
+        scripts = [self.script.name] + (self.modules(args) if self.modules else [])
+        code = imports.closure(*scripts)
+        return {
+            "command": self.script.stem,
+            "inputs": {name: [sha256_file(path) for path in several] for name, several in paths.items()},
+            "params": {name: json.loads(canonical(getattr(args, name))) for name in self.params},
+            "code": {str(path.relative_to(imports.ROOT)): imports.meaning(path) for path in code},
+            "tools": tool_versions(self.tools),
+        }
+
+    def run(self, produce, argv=None):
+        """Parse the arguments, then fetch the outputs from the store or produce them; exit with a status."""
+        args = self.parser.parse_args(argv)
+        _log_to(args.log)
+        self._held = _hold(os.environ.get("LEVIT_JOBS"))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            self._run(produce, args)
+        except UserError as error:
+            _fail(str(error))
+        except OSError as error:
+            _fail(_describe(error), error)
+        except Exception as error:
+            _fail(f"{self.script.name}: {type(error).__name__}: {str(error).strip() or 'no message'}", error)
+
+    def _run(self, produce, args):
+        finals = {name: getattr(args, name) for name in self.outputs}
+        self._check_inputs(args)
+        for path in finals.values():
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        store = Store.default() if self.heavy else None
+        parts = self.key_parts(args) if store else None
+        key = digest_of(parts) if store else None
+        if store and store.fetch(key, finals):
+            log.info("%s: from the store (%s)", self.script.stem, key[:12])
+            return
+        partials = {name: partial_of(path) for name, path in finals.items()}
+        for name, path in partials.items():
+            setattr(args, name, path)
+        try:
+            execute(produce, args)
+            if store:
+                store.put(key, partials, parts)
+            for name, path in partials.items():
+                os.replace(path, finals[name])
+        finally:
+            for path in partials.values():
+                if os.path.exists(path):
+                    os.unlink(path)
+
+    def _check_inputs(self, args):
+        for name in self.inputs:
+            value = getattr(args, name)
+            for path in value if isinstance(value, list) else [value]:
+                if path and not os.path.exists(path):
+                    raise UserError(f"--{name.replace('_', '-')} {path}: no such file")
+
+
+def _hold(path):
+    """Hold a shared lock on the file of running jobs, so that no second run starts beside them (gate.py)."""
+    if not path or not Path(path).parent.is_dir():
+        return None
+    stream = open(path, "a")  # noqa: SIM115 (held until this process ends, however it ends)
+    fcntl.flock(stream, fcntl.LOCK_SH)
+    return stream
+
+
+def _log_to(path):
+    handlers = [logging.StreamHandler(sys.stderr)]
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _describe(error):
+    where = error.filename or "the file"
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the device while writing {where}: free some (.cache/ is safe to delete) and rerun"
+    return f"{where}: {error.strerror or error}"
+
+
+def _fail(text, error=None):
+    """Print one line, keep the traceback in the log file alone, exit 1."""
+    log.error("error: %s", " ".join(text.split()))
+    for handler in log.handlers:
+        if error is not None and isinstance(handler, logging.FileHandler):
+            handler.stream.write("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+    logging.shutdown()
+    sys.exit(1)
