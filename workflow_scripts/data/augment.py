@@ -1,0 +1,67 @@
+"""Training images: decoded from the ImageFolder, lightly augmented, the same for a seed whatever the workers."""
+
+import math
+import random
+
+from data import index as indexing
+from data import preprocess
+
+IN_MEMORY = 64 << 20  # bytes of image files up to which they are decoded once and kept
+
+
+class TrainImages:
+    """The training split as uint8 [size, size, 3] and label, one epoch at a time (a map-style data set of torch)."""
+
+    def __init__(self, listing, index_path, geometry, recipe, seed):
+        """Read nothing yet.
+
+        listing: the index, read from index_path; geometry: {size, crop, interpolation} of the model's row;
+        recipe: {crop_scale, crop_ratio, flip}, or None for the evaluation preprocessing.
+        """
+        self.files = indexing.files(listing, index_path, "train")
+        self.labels = indexing.labels(listing, "train")
+        self.geometry, self.recipe, self.seed, self.epoch = geometry, recipe, seed, 0
+        sizes = [listing["images"][position]["bytes"] for position in indexing.positions(listing, "train")]
+        self.in_memory = sum(sizes) <= IN_MEMORY
+        self._decoded = [None] * len(self.files)
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, item):
+        image = self._image(item)
+        if self.recipe is None:
+            return preprocess.prepare(image, self.geometry), self.labels[item]
+        dice = random.Random(f"{self.seed}/{self.epoch}/{item}")
+        box = random_box(dice, image.width, image.height, self.recipe["crop_scale"], self.recipe["crop_ratio"])
+        pixels = preprocess.resized(image, box, self.geometry["size"], self.geometry["interpolation"])
+        if dice.random() < self.recipe["flip"]:
+            pixels = pixels[:, ::-1].copy()
+        return pixels, self.labels[item]
+
+    def _image(self, item):
+        if self._decoded[item] is not None:
+            return self._decoded[item]
+        image = preprocess.load(self.files[item])
+        if self.in_memory:
+            self._decoded[item] = image
+        return image
+
+
+def random_box(dice, width, height, scale, ratio):
+    """Return (left, top, right, bottom) of a random crop, in pixels with fractions.
+
+    scale: range of its share of the image's area; ratio: range of width / height. What does not fit is clipped.
+    """
+    area = width * height * dice.uniform(*scale)
+    aspect = math.exp(dice.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    across, down = min(math.sqrt(area * aspect), width), min(math.sqrt(area / aspect), height)
+    left, top = dice.uniform(0, width - across), dice.uniform(0, height - down)
+    return left, top, min(left + across, width), min(top + down, height)
+
+
+def order(count, seed, epoch):
+    """Return the epoch's order of `count` images."""
+    positions = list(range(count))
+    random.Random(f"{seed}/{epoch}").shuffle(positions)
+    return positions

@@ -1,0 +1,75 @@
+"""The one preprocessing: an image file becomes uint8 RGB, and uint8 becomes the network's float32 (numpy and Pillow).
+
+Equal to timm's evaluation transform of the same size, crop and interpolation to within one uint8 level.
+"""
+
+import math
+import struct
+
+import numpy as np
+from PIL import Image
+
+from files import UserError
+
+FILTERS = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+def load(path):
+    """Return the image in `path` as a decoded Pillow image of mode L or RGB; raise UserError naming it if it cannot be.
+
+    Gray stays one channel, for speed: resizing it and repeating it gives what resizing three equal channels gives.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.copy() if image.mode == "L" else image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"image {path} is in the index but not there: restore it, or delete the index") from None
+    except DAMAGE as error:
+        reason = " ".join(str(error).split()).replace(f" '{path}'", "") or type(error).__name__
+        raise UserError(f"image {path} cannot be read ({reason}): replace or remove it") from None
+
+
+def filter_of(interpolation):
+    """Return Pillow's filter for a row's interpolation; raise UserError for an unknown one."""
+    if interpolation not in FILTERS:
+        raise UserError(f"interpolation {interpolation!r} is unknown: {' or '.join(sorted(FILTERS))}")
+    return FILTERS[interpolation]
+
+
+def center_box(width, height, size, crop):
+    """Return (left, top, right, bottom), in pixels of the image, of what the network will see.
+
+    The shorter side becomes floor(size / crop) pixels, and the middle size x size of that is kept.
+    """
+    short = math.floor(size / crop)
+    wide = width > height
+    new_width = int(short * width / height) if wide else short
+    new_height = short if wide else int(short * height / width)
+    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+    across, down = width / new_width, height / new_height
+    return left * across, top * down, min((left + size) * across, width), min((top + size) * down, height)
+
+
+def resized(image, box, size, interpolation):
+    """Return the box of a Pillow image (L or RGB) as uint8 [size, size, 3], antialiased."""
+    pixels = np.asarray(image.resize((size, size), filter_of(interpolation), box=box))
+    return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+def prepare(image, geometry):
+    """Return a Pillow image (L or RGB) as the network sees it: uint8 [size, size, 3].
+
+    geometry: {size, crop, interpolation} of a model's row.
+    """
+    box = center_box(image.width, image.height, geometry["size"], geometry["crop"])
+    return resized(image, box, geometry["size"], geometry["interpolation"])
+
+
+def normalize(batch, mean, std):
+    """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W], contiguous: (value / 255 - mean) / std per channel."""
+    scaled = np.ascontiguousarray(np.transpose(batch, (0, 3, 1, 2)), dtype=np.float32)
+    scaled /= np.float32(255)
+    scaled -= np.asarray(mean, dtype=np.float32).reshape(1, -1, 1, 1)
+    scaled /= np.asarray(std, dtype=np.float32).reshape(1, -1, 1, 1)
+    return scaled
