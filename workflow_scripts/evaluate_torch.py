@@ -1,0 +1,44 @@
+"""Score the PyTorch FP32 network on the validation split: the reference of every engine's accuracy."""
+
+from cli import Command, log
+
+BATCH = 32
+
+
+def produce(args):
+    import numpy as np
+    import torch
+
+    import progress
+    from data import cache, index, preprocess
+    from files import write_json
+    from measure import accuracy
+    from model import checkpoint, training, zoo
+
+    training.start(0, args.threads, "cpu")
+    labels = index.labels(index.read(args.index), "val")
+    images = cache.read(args.images, len(labels))
+    model = checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint).eval()
+    logits = np.empty((len(images), args.classes), dtype=np.float32)
+    with progress.bar(len(images), "PyTorch FP32") as bar, torch.no_grad():
+        for start in range(0, len(images), BATCH):
+            batch = preprocess.normalize(images[start : start + BATCH], args.model["mean"], args.model["std"])
+            logits[start : start + len(batch)] = model(torch.from_numpy(batch)).numpy()
+            bar.update(len(batch))
+    scores = accuracy.score(logits, labels, logits)
+    with open(args.logits, "wb") as stream:
+        np.save(stream, logits)
+    write_json(args.accuracy, {"split": "val", **scores})
+    log.info("top-1 %.2f %% of %d images", scores["top1"], len(images))
+
+
+def command():
+    c = Command(__file__, __doc__, tools=("torch", "timm", "numpy"))
+    c.input("--checkpoint").input("--images", help="preprocessed val split (.u8)").input("--index")
+    c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
+    c.output("--accuracy").output("--logits", help=".npy of float32 [N, classes]")
+    return c.setting("--threads", type=int, default=0)
+
+
+if __name__ == "__main__":
+    command().run(produce)

@@ -1,0 +1,136 @@
+"""LeViT as it is deployed: what training needs and inference does not is folded into the weights.
+
+BatchNorm goes into the convolution or linear layer beside it, the attention scale into the query rows of the weights,
+the two heads into their average. Everything that changes arithmetic happens here, once, so the plain export, the
+quantized export and quantization-aware training share one set of compute nodes under the same names.
+"""
+
+import copy
+
+import torch
+from timm.models import levit
+from torch import nn
+
+
+class MatMul(nn.Module):
+    """Product of two activations, as a module so that both inputs can have a quantizer: [..., m, k] x [..., k, n]."""
+
+    def forward(self, a, b):
+        return a @ b
+
+
+class ResidualAdd(nn.Module):
+    """A skip connection, as a module so that the skipped input can have a quantizer."""
+
+    def forward(self, skipped, branch):
+        return skipped + branch
+
+
+class Attention(nn.Module):
+    """LeViT attention with folded scale and materialised bias; x [B, N, C] -> [B, M, C']; M < N where it subsamples.
+
+    `qkv` holds queries, keys and values; an attention that subsamples has `kv` and a `q` of its own.
+    """
+
+    def __init__(self, source):
+        super().__init__()
+        self.subsamples = isinstance(source, levit.AttentionDownsample)
+        self.num_heads, self.key_dim, self.val_dim = source.num_heads, source.key_dim, source.val_dim
+        if self.subsamples:
+            self.kv, self.q = source.kv, source.q
+            _scale_rows(self.q.ln, torch.full((self.q.ln.out_features,), source.scale))
+        else:
+            self.qkv = source.qkv
+            per_head = torch.ones(self.num_heads, 2 * self.key_dim + self.val_dim)
+            per_head[:, : self.key_dim] = source.scale
+            _scale_rows(self.qkv, per_head.flatten())
+        self.qk, self.av, self.proj = MatMul(), MatMul(), source.proj
+        self.bias = nn.Parameter(source.attention_biases.detach()[:, source.attention_bias_idxs].contiguous())
+
+    def forward(self, x):
+        batch, tokens, _ = x.shape
+        if self.subsamples:
+            k, v = self.kv(x).view(batch, tokens, self.num_heads, -1).split([self.key_dim, self.val_dim], dim=3)
+            q = self.q(x).view(batch, -1, self.num_heads, self.key_dim)
+        else:
+            q, k, v = (
+                self.qkv(x)
+                .view(batch, tokens, self.num_heads, -1)
+                .split([self.key_dim, self.key_dim, self.val_dim], dim=3)
+            )
+        scores = self.qk(q.permute(0, 2, 1, 3), k.permute(0, 2, 3, 1)) + self.bias
+        x = self.av(scores.softmax(dim=-1), v.permute(0, 2, 1, 3))
+        return self.proj(x.transpose(1, 2).reshape(batch, -1, self.num_heads * self.val_dim))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each added to what skips it."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.attn, self.mlp = source.attn, source.mlp
+        self.add1, self.add2 = ResidualAdd(), ResidualAdd()
+
+    def forward(self, x):
+        x = self.add1(x, self.attn(x))
+        return self.add2(x, self.mlp(x))
+
+
+class Downsample(nn.Module):
+    """Attention that subsamples the tokens, then an MLP added to what skips it."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.attn_downsample, self.mlp, self.add = source.attn_downsample, source.mlp, ResidualAdd()
+
+    def forward(self, x):
+        x = self.attn_downsample(x)
+        return self.add(x, self.mlp(x))
+
+
+def _scale_rows(linear, factors):
+    linear.weight.data.mul_(factors[:, None])
+    linear.bias.data.mul_(factors)
+
+
+def _average_heads(model):
+    """Replace the two heads of a distilled LeViT by the one that gives the mean of their logits."""
+    if not hasattr(model, "head_dist"):
+        return model
+    heads = [model.head, model.head_dist]
+    head = nn.Linear(heads[0].in_features, heads[0].out_features)
+    head.weight.data = sum(h.weight.data for h in heads) / 2
+    head.bias.data = sum(h.bias.data for h in heads) / 2
+    plain = levit.Levit.__new__(levit.Levit)
+    plain.__dict__ = model.__dict__
+    plain.head = head
+    del plain.head_dist
+    return plain
+
+
+# What replaces which module of timm's LeViT; children are replaced before their parents.
+REPLACEMENTS = {
+    levit.ConvNorm: lambda module: module.fuse(),
+    levit.LinearNorm: lambda module: module.fuse(),
+    levit.NormLinear: lambda module: module.fuse(),
+    levit.Attention: Attention,
+    levit.AttentionDownsample: Attention,
+    levit.LevitBlock: Block,
+    levit.LevitDownsample: Downsample,
+}
+
+
+def _replace(module):
+    for name, child in module.named_children():
+        setattr(module, name, _replace(child))
+    return REPLACEMENTS.get(type(module), lambda kept: kept)(module)
+
+
+@torch.no_grad()
+def fold(model):
+    """Return the deployed form of a timm LeViT in evaluation mode: float32 [B, 3, H, W] -> logits [B, classes].
+
+    The input model is left as it was. Its logits are those of `model.eval()` up to float32 rounding.
+    """
+    model = copy.deepcopy(model).float().eval()
+    return _average_heads(_replace(model)).eval()

@@ -1,0 +1,36 @@
+"""From the folded torch module to ONNX, with readable names; the one exporter for every precision."""
+
+import io
+import warnings
+
+import torch
+
+from graph import names
+from graph.onnxio import INPUT, OUTPUT
+
+OPSET = 13  # the newest that TensorRT 8.4 and 8.5 parse in full, and the oldest with per-channel QuantizeLinear
+
+
+@torch.no_grad()
+def to_onnx(model, size):
+    """Return the ONNX model of a folded network: float32 `input_0` [batch, 3, size, size] -> `output_0` logits.
+
+    The batch is dynamic. The exporter folds nothing: that is the surgeon's work, where it is logged and proven.
+    """
+    import onnx
+
+    buffer, example = io.BytesIO(), torch.zeros(2, 3, size, size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but it alone keeps module names
+        torch.onnx.export(
+            model,
+            (example,),
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            do_constant_folding=False,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+        )
+    return names.tidy_model(onnx.load_from_string(buffer.getvalue()))

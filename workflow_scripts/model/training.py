@@ -1,0 +1,135 @@
+"""What training needs whatever the model: where and in what precision, the learning rate's course, BatchNorm's end."""
+
+import contextlib
+import math
+import os
+
+from files import UserError
+
+
+def start(seed, threads, device):
+    """Seed torch, set its threads (0: all cores this process may use) and return the torch device.
+
+    device: auto (a CUDA GPU where there is one, else the CPU), cpu or cuda. Raises UserError where it is not there.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {device}: torch {torch.__version__} sees no CUDA GPU: use cpu or auto")
+    if device == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # 5 to 10 times slower, and nothing reads it
+    return torch.device(device)
+
+
+def fast_type(device):
+    """Return the torch type that matrix products are fast in on the device, or None for float32.
+
+    On a CPU that is bfloat16 where the instruction set has it; without, it is emulated and slow.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
+
+
+def autocast(device, kind):
+    """Return a context in which matrix products run in `kind` (None: nothing changes)."""
+    import torch
+
+    return torch.autocast(device.type, dtype=kind) if kind is not None else contextlib.nullcontext()
+
+
+def rate_at(step, steps, warmup):
+    """Return the share of the full learning rate at a step: linear over the `warmup` share of steps, then cosine."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def parameter_groups(model, weight_decay):
+    """Return AdamW's groups: matrices and kernels decay; biases, norms and attention biases do not."""
+    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    plain = {name for name, value in named if value.ndim < 2 or name.endswith("attention_biases")}
+    return [
+        {"params": [value for name, value in named if name not in plain], "weight_decay": weight_decay},
+        {"params": [value for name, value in named if name in plain], "weight_decay": 0.0},
+    ]
+
+
+def to_input(batch, mean, std, device):
+    """Return uint8 [N, H, W, 3] as the network's float32 [N, 3, H, W] on the device: `preprocess.normalize` in torch."""
+    import torch
+
+    scaled = batch.to(device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    centers, spreads = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
+    return scaled.div_(255).sub_(centers).div_(spreads)
+
+
+def restate_batchnorm(model, batches):
+    """Replace BatchNorm's running statistics by the averages over `batches` of inputs; the model is left evaluating."""
+    import torch
+
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch then keeps the plain average of all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    model.eval()
+
+
+def batches(images, order, size, row, device):
+    """Yield (inputs float32 [N, 3, S, S], labels [N]) on the device.
+
+    images: a map-style data set of uint8 images and labels; order: positions; size: images a batch;
+    row: of `models` (mean, std). Images that are not kept in memory are decoded by one process a thread.
+    """
+    import torch
+
+    workers = 0 if images.in_memory else torch.get_num_threads()
+    loader = torch.utils.data.DataLoader(
+        images, batch_size=size, sampler=order, num_workers=workers, pin_memory=device.type == "cuda"
+    )
+    for pixels, labels in loader:
+        yield to_input(pixels, row["mean"], row["std"], device), labels.to(device)
+
+
+def set_size(model, size):
+    """Let a timm LeViT take images of size x size, a multiple of its stem's stride and at most what it was made for.
+
+    Weights stay: attention biases are a table by distance between tokens, of which a smaller grid uses a corner.
+    """
+    import torch
+
+    def indices(queries, keys, table):
+        across = (queries[:, None] - keys[None, :]).abs()
+        rows, columns = across[:, None, :, None], across[None, :, None, :]
+        return (rows * table + columns).reshape(len(queries) ** 2, len(keys) ** 2)
+
+    grid = size // model.stem.stride
+    for stage in model.stages:
+        down = getattr(stage.downsample, "attn_downsample", None)
+        if down is not None:
+            keys = torch.arange(grid, device=down.attention_biases.device)
+            table = math.isqrt(down.attention_biases.shape[1])
+            down.attention_bias_idxs = indices(keys[:: down.stride], keys, table)
+            down.resolution = down.q.down.resolution = (grid, grid)
+            grid = (grid - 1) // down.stride + 1
+        for block in stage.blocks:
+            keys = torch.arange(grid, device=block.attn.attention_biases.device)
+            block.attn.attention_bias_idxs = indices(keys, keys, math.isqrt(block.attn.attention_biases.shape[1]))
+            block.attn.resolution = (grid, grid)

@@ -1,0 +1,113 @@
+"""Train a model from scratch on a dataset's training images."""
+
+from cli import Command, log
+
+
+def produce(args):
+    import progress
+    from data import augment, index
+    from files import UserError
+    from model import checkpoint, training, zoo
+
+    listing = index.read(args.index)
+    if len(listing["classes"]) != args.classes:
+        raise UserError(f"--classes {args.classes}: {args.index} has {len(listing['classes'])} classes")
+    device = training.start(args.seed, args.threads, args.device)
+    model = zoo.create(args.model, args.classes).to(device)
+    geometry = {name: args.model[name] for name in ("size", "crop", "interpolation")}
+    images = augment.TrainImages(listing, args.index, geometry, args.training, args.seed)
+    clean = augment.TrainImages(listing, args.index, geometry, None, args.seed)
+    if len(images) < args.training["batch"]:
+        raise UserError(f"training.batch {args.training['batch']} is more than the {len(images)} training images")
+    total = args.training["epochs"] * len(images) + len(clean)
+    with progress.bar(total, f"train {args.model['timm']}") as bar:
+        fit(model, images, args, device, bar)
+        batches = _shown(_batches(clean, args, device, augment.order(len(clean), args.seed, "clean")), bar)
+        training.restate_batchnorm(model, (inputs for inputs, _ in batches))
+    checkpoint.save(model.state_dict(), args.checkpoint)
+    log.info("trained on %d images in %s on %s", len(images), _spoken(training.fast_type(device)), device)
+
+
+def fit(model, images, args, device, bar):
+    """Run every epoch: AdamW on the mean cross-entropy of the model's heads, gradients clipped to a norm."""
+    import torch
+
+    from data import augment
+    from files import UserError
+    from model import training
+
+    recipe = args.training
+    kind = training.fast_type(device)
+    groups = training.parameter_groups(model, recipe["weight_decay"])
+    optimizer = torch.optim.AdamW(
+        groups, lr=recipe["learning_rate"], betas=recipe.get("betas", (0.9, 0.999)), fused=True
+    )
+    steps = recipe["epochs"] * (len(images) // recipe["batch"])
+    course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: training.rate_at(s, steps, recipe["warmup"]))
+    model.train()
+    if hasattr(model, "set_distilled_training"):
+        model.set_distilled_training(True)  # both heads learn, each by its own loss
+    for epoch in range(recipe["epochs"]):
+        images.epoch = epoch
+        small = recipe.get("small") or {"epochs": 0}
+        size = small["size"] if epoch < small["epochs"] else args.model["size"]
+        images.geometry = dict(images.geometry, size=size)
+        training.set_size(model, size)
+        whole = len(images) - len(images) % recipe["batch"]
+        for inputs, labels in _batches(images, args, device, augment.order(len(images), args.seed, epoch)[:whole]):
+            with training.autocast(device, kind):
+                outputs = model(inputs)
+            heads = outputs if isinstance(outputs, tuple) else (outputs,)
+            smoothing = recipe.get("smoothing", 0.0)
+            losses = [torch.nn.functional.cross_entropy(h.float(), labels, label_smoothing=smoothing) for h in heads]
+            loss = sum(losses) / len(losses)
+            if not loss.isfinite():
+                raise UserError(f"training diverged in epoch {epoch + 1}: lower training.learning_rate or raise warmup")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"])
+            optimizer.step()
+            course.step()
+            bar.set_postfix_str(f"epoch {epoch + 1}/{recipe['epochs']} loss {loss.item():.3f}", refresh=False)
+            bar.update(len(labels))
+
+
+def _batches(images, args, device, order):
+    """Yield (inputs [N, 3, S, S], labels [N]) on the device, in the given order of positions."""
+    import torch
+
+    from model import training
+
+    workers = 0 if images.in_memory else torch.get_num_threads()
+    loader = torch.utils.data.DataLoader(
+        images, batch_size=args.training["batch"], sampler=order, num_workers=workers, pin_memory=device.type == "cuda"
+    )
+    for pixels, labels in loader:
+        yield training.to_input(pixels, args.model["mean"], args.model["std"], device), labels.to(device)
+
+
+def _shown(batches, bar):
+    for inputs, labels in batches:
+        yield inputs, labels
+        bar.update(len(labels))
+
+
+def _spoken(kind):
+    return "float32" if kind is None else str(kind).rpartition(".")[2]
+
+
+def command():
+    c = Command(__file__, __doc__, tools=("torch", "timm", "numpy", "pillow"), heavy=True)
+    c.input("--index", help="index.json of the dataset")
+    c.recipe("--model", help="JSON row of `models`")
+    c.param("--classes", type=int, required=True)
+    c.recipe("--training", help="JSON of the dataset's `training` row")
+    c.param("--seed", type=int, required=True)
+    c.output("--checkpoint", help="state dict to write")
+    c.setting("--threads", type=int, default=0, help="CPU threads (0: all cores)")
+    c.setting("--device", default="auto", help="auto, cpu or cuda")
+    return c
+
+
+if __name__ == "__main__":
+    command().run(produce)
