@@ -1,0 +1,18 @@
+"""Clean an ONNX graph by the named surgeon passes; each pass proves that the logits stay."""
+
+from cli import Command
+
+
+def produce(args):
+    from graph import onnxio, passes
+
+    onnxio.save(passes.apply(onnxio.load(args.onnx), args.passes), args.clean)
+
+
+def command():
+    c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime"))
+    return c.input("--onnx").recipe("--passes", help="names, in order").output("--clean")
+
+
+if __name__ == "__main__":
+    command().run(produce)

@@ -1,0 +1,266 @@
+"""The surgeon's passes: small named functions graph -> graph, listed for each class of graph in config.yaml.
+
+Every pass is exact: `apply` runs the graph before and after it and compares. Passes leave QuantizeLinear and
+DequantizeLinear where they are, so they also accept quantized graphs.
+"""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from cli import log
+from files import UserError
+from graph import onnxio, shapes
+
+TOLERANCE = 1e-5  # of an exact pass, relative to the largest logit
+ELEMENTWISE = {"Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Sigmoid", "Clip"}
+
+
+def _consumer(tensor):
+    """Return the only node that reads a tensor, or None."""
+    return tensor.outputs[0] if len(tensor.outputs) == 1 else None
+
+
+def _producer(tensor, op):
+    """Return the node of kind `op` that writes a tensor, or None."""
+    return tensor.inputs[0] if tensor.inputs and tensor.inputs[0].op == op else None
+
+
+def _bypass(node):
+    """Let the readers of a node's output read its first input instead."""
+    source, replaced = node.inputs[0], node.outputs[0]
+    for reader in list(replaced.outputs):
+        reader.inputs = [source if tensor is replaced else tensor for tensor in reader.inputs]
+    node.outputs.clear()
+
+
+def _reads(node, old, new):
+    node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
+
+
+def _is_output(graph, tensor):
+    return any(tensor is output for output in graph.outputs)
+
+
+def _reshape(graph, source, shape, name):
+    """Add a Reshape of a tensor to a symbolic shape and return its output."""
+    output = gs.Variable(f"{name}_output_0", dtype=source.dtype, shape=list(shape))
+    value = gs.Constant(f"{name}_shape", np.array(shapes.target(shape), dtype=np.int64))
+    graph.nodes.append(gs.Node("Reshape", name, inputs=[source, value], outputs=[output]))
+    return output
+
+
+def fold_constants(graph):
+    """Compute what depends on weights alone, transposed weights for instance."""
+    return graph.fold_constants(fold_shapes=False, size_threshold=None).cleanup()
+
+
+def fold_shapes(graph):
+    """Replace computed Reshape targets by constants, with -1 for the one dimension that depends on the batch."""
+    measured, _ = shapes.measured(graph)
+    for node in [n for n in graph.nodes if n.op == "Reshape"]:
+        target = shapes.target(shapes.symbolic(measured[node.outputs[0].name]))
+        if target is not None:
+            node.inputs[1] = gs.Constant(f"{node.name}_shape", np.array(target, dtype=np.int64))
+    return graph.cleanup()
+
+
+def drop_noops(graph):
+    """Remove Identity, Dropout, and Reshape or Transpose that change nothing."""
+    shapes.annotate(graph)
+    for node in list(graph.nodes):
+        kept = _is_output(graph, node.outputs[0])
+        same = node.op in ("Identity", "Dropout")
+        same |= node.op == "Reshape" and node.inputs[0].shape == node.outputs[0].shape
+        same |= node.op == "Transpose" and list(node.attrs["perm"]) == sorted(node.attrs["perm"])
+        if same and not kept:
+            _bypass(node)
+    return graph.cleanup()
+
+
+def share_initializers(graph):
+    """Keep one of several equal constants."""
+    first = {}
+    for name, tensor in sorted(graph.tensors().items()):
+        if isinstance(tensor, gs.Constant):
+            kept = first.setdefault((str(tensor.dtype), tuple(tensor.shape), tensor.values.tobytes()), tensor)
+            for reader in list(tensor.outputs) if kept is not tensor else []:
+                _reads(reader, tensor, kept)
+    return graph.cleanup()
+
+
+def merge_reshapes(graph):
+    """Let a Reshape or Transpose that follows one of its kind do the work of both."""
+    for node in graph.toposort().nodes:
+        before = _producer(node.inputs[0], node.op) if node.op in ("Reshape", "Transpose") else None
+        if before is None:
+            continue
+        if node.op == "Transpose":
+            node.attrs["perm"] = [before.attrs["perm"][axis] for axis in node.attrs["perm"]]
+        elif shapes.target(node.outputs[0].shape or ["?", "?"]) is None:
+            continue
+        node.inputs[0] = before.inputs[0]
+    return graph.cleanup()
+
+
+def merge_slices(graph):
+    """Let one Slice cut along the axes of two that follow each other."""
+    for node in graph.toposort().nodes:
+        before = _producer(node.inputs[0], "Slice") if node.op == "Slice" else None
+        if before is None or _consumer(before.outputs[0]) is not node or len(node.inputs) != 5 != len(before.inputs):
+            continue
+        constants = before.inputs[1:] + node.inputs[1:]
+        if all(isinstance(t, gs.Constant) for t in constants) and before.inputs[3].values != node.inputs[3].values:
+            both = zip(("starts", "ends", "axes", "steps"), before.inputs[1:], node.inputs[1:])
+            merged = [gs.Constant(f"{node.name}_{p}", np.concatenate([a.values, b.values])) for p, a, b in both]
+            node.inputs = [before.inputs[0], *merged]
+    return graph.cleanup()
+
+
+def merge_transposes(graph):
+    """Transpose once before a Split instead of once behind each of its outputs, where that takes fewer."""
+    for split in [n for n in graph.nodes if n.op == "Split"]:
+        behind = [_consumer(output) for output in split.outputs]
+        if not all(node is not None and node.op == "Transpose" for node in behind):
+            continue
+        perms = [list(node.attrs["perm"]) for node in behind]
+        common = max(perms, key=perms.count)
+        rest = [[common.index(axis) for axis in perm] for perm in perms]
+        if 1 + sum(perm != sorted(perm) for perm in rest) >= len(perms):
+            continue
+        once = gs.Variable(f"{split.name}_transposed", dtype=np.float32)
+        first = gs.Node("Transpose", f"{split.name}_Transpose", {"perm": common}, [split.inputs[0]], [once])
+        graph.nodes.append(first)
+        split.inputs[0], split.attrs["axis"] = once, common.index(split.attrs["axis"])
+        for node, perm in zip(behind, rest):
+            node.attrs["perm"] = perm
+    return drop_noops(graph.toposort())
+
+
+def merge_hardswish(graph):
+    """Write x * HardSigmoid(x) as HardSwish (opset 14), which OpenVINO and ONNX Runtime compute in one go."""
+    for gate in [n for n in graph.nodes if n.op == "HardSigmoid"]:
+        product, source = _consumer(gate.outputs[0]), gate.inputs[0]
+        sixth = abs(gate.attrs.get("alpha", 0.2) - 1 / 6) < 1e-6 and gate.attrs.get("beta", 0.5) == 0.5
+        if sixth and product is not None and product.op == "Mul" and any(t is source for t in product.inputs):
+            product.op, product.inputs = "HardSwish", [source]
+            product.name = product.name.replace("/Mul", "/HardSwish")
+    graph.opset, graph.import_domains = max(graph.opset, 14), None
+    return graph.cleanup()
+
+
+def linear_to_gemm(graph):
+    """Write a linear layer on tokens [B, N, C] as one Gemm on [B*N, C], and keep the tokens flat between layers."""
+    shapes.annotate(graph)
+    for node in [n for n in graph.nodes if n.op == "MatMul"]:
+        bias = _consumer(node.outputs[0])
+        if bias is None or bias.op != "Add" or not isinstance(node.inputs[1], gs.Constant):
+            continue
+        constants = [t for t in bias.inputs if isinstance(t, gs.Constant) and len(t.shape) == 1]
+        if constants and len(node.inputs[1].shape) == 2:
+            _as_gemm(graph, node, bias, constants[0])
+    return drop_noops(merge_reshapes(_sink_reshapes(merge_reshapes(graph.cleanup().toposort()))))
+
+
+def _as_gemm(graph, node, add, bias):
+    source, result = node.inputs[0], add.outputs[0]
+    name = node.name.rsplit("/", 1)[0]
+    rows = _product(source.shape[:-1])
+    flat = _reshape(graph, source, [rows, source.shape[-1]], f"{name}/Flatten") if len(source.shape) > 2 else source
+    output = gs.Variable(f"{name}/Gemm_output_0", dtype=result.dtype, shape=[rows, result.shape[-1]])
+    graph.nodes.append(gs.Node("Gemm", f"{name}/Gemm", inputs=[flat, node.inputs[1], bias], outputs=[output]))
+    if len(source.shape) > 2:
+        output = _reshape(graph, output, result.shape, f"{name}/Unflatten")
+    for reader in list(result.outputs):
+        _reads(reader, result, output)
+    add.outputs.clear()
+
+
+def _product(dimensions):
+    """Return the symbolic product of dimensions of which at most one depends on the batch."""
+    factor = int(np.prod([d for d in dimensions if isinstance(d, int)]))
+    scaled = [d for d in dimensions if isinstance(d, str)]
+    if not scaled:
+        return factor
+    factor *= int((scaled[0].split("*") + ["1"])[1])
+    return "batch" if factor == 1 else f"batch*{factor}"
+
+
+def _sink_reshapes(graph):
+    """Move Reshapes behind the elementwise nodes that follow them, until none moves."""
+    moved = True
+    while moved:
+        moved = any([_sink(graph, node) for node in list(graph.toposort().nodes) if node.op in ELEMENTWISE])
+        graph.cleanup()
+    return graph
+
+
+def _sink(graph, node):
+    data = [t for t in node.inputs if not isinstance(t, gs.Constant)]
+    before = [_producer(t, "Reshape") for t in data]
+    scalars = all(t.values.size == 1 for t in node.inputs if isinstance(t, gs.Constant))
+    if (
+        not data
+        or not all(reshape is not None for reshape in before)
+        or not scalars
+        or _is_output(graph, node.outputs[0])
+    ):
+        return False
+    sources = [reshape.inputs[0].shape for reshape in before]
+    targets = [reshape.outputs[0].shape for reshape in before]
+    if any(s != sources[0] for s in sources) or any(t != targets[0] for t in targets):
+        return False
+    result = node.outputs[0]
+    readers = list(result.outputs)
+    for tensor, reshape in zip(data, before):
+        _reads(node, tensor, reshape.inputs[0])
+    result.shape = sources[0]
+    behind = _reshape(graph, result, targets[0], f"{node.name}_Reshape")
+    for reader in readers:
+        _reads(reader, result, behind)
+    return True
+
+
+PASSES = {
+    function.__name__: function
+    for function in (
+        fold_constants,
+        fold_shapes,
+        drop_noops,
+        share_initializers,
+        merge_reshapes,
+        merge_slices,
+        merge_transposes,
+        merge_hardswish,
+        linear_to_gemm,
+    )
+}
+
+
+def check_names(names):
+    """Raise UserError where a pass is not one of PASSES."""
+    for name in names:
+        if name not in PASSES:
+            raise UserError(f"graphs: no pass is called {name!r}; there are: {', '.join(PASSES)}")
+
+
+def apply(graph, names):
+    """Run the named passes in order; each must keep the logits of random images at batch 1 and 3.
+
+    Raises UserError naming the pass whose outputs differ by more than TOLERANCE of the largest logit.
+    """
+    check_names(names)
+    expected = [onnxio.outputs(graph, batch) for batch in (1, 3)]
+    for name in names:
+        before = onnxio.count(graph)
+        graph = PASSES[name](graph).toposort()
+        error = _relative_error(expected, [onnxio.outputs(graph, batch) for batch in (1, 3)])
+        log.info("%-20s %4d -> %4d nodes, logits within %.1e", name, before, onnxio.count(graph), error)
+        if not error <= TOLERANCE:
+            raise UserError(f"pass {name} changed the logits by {error:.1e} (at most {TOLERANCE:.0e}): remove it from")
+    return graph
+
+
+def _relative_error(expected, got):
+    if any(a.shape != b.shape for a, b in zip(expected, got)):
+        return float("inf")
+    return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-6)) for a, b in zip(expected, got))

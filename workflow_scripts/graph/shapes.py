@@ -1,0 +1,55 @@
+"""The shapes that tensors really have, found by running the graph at two batch sizes."""
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from graph import onnxio
+
+BATCHES = (2, 3)  # coprime: what scales with the batch is told from what does not
+
+
+def measured(graph):
+    """Return {tensor name: [shape at batch 2, shape at batch 3]} and {tensor name: dtype}.
+
+    One run of ONNX Runtime for each batch, with every tensor as an output.
+    """
+    model = onnxio.to_model(graph.copy())
+    known = {value.name for value in model.graph.output}
+    names = [name for node in model.graph.node for name in node.output if name and name not in known]
+    inferred = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    model.graph.output.extend(inferred.get(name, onnx.ValueInfoProto(name=name)) for name in names)
+    session = onnxio.runner(model)
+    fetched = [o.name for o in session.get_outputs()]
+    shapes, dtypes = {}, {}
+    for batch in BATCHES:
+        feed = {onnxio.INPUT: onnxio.random_batch(graph, batch)}
+        for name, value in [*feed.items(), *zip(fetched, session.run(None, feed))]:
+            shapes.setdefault(name, []).append(list(value.shape))
+            dtypes[name] = value.dtype
+    return shapes, dtypes
+
+
+def symbolic(pair):
+    """Return one shape for both batches: an int where they agree, `batch*k` where a dimension scales with it."""
+    small, large = pair
+    return [a if a == b else _scaled(a) for a, b in zip(small, large)]
+
+
+def _scaled(dimension):
+    factor = dimension // BATCHES[0]
+    return "batch" if factor == 1 else f"batch*{factor}"
+
+
+def annotate(graph):
+    """Write the measured shape and type into every variable of the graph."""
+    shapes, dtypes = measured(graph)
+    for name, tensor in graph.tensors().items():
+        if name in shapes and not isinstance(tensor, gs.Constant):
+            tensor.shape, tensor.dtype = symbolic(shapes[name]), dtypes[name]
+    return graph
+
+
+def target(shape):
+    """Return the value of a Reshape to a symbolic shape, -1 for its one unknown; None where more are unknown."""
+    unknown = [d for d in shape if isinstance(d, str)]
+    return None if len(unknown) > 1 else [-1 if isinstance(d, str) else d for d in shape]
