@@ -1,0 +1,180 @@
+"""Merge what was measured of an engine, and where it came from, into the result JSON; check it against its schema."""
+
+import subprocess
+
+from cli import Command, log, tool_versions
+
+TOOLS = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "numpy")
+SCHEMA = "result.schema.yaml"
+EPSILON = 1e-9  # percentages are quotients of counts
+
+
+def produce(args):
+    from files import read_json, write_json
+
+    engine, accuracy, timing = (read_json(p) for p in (args.engine_description, args.accuracy, args.benchmark))
+    identity = read_json(args.identity)
+    check_engine(args, accuracy, timing)
+    result = {
+        "model": args.model,
+        "precision": args.precision,
+        "target": args.target,
+        "dataset": dataset_of(args.dataset, accuracy, read_json(args.index)),
+        "accuracy": accuracy_of(accuracy, args.budget),
+        "benchmark": timing["benchmark"],
+        "engine": engine_of(args.engine, engine),
+        "plan": plan_of(args.plan),
+        "checkpoint_bytes": size_of(args.checkpoint),
+        "target_identity": identity,
+        "provenance": provenance_of(args, engine),
+    }
+    check_schema(result)
+    write_json(args.result, result)
+    tell(result)
+
+
+def check_engine(args, *measured):
+    """Raise UserError where accuracy or benchmark were measured on another engine file."""
+    from files import UserError, sha256_file
+
+    sha256 = sha256_file(args.engine)
+    for path, found in zip((args.accuracy, args.benchmark), measured):
+        if found.get("engine_sha256") != sha256:
+            raise UserError(f"{path} was measured on another engine than {args.engine}: delete it and run again")
+
+
+def dataset_of(name, accuracy, index):
+    """Return what was looked at; raise UserError where the index has another number of images."""
+    from files import UserError
+
+    split, count = accuracy["split"], accuracy["num_images"]
+    if len(index["splits"][split]) != count:
+        raise UserError(
+            f"the accuracy is of {count} images, split {split} has {len(index['splits'][split])}: run again"
+        )
+    return {"name": name, "split": split, "num_images": count, "num_classes": len(index["classes"])}
+
+
+def accuracy_of(accuracy, budget):
+    """Return the figures of the accuracy, and whether no more top-1 points than `budget` were lost against FP32."""
+    names = ("top1", "top5", "num_images", "agreement_with_fp32", "max_abs_logit_error", "max_rel_logit_error")
+    lost = accuracy["fp32_top1"] - accuracy["top1"]
+    return {**{name: accuracy[name] for name in names}, "budget": budget, "within_budget": lost <= budget + EPSILON}
+
+
+def engine_of(path, described):
+    """Return what the engine file is."""
+    from files import sha256_file
+
+    return {
+        "path": path,
+        "bytes": size_of(path),
+        "sha256": sha256_file(path),
+        "build_seconds": described["build_seconds"],
+        "engine_builds": described["engine_builds"],
+        "layers": described["layer_count"],
+        "precision_of_layers": described["precision_of_layers"],
+    }
+
+
+def plan_of(path):
+    """Return a plan's counts, or None where there is none."""
+    from files import read_json
+
+    if not path:
+        return None
+    plan = read_json(path)
+    return {"nodes_total": plan["nodes_total"], "nodes_high_precision": plan["nodes_high_precision"], "path": path}
+
+
+def provenance_of(args, described):
+    """Return where the result came from: hashes, recipe, versions (the runtime's as the engine's builder said)."""
+    from files import sha256_file
+
+    versions = {name: version for name, version in tool_versions(TOOLS).items() if version}
+    here = described["fingerprint"]
+    return {
+        "checkpoint_sha256": sha256_file(args.checkpoint),
+        "graph_sha256": sha256_file(args.graph),
+        "calibration_sha256": sha256_file(args.calibration) if args.calibration else None,
+        "recipe": args.recipe,
+        "versions": {**versions, here["runtime"]: here["version"]},
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit():
+    """Return the commit of this file's repository, with `-dirty` where tracked files differ, or None without one."""
+    from imports import ROOT
+
+    def git(*arguments):
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "assemble_result.py")
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def check_schema(result):
+    """Raise UserError naming the first place where a result is not as its schema says."""
+    import jsonschema
+    import yaml
+
+    from files import UserError
+    from imports import ROOT
+
+    schema = yaml.safe_load((ROOT.parent / "rules" / "schemas" / SCHEMA).read_text(encoding="utf-8"))
+    errors = sorted(
+        jsonschema.Draft7Validator(schema).iter_errors(result), key=lambda error: list(map(str, error.path))
+    )
+    if errors:
+        where = ".".join(map(str, errors[0].path)) or "the result"
+        raise UserError(f"the result is not as {SCHEMA} says: {where}: {errors[0].message}")
+
+
+def size_of(path):
+    """Return a file's bytes."""
+    from pathlib import Path
+
+    return Path(path).stat().st_size
+
+
+def tell(result):
+    """Log a result in a line, and another for what should not be overlooked."""
+    accuracy = result["accuracy"]
+    speed = ", ".join(f"{e['images_per_second']:.1f} images/s at batch {e['batch']}" for e in result["benchmark"])
+    log.info(
+        "%s %s %s: top-1 %.2f %%, %s", *(result[k] for k in ("model", "precision", "target")), accuracy["top1"], speed
+    )
+    if not accuracy["within_budget"]:
+        log.info("warning: more than %.2f top-1 points lost against PyTorch FP32", accuracy["budget"])
+    unstable = [str(entry["batch"]) for entry in result["benchmark"] if not entry["stable"]]
+    if unstable:
+        log.info("warning: the timing at batch %s is not stable", ", ".join(unstable))
+
+
+def command():
+    c = Command(__file__, __doc__)
+    for name in ("--model", "--precision", "--target", "--dataset"):
+        c.param(name, required=True, help="its name in config.yaml")
+    for name in (
+        "--engine-description",
+        "--engine",
+        "--accuracy",
+        "--benchmark",
+        "--identity",
+        "--checkpoint",
+        "--index",
+    ):
+        c.input(name)
+    c.input("--graph", help="what the engine was built from")
+    c.input("--calibration", nargs="?", required=False).input("--plan", nargs="?", required=False)
+    c.recipe("--recipe", help="JSON of the rows that decided the result").param("--budget", type=float, required=True)
+    return c.output("--result")
+
+
+if __name__ == "__main__":
+    command().run(produce)

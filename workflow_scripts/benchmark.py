@@ -1,0 +1,69 @@
+"""Time an engine from its file, per batch size: latency by trtexec's definitions, throughput over the host's clock.
+
+The recipe is {"batches", "warmup_ms", "duration_ms", "iterations", "threads"?}. Each timing says whether it is stable
+(measure/stats.py: is_stable). What a device cannot measure is null.
+"""
+
+from cli import Command, log
+
+
+def produce(args):
+    import runtimes
+    from files import sha256_file, write_json
+
+    session = runtimes.load(args.runtime).load(args.engine, args.recipe.get("threads", 0))
+    entries = [entry(session, batch, args.recipe) for batch in args.recipe["batches"]]
+    write_json(args.benchmark, {"engine_sha256": sha256_file(args.engine), "benchmark": entries})
+
+
+def entry(session, batch, recipe):
+    """Return one batch size's timing as the result JSON has it."""
+    from measure import stats, timing
+
+    clock = timing.clocks_mhz()
+    loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"])
+    times = session.time(images_for(session, batch), loop)
+    count, latency = len(times.latency), list(times.latency)
+    found = {
+        "batch": batch,
+        "throughput_qps": count / times.wall,
+        "images_per_second": count * batch / times.wall,
+        **{f"{name}_ms": stats.summary(getattr(times, name)) for name in times._fields if name != "wall"},
+        "iterations": count,
+        "warmup_ms": recipe["warmup_ms"],
+        **session.facts,
+        "stable": stats.is_stable(latency),
+        "coefficient_of_variation": stats.variation(latency),
+        "energy_mj_per_image": None,
+        "power_mode": timing.power_mode(),
+        "clocks_mhz": {"before": clock, "after": timing.clocks_mhz()},
+    }
+    tell(found)
+    return found
+
+
+def images_for(session, batch):
+    """Return float32 [batch, 3, H, W] of normal noise: what an image shows does not change how long it takes."""
+    import numpy as np
+
+    shape = [batch] + list(next(iter(session.inputs.values())))[1:]
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def tell(found):
+    """Log a timing in a line."""
+    latency, note = found["latency_ms"], "" if found["stable"] else ": NOT STABLE, repeat it on a quiet machine"
+    figures = found["batch"], latency["median"], latency["p99"], found["images_per_second"], found["iterations"]
+    text = "batch %d: median %.3f ms, p99 %.3f ms, %.1f images/s, %d queries, CoV %.1f %%%s"
+    log.info(text, *figures, 100 * found["coefficient_of_variation"], note)
+
+
+def command():
+    c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
+    c.input("--engine").param("--runtime", required=True)
+    c.recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    return c.output("--benchmark")
+
+
+if __name__ == "__main__":
+    command().run(produce)

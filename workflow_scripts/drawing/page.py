@@ -1,0 +1,34 @@
+"""The report as one HTML page: tables from rows.py, a plot from plot.py, looks from page.html."""
+
+from pathlib import Path
+
+from drawing import plot, rows
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def render(paths, published):
+    """Return the page for result files; published: {model: ImageNet top-1 in percent}."""
+    import jinja2
+
+    results = rows.load(paths)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    precisions = rows.ordered(result["precision"] for result in results)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        results=results,
+        datasets=sorted({result["dataset"]["name"] for result in results}),
+        grids=rows.grids(results),
+        precisions=precisions,
+        plot=plot.scatter([_dot(result, precisions) for result in results]),
+        published=published,
+        timing=rows.timing,
+        ratio=rows.ratio,
+    )
+
+
+def _dot(result, precisions):
+    entry = max(result["benchmark"], key=lambda e: e["batch"])
+    name = f"{result['model']} {result['precision']} on {result['target']}"
+    speed, top1 = entry["images_per_second"], result["accuracy"]["top1"]
+    label = f"{name}: {top1:.2f} %, {speed:.1f} images/s at batch {entry['batch']}"
+    return {"x": speed, "y": top1, "color": precisions.index(result["precision"]), "label": label}

@@ -1,0 +1,54 @@
+"""Accuracy over speed as the numbers of a small SVG plot. Standard library only."""
+
+import math
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 320, 56, 16, 16, 44
+
+
+def scatter(points):
+    """Return {width, height, dots, x_ticks, y_ticks} for points {x: images/s, y: percent, ...}; None without points.
+
+    x is logarithmic. Each dot is its point with `px` and `py` added, in pixels.
+    """
+    if not points:
+        return None
+    low, high = (math.log10(f(p["x"] for p in points)) for f in (min, max))
+    low, high = low - 0.08, high + 0.08
+    bottom, top = _span([p["y"] for p in points])
+
+    def px(x):
+        return round(LEFT + (math.log10(x) - low) / (high - low) * (WIDTH - LEFT - RIGHT), 1)
+
+    def py(y):
+        return round(HEIGHT - BOTTOM - (y - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM), 1)
+
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+        "top": TOP,
+        "bottom": HEIGHT - BOTTOM,
+        "dots": [{**p, "px": px(p["x"]), "py": py(p["y"])} for p in points],
+        "x_ticks": [(px(v), f"{v:g}") for v in _decades(low, high)],
+        "y_ticks": [(py(v), f"{v:g}") for v in _steps(bottom, top)],
+    }
+
+
+def _span(values):
+    """Return the ends of the percent axis: a little beyond the values, at least one point apart."""
+    margin = max(0.15 * (max(values) - min(values)), 0.5)
+    return min(values) - margin, min(max(values) + margin, 100.5)
+
+
+def _decades(low, high):
+    """Return 1, 2 and 5 times the powers of ten between 10^low and 10^high."""
+    values = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
+    return [v for v in values if 10**low <= v <= 10**high]
+
+
+def _steps(low, high):
+    """Return four to nine round numbers between two percentages."""
+    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if (high - low) / s <= 9)
+    first = math.ceil(low / step)
+    return [round(k * step, 3) for k in range(first, math.floor(high / step) + 1)]

@@ -1,0 +1,102 @@
+"""Results as rows and grids: what the summary, the printed table and the page all show. Standard library only."""
+
+from files import UserError, read_json
+
+BASELINE = "fp32"  # the precision that ratios are to
+
+COLUMNS = (
+    "model",
+    "precision",
+    "target",
+    "dataset",
+    "batch",
+    "images_per_second",
+    "ratio_to_fp32",
+    "latency_median_ms",
+    "latency_p99_ms",
+    "stable",
+    "top1",
+    "top5",
+    "agreement_with_fp32",
+    "within_budget",
+    "engine_bytes",
+    "layers_int8",
+    "layers",
+    "threads",
+)
+
+
+def load(paths):
+    """Return the results in the files, sorted by target, model and precision; raise UserError for what is none."""
+    results = [read_json(path) for path in paths]
+    for path, result in zip(paths, results):
+        if not isinstance(result, dict) or not {"model", "precision", "target", "benchmark"} <= set(result):
+            raise UserError(f"{path} is not a result: delete it and run again")
+    return sorted(results, key=lambda r: (r["target"], r["model"], r["precision"]))
+
+
+def timing(result, batch):
+    """Return a result's benchmark entry at a batch size, or None."""
+    return next((entry for entry in result["benchmark"] if entry["batch"] == batch), None)
+
+
+def ratio(results, result, batch):
+    """Return images/s over those of the same model and target in FP32 at the same batch; None where not measured."""
+    for other in results:
+        if (other["model"], other["target"], other["precision"]) == (result["model"], result["target"], BASELINE):
+            base, own = timing(other, batch), timing(result, batch)
+            return own["images_per_second"] / base["images_per_second"] if base and own else None
+    return None
+
+
+def flat(results):
+    """Return one {column: value} for each result and batch size."""
+    rows = []
+    for result in results:
+        for entry in result["benchmark"]:
+            layers = result["engine"]["precision_of_layers"] or {}
+            values = {
+                **{name: result[name] for name in ("model", "precision", "target")},
+                **{name: result["accuracy"][name] for name in ("top1", "top5", "agreement_with_fp32", "within_budget")},
+                **{name: entry[name] for name in ("batch", "images_per_second", "stable", "threads")},
+                "dataset": result["dataset"]["name"],
+                "ratio_to_fp32": ratio(results, result, entry["batch"]),
+                "latency_median_ms": entry["latency_ms"]["median"],
+                "latency_p99_ms": entry["latency_ms"]["p99"],
+                "engine_bytes": result["engine"]["bytes"],
+                "layers_int8": layers.get("int8"),
+                "layers": result["engine"]["layers"],
+            }
+            rows.append({name: values[name] for name in COLUMNS})
+    return rows
+
+
+def ordered(names, table=("fp32", "fp16", "bf16", "int8_ptq", "int8_qat")):
+    """Return names with the well-known precisions first, in their usual order."""
+    return sorted(set(names), key=lambda name: (table.index(name) if name in table else len(table), name))
+
+
+def grids(results):
+    """Return one grid a target: {target, device, precisions, batches, models: [(model, {precision: result})]}."""
+    found = []
+    for target in sorted({result["target"] for result in results}):
+        here = [result for result in results if result["target"] == target]
+        models = sorted({result["model"] for result in here})
+        found.append(
+            {
+                "target": target,
+                "device": device(here[0]),
+                "precisions": ordered(result["precision"] for result in here),
+                "batches": sorted({entry["batch"] for result in here for entry in result["benchmark"]}),
+                "models": [(m, {r["precision"]: r for r in here if r["model"] == m}) for m in models],
+            }
+        )
+    return found
+
+
+def device(result):
+    """Return a target's device and runtime in a few words."""
+    identity, versions = result["target_identity"], result["provenance"]["versions"]
+    runtime = identity.get("runtime", "")
+    name = identity.get("device") or identity.get("cpu") or identity.get("gpu") or result["target"]
+    return f"{name}, {runtime} {versions.get(runtime) or identity.get('version') or ''}".strip(" ,")

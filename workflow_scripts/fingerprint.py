@@ -1,0 +1,26 @@
+"""Record what a target is: runtime, version, device. Nothing that changes by itself (clocks, power, free memory)."""
+
+from cli import Command
+
+
+def produce(args):
+    import probe
+    import runtimes
+    from files import UserError, write_json
+
+    if not isinstance(args.target, dict) or "runtime" not in args.target:
+        raise UserError("--target: a row of `targets` with its runtime is needed")
+    runtime = runtimes.load(args.target["runtime"])
+    reason = probe.mismatch(args.target)
+    if reason:
+        raise UserError(f"this machine is not the target: {reason}")
+    write_json(args.identity, runtime.fingerprint())
+
+
+def command():
+    c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.target['runtime']}.py"])
+    return c.recipe("--target", help="JSON row of `targets`").output("--identity")
+
+
+if __name__ == "__main__":
+    command().run(produce)

@@ -1,0 +1,116 @@
+"""What happens before the first job: requested names are checked, targets are compared with this machine, runs are kept apart.
+
+Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
+"""
+
+import difflib
+import fcntl
+import functools
+import os
+import subprocess
+import sys
+
+from files import UserError
+from tables import JOBS_LOCK
+
+NEEDS = {"calibrate": "calibration", "quantize": "calibration", "train_qat": "qat"}
+PURPOSES = {"build_engine": "build", "fingerprint": "build", "evaluate_engine": "run", "benchmark": "run"}
+FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
+RUN_LOCK = ".snakemake/levit.run.lock"
+_held = []
+
+
+def stop(problem):
+    """Print one line and end Snakemake at once: an exception would come out as a page of Snakemake's own frames."""
+    print(f"error: {problem}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def one_line(function):
+    """Return the function with a UserError's one line in place of its traceback."""
+
+    @functools.wraps(function)
+    def stopping(*args, **options):
+        try:
+            return function(*args, **options)
+        except UserError as problem:
+            return stop(problem)
+
+    return stopping
+
+
+@one_line
+def check_requested(arguments, rules, tables):
+    """Raise UserError where a requested file under results/ has a name that no table has, or makes no sense."""
+    for before, argument in zip([""] + arguments, arguments):
+        path = os.path.normpath(argument)
+        if path.startswith("results/"):
+            _check_path(path, rules, tables, optional=before in FILE_OPTIONS)
+
+
+def _check_path(path, rules, tables, optional):
+    _, folder, *rest = path.split("/")
+    if rest and folder not in ("targets", "logs"):
+        tables.row("dataset", folder)
+    for rule in rules:
+        for match in filter(None, (product.match(path) for product in rule.output)):
+            return _check_names(rule.name, match.groupdict(), tables)
+    if not optional:  # the value of an option such as --report may lie anywhere
+        known = [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.names)]
+        close = difflib.get_close_matches(path, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "results are results/{model}.{precision}.{target}.json"
+        raise UserError(f"no rule makes {path}: {hint}")
+    return None
+
+
+def _check_names(rule, names, tables):
+    for kind in ("model", "precision", "target", "dataset", "graph"):
+        if kind in names:
+            tables.row(kind, names[kind])
+    need = NEEDS.get(rule)
+    if need and not tables.row("precision", names["precision"]).get(need):
+        raise UserError(f"precision {names['precision']} has no {need} in config.yaml")
+    dataset = names.get("dataset")
+    reason = None
+    if "precision" in names and "target" in names:
+        reason = tables.refusal(names.get("model"), names["precision"], names["target"], dataset)
+    elif "model" in names:
+        reason = tables.without_weights(names["model"], dataset)
+    if reason:
+        raise UserError(reason)
+
+
+@one_line
+def start(dag, tables):
+    """Before the first job of a run: take the folder's lock, then compare the targets of pending jobs with this machine."""
+    lock()
+    purposes = {
+        (job.wildcards.target, PURPOSES[job.rule.name]) for job in dag.needrun_jobs() if job.rule.name in PURPOSES
+    }
+    for target, purpose in sorted(purposes):
+        reason = tables.unreachable(target, purpose)
+        if reason:
+            raise UserError(f"this machine cannot {purpose} engines of the target {target}: {reason}")
+
+
+def lock():
+    """Keep this folder's runs apart; the kernel lets go of a lock when its process dies, however it dies.
+
+    Each job holds a shared lock of its own (cli.py), so that the jobs that a killed run leaves behind are noticed.
+    """
+    _held.append(_exclusive(RUN_LOCK, "another snakemake is at work in this folder"))
+    _exclusive(JOBS_LOCK, "a job of an earlier, killed run is still at work in this folder").close()
+
+
+def _exclusive(path, problem):
+    stream = open(path, "a")  # noqa: SIM115 (open as long as this process lives)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{problem}: wait for it, or end it") from None
+    return stream
+
+
+def show():
+    """Print the table of the results there are."""
+    subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)

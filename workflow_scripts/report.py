@@ -1,0 +1,22 @@
+"""Draw the accuracy and speed tables of all results as one self-contained page."""
+
+from pathlib import Path
+
+from cli import Command
+
+
+def produce(args):
+    from drawing import page
+
+    Path(args.report).write_text(page.render(args.results, args.models), encoding="utf-8")
+
+
+def command():
+    c = Command(__file__, __doc__, tools=("jinja2",))
+    c.input("--results", nargs="*", default=[])
+    c.recipe("--models", help="JSON: published ImageNet top-1 by model")
+    return c.output("--report")
+
+
+if __name__ == "__main__":
+    command().run(produce)

@@ -1,0 +1,62 @@
+"""Engine files that say what they were built for: an uncompressed zip of engine.json and parts, always equal bytes.
+
+engine.json is {"format": 1, "runtime", "version", "architecture", "isa", ...}. A zip checks each part's CRC when it is
+read, so a truncated or damaged engine is known as such. `unzip -p FILE engine.json` shows the header.
+"""
+
+import json
+import struct
+import zipfile
+import zlib
+
+from files import UserError, canonical
+
+HEADER = "engine.json"
+FORMAT = 1
+BOUND = ("version", "architecture", "isa")  # what an engine's compiled code depends on
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, KeyError, NotImplementedError)
+
+
+def write(path, header, parts):
+    """Write an engine: header is a dict, parts are {name: bytes}."""
+    members = {HEADER: canonical({"format": FORMAT, **header}).encode(), **parts}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data)  # ZipInfo's own date is 1980-01-01
+
+
+def is_container(path):
+    """Return whether a file starts like an engine of ours."""
+    with open(path, "rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
+def read(path, fingerprint):
+    """Return (header, parts) of an engine.
+
+    Raises UserError where the file is truncated or damaged, or made for another runtime, version or processor than
+    `fingerprint` says this is.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        header = json.loads(parts.pop(HEADER).decode("utf-8"))
+        found = header["format"], header["runtime"]
+    except DAMAGE:
+        raise UserError(f"{path} is not a whole engine file (truncated or damaged): delete it and run again") from None
+    if found != (FORMAT, fingerprint["runtime"]):
+        raise UserError(f"{path} is an engine of {found[1]} (format {found[0]}), not of {fingerprint['runtime']}")
+    for key in BOUND:
+        if header.get(key) != fingerprint.get(key):
+            built, here = _difference(header.get(key), fingerprint.get(key))
+            raise UserError(f"{path} was built for {key} {built}, and here it is {here}: delete it and run again")
+    return header, parts
+
+
+def _difference(built, here):
+    """Return both values as text, lists without what they share."""
+    if isinstance(built, list) and isinstance(here, list):
+        return [
+            " ".join(x for x in one if x not in other) or "without" for one, other in ((built, here), (here, built))
+        ]
+    return built, here

@@ -1,0 +1,112 @@
+"""TensorRT-RTX: engines are built without a GPU, from a strongly typed graph, and loaded on an RTX GPU.
+
+The engine is the library's own serialized plan, as its tools expect it. Kernels are chosen when it is loaded; what
+the plan computes in is read from the builder's log, because the inspector needs a loaded engine.
+"""
+
+import importlib
+import time
+
+import probe
+from files import UserError
+from runtimes import _tensorrt, description, missing_precisions
+
+NAME = "tensorrt_rtx"
+MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")  # the meta package's name, and its bindings' own
+COMPUTES = ("fp32", "fp16", "bf16", "int8")
+
+
+def library():
+    """Return the library's module; raise UserError where it is not installed."""
+    for name in MODULES:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise UserError(f"{name} cannot be imported: {error}") from None
+        except ImportError as error:
+            raise UserError(f"{name} cannot be imported: {error}") from None
+    raise UserError(
+        "TensorRT-RTX is not installed in this Python: install tensorrt-rtx-cu13-bindings, as envs/ pins it"
+    )
+
+
+def fingerprint():
+    """Return the identity of TensorRT-RTX and of the GPU, whose facts are None where there is none."""
+    return {**probe.facts(NAME), "build": library().__version__}
+
+
+def build(onnx, recipe, plan, engine):
+    """Build a plan from a strongly typed graph; the recipe is {compute, high_precision?, batches, compute_capabilities?}.
+
+    compute_capabilities: ["8.9", ...] to build for, or absent for the library's portable default.
+    Raises UserError naming the first node that does not parse, a capability that it cannot build for, or a failure.
+    """
+    if plan is not None:
+        raise UserError("tensorrt_rtx takes no plan of precisions: the types are in the graph")
+    if recipe["compute"] not in COMPUTES:
+        raise UserError(f"tensorrt_rtx cannot compute in {recipe['compute']}: one of {', '.join(COMPUTES)}")
+    trt = library()
+    logger, start = _tensorrt.logger_of(trt), time.monotonic()
+    logger.take()
+    builder = trt.Builder(logger)
+    network, parser = _tensorrt.parse(trt, builder, onnx, 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    config = _config(trt, builder, network, recipe)
+    plan_bytes = builder.build_serialized_network(network, config)
+    if plan_bytes is None:
+        errors = logger.take(trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
+        raise UserError(
+            f"{onnx}: TensorRT-RTX built no engine: {' '.join((errors or ['it gave no reason'])[0].split())}"
+        )
+    with open(engine, "wb") as stream:
+        stream.write(plan_bytes)
+    del parser
+    seconds, batches = time.monotonic() - start, sorted(set(recipe["batches"]))
+    said = logger.messages
+    warnings = sorted({text for severity, text in said if severity == trt.ILogger.WARNING})
+    layers = _tensorrt.layers_of_log([text for _, text in said])
+    logger.take()
+    warnings += missing_precisions(recipe, layers)
+    more = {"batches": batches, "layers_from": "the builder's log", "compute_capabilities": _asked(recipe)}
+    return description(fingerprint(), layers, seconds, warnings, **more)
+
+
+def load(engine, threads=0):
+    """Raise UserError: this version builds engines for RTX GPUs and does not run them."""
+    reason = probe.unreachable({"runtime": NAME}) or "this version builds its engines and does not run them"
+    raise UserError(f"{engine} cannot be loaded here: {reason}: take the engine file to a machine that can run it")
+
+
+def inspect(engine):
+    """Raise UserError: the inspector needs a loaded engine; what was built is in the engine's description."""
+    return load(engine)
+
+
+def profile(engine, batch):
+    """Raise UserError: a profile needs an RTX GPU."""
+    return load(engine)
+
+
+def _asked(recipe):
+    return [str(text) for text in recipe.get("compute_capabilities") or []]
+
+
+def _config(trt, builder, network, recipe):
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    _tensorrt.add_profile(builder, config, network, recipe["batches"])
+    names = ["SM" + text.replace(".", "") for text in _asked(recipe)]
+    known = sorted(name for name in dir(trt.ComputeCapability) if _is_capability(name))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"TensorRT-RTX cannot build for {', '.join(unknown)}: one of {', '.join(known)}")
+    if names:
+        config.num_compute_capabilities = len(names)
+        for number, name in enumerate(names):
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), number)
+    return config
+
+
+def _is_capability(name):
+    """Return whether an attribute's name is that of a compute capability (SM86)."""
+    return name.startswith("SM") and name[2:].isdigit()

@@ -1,0 +1,83 @@
+"""Gather results in one tab-separated table, or print them: a row a model, a column a precision, for each target."""
+
+import sys
+from pathlib import Path
+
+from cli import Command
+
+
+def produce(args):
+    from drawing import rows
+
+    table = rows.flat(rows.load(args.results))
+    lines = ["\t".join(rows.COLUMNS)] + ["\t".join(_cell(value) for value in row.values()) for row in table]
+    Path(args.summary).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _cell(value):
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def show(folder="results"):
+    """Print the results in a folder as one grid a target; print nothing where there is none."""
+    from drawing import rows
+
+    results = rows.load(sorted(map(str, Path(folder).glob("*.*.*.json"))))
+    for grid in rows.grids(results):
+        print(f"\n{grid['target']} ({grid['device']})")
+        table = [["", "", *grid["precisions"]]]
+        for model, by_precision in grid["models"]:
+            table += _lines(results, model, [by_precision.get(p) for p in grid["precisions"]], grid["batches"])
+        _print(table)
+    if any(not entry["stable"] for result in results for entry in result["benchmark"]):
+        print("\n~ timing not stable: other work was running, or the clocks moved; run it again on an idle machine")
+    if any(not result["accuracy"]["within_budget"] for result in results):
+        print("! top-1 lost more than the precision's budget against PyTorch FP32")
+
+
+def _lines(results, model, row, batches):
+    lines = [[model, "top-1 %", *(_accuracy(result) for result in row)]]
+    for batch in batches:
+        lines.append(["", f"images/s @{batch}", *(_speed(results, result, batch) for result in row)])
+    return lines
+
+
+def _accuracy(result):
+    if result is None:
+        return ""
+    return f"{result['accuracy']['top1']:.2f}" + ("" if result["accuracy"]["within_budget"] else " !")
+
+
+def _speed(results, result, batch):
+    from drawing import rows
+
+    entry = rows.timing(result, batch) if result else None
+    if entry is None:
+        return ""
+    over = rows.ratio(results, result, batch)
+    text = f"{entry['images_per_second']:.0f}" + (f" ({over:.2f}x)" if over else "")
+    return text + ("" if entry["stable"] else " ~")
+
+
+def _print(table):
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        cells = [cell.ljust(width) if n < 2 else cell.rjust(width) for n, (cell, width) in enumerate(zip(row, widths))]
+        print("  ".join(cells).rstrip())
+
+
+def command():
+    c = Command(__file__, __doc__)
+    c.input("--results", nargs="*", default=[]).output("--summary")
+    return c
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--print"]:
+        show()
+    else:
+        command().run(produce)

@@ -1,0 +1,332 @@
+"""The tables of config.yaml as the rules see them: rows, the slice of a row that each rule gets, and refusals.
+
+Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
+"""
+
+import functools
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import imports
+import probe
+from files import UserError, canonical, read_json
+from schema import Checker, nearest
+
+TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
+FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
+JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock on it (cli.py), a starting run tries it
+ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
+TABLES = {"model": "models", "dataset": "datasets", "precision": "precisions", "target": "targets", "graph": "graphs"}
+
+
+def pick(row, *keys):
+    """Return the part of a row under `keys`; keys that the row has not are left out."""
+    return {key: row[key] for key in keys if row.get(key) is not None}
+
+
+def ask(row, question, *more):
+    """Return what probe.py's function `question` says of a target's row, in the interpreter of its jobs."""
+    if not row.get("python"):
+        return getattr(probe, question)(row, *more)
+    return json.loads(_ask_elsewhere(row["python"], question, canonical([row, *more])))
+
+
+@functools.lru_cache(maxsize=None)
+def _ask_elsewhere(python, question, arguments):
+    program = "import sys, json; sys.path.insert(0, sys.argv[1]); import probe\n"
+    program += "print(json.dumps(getattr(probe, sys.argv[2])(*json.loads(sys.argv[3]))))"
+    try:
+        command = [python, "-c", program, str(imports.ROOT), question, arguments]
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
+    except (OSError, subprocess.SubprocessError):
+        return json.dumps(None if question == "identity" else f"its interpreter {python} does not run here")
+
+
+class Tables:
+    """A checked configuration (schema.check) with the questions that rules ask of it.
+
+    The methods that take `w` are Snakemake's functions of wildcards: what they return decides staleness, so each
+    returns the least that its rule needs and nothing that depends on this machine, except `identity`.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self._identities, self._options, self._reachable = {}, {}, None
+        self.active = config["dataset"]
+        self._check_references()
+
+    @classmethod
+    def load(cls, config, schema):
+        """Return the tables of a configuration, checked against the JSON Schema file; raise UserError."""
+        import yaml  # Snakemake's own
+
+        with open(schema, encoding="utf-8") as stream:
+            return cls(Checker(yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))).check(config))
+
+    def _check_references(self):
+        """Raise UserError where a row speaks of a row that is not there, or of more images than there are."""
+        config = self.config
+        active = self.row("dataset", self.active)
+        for name, row in config["datasets"].items():
+            if ("builtin" in row) == ("path" in row):
+                raise UserError(f"datasets.{name}: give either builtin or path")
+        for name, row in config["targets"].items():
+            self.row("graph", row["graph"])
+            if row["typed"] and row["graph"] != TYPED_CLASS:
+                raise UserError(f"targets.{name}: typed graphs are made of the class {TYPED_CLASS}, not {row['graph']}")
+        for name, row in config["precisions"].items():
+            if "graph" in row:
+                self.row("graph", row["graph"])
+            if "qat" in row and "calibration" not in row:
+                raise UserError(f"precisions.{name}: qat needs a calibration to start from")
+            wanted, given = row.get("calibration", {}).get("images", 0), active["splits"]["calib"]
+            if wanted > given:
+                raise UserError(
+                    f"precisions.{name}.calibration.images is {wanted}, but datasets.{self.active}.splits.calib "
+                    f"gives {given}"
+                )
+
+    # Rows and names
+
+    def names(self, kind):
+        return self.config[TABLES[kind]]
+
+    def row(self, kind, name):
+        """Return a table's row; raise UserError with the nearest names where there is none."""
+        table = self.names(kind)
+        if name not in table:
+            raise UserError(f"unknown {kind} {name}: {nearest(name, table)} ({TABLES[kind]} in config.yaml)")
+        return table[name]
+
+    def listed(self, kind):
+        """Return the names that `results:` lists of a table."""
+        wanted = self.config["results"][TABLES[kind]]
+        names = list(self.names(kind)) if wanted == "all" else wanted
+        return [name for name in names if self.row(kind, name) is not None]
+
+    # What belongs together
+
+    def graph_class(self, precision, target):
+        """Return the class of graph that a precision's engine on a target is built from."""
+        return self.row("precision", precision).get("graph") or self.row("target", target)["graph"]
+
+    def graph_path(self, dataset, model, precision, graph):
+        """Return the clean graph of a class, or the quantized one where the precision has a calibration."""
+        if self.row("precision", precision).get("calibration"):
+            return f"results/{dataset}/quantized/{model}.{precision}.{graph}.onnx"
+        return f"results/{dataset}/clean/{model}.{graph}.onnx"
+
+    def untyped_graph(self, dataset, model, precision):
+        """Return the graph that a precision's strongly typed one is made from."""
+        return self.graph_path(dataset, model, precision, self.row("precision", precision).get("graph") or TYPED_CLASS)
+
+    def engine_graph(self, dataset, model, precision, target):
+        """Return the graph that an engine is built from."""
+        if self.row("target", target)["typed"]:
+            return f"results/{dataset}/typed/{model}.{precision}.onnx"
+        return self.graph_path(dataset, model, precision, self.graph_class(precision, target))
+
+    def preprocess(self, model):
+        """Return the name of a model's geometry, shared by the models that look at images alike."""
+        row = self.row("model", model)
+        return f"{row['size']}px-crop{round(row['crop'] * 1000)}-{row['interpolation']}"
+
+    def source(self, dataset):
+        """Return where a dataset's checkpoints come from: official, train, or import (the user's file)."""
+        weights = self.row("dataset", dataset)["weights"]
+        return weights if weights in ("official", "train") else "import"
+
+    def refusal(self, model, precision, target, dataset=None):
+        """Return why a result makes no sense, or None."""
+        row, place = self.row("precision", precision), self.row("target", target)
+        what = f"{precision} on {target}"
+        for kind in (row["compute"], row.get("high_precision")):
+            if kind and kind not in place["precisions"]:
+                return f"{what}: {place['runtime']} there computes in {', '.join(place['precisions'])}, not in {kind}"
+        if row["dla"] and not place["dla"]:
+            return f"{what}: {target} has no deep learning accelerator"
+        return self.without_weights(model, dataset or self.active)
+
+    def without_weights(self, model, dataset):
+        """Return why a model has no checkpoint for a dataset, or None."""
+        if self.source(dataset) == "official" and not self.row("model", model).get("url"):
+            return f"{model} on {dataset}: the model has no official weights (url in config.yaml)"
+        return None
+
+    def valid(self, names):
+        """Return the (model, precision, target) that make sense, of what `names(kind)` gives."""
+        triples = itertools.product(names("model"), names("precision"), names("target"))
+        return [triple for triple in triples if not self.refusal(*triple)]
+
+    def reachable_results(self):
+        """Return the listed results for targets within reach; say once on stderr which targets are skipped."""
+        if self._reachable is None:
+            away = {target: ask(self.row("target", target), "unreachable") for target in self.listed("target")}
+            for target, reason in away.items():
+                if reason:
+                    print(f"skipped: {target}: {reason}", file=sys.stderr)
+            self._reachable = [triple for triple in self.valid(self.listed) if not away[triple[2]]]
+        return self._reachable
+
+    def onnx_models(self):
+        """Return the listed models whose exported graph can be evaluated here."""
+        return [] if probe.unreachable(ONNX) else self.listed("model")
+
+    def runtime_file(self, target):
+        return f"runtimes/{self.row('target', target)['runtime']}.py"
+
+    def has_qat(self, precision):
+        return bool(self.row("precision", precision).get("qat"))
+
+    def is_calibrated(self, precision):
+        return bool(self.row("precision", precision).get("calibration"))
+
+    def unreachable(self, target, purpose):
+        """Return why this machine cannot `build` or `run` a target's engines, or None where it can."""
+        return ask(self.row("target", target), "unreachable", purpose)
+
+    def environment(self, python):
+        """Return what jobs find in their environment, which decides no content: interpreters, store, lock.
+
+        LEVIT_PYTHON, where it is set already, replaces Snakemake's own interpreter `python` for all jobs.
+        """
+        python = os.environ.get("LEVIT_PYTHON") or python
+        named = {f"LEVIT_PYTHON_{t}": row.get("python") or python for t, row in self.config["targets"].items()}
+        return {"LEVIT_PYTHON": python, "LEVIT_STORE": self.config["store"] or "", "LEVIT_JOBS": JOBS_LOCK, **named}
+
+    # The slices: functions of wildcards
+
+    def dataset(self, w):
+        return pick(self.row("dataset", w.dataset), "builtin", "path", "classes", "splits")
+
+    def classes(self, w):
+        return self.row("dataset", w.dataset)["classes"]
+
+    def training(self, w):
+        return self.row("dataset", w.dataset)["training"]
+
+    def augmentation(self, w):
+        return pick(self.training(w), "crop_scale", "crop_ratio", "flip")
+
+    def seed(self, w):
+        return self.config["seed"]
+
+    def network(self, w):
+        return pick(self.row("model", w.model), "timm", "options", "size")
+
+    def vision(self, w):
+        return pick(self.row("model", w.model), "timm", "options", "size", "mean", "std")
+
+    def augmented(self, w):
+        return pick(self.row("model", w.model), "timm", "options", "size", "crop", "interpolation", "mean", "std")
+
+    def normalization(self, w):
+        return pick(self.row("model", w.model), "mean", "std")
+
+    def geometry(self, w):
+        for model in self.names("model"):
+            if self.preprocess(model) == w.preprocess:
+                return pick(self.row("model", model), "size", "crop", "interpolation")
+        names = {self.preprocess(model) for model in self.names("model")}
+        raise UserError(f"no model looks at images as {w.preprocess}: {nearest(w.preprocess, names)}")
+
+    def url(self, w):
+        return self.row("model", w.model).get("url")
+
+    def sha256(self, w):
+        return self.row("model", w.model).get("sha256")
+
+    def passes(self, w):
+        return self.row("graph", w.graph)["passes"]
+
+    def placement(self, w):
+        return self.row("graph", w.graph)["placement"]
+
+    def calibration(self, w):
+        return self.row("precision", w.precision)["calibration"]
+
+    def qat(self, w):
+        return self.row("precision", w.precision)["qat"]
+
+    def typing(self, w):
+        return pick(self.row("precision", w.precision), "compute", "high_precision")
+
+    def runtime(self, w):
+        return self.row("target", w.target)["runtime"]
+
+    def facts(self, w):
+        return pick(self.row("target", w.target), *FACTS)
+
+    def building(self, w):
+        row, place = self.row("precision", w.precision), self.row("target", w.target)
+        return {
+            **pick(row, "compute", "high_precision", "dla"),
+            **pick(place, "batches", "threads", "compute_capabilities"),
+        }
+
+    def running(self, w):
+        return pick(self.row("target", w.target), "threads")
+
+    def timing(self, w):
+        return pick(self.row("target", w.target), "batches", "warmup_ms", "duration_ms", "iterations", "threads")
+
+    def lineage(self, w):
+        """Return what a result records of its recipe: the rows, less what decides nothing about its numbers."""
+        row = {key: value for key, value in self.row("precision", w.precision).items() if key != "budget"}
+        return {"precision": row, "building": self.building(w), "timing": self.timing(w), "model": self.vision(w)}
+
+    def active_name(self, w):
+        return self.active
+
+    def budget(self, w):
+        return self.row("precision", w.precision)["budget"]
+
+    def identity(self, w):
+        """Return a target's identity: probed where it is this machine, else as recorded, else from its row."""
+        if w.target not in self._identities:
+            recorded, row = f"results/targets/{w.target}.json", self.row("target", w.target)
+            found = ask(row, "identity") or (read_json(recorded) if os.path.exists(recorded) else pick(row, *FACTS))
+            self._identities[w.target] = found
+        return self._identities[w.target]
+
+    def onnx_identity(self, w):
+        return probe.identity(ONNX) or ONNX
+
+    def published(self, w):
+        """Return the published accuracy of the models that have one."""
+        return {name: row["top1"] for name, row in self.names("model").items() if row.get("top1")}
+
+    # Command lines
+
+    def options(self, **slices):
+        """Return a function of wildcards that gives `--flag value` for each slice, quoted for the shell.
+
+        The whole command line's parameters are one string, because Snakemake compares a job's params as a set
+        of values without names: two that are swapped would look unchanged.
+        """
+
+        def arguments(wildcards):
+            key = (id(slices), tuple(wildcards))
+            if key not in self._options:
+                self._options[key] = " ".join(_option(flag, of(wildcards)) for flag, of in slices.items())
+            return self._options[key]
+
+        return arguments
+
+
+def _option(flag, value):
+    text = value if isinstance(value, str) else canonical(value)
+    return f"--{flag} {shlex.quote(text)}"
+
+
+def code(*scripts):
+    """Return the paths of scripts and of all that they import of ours: the first script first."""
+    first, *others = [imports.ROOT / script for script in scripts]
+    if not first.is_file():
+        return [f"workflow_scripts/{scripts[0]}"]
+    paths = imports.closure(scripts[0], *(path.relative_to(imports.ROOT) for path in others if path.is_file()))
+    return [f"workflow_scripts/{p.relative_to(imports.ROOT)}" for p in [first] + [p for p in paths if p != first]]
