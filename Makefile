@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.11 or later), make and a package index.
+
+PYTHON ?= python3
+UV := uv==0.13.9
+BIN := .venv/bin
+# a stamp is named by its pins' checksum: an environment is made again when they change, not when a file is touched
+READY := .venv/ready-$(shell cksum < envs/host.txt | cut -d' ' -f1)
+READY7 := .venv7/ready-$(shell cksum < envs/snakemake7.txt | cut -d' ' -f1)
+FAST := -m "not slow"
+
+.PHONY: demo test check bench lint env clean distclean
+.DELETE_ON_ERROR:
+
+demo: $(READY)  ## one measured INT8 result, from nothing
+	$(BIN)/snakemake results/LeViT-128S.int8_qat.cpu.json
+
+test: $(READY) $(READY7) lint  ## the whole suite
+	$(BIN)/python -m pytest $(FAST) < /dev/null
+
+check: FAST :=
+check: test  ## the suite with what is too slow for every change
+
+bench: $(READY)  ## the speed ratios that this project promises
+	$(BIN)/python -m pytest -m bench -n 0 -s tests/bench < /dev/null
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/snakefmt --check --compact-diff Snakefile rules
+
+env: $(READY)
+
+$(READY): envs/host.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet $(UV); }
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -r envs/host.txt
+	rm -f .venv/ready-* && touch $@
+
+$(READY7): envs/snakemake7.txt $(READY)
+	test -x .venv7/bin/python || $(PYTHON) -m venv --without-pip .venv7
+	$(BIN)/uv pip install --python .venv7/bin/python --compile-bytecode -r envs/snakemake7.txt
+	rm -f .venv7/ready-* && touch $@
+
+clean:  ## what was built; the store (.cache) and the environments stay
+	rm -rf results .snakemake .pytest_cache .ruff_cache
+
+distclean: clean
+	rm -rf .cache .venv .venv7

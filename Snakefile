@@ -1,0 +1,42 @@
+"""LeViT to engines: results/{model}.{precision}.{target}.json, rebuilt only where stale."""
+
+from snakemake.utils import min_version
+
+min_version("7.32.4")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+
+
+rule all:
+    """What config.yaml lists under `results`, for the targets that this machine is or can reach."""
+    input:
+        listed_results,
+        listed_onnx_accuracies,
+        "results/summary.tsv",
+        "results/report.html",
+
+
+include: "rules/data.smk"
+include: "rules/checkpoints.smk"
+include: "rules/onnx.smk"
+include: "rules/quantize.smk"
+include: "rules/engines.smk"
+include: "rules/accuracy.smk"
+include: "rules/benchmark.smk"
+include: "rules/targets.smk"
+include: "rules/results.smk"
+
+
+gate.check_requested(sys.argv[1:], workflow.rules, tables)
+
+
+onstart:
+    gate.start(workflow.persistence.dag, tables)
+
+
+onsuccess:
+    gate.show()

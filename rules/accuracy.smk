@@ -1,0 +1,66 @@
+"""Accuracy on the validation split: PyTorch's, the exported graph's and each engine's."""
+
+
+rule evaluate_torch:
+    """Evaluate the FP32 checkpoint in PyTorch and keep its logits as everyone's reference."""
+    input:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+        images=images("val"),
+        index="results/{dataset}/data/index.json",
+        code=code("evaluate_torch.py"),
+    output:
+        accuracy="results/{dataset}/accuracy/{model}.torch.json",
+        logits="results/{dataset}/accuracy/{model}.torch.npy",
+    log:
+        "results/logs/{dataset}/evaluate_torch.{model}.log",
+    threads: every_core
+    params:
+        recipe=options(model=tables.vision, classes=tables.classes),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
+        "--index {input.index:q} {params.recipe} "
+        "--accuracy {output.accuracy:q} --logits {output.logits:q} --threads {threads} --log {log:q}"
+
+
+rule evaluate_onnx:
+    """Evaluate the exported graph in ONNX Runtime."""
+    input:
+        onnx="results/{dataset}/onnx/{model}.onnx",
+        images=images("val"),
+        index="results/{dataset}/data/index.json",
+        reference="results/{dataset}/accuracy/{model}.torch.npy",
+        code=code("evaluate_engine.py", "runtimes/onnxruntime.py"),
+    output:
+        accuracy="results/{dataset}/accuracy/{model}.onnx.json",
+    log:
+        "results/logs/{dataset}/evaluate_onnx.{model}.log",
+    threads: every_core
+    params:
+        recipe=options(model=tables.normalization, identity=tables.onnx_identity),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --engine {input.onnx:q} --images {input.images:q} --index {input.index:q} '
+        "--reference {input.reference:q} --runtime onnxruntime --recipe '{{}}' --split val "
+        "{params.recipe} --accuracy {output.accuracy:q} --log {log:q}"
+
+
+rule evaluate_engine:
+    """Evaluate an engine on its target, from its file."""
+    input:
+        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        images=images("val"),
+        index="results/{dataset}/data/index.json",
+        reference="results/{dataset}/accuracy/{model}.torch.npy",
+        code=device_code("evaluate_engine.py"),
+    output:
+        accuracy="results/{dataset}/accuracy/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/evaluate_engine.{model}.{precision}.{target}.log",
+    threads: every_core
+    params:
+        recipe=options(
+            runtime=tables.runtime, model=tables.normalization, recipe=tables.running, identity=tables.identity
+        ),
+    shell:
+        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} '
+        "--index {input.index:q} --reference {input.reference:q} --split val {params.recipe} "
+        "--accuracy {output.accuracy:q} --log {log:q}"

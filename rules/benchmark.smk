@@ -1,0 +1,18 @@
+"""Latency and throughput of an engine."""
+
+
+rule benchmark:
+    """Time an engine on its target, alone on the machine, from its file."""
+    input:
+        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        code=device_code("benchmark.py"),
+    output:
+        benchmark="results/{dataset}/benchmark/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/benchmark.{model}.{precision}.{target}.log",
+    threads: every_core
+    params:
+        recipe=options(runtime=tables.runtime, recipe=tables.timing, identity=tables.identity),
+    shell:
+        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
+        "--benchmark {output.benchmark:q} --log {log:q}"

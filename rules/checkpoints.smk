@@ -1,0 +1,54 @@
+"""A model's weights: downloaded, trained here, or the user's, by the dataset's `weights`."""
+
+
+rule download:
+    """Fetch the official weights and check their SHA-256."""
+    input:
+        code=code("fetch_checkpoint.py"),
+    output:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+    log:
+        "results/logs/{dataset}/download.{model}.log",
+    wildcard_constraints:
+        dataset=datasets_with("official"),
+    params:
+        recipe=options(url=tables.url, sha256=tables.sha256),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.recipe} --checkpoint {output.checkpoint:q} --log {log:q}'
+
+
+rule train:
+    """Train the model on the dataset's train split."""
+    input:
+        index="results/{dataset}/data/index.json",
+        code=code("train.py"),
+    output:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+    log:
+        "results/logs/{dataset}/train.{model}.log",
+    wildcard_constraints:
+        dataset=datasets_with("train"),
+    threads: every_core
+    params:
+        recipe=options(model=tables.augmented, classes=tables.classes, training=tables.training, seed=tables.seed),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} {params.recipe} '
+        "--checkpoint {output.checkpoint:q} --threads {threads} --log {log:q}"
+
+
+rule import_weights:
+    """Check the user's own weights against the model and copy them."""
+    input:
+        source=own_weights,
+        code=code("import_checkpoint.py"),
+    output:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+    log:
+        "results/logs/{dataset}/import.{model}.log",
+    wildcard_constraints:
+        dataset=datasets_with("import"),
+    params:
+        recipe=options(model=tables.network, classes=tables.classes),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --source {input.source:q} {params.recipe} '
+        "--checkpoint {output.checkpoint:q} --log {log:q}"

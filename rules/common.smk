@@ -1,0 +1,94 @@
+"""What the rules share: the checked tables, and functions of wildcards over them."""
+
+import os
+import re
+import sys
+
+sys.path.insert(0, os.path.join(workflow.basedir, "workflow_scripts"))
+
+import gate
+from tables import Tables, code
+
+tables = gate.one_line(Tables.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
+options = tables.options
+os.environ.update(tables.environment(sys.executable))
+
+
+wildcard_constraints:
+    dataset="[A-Za-z0-9_-]+",
+    model="[A-Za-z0-9_-]+",
+    precision="[A-Za-z0-9_-]+",
+    target="[A-Za-z0-9_]+",
+    graph="[A-Za-z0-9_-]+",
+    preprocess="[a-z0-9-]+",
+    split="calib|select|val",
+
+
+def every_core(wildcards):
+    """Return all cores: the job runs alone. Threads never make a job stale."""
+    return workflow.cores or os.cpu_count()
+
+
+def active(path):
+    """Return a path under the active dataset's folder."""
+    return f"results/{tables.active}/{path}"
+
+
+def device_code(script):
+    """Return a function of wildcards: a script, its modules and those of the target's runtime."""
+    return lambda wildcards: code(script, tables.runtime_file(wildcards.target))
+
+
+def images(split):
+    """Return a function of wildcards: the images of a split as the model looks at them."""
+    return lambda w: f"results/{w.dataset}/data/{tables.preprocess(w.model)}.{split}.u8"
+
+
+def datasets_with(source):
+    """Return a constraint that only datasets with this source of weights meet."""
+    return "|".join(re.escape(name) for name in tables.names("dataset") if tables.source(name) == source) or "(?!)"
+
+
+def own_weights(w):
+    """Return the user's checkpoint of a model."""
+    return tables.row("dataset", w.dataset)["weights"].replace("{model}", w.model)
+
+
+def qat_checkpoint(w):
+    """Return the quantization-aware checkpoint, or nothing where the precision has none."""
+    return f"results/{w.dataset}/qat/{w.model}.{w.precision}.pth" if tables.has_qat(w.precision) else []
+
+
+def untyped_graph(w):
+    """Return the graph that the strongly typed one is made from."""
+    return tables.untyped_graph(w.dataset, w.model, w.precision)
+
+
+def engine_graph(w):
+    """Return the graph that an engine is built from."""
+    return tables.engine_graph(w.dataset, w.model, w.precision, w.target)
+
+
+def result_graph(w):
+    """Return the graph that the active dataset's engine is built from."""
+    return tables.engine_graph(tables.active, w.model, w.precision, w.target)
+
+
+def result_calibration(w):
+    """Return the active dataset's calibration, or nothing where the precision has none."""
+    return active(f"calibration/{w.model}.{w.precision}.json") if tables.is_calibrated(w.precision) else []
+
+
+def listed_results(wildcards):
+    """Return the results that config.yaml lists for targets within reach; name the others on stderr."""
+    return [f"results/{m}.{p}.{t}.json" for m, p, t in tables.reachable_results()]
+
+
+def listed_onnx_accuracies(wildcards):
+    """Return the accuracy of each listed model's exported graph."""
+    return [active(f"accuracy/{model}.onnx.json") for model in tables.onnx_models()]
+
+
+def every_result(wildcards):
+    """Return all results that make sense, here or anywhere."""
+    return [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.names)]

@@ -1,0 +1,19 @@
+"""The engine that a runtime builds from a graph, and what it is."""
+
+
+rule build_engine:
+    """Build an engine with the target's runtime and read back what it computes in."""
+    input:
+        onnx=engine_graph,
+        code=device_code("build_engine.py"),
+    output:
+        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        description="results/{dataset}/engines/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/build_engine.{model}.{precision}.{target}.log",
+    threads: every_core
+    params:
+        recipe=options(runtime=tables.runtime, recipe=tables.building, identity=tables.identity),
+    shell:
+        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --onnx {input.onnx:q} {params.recipe} '
+        "--engine {output.engine:q} --description {output.description:q} --log {log:q}"

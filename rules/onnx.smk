@@ -1,0 +1,47 @@
+"""The ONNX graph of a model, as exported and as each class of runtime wants it."""
+
+
+rule export:
+    """Export with BatchNorm folded, the heads averaged and a dynamic batch."""
+    input:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+        code=code("export_onnx.py"),
+    output:
+        onnx="results/{dataset}/onnx/{model}.onnx",
+    log:
+        "results/logs/{dataset}/export.{model}.log",
+    params:
+        recipe=options(model=tables.network, classes=tables.classes),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} {params.recipe} '
+        "--onnx {output.onnx:q} --log {log:q}"
+
+
+rule clean:
+    """Run the surgeon's passes of a class of graph."""
+    input:
+        onnx="results/{dataset}/onnx/{model}.onnx",
+        code=code("clean_onnx.py"),
+    output:
+        clean="results/{dataset}/clean/{model}.{graph}.onnx",
+    log:
+        "results/logs/{dataset}/clean.{model}.{graph}.log",
+    params:
+        recipe=options(passes=tables.passes),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} {params.recipe} --clean {output.clean:q} --log {log:q}'
+
+
+rule type_graph:
+    """Make a strongly typed graph: Casts say what each layer computes in."""
+    input:
+        onnx=untyped_graph,
+        code=code("type_onnx.py"),
+    output:
+        typed="results/{dataset}/typed/{model}.{precision}.onnx",
+    log:
+        "results/logs/{dataset}/type_graph.{model}.{precision}.log",
+    params:
+        recipe=options(recipe=tables.typing),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} {params.recipe} --typed {output.typed:q} --log {log:q}'

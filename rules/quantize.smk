@@ -1,0 +1,62 @@
+"""Calibration, quantization-aware training and the explicit Q/DQ graph."""
+
+
+rule calibrate:
+    """Find each quantizer's amax over the calibration images."""
+    input:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+        images=images("calib"),
+        code=code("calibrate.py"),
+    output:
+        calibration="results/{dataset}/calibration/{model}.{precision}.json",
+    log:
+        "results/logs/{dataset}/calibrate.{model}.{precision}.log",
+    threads: every_core
+    params:
+        recipe=options(model=tables.vision, classes=tables.classes, recipe=tables.calibration),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} {params.recipe} '
+        "--calibration {output.calibration:q} --threads {threads} --log {log:q}"
+
+
+rule train_qat:
+    """Train the quantized model, with the FP32 model as teacher."""
+    input:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+        calibration="results/{dataset}/calibration/{model}.{precision}.json",
+        index="results/{dataset}/data/index.json",
+        code=code("train_qat.py"),
+    output:
+        qat="results/{dataset}/qat/{model}.{precision}.pth",
+    log:
+        "results/logs/{dataset}/train_qat.{model}.{precision}.log",
+    threads: every_core
+    params:
+        recipe=options(
+            model=tables.augmented,
+            classes=tables.classes,
+            augmentation=tables.augmentation,
+            recipe=tables.qat,
+            seed=tables.seed,
+        ),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --calibration {input.calibration:q} '
+        "--index {input.index:q} {params.recipe} --qat {output.qat:q} --threads {threads} --log {log:q}"
+
+
+rule quantize:
+    """Export the quantized model as an explicit Q/DQ graph and run the surgeon's passes over it."""
+    input:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+        qat=qat_checkpoint,
+        calibration="results/{dataset}/calibration/{model}.{precision}.json",
+        code=code("quantize_onnx.py"),
+    output:
+        quantized="results/{dataset}/quantized/{model}.{precision}.{graph}.onnx",
+    log:
+        "results/logs/{dataset}/quantize.{model}.{precision}.{graph}.log",
+    params:
+        recipe=options(model=tables.network, classes=tables.classes, passes=tables.passes, placement=tables.placement),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
+        "--calibration {input.calibration:q} {params.recipe} --quantized {output.quantized:q} --log {log:q}"

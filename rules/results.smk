@@ -1,0 +1,58 @@
+"""The result of a (model, precision, target), and the tables and report over all of them."""
+
+
+rule result:
+    """Merge what was measured and where it came from."""
+    input:
+        code=code("assemble_result.py"),
+        description=active("engines/{model}.{precision}.{target}.json"),
+        engine=active("engines/{model}.{precision}.{target}.engine"),
+        accuracy=active("accuracy/{model}.{precision}.{target}.json"),
+        benchmark=active("benchmark/{model}.{precision}.{target}.json"),
+        identity="results/targets/{target}.json",
+        checkpoint=active("checkpoints/{model}.pth"),
+        index=active("data/index.json"),
+        calibration=result_calibration,
+        graph=result_graph,
+    output:
+        result="results/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/result.{model}.{precision}.{target}.log",
+    params:
+        recipe=options(dataset=tables.active_name, recipe=tables.lineage, budget=tables.budget),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --model {wildcards.model} --precision {wildcards.precision} '
+        "--target {wildcards.target} {params.recipe} --engine-description {input.description:q} "
+        "--engine {input.engine:q} --accuracy {input.accuracy:q} --benchmark {input.benchmark:q} "
+        "--identity {input.identity:q} --checkpoint {input.checkpoint:q} --index {input.index:q} "
+        "--calibration={input.calibration:q} --graph {input.graph:q} --result {output.result:q} --log {log:q}"
+
+
+rule summary:
+    """Gather the listed results in one table."""
+    input:
+        code=code("summarize.py"),
+        results=listed_results,
+    output:
+        summary="results/summary.tsv",
+    log:
+        "results/logs/summary.log",
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --results {input.results:q} --summary {output.summary:q} --log {log:q}'
+
+
+rule report:
+    """Draw the accuracy and speed tables as one self-contained page."""
+    input:
+        code=code("report.py"),
+        template="workflow_scripts/drawing/page.html",
+        results=listed_results,
+    output:
+        report="results/report.html",
+    log:
+        "results/logs/report.log",
+    params:
+        recipe=options(models=tables.published),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --results {input.results:q} {params.recipe} '
+        "--report {output.report:q} --log {log:q}"

@@ -1,0 +1,40 @@
+"""What the contract tests run in place of the interpreter: real command lines, keys and store, with the work replaced.
+
+    fake_interpreter.py workflow_scripts/train.py --index ... --checkpoint ...
+
+The work writes bytes that depend only on what the store's key covers, so equal inputs give equal bytes, and adds a line
+to the file $LEVIT_WORK. $LEVIT_PAUSE names a command that waits a minute in the middle of its first output.
+"""
+
+import os
+import runpy
+import sys
+import time
+
+script = sys.argv[1]
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+
+import cli  # noqa: E402
+from files import canonical, digest_of  # noqa: E402
+
+
+def execute(produce, args):
+    command = produce.__globals__["command"]()
+    parts = command.key_parts(args)
+    outputs = {name: getattr(args, name) for name in command.outputs}
+    names = [path[: -len(".partial")].replace("results/", "") for path in outputs.values()]
+    with open(os.environ["LEVIT_WORK"], "a", encoding="utf-8") as stream:
+        stream.write(canonical({"command": parts["command"], "heavy": command.heavy, "outputs": names}) + "\n")
+    for name, path in outputs.items():
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write('{"made_of":')
+            stream.flush()
+            if os.environ.get("LEVIT_PAUSE") == parts["command"]:
+                time.sleep(60)
+            stream.write(f'"{digest_of(parts)}","output":"{name}"' + "}\n")
+
+
+if "--print" not in sys.argv:  # the table that is printed after a run reads real results
+    cli.execute = execute
+    runpy.run_path(script, run_name="__main__")

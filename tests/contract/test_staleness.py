@@ -1,0 +1,393 @@
+"""Staleness is exact: for each change, the jobs that `snakemake -n` names and the heavy work that is really done.
+
+Snakemake, the command lines, their keys and the store are real; only the work itself is replaced (fake_interpreter.py).
+"""
+
+import os
+import sys
+
+import pytest
+from workflow import Workflow
+
+MODEL = "LeViT-tiny"
+BUILT = ("fp32.cpu", "int8_ptq.cpu", "int8_qat.cpu", "fp32.ort")
+CPU = BUILT[:3]
+
+
+def result(*names):
+    return [f"results/{MODEL}.{name}.json" for name in names]
+
+
+# Jobs, each list with all that follows from its first
+
+
+def measured(*names):
+    """Return the jobs behind an engine."""
+    return [f"{rule} {name}" for name in names for rule in ("evaluate_engine", "benchmark", "result")]
+
+
+def timed(*names):
+    return [f"{rule} {name}" for name in names for rule in ("benchmark", "result")]
+
+
+def engine(*names):
+    return [f"build_engine {name}" for name in names] + measured(*names)
+
+
+def quantized(*precisions):
+    return [f"quantize {p}.cpu" for p in precisions] + engine(*(f"{p}.cpu" for p in precisions))
+
+
+QAT = ["train_qat int8_qat", *quantized("int8_qat")]
+CALIBRATED = ["calibrate int8_ptq", *quantized("int8_ptq"), "calibrate int8_qat", *QAT]
+EXPORTED = ["export", "clean cpu", *engine("fp32.cpu", "fp32.ort")]
+CHECKPOINT = ["train", "evaluate_torch", *EXPORTED, *CALIBRATED]
+IMAGES = ["decode calib", "decode val"]
+TARGETS = ["fingerprint cpu", "fingerprint ort"]
+ALL = ["index", *IMAGES, *CHECKPOINT, *TARGETS]
+
+# Heavy work, as `command output`
+
+
+def builds(*names):
+    return [f"build_engine digits/engines/{MODEL}.{name}.engine" for name in names]
+
+
+TRAINING = f"train digits/checkpoints/{MODEL}.pth"
+PTQ_RANGES = f"calibrate digits/calibration/{MODEL}.int8_ptq.json"
+QAT_RANGES = f"calibrate digits/calibration/{MODEL}.int8_qat.json"
+RETRAINING = f"train_qat digits/qat/{MODEL}.int8_qat.pth"
+DECODING = [f"decode_split digits/data/64px-crop900-bicubic.{split}.u8" for split in ("calib", "val")]
+AFTER_TRAINING = [PTQ_RANGES, QAT_RANGES, RETRAINING, *builds(*BUILT)]
+
+CHANGES = {}
+
+
+def change(jobs, heavy=(), targets=()):
+    """Register a change: the jobs and the heavy work that it costs; `targets`: further results that are asked for."""
+
+    def register(function):
+        CHANGES[function.__name__] = (function, sorted(jobs), sorted(heavy), targets)
+        return function
+
+    return register
+
+
+def row(table, name, **values):
+    """Return a change of a configuration that sets keys of a row."""
+
+    def update(config):
+        config[table][name].update(values)
+
+    return update
+
+
+# What decides nothing
+
+
+@change([])
+def nothing(workflow):
+    pass
+
+
+@change([])
+def comment_in_config(workflow):
+    workflow.edit("config.yaml", "models:", "# the networks\nmodels:")
+
+
+@change([])
+def key_order_in_config(workflow):
+    workflow.config(lambda config: None, sort_keys=True)
+
+
+@change([])
+def default_written_out(workflow):
+    workflow.config(row("targets", "cpu", typed=False, dla=0))
+
+
+@change([])
+def url_of_a_model_that_is_trained(workflow):
+    workflow.config(row("models", MODEL, url="https://example.org/x.pth", sha256="0123456789abcdef"))
+
+
+@change([])
+def published_accuracy(workflow):
+    workflow.config(row("models", MODEL, top1=50.0))
+
+
+@change([])
+def unused_rows(workflow):
+    workflow.config(lambda config: config["models"].pop("LeViT-384") and None)
+
+
+@change([])
+def interpreter_of_a_target(workflow):
+    workflow.config(row("targets", "cpu", python=sys.executable))
+
+
+@change([])
+def touched_outputs(workflow):
+    for path in workflow.path("results").rglob("*.*"):
+        if "logs" not in path.parts and path.is_file():
+            os.utime(path)
+
+
+@change([])
+def touched_script(workflow):
+    os.utime(workflow.path("workflow_scripts/train.py"))
+
+
+@change([])
+def deleted_intermediates(workflow):
+    workflow.path(f"results/digits/onnx/{MODEL}.onnx").unlink()
+    workflow.path(f"results/digits/qat/{MODEL}.int8_qat.pth").unlink()
+
+
+@change([])
+def deleted_store(workflow):
+    workflow.config(lambda config: config.update(store="elsewhere"))
+
+
+@change([])
+def code_of_another_runtime(workflow):
+    workflow.edit(
+        "workflow_scripts/runtimes/tensorrt_rtx.py",
+        "import",
+        "import functools  # new\nimport",
+    )
+
+
+# Rows
+
+
+@change(["result int8_ptq.cpu"])
+def budget(workflow):
+    workflow.config(row("precisions", "int8_ptq", budget=9.0))
+
+
+@change(["calibrate int8_ptq", *quantized("int8_ptq")], [PTQ_RANGES, *builds("int8_ptq.cpu")])
+def calibration_method(workflow):
+    workflow.config(row("precisions", "int8_ptq", calibration={"method": "mse", "images": 256}))
+
+
+@change(["calibrate int8_ptq", *quantized("int8_ptq")], [PTQ_RANGES, *builds("int8_ptq.cpu")])
+def calibration_size(workflow):
+    workflow.config(row("precisions", "int8_ptq", calibration={"method": "entropy", "images": 64}))
+
+
+@change(CALIBRATED, [RETRAINING, *builds("int8_ptq.cpu", "int8_qat.cpu")])
+def swapped_calibrations(workflow):
+    def swap(config):
+        ptq, qat = config["precisions"]["int8_ptq"], config["precisions"]["int8_qat"]
+        ptq["calibration"], qat["calibration"] = qat["calibration"], ptq["calibration"]
+
+    workflow.config(swap)
+
+
+@change(QAT, [RETRAINING, *builds("int8_qat.cpu")])
+def qat_epochs(workflow):
+    workflow.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(epochs=7))
+
+
+@change(engine("int8_ptq.cpu"), builds("int8_ptq.cpu"))
+def high_precision(workflow):
+    workflow.config(row("precisions", "int8_ptq", high_precision="bf16"))
+
+
+@change(engine(*CPU), builds(*CPU))
+def threads_of_a_target(workflow):
+    workflow.config(row("targets", "cpu", threads=1))
+
+
+@change(engine(*CPU), builds(*CPU))
+def batches_of_a_target(workflow):
+    workflow.config(row("targets", "cpu", batches=[1, 2]))
+
+
+@change(timed(*CPU))
+def benchmark_iterations(workflow):
+    workflow.config(row("targets", "cpu", iterations=77))
+
+
+@change(timed("fp32.ort"))
+def swapped_durations(workflow):
+    def swap(config):
+        target = config["targets"]["ort"]
+        target["warmup_ms"], target["duration_ms"] = target["duration_ms"], target["warmup_ms"]
+
+    workflow.config(swap)
+
+
+@change([*quantized("int8_ptq", "int8_qat")], builds("int8_ptq.cpu", "int8_qat.cpu"))
+def placement_of_quantizers(workflow):
+    workflow.config(row("graphs", "cpu", placement=["conv"]))
+
+
+@change(["clean cpu", *engine("fp32.cpu", "fp32.ort"), *quantized("int8_ptq", "int8_qat")], builds(*BUILT))
+def surgeon_passes(workflow):
+    workflow.config(lambda config: config["graphs"]["cpu"]["passes"].append("another"))
+
+
+@change(CHECKPOINT, [TRAINING, *AFTER_TRAINING])
+def training_epochs(workflow):
+    workflow.config(lambda config: config["datasets"]["digits"]["training"].update(epochs=77))
+
+
+@change([*IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *(d.replace("900", "500") for d in DECODING)])
+def crop_of_a_model(workflow):
+    workflow.config(row("models", MODEL, crop=0.5))
+
+
+@change(["index", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+def seed(workflow):
+    workflow.config(lambda config: config.update(seed=7))
+
+
+@change(["index", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+def splits_of_the_dataset(workflow):
+    workflow.config(lambda config: config["datasets"]["digits"]["splits"].update(select=100))
+
+
+@change(["index", *IMAGES, *CHECKPOINT])
+def another_dataset_of_the_same_images(workflow):
+    def rename(config):
+        config["datasets"]["scans"] = config["datasets"]["digits"]
+        config["dataset"] = "scans"
+
+    workflow.config(rename)
+
+
+@change(
+    ["calibrate mine", *quantized("mine")],
+    [f"calibrate digits/calibration/{MODEL}.mine.json", *builds("mine.cpu")],
+    result("mine.cpu"),
+)
+def new_precision(workflow):
+    def add(config):
+        config["precisions"]["mine"] = {**config["precisions"]["int8_ptq"], "calibration": {"method": "percentile"}}
+
+    workflow.config(add)
+
+
+@change(["fingerprint single", *engine("fp32.single")], builds("fp32.single"), result("fp32.single"))
+def new_target(workflow):
+    def add(config):
+        config["targets"]["single"] = {**config["targets"]["cpu"], "threads": 1}
+
+    workflow.config(add)
+
+
+# Code
+
+
+@change(CHECKPOINT)
+def comment_in_a_script(workflow):
+    workflow.edit("workflow_scripts/train.py", "def produce", "# a comment\ndef produce")
+
+
+@change(["train_qat int8_qat", *quantized("int8_qat")])
+def docstring_of_a_script(workflow):
+    workflow.edit("workflow_scripts/train_qat.py", '"""', '"""Another docstring. ')
+
+
+@change(QAT, [RETRAINING, *builds("int8_qat.cpu")])
+def code_of_a_script(workflow):
+    workflow.edit("workflow_scripts/train_qat.py", "def produce", "EXTRA = 1\n\n\ndef produce")
+
+
+@change(ALL)
+def comment_in_a_module_of_all(workflow):
+    workflow.edit("workflow_scripts/files.py", "import json", "import json  # of the standard library")
+
+
+@change(["clean cpu", *engine("fp32.cpu", "fp32.ort"), *quantized("int8_ptq", "int8_qat")], builds(*BUILT))
+def code_of_a_shared_module(workflow):
+    workflow.edit("workflow_scripts/graph/passes.py", "TOLERANCE = ", "EXTRA = 1\nTOLERANCE = ")
+
+
+@change(["fingerprint ort", *engine("fp32.ort")], builds("fp32.ort"))
+def code_of_a_runtime(workflow):
+    workflow.edit("workflow_scripts/runtimes/onnxruntime.py", "def build", "EXTRA = 1\n\n\ndef build")
+
+
+@change(timed(*BUILT))
+def shell_text_of_a_rule(workflow):
+    workflow.edit("rules/benchmark.smk", "--benchmark {output", " --benchmark {output")
+
+
+@change([])
+def docstring_and_order_of_rules(workflow):
+    workflow.edit("rules/benchmark.smk", '"""Time', '"""Really time')
+    workflow.edit("Snakefile", 'include: "rules/data.smk"\n', "")
+    workflow.edit(
+        "Snakefile", 'include: "rules/results.smk"\n', 'include: "rules/results.smk"\ninclude: "rules/data.smk"\n'
+    )
+
+
+# The world
+
+
+@change(["fingerprint cpu", *engine(*CPU)], builds(*CPU))
+def version_of_a_runtime(workflow):
+    installed = workflow.path("newer/openvino-9999.1.0.dist-info")
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: openvino\nVersion: 9999.1.0\n")
+    workflow.variables["PYTHONPATH"] = str(installed.parent)
+
+
+@change([])
+def user_libraries_of_python(workflow):
+    workflow.variables["PYTHONPATH"] = str(workflow.path("nothing"))
+
+
+@change(["result fp32.cpu"])
+def deleted_result(workflow):
+    workflow.path(result("fp32.cpu")[0]).unlink()
+
+
+@change(engine("fp32.cpu"))
+def deleted_engine(workflow):
+    for suffix in ("engine", "json"):
+        workflow.path(f"results/digits/engines/{MODEL}.fp32.cpu.{suffix}").unlink()
+    workflow.path(result("fp32.cpu")[0]).unlink()
+
+
+@change(ALL)
+def deleted_results(workflow):
+    for path in workflow.path("results").rglob("*.*"):
+        if path.is_file():
+            path.unlink()
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A workflow that built BUILT."""
+    workflow = Workflow.fresh(tmp_path_factory.mktemp("contract") / "base")
+
+    def settle(config):  # what the lists above rely on, whatever the tables say today
+        config["precisions"]["int8_ptq"]["calibration"] = {"method": "entropy", "images": 256}
+        config["precisions"]["int8_qat"]["calibration"] = {"method": "max", "images": 256}
+        config["precisions"]["int8_ptq"]["high_precision"] = "fp32"
+        config["targets"]["cpu"].update(threads=0, batches=[1, 16], warmup_ms=500, duration_ms=3000, iterations=50)
+        config["targets"]["ort"].update(warmup_ms=500, duration_ms=3000)
+        config["graphs"]["cpu"]["placement"] = ["conv", "linear", "attention", "residual"]
+
+    workflow.config(settle)
+    assert workflow.plan(*result(*BUILT)) == sorted(ALL)
+    assert workflow.build(*result(*BUILT)) == sorted([*DECODING, TRAINING, *AFTER_TRAINING])
+    return workflow
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_change_costs_exactly(name, base, tmp_path):
+    function, jobs, heavy, targets = CHANGES[name]
+    workflow = base.copy(tmp_path / "changed")
+    function(workflow)
+    asked = [*result(*BUILT), *targets]
+    assert workflow.plan(*asked) == jobs
+    assert workflow.build(*asked) == heavy
+    assert workflow.plan(*asked) == []
+
+
+def test_the_matrix_is_wide_enough():
+    assert len(CHANGES) >= 20

@@ -1,0 +1,122 @@
+"""A copy of the workflow in a folder of its own, and what Snakemake plans and does there."""
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PARTS = ("Snakefile", "config.yaml", "rules", "profiles", "workflow_scripts")
+FAKE = Path(__file__).with_name("fake_interpreter.py")
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+
+
+class Workflow:
+    """The workflow's files in `folder`."""
+
+    def __init__(self, folder, snakemake=SNAKEMAKE):
+        self.folder, self.snakemake, self.variables = Path(folder), snakemake, {}
+
+    @classmethod
+    def fresh(cls, folder, **options):
+        """Copy the repository's workflow to a new folder."""
+        for part in PARTS:
+            source = REPOSITORY / part
+            if source.is_dir():
+                shutil.copytree(source, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, folder)
+        return cls(folder, **options)
+
+    def copy(self, folder):
+        """Copy this workflow with all that it built, times included."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Workflow(folder, self.snakemake)
+
+    # Editing
+
+    def path(self, name):
+        return self.folder / name
+
+    def edit(self, name, old, new):
+        """Replace a text that must be in a file."""
+        text = self.path(name).read_text()
+        assert old in text, f"{name} has no {old!r}"
+        self.path(name).write_text(text.replace(old, new))
+
+    def config(self, change, sort_keys=False):
+        """Let a function change the parsed config.yaml, then write it."""
+        config = yaml.safe_load(self.path("config.yaml").read_text())
+        changed = change(config)
+        self.path("config.yaml").write_text(yaml.safe_dump(config if changed is None else changed, sort_keys=sort_keys))
+
+    # Running
+
+    def start(self, *arguments, **variables):
+        """Start Snakemake with the fake interpreter, in a process group of its own."""
+        return subprocess.Popen(
+            [str(self.snakemake), *arguments],
+            cwd=self.folder,
+            env=self.environment(**variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def environment(self, **variables):
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("LEVIT_")}
+        fake = {"LEVIT_PYTHON": str(self._interpreter()), "LEVIT_WORK": str(self.path("work.log"))}
+        return {**kept, **fake, **self.variables, **variables}
+
+    def _interpreter(self):
+        path = self.path("fake-python")
+        if not path.exists():
+            path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return path
+
+    def run(self, *arguments, **variables):
+        """Run Snakemake to its end; return (status, output)."""
+        process = self.start(*arguments, **variables)
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    def plan(self, *targets):
+        """Return the sorted jobs that `snakemake -n` names, as `rule wildcards`."""
+        status, output = self.run("-n", "--", *targets)
+        assert status == 0, output
+        return jobs_of(output)
+
+    def build(self, *targets, **variables):
+        """Build; return the sorted heavy work that was really done, as `command output`."""
+        log = self.path("work.log")
+        log.unlink(missing_ok=True)
+        status, output = self.run("--quiet", "--", *targets, **variables)
+        assert status == 0, output
+        return self.heavy_work()
+
+    def heavy_work(self):
+        lines = self.path("work.log").read_text().splitlines() if self.path("work.log").exists() else []
+        work = [json.loads(line) for line in lines]
+        return sorted(f"{one['command']} {one['outputs'][0]}" for one in work if one["heavy"])
+
+
+def jobs_of(output):
+    """Return the sorted jobs of a dry run's text: `rule` and its wildcards but the dataset and the model."""
+    jobs = []
+    for block in re.split(r"^(?:local)?rule ", output, flags=re.MULTILINE)[1:]:
+        rule = block.split(":", 1)[0]
+        found = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)
+        wildcards = dict(pair.split("=", 1) for pair in found.group(1).split(", ")) if found else {}
+        names = [value for name, value in wildcards.items() if name not in ("dataset", "model", "preprocess")]
+        jobs.append(f"{rule} {'.'.join(names)}".strip())
+    return sorted(jobs)

@@ -1,0 +1,214 @@
+"""The result JSON: its schema, what is refused, where the commit comes from."""
+
+import copy
+import json
+import subprocess
+
+import jsonschema
+import pytest
+import yaml
+
+import assemble_result
+from conftest import ROOT
+from files import UserError
+
+SUMMARY = dict.fromkeys(("mean", "median", "p90", "p95", "p99", "min", "max"), 1.5)
+SHA256 = "0" * 64
+VALID = {
+    "model": "LeViT-128S",
+    "precision": "int8_qat",
+    "target": "cpu",
+    "dataset": {"name": "digits", "split": "val", "num_images": 360, "num_classes": 10},
+    "accuracy": {
+        "top1": 98.0,
+        "top5": 100.0,
+        "num_images": 360,
+        "agreement_with_fp32": 99.0,
+        "max_abs_logit_error": 0.1,
+        "max_rel_logit_error": 2.0,
+        "budget": 0.3,
+        "within_budget": True,
+    },
+    "benchmark": [
+        {
+            "batch": 1,
+            "throughput_qps": 600.0,
+            "images_per_second": 600.0,
+            "latency_ms": SUMMARY,
+            "compute_ms": SUMMARY,
+            "h2d_ms": None,
+            "d2h_ms": None,
+            "enqueue_ms": None,
+            "iterations": 100,
+            "warmup_ms": 500,
+            "threads": 2,
+            "cuda_graph": None,
+            "stable": True,
+            "coefficient_of_variation": 0.01,
+            "energy_mj_per_image": None,
+            "power_mode": None,
+            "clocks_mhz": {"before": 2596.1, "after": None},
+        }
+    ],
+    "engine": {
+        "path": "results/digits/engines/a.engine",
+        "bytes": 10,
+        "sha256": SHA256,
+        "build_seconds": 1.0,
+        "engine_builds": 1,
+        "layers": 135,
+        "precision_of_layers": {"int8": 1, "fp16": 0, "bf16": 0, "fp32": 134},
+    },
+    "plan": None,
+    "checkpoint_bytes": 10,
+    "target_identity": {"runtime": "openvino", "version": "1", "isa": []},
+    "provenance": {
+        "checkpoint_sha256": SHA256,
+        "graph_sha256": SHA256,
+        "calibration_sha256": None,
+        "recipe": {},
+        "versions": {"python": "3.11"},
+        "git_commit": "a" * 40 + "-dirty",
+    },
+}
+
+
+def changed(path, value):
+    result = copy.deepcopy(VALID)
+    place = result
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return result
+
+
+def test_valid_result():
+    assemble_result.check_schema(VALID)
+    assemble_result.check_schema(changed(("engine", "precision_of_layers"), None))
+    assemble_result.check_schema(changed(("plan",), {"nodes_total": 3, "nodes_high_precision": 0, "path": "p.json"}))
+    assemble_result.check_schema(changed(("provenance", "git_commit"), None))
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        (("surprise",), 1),
+        (("accuracy", "top1"), None),
+        (("accuracy", "top1"), 100.1),
+        (("accuracy", "within_budget"), 1),
+        (("benchmark",), []),
+        (("benchmark", 0, "h2d_ms"), 0),
+        (("benchmark", 0, "energy_mj_per_image"), 0),
+        (("benchmark", 0, "latency_ms"), None),
+        (("benchmark", 0, "latency_ms"), {**SUMMARY, "p50": 1.0}),
+        (("benchmark", 0, "stable"), None),
+        (("engine", "sha256"), "abc"),
+        (("engine", "layers"), 0),
+        (("engine", "precision_of_layers"), {"int8": 1}),
+        (("plan",), {}),
+        (("provenance", "git_commit"), "main"),
+        (("provenance", "versions", "torch"), None),
+        (("target_identity",), {}),
+    ],
+)
+def test_invalid_result(path, value):
+    with pytest.raises(UserError, match="the result is not as result.schema.yaml says") as error:
+        assemble_result.check_schema(changed(path, value))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", sorted(VALID))
+def test_every_part_is_required(key):
+    with pytest.raises(UserError, match=f"'{key}' is a required property"):
+        assemble_result.check_schema({name: value for name, value in VALID.items() if name != key})
+
+
+def test_schema_is_closed():
+    """Every object of ours lists its keys; what a target is and its recipe are the runtimes' and the tables' own."""
+    schema = yaml.safe_load((ROOT / "rules" / "schemas" / "result.schema.yaml").read_text())
+    jsonschema.Draft7Validator.check_schema(schema)
+    open_objects = []
+
+    def walk(node, where):
+        if isinstance(node, dict):
+            if node.get("type") == "object" and node.get("additionalProperties") is not False:
+                open_objects.append(where[-1])
+            if isinstance(node.get("properties"), dict) and node.get("additionalProperties") is False:
+                assert set(node["required"]) == set(node["properties"]), where
+            for key, value in node.items():
+                walk(value, where + [key])
+        elif isinstance(node, list):
+            for value in node:
+                walk(value, where)
+
+    walk(schema, ["root"])
+    assert sorted(open_objects) == ["recipe", "target_identity", "versions"]
+
+
+def test_budget():
+    """Losing exactly the budget is within it: 1 of 360 images is 0.2777 points."""
+    names = ("top5", "num_images", "agreement_with_fp32", "max_abs_logit_error", "max_rel_logit_error")
+    accuracy = {**dict.fromkeys(names, 1), "top1": 100 * 350 / 360, "fp32_top1": 100 * 351 / 360}
+    assert assemble_result.accuracy_of(accuracy, 100 / 360)["within_budget"]
+    assert assemble_result.accuracy_of(accuracy, 0.3)["within_budget"]
+    assert not assemble_result.accuracy_of(accuracy, 0.27)["within_budget"]
+    assert assemble_result.accuracy_of({**accuracy, "top1": 99.0}, 0.0)["within_budget"], "a gain is no loss"
+
+
+def test_another_engine_s_figures_are_refused(tmp_path):
+    class Args:
+        engine, accuracy, benchmark = str(tmp_path / "e"), "a.json", "b.json"
+
+    (tmp_path / "e").write_bytes(b"engine")
+    good = {"engine_sha256": assemble_result_sha(tmp_path / "e")}
+    assemble_result.check_engine(Args, good, good)
+    with pytest.raises(UserError, match="b.json was measured on another engine"):
+        assemble_result.check_engine(Args, good, {"engine_sha256": "0"})
+    with pytest.raises(UserError, match="a.json was measured on another engine"):
+        assemble_result.check_engine(Args, {}, good)
+
+
+def assemble_result_sha(path):
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_git_commit(tmp_path, monkeypatch):
+    """None outside a repository and in one that does not have this file; `-dirty` with a changed tracked file."""
+    scripts = tmp_path / "project" / "workflow_scripts"
+    scripts.mkdir(parents=True)
+    (scripts / "assemble_result.py").write_text("1\n")
+    monkeypatch.setattr("imports.ROOT", scripts)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert assemble_result.git_commit() is None
+
+    def git(*arguments):
+        names = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(
+            ["git", "-C", str(scripts), *names, *arguments], check=True, capture_output=True, text=True
+        )
+
+    git("init", "-q", "..")
+    (scripts / "other.py").write_text("1\n")
+    git("add", "other.py")
+    git("commit", "-qm", "one")
+    assert assemble_result.git_commit() is None, "somebody else's repository"
+    git("add", "assemble_result.py")
+    git("commit", "-qm", "two")
+    commit = assemble_result.git_commit()
+    assert commit == git("rev-parse", "HEAD").stdout.strip()
+    (scripts / "untracked").write_text("1\n")
+    assert assemble_result.git_commit() == commit, "untracked files are results and the like"
+    (scripts / "other.py").write_text("2\n")
+    assert assemble_result.git_commit() == commit + "-dirty"
+
+
+def test_count_of_images_must_agree():
+    index = {"splits": {"val": [0, 1]}, "classes": ["a"]}
+    with pytest.raises(UserError, match="the accuracy is of 3 images, split val has 2"):
+        assemble_result.dataset_of("digits", {"split": "val", "num_images": 3}, index)
+
+
+def test_valid_is_json():
+    assert json.loads(json.dumps(VALID)) == VALID
