@@ -1,5 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.11 or later), make and a package index.
 
+SHELL := /bin/bash
 PYTHON ?= python3
 UV := uv==0.13.9
 BIN := .venv/bin
@@ -21,7 +22,8 @@ check: FAST :=
 check: test  ## the suite with what is too slow for every change
 
 bench: $(READY)  ## the speed ratios that this project promises
-	$(BIN)/python -m pytest -m bench -n 0 -s tests/bench < /dev/null
+	$(BIN)/snakemake --quiet all results/LeViT-128S.{fp32,bf16,int8_ptq,int8_qat}.cpu.json results/LeViT-128S.fp32.ort.json
+	$(BIN)/python tests/bench/ratios.py
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -13,9 +13,9 @@ rule evaluate_torch:
         logits="results/{dataset}/accuracy/{model}.torch.npy",
     log:
         "results/logs/{dataset}/evaluate_torch.{model}.log",
-    threads: every_core
+    threads: EVERY_CORE
     params:
-        recipe=options(model=tables.vision, classes=tables.classes),
+        recipe=options(model=recipes.vision, classes=recipes.classes),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
         "--index {input.index:q} {params.recipe} "
@@ -34,9 +34,9 @@ rule evaluate_onnx:
         accuracy="results/{dataset}/accuracy/{model}.onnx.json",
     log:
         "results/logs/{dataset}/evaluate_onnx.{model}.log",
-    threads: every_core
+    threads: EVERY_CORE
     params:
-        recipe=options(model=tables.normalization, identity=tables.onnx_identity),
+        recipe=options(model=recipes.normalization, identity=recipes.onnx_identity),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --engine {input.onnx:q} --images {input.images:q} --index {input.index:q} '
         "--reference {input.reference:q} --runtime onnxruntime --recipe '{{}}' --split val "
@@ -55,10 +55,10 @@ rule evaluate_engine:
         accuracy="results/{dataset}/accuracy/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/evaluate_engine.{model}.{precision}.{target}.log",
-    threads: every_core
+    threads: EVERY_CORE
     params:
         recipe=options(
-            runtime=tables.runtime, model=tables.normalization, recipe=tables.running, identity=tables.identity
+            runtime=recipes.runtime, model=recipes.normalization, recipe=recipes.running, identity=recipes.identity
         ),
     shell:
         '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} '

@@ -10,9 +10,9 @@ rule benchmark:
         benchmark="results/{dataset}/benchmark/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/benchmark.{model}.{precision}.{target}.log",
-    threads: every_core
+    threads: EVERY_CORE
     params:
-        recipe=options(runtime=tables.runtime, recipe=tables.timing, identity=tables.identity),
+        recipe=options(runtime=recipes.runtime, recipe=recipes.timing, identity=recipes.identity),
     shell:
         '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
         "--benchmark {output.benchmark:q} --log {log:q}"

@@ -12,7 +12,7 @@ rule download:
     wildcard_constraints:
         dataset=datasets_with("official"),
     params:
-        recipe=options(url=tables.url, sha256=tables.sha256),
+        recipe=options(url=recipes.url, sha256=recipes.sha256),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.recipe} --checkpoint {output.checkpoint:q} --log {log:q}'
 
@@ -28,9 +28,9 @@ rule train:
         "results/logs/{dataset}/train.{model}.log",
     wildcard_constraints:
         dataset=datasets_with("train"),
-    threads: every_core
+    threads: EVERY_CORE
     params:
-        recipe=options(model=tables.augmented, classes=tables.classes, training=tables.training, seed=tables.seed),
+        recipe=options(model=recipes.augmented, classes=recipes.classes, training=recipes.training, seed=recipes.seed),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} {params.recipe} '
         "--checkpoint {output.checkpoint:q} --threads {threads} --log {log:q}"
@@ -48,7 +48,7 @@ rule import_weights:
     wildcard_constraints:
         dataset=datasets_with("import"),
     params:
-        recipe=options(model=tables.network, classes=tables.classes),
+        recipe=options(model=recipes.network, classes=recipes.classes),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --source {input.source:q} {params.recipe} '
         "--checkpoint {output.checkpoint:q} --log {log:q}"

@@ -7,10 +7,13 @@ import sys
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow_scripts"))
 
 import gate
-from tables import Tables, code
+from recipes import Recipes, code
+from tables import Tables
 
 tables = gate.one_line(Tables.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
-options = tables.options
+recipes = Recipes(tables)
+options = recipes.options
+EVERY_CORE = workflow.cores or os.cpu_count()  # of jobs that run alone; threads never make a job stale
 os.environ.update(tables.environment(sys.executable))
 
 
@@ -22,11 +25,6 @@ wildcard_constraints:
     graph="[A-Za-z0-9_-]+",
     preprocess="[a-z0-9-]+",
     split="calib|select|val",
-
-
-def every_core(wildcards):
-    """Return all cores: the job runs alone. Threads never make a job stale."""
-    return workflow.cores or os.cpu_count()
 
 
 def active(path):

@@ -10,7 +10,7 @@ rule index:
     log:
         "results/logs/{dataset}/index.log",
     params:
-        recipe=options(dataset=tables.dataset, seed=tables.seed),
+        recipe=options(dataset=recipes.dataset, seed=recipes.seed),
         images="results/{dataset}/data/images",
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.recipe} '
@@ -26,9 +26,9 @@ rule decode:
         images="results/{dataset}/data/{preprocess}.{split}.u8",
     log:
         "results/logs/{dataset}/decode.{preprocess}.{split}.log",
-    threads: every_core
+    threads: EVERY_CORE
     params:
-        recipe=options(geometry=tables.geometry),
+        recipe=options(geometry=recipes.geometry),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} {params.recipe} --split {wildcards.split} '
         "--images {output.images:q} --workers {threads} --log {log:q}"

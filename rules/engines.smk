@@ -11,9 +11,9 @@ rule build_engine:
         description="results/{dataset}/engines/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/build_engine.{model}.{precision}.{target}.log",
-    threads: every_core
+    threads: EVERY_CORE
     params:
-        recipe=options(runtime=tables.runtime, recipe=tables.building, identity=tables.identity),
+        recipe=options(runtime=recipes.runtime, recipe=recipes.building, identity=recipes.identity),
     shell:
         '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --onnx {input.onnx:q} {params.recipe} '
         "--engine {output.engine:q} --description {output.description:q} --log {log:q}"

@@ -11,7 +11,7 @@ rule export:
     log:
         "results/logs/{dataset}/export.{model}.log",
     params:
-        recipe=options(model=tables.network, classes=tables.classes),
+        recipe=options(model=recipes.network, classes=recipes.classes),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} {params.recipe} '
         "--onnx {output.onnx:q} --log {log:q}"
@@ -27,7 +27,7 @@ rule clean:
     log:
         "results/logs/{dataset}/clean.{model}.{graph}.log",
     params:
-        recipe=options(passes=tables.passes),
+        recipe=options(passes=recipes.passes),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} {params.recipe} --clean {output.clean:q} --log {log:q}'
 
@@ -42,6 +42,6 @@ rule type_graph:
     log:
         "results/logs/{dataset}/type_graph.{model}.{precision}.log",
     params:
-        recipe=options(recipe=tables.typing),
+        recipe=options(recipe=recipes.typing),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} {params.recipe} --typed {output.typed:q} --log {log:q}'

@@ -11,9 +11,9 @@ rule calibrate:
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
     log:
         "results/logs/{dataset}/calibrate.{model}.{precision}.log",
-    threads: every_core
+    threads: EVERY_CORE
     params:
-        recipe=options(model=tables.vision, classes=tables.classes, recipe=tables.calibration),
+        recipe=options(model=recipes.vision, classes=recipes.classes, recipe=recipes.calibration),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} {params.recipe} '
         "--calibration {output.calibration:q} --threads {threads} --log {log:q}"
@@ -30,14 +30,14 @@ rule train_qat:
         qat="results/{dataset}/qat/{model}.{precision}.pth",
     log:
         "results/logs/{dataset}/train_qat.{model}.{precision}.log",
-    threads: every_core
+    threads: EVERY_CORE
     params:
         recipe=options(
-            model=tables.augmented,
-            classes=tables.classes,
-            augmentation=tables.augmentation,
-            recipe=tables.qat,
-            seed=tables.seed,
+            model=recipes.augmented,
+            classes=recipes.classes,
+            augmentation=recipes.augmentation,
+            recipe=recipes.qat,
+            seed=recipes.seed,
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --calibration {input.calibration:q} '
@@ -56,7 +56,9 @@ rule quantize:
     log:
         "results/logs/{dataset}/quantize.{model}.{precision}.{graph}.log",
     params:
-        recipe=options(model=tables.network, classes=tables.classes, passes=tables.passes, placement=tables.placement),
+        recipe=options(
+            model=recipes.network, classes=recipes.classes, passes=recipes.passes, placement=recipes.placement
+        ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
         "--calibration {input.calibration:q} {params.recipe} --quantized {output.quantized:q} --log {log:q}"

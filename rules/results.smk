@@ -19,7 +19,7 @@ rule result:
     log:
         "results/logs/result.{model}.{precision}.{target}.log",
     params:
-        recipe=options(dataset=tables.active_name, recipe=tables.lineage, budget=tables.budget),
+        recipe=options(dataset=recipes.active_name, recipe=recipes.lineage, budget=recipes.budget),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --model {wildcards.model} --precision {wildcards.precision} '
         "--target {wildcards.target} {params.recipe} --engine-description {input.description:q} "
@@ -52,7 +52,7 @@ rule report:
     log:
         "results/logs/report.log",
     params:
-        recipe=options(models=tables.published),
+        recipe=options(models=recipes.published),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --results {input.results:q} {params.recipe} '
         "--report {output.report:q} --log {log:q}"

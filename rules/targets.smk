@@ -10,8 +10,8 @@ rule fingerprint:
     log:
         "results/logs/targets/fingerprint.{target}.log",
     params:
-        recipe=options(target=tables.facts),
-        identity=options(identity=tables.identity),
+        recipe=options(target=recipes.facts),
+        identity=options(identity=recipes.identity),
     shell:
         '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} {params.recipe} --identity {output.identity:q} --log {log:q}'
 

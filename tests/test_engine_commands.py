@@ -1,4 +1,4 @@
-"""build_engine, evaluate_engine, benchmark, fingerprint and assemble_result as command lines, end to end on a network."""
+"""The command lines from a graph to a result JSON, end to end on a small network, and what they refuse."""
 
 import json
 import subprocess
@@ -61,7 +61,7 @@ def build(folder, runtime, engine="net.engine", **recipe):
 
 
 def evaluate(folder, runtime, engine, accuracy="accuracy.json", **changes):
-    given = dict(engine=folder / engine, images=folder / "val.u8", index=folder / "index.json")
+    given = {"engine": folder / engine, "images": folder / "val.u8", "index": folder / "index.json"}
     given.update(reference=folder / "reference.npy", accuracy=folder / accuracy)
     given = {name: str(path) for name, path in {**given, **changes}.items()}
     more = options(runtime=runtime, split="val", model=MODEL, recipe={"threads": 1}, identity=probe.facts(runtime))
@@ -74,7 +74,8 @@ def benchmark(folder, runtime, engine):
 
 
 def assemble(folder, **changes):
-    names = dict(engine_description="net.engine.json", engine="net.engine", accuracy="accuracy.json", graph="net.onnx")
+    names = {"engine_description": "net.engine.json", "engine": "net.engine", "accuracy": "accuracy.json"}
+    names.update(graph="net.onnx")
     names.update(benchmark="benchmark.json", identity="identity.json", checkpoint="net.pth", index="index.json")
     given = {name: str(folder / path) for name, path in {**names, **changes}.items()}
     given.update(model="M", precision="fp32", target="cpu", dataset="digits", recipe={"a": 1}, budget=0.1)

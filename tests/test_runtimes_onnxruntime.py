@@ -1,5 +1,7 @@
 """ONNX Runtime engines, and plain graphs as engines."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -50,7 +52,7 @@ def test_engine_is_already_optimized(runtime, built, tmp_path):
     """The fused nodes are in the file, and loading one fuses no more: what was built is what runs."""
     assert kinds(runtime.inspect(built[1])) == kinds(built[2]["layers"]) == kinds(runtime.inspect(built[0]))
     header, _ = _container.read(built[1], probe.facts("onnxruntime"))
-    _container.write(str(tmp_path / "raw.engine"), header, {"model.onnx": open(built[0], "rb").read()})
+    _container.write(str(tmp_path / "raw.engine"), header, {"model.onnx": Path(built[0]).read_bytes()})
     raw = kinds(runtime.inspect(str(tmp_path / "raw.engine")))
     assert "HardSigmoid" in raw and "HardSigmoid" not in kinds(built[2]["layers"])
 
@@ -66,7 +68,7 @@ def test_int8_layers_are_read_back(runtime, tmp_path):
 
 def test_equal_bytes(runtime, built, tmp_path):
     runtime.build(built[0], RECIPE, None, str(tmp_path / "again.engine"))
-    assert (tmp_path / "again.engine").read_bytes() == open(built[1], "rb").read()
+    assert (tmp_path / "again.engine").read_bytes() == Path(built[1]).read_bytes()
 
 
 def test_profile_has_times(runtime, built):
@@ -76,10 +78,10 @@ def test_profile_has_times(runtime, built):
 
 def test_bad_files(runtime, built, tmp_path):
     broken = tmp_path / "broken.engine"
-    broken.write_bytes(open(built[1], "rb").read()[:-200])
+    broken.write_bytes(Path(built[1]).read_bytes()[:-200])
     with pytest.raises(UserError, match="not a whole engine file"):
         runtime.load(str(broken))
-    broken.write_bytes(open(built[0], "rb").read()[:-200])
+    broken.write_bytes(Path(built[0]).read_bytes()[:-200])
     with pytest.raises(UserError, match="broken.engine: ONNX Runtime cannot load it"):
         runtime.load(str(broken))
     header, parts = _container.read(built[1], probe.facts("onnxruntime"))

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_profile_has_times(runtime, built):
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.98])
 def test_truncated_engine(runtime, built, tmp_path, kept):
-    data = open(built[1], "rb").read()
+    data = Path(built[1]).read_bytes()
     broken = tmp_path / "broken.engine"
     broken.write_bytes(data[: int(kept if kept > 1 else kept * len(data))])
     with pytest.raises(UserError, match="broken.engine is not a whole engine file"):
@@ -106,7 +107,7 @@ def test_truncated_engine(runtime, built, tmp_path, kept):
 
 
 def test_damaged_engine(runtime, built, tmp_path):
-    data = bytearray(open(built[1], "rb").read())
+    data = bytearray(Path(built[1]).read_bytes())
     data[len(data) // 2] ^= 1
     broken = tmp_path / "broken.engine"
     broken.write_bytes(bytes(data))

@@ -93,8 +93,9 @@ def test_layers_of_text():
     """The builder's text, without a build: types of inputs decide, constants do not."""
     text = (
         "Layers:\n"
-        "Name: /conv_0, LayerType: correlation, Inputs: [ { Name: a, Dimensions: [-1,4,8,8], Datatype: Int8, Format: (x) }], "
-        "Constants: [ { Name: w, Dimensions: [4,4,3,3], Datatype: Int8 }, { Name: b, Dimensions: [4], Datatype: Float }], "
+        "Name: /conv_0, LayerType: correlation, "
+        "Inputs: [ { Name: a, Dimensions: [-1,4,8,8], Strides: [1], Datatype: Int8, Format: (NHWC) }], "
+        "Constants: [ { Name: w, Dimensions: [4,4], Datatype: Int8 }, { Name: b, Dimensions: [4], Datatype: Float }], "
         "Outputs: [ { Name: c, Dimensions: [-1,4], Datatype: Float }], TacticName: t, StreamId: 0\n"
         "Name: quantize_1, LayerType: kgen, Inputs: [ { Name: c, Dimensions: [-1,4], Datatype: Half }], "
         "Constants: [ { Name: s, Dimensions: [1], Datatype: Float }], "

@@ -24,7 +24,8 @@ def produce(args):
     write_json(args.accuracy, {"split": args.split, "engine_sha256": sha256_file(args.engine), **scores})
     pair = scores["paired_with_fp32"]
     log.info(
-        "top-1 %.2f %% of %d images, PyTorch FP32 %.2f %%: net loss %d images (%d lost, %d gained; 95 %%: %.1f to %.1f)",
+        "top-1 %.2f %% of %d images, PyTorch FP32 %.2f %%: net loss %d images (%d lost, %d gained; "
+        "with 95 %% confidence %.1f to %.1f)",
         *(scores[name] for name in ("top1", "num_images", "fp32_top1")),
         *(pair[name] for name in ("net_lost", "lost", "gained")),
         *pair["interval"],

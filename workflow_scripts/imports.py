@@ -6,9 +6,13 @@ The rules list this closure as inputs, and the store hashes it, so both see exac
 import ast
 import functools
 import hashlib
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]+)|import[ \t]+([^\n#;]+))", re.MULTILINE
+)
 
 
 def _candidates(name):
@@ -16,20 +20,23 @@ def _candidates(name):
     return [path.with_suffix(".py"), path / "__init__.py"]
 
 
-def _modules(tree):
-    """Yield every dotted name that an import statement anywhere in the tree could mean."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def _modules(source):
+    """Yield every dotted name that an import statement anywhere in a source text could mean.
+
+    Read line by line and not parsed: Snakemake asks this of every script whenever it starts.
+    """
+    for module, names, plain in IMPORT.findall(source):
+        if plain:
+            yield from (words[0] for words in map(str.split, plain.split(",")) if words)
+        else:
+            yield module
+            lines = (line.split("#")[0] for line in names.strip("()").splitlines())
+            yield from (f"{module}.{words[0]}" for words in map(str.split, " ".join(lines).split(",")) if words)
 
 
 @functools.lru_cache(maxsize=None)
 def _direct(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    found = {c for name in _modules(tree) for c in _candidates(name) if c.is_file()}
+    found = {c for name in _modules(path.read_text(encoding="utf-8")) for c in _candidates(name) if c.is_file()}
     return found | {init for c in found for init in [c.parent / "__init__.py"] if init.is_file()}
 
 

@@ -29,10 +29,10 @@ RUNTIMES = {
     ),
 }
 DEMANDS = ("architecture", "compute_capability")  # facts that a target's row may state; here they must be the same
-FLAGS = (  # of x86 and Arm: what kernels are chosen by
-    "avx avx2 fma f16c avx_vnni avx512f avx512dq avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 "
-    "amx_tile amx_int8 amx_bf16 amx_fp16 asimd asimdhp asimddp i8mm bf16 sve sve2 sme"
-).split()
+# What kernels are chosen by: flags of x86 and features of Arm, as /proc/cpuinfo names them.
+FLAGS = ("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni")
+FLAGS += ("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16")
+FLAGS += ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
 
 
 def identity(row):

@@ -1,4 +1,4 @@
-"""The tables of config.yaml as the rules see them: rows, the slice of a row that each rule gets, and refusals.
+"""The tables of config.yaml as the rules see them: rows by name, what belongs together, and what is refused.
 
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
@@ -7,17 +7,15 @@ import functools
 import itertools
 import json
 import os
-import shlex
 import subprocess
 import sys
 
 import imports
 import probe
-from files import UserError, canonical, read_json
+from files import UserError, canonical
 from schema import Checker, nearest
 
 TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
-FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock on it (cli.py), a starting run tries it
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
 TABLES = {"model": "models", "dataset": "datasets", "precision": "precisions", "target": "targets", "graph": "graphs"}
@@ -47,15 +45,11 @@ def _ask_elsewhere(python, question, arguments):
 
 
 class Tables:
-    """A checked configuration (schema.check) with the questions that rules ask of it.
-
-    The methods that take `w` are Snakemake's functions of wildcards: what they return decides staleness, so each
-    returns the least that its rule needs and nothing that depends on this machine, except `identity`.
-    """
+    """A checked configuration (schema.Checker) with the questions that rules ask of it."""
 
     def __init__(self, config):
         self.config = config
-        self._identities, self._options, self._reachable = {}, {}, None
+        self._reachable = None
         self.active = config["dataset"]
         self._check_references()
 
@@ -197,136 +191,3 @@ class Tables:
         python = os.environ.get("LEVIT_PYTHON") or python
         named = {f"LEVIT_PYTHON_{t}": row.get("python") or python for t, row in self.config["targets"].items()}
         return {"LEVIT_PYTHON": python, "LEVIT_STORE": self.config["store"] or "", "LEVIT_JOBS": JOBS_LOCK, **named}
-
-    # The slices: functions of wildcards
-
-    def dataset(self, w):
-        return pick(self.row("dataset", w.dataset), "builtin", "path", "classes", "splits")
-
-    def classes(self, w):
-        return self.row("dataset", w.dataset)["classes"]
-
-    def training(self, w):
-        return self.row("dataset", w.dataset)["training"]
-
-    def augmentation(self, w):
-        return pick(self.training(w), "crop_scale", "crop_ratio", "flip")
-
-    def seed(self, w):
-        return self.config["seed"]
-
-    def network(self, w):
-        return pick(self.row("model", w.model), "timm", "options", "size")
-
-    def vision(self, w):
-        return pick(self.row("model", w.model), "timm", "options", "size", "mean", "std")
-
-    def augmented(self, w):
-        return pick(self.row("model", w.model), "timm", "options", "size", "crop", "interpolation", "mean", "std")
-
-    def normalization(self, w):
-        return pick(self.row("model", w.model), "mean", "std")
-
-    def geometry(self, w):
-        for model in self.names("model"):
-            if self.preprocess(model) == w.preprocess:
-                return pick(self.row("model", model), "size", "crop", "interpolation")
-        names = {self.preprocess(model) for model in self.names("model")}
-        raise UserError(f"no model looks at images as {w.preprocess}: {nearest(w.preprocess, names)}")
-
-    def url(self, w):
-        return self.row("model", w.model).get("url")
-
-    def sha256(self, w):
-        return self.row("model", w.model).get("sha256")
-
-    def passes(self, w):
-        return self.row("graph", w.graph)["passes"]
-
-    def placement(self, w):
-        return self.row("graph", w.graph)["placement"]
-
-    def calibration(self, w):
-        return self.row("precision", w.precision)["calibration"]
-
-    def qat(self, w):
-        return self.row("precision", w.precision)["qat"]
-
-    def typing(self, w):
-        return pick(self.row("precision", w.precision), "compute", "high_precision")
-
-    def runtime(self, w):
-        return self.row("target", w.target)["runtime"]
-
-    def facts(self, w):
-        return pick(self.row("target", w.target), *FACTS)
-
-    def building(self, w):
-        row, place = self.row("precision", w.precision), self.row("target", w.target)
-        return {
-            **pick(row, "compute", "high_precision", "dla"),
-            **pick(place, "batches", "threads", "compute_capabilities"),
-        }
-
-    def running(self, w):
-        return pick(self.row("target", w.target), "threads")
-
-    def timing(self, w):
-        return pick(self.row("target", w.target), "batches", "warmup_ms", "duration_ms", "iterations", "threads")
-
-    def lineage(self, w):
-        """Return what a result records of its recipe: the rows, less what decides nothing about its numbers."""
-        row = {key: value for key, value in self.row("precision", w.precision).items() if key != "budget"}
-        return {"precision": row, "building": self.building(w), "timing": self.timing(w), "model": self.vision(w)}
-
-    def active_name(self, w):
-        return self.active
-
-    def budget(self, w):
-        return self.row("precision", w.precision)["budget"]
-
-    def identity(self, w):
-        """Return a target's identity: probed where it is this machine, else as recorded, else from its row."""
-        if w.target not in self._identities:
-            recorded, row = f"results/targets/{w.target}.json", self.row("target", w.target)
-            found = ask(row, "identity") or (read_json(recorded) if os.path.exists(recorded) else pick(row, *FACTS))
-            self._identities[w.target] = found
-        return self._identities[w.target]
-
-    def onnx_identity(self, w):
-        return probe.identity(ONNX) or ONNX
-
-    def published(self, w):
-        """Return the published accuracy of the models that have one."""
-        return {name: row["top1"] for name, row in self.names("model").items() if row.get("top1")}
-
-    # Command lines
-
-    def options(self, **slices):
-        """Return a function of wildcards that gives `--flag value` for each slice, quoted for the shell.
-
-        The whole command line's parameters are one string, because Snakemake compares a job's params as a set
-        of values without names: two that are swapped would look unchanged.
-        """
-
-        def arguments(wildcards):
-            key = (id(slices), tuple(wildcards))
-            if key not in self._options:
-                self._options[key] = " ".join(_option(flag, of(wildcards)) for flag, of in slices.items())
-            return self._options[key]
-
-        return arguments
-
-
-def _option(flag, value):
-    text = value if isinstance(value, str) else canonical(value)
-    return f"--{flag} {shlex.quote(text)}"
-
-
-def code(*scripts):
-    """Return the paths of scripts and of all that they import of ours: the first script first."""
-    first, *others = [imports.ROOT / script for script in scripts]
-    if not first.is_file():
-        return [f"workflow_scripts/{scripts[0]}"]
-    paths = imports.closure(scripts[0], *(path.relative_to(imports.ROOT) for path in others if path.is_file()))
-    return [f"workflow_scripts/{p.relative_to(imports.ROOT)}" for p in [first] + [p for p in paths if p != first]]

@@ -46,10 +46,10 @@ class Workflow:
         return self.folder / name
 
     def edit(self, name, old, new):
-        """Replace a text that must be in a file."""
+        """Replace the first of a text that must be in a file."""
         text = self.path(name).read_text()
         assert old in text, f"{name} has no {old!r}"
-        self.path(name).write_text(text.replace(old, new))
+        self.path(name).write_text(text.replace(old, new, 1))
 
     def config(self, change, sort_keys=False):
         """Let a function change the parsed config.yaml, then write it."""
@@ -90,9 +90,9 @@ class Workflow:
         output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
-    def plan(self, *targets):
+    def plan(self, *targets, options=()):
         """Return the sorted jobs that `snakemake -n` names, as `rule wildcards`."""
-        status, output = self.run("-n", "--", *targets)
+        status, output = self.run("-n", *options, "--", *targets)
         assert status == 0, output
         return jobs_of(output)
 
@@ -120,3 +120,9 @@ def jobs_of(output):
         names = [value for name, value in wildcards.items() if name not in ("dataset", "model", "preprocess")]
         jobs.append(f"{rule} {'.'.join(names)}".strip())
     return sorted(jobs)
+
+
+def reasons_of(output):
+    """Return the reasons that a dry run gives, each with its parts sorted: Snakemake prints sets."""
+    found = re.findall(r"^    reason: (.*)$", output, flags=re.MULTILINE)
+    return sorted(sorted(re.split(r"[;,:] ", reason)) for reason in found)

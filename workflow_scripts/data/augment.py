@@ -33,11 +33,7 @@ class TrainImages:
         if self.recipe is None:
             return preprocess.prepare(image, self.geometry), self.labels[item]
         dice = random.Random(f"{self.seed}/{self.epoch}/{item}")
-        box = random_box(dice, image.width, image.height, self.recipe["crop_scale"], self.recipe["crop_ratio"])
-        pixels = preprocess.resized(image, box, self.geometry["size"], self.geometry["interpolation"])
-        if dice.random() < self.recipe["flip"]:
-            pixels = pixels[:, ::-1].copy()
-        return pixels, self.labels[item]
+        return augmented(image, dice, self.geometry, self.recipe), self.labels[item]
 
     def _image(self, item):
         if self._decoded[item] is not None:
@@ -46,6 +42,16 @@ class TrainImages:
         if self.in_memory:
             self._decoded[item] = image
         return image
+
+
+def augmented(image, dice, geometry, recipe):
+    """Return a Pillow image (L or RGB) cropped and mirrored at random as uint8 [size, size, 3].
+
+    recipe: {crop_scale, crop_ratio, flip (probability)}.
+    """
+    box = random_box(dice, image.width, image.height, recipe["crop_scale"], recipe["crop_ratio"])
+    pixels = preprocess.resized(image, box, geometry["size"], geometry["interpolation"])
+    return pixels[:, ::-1].copy() if dice.random() < recipe["flip"] else pixels
 
 
 def random_box(dice, width, height, scale, ratio):

@@ -256,7 +256,8 @@ def apply(graph, names):
         error = _relative_error(expected, [onnxio.outputs(graph, batch) for batch in (1, 3)])
         log.info("%-20s %4d -> %4d nodes, logits within %.1e", name, before, onnxio.count(graph), error)
         if not error <= TOLERANCE:
-            raise UserError(f"pass {name} changed the logits by {error:.1e} (at most {TOLERANCE:.0e}): remove it from")
+            limit = f"at most {TOLERANCE:.0e} of the largest"
+            raise UserError(f"pass {name} changed the logits by {error:.1e} ({limit}): take it out of `graphs`")
     return graph
 
 

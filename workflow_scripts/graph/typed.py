@@ -25,8 +25,12 @@ def cast(graph, kind):
         return graph
     if any(node.op == "QuantizeLinear" for node in graph.nodes):
         raise UserError(f"high_precision {kind} beside Q/DQ nodes is not supported yet: use fp32")
-    for name, tensor in graph.tensors().items():
-        _convert(name, tensor, FLOATS[kind])
+    halves = {}
+    for node in graph.nodes:
+        node.inputs = [_half(tensor, FLOATS[kind], halves) for tensor in node.inputs]
+    for tensor in graph.tensors().values():
+        if not isinstance(tensor, gs.Constant) and tensor.dtype in (np.float32, None):
+            tensor.dtype = FLOATS[kind]
     for value in graph.inputs:
         _lead_in(graph, value, FLOATS[kind])
     for position, value in enumerate(graph.outputs):
@@ -34,15 +38,16 @@ def cast(graph, kind):
     return graph.cleanup().toposort()
 
 
-def _convert(name, tensor, dtype):
-    if isinstance(tensor, gs.Constant):
-        if tensor.values.dtype == np.float32:
-            largest = float(np.abs(tensor.values).max(initial=0.0))
-            if largest > HIGHEST["fp16"]:
-                raise UserError(f"weight {name} reaches {largest:.3g}, beyond FP16's 65504: keep its node in fp32")
-            tensor.values = tensor.values.astype(dtype)
-    elif tensor.dtype in (np.float32, None):
-        tensor.dtype = dtype
+def _half(tensor, dtype, halves):
+    """Return a float32 constant in another type, converted once; every other tensor as it is."""
+    if not isinstance(tensor, gs.Constant) or tensor.values.dtype != np.float32:
+        return tensor
+    if tensor.name not in halves:
+        largest = float(np.abs(tensor.values).max(initial=0.0))
+        if largest > HIGHEST["fp16"]:
+            raise UserError(f"weight {tensor.name} reaches {largest:.3g}, beyond FP16's 65504: keep its node in fp32")
+        halves[tensor.name] = gs.Constant(tensor.name, tensor.values.astype(dtype))
+    return halves[tensor.name]
 
 
 def _lead_in(graph, value, dtype):

@@ -48,9 +48,9 @@ def variation(values):
 
 def drift(values):
     """Return how far the median of any of WINDOWS successive parts is from the whole's, relative to it."""
-    whole, edges = median(sorted(values)), [i * len(values) // WINDOWS for i in range(WINDOWS + 1)]
-    medians = [median(sorted(values[a:b])) for a, b in zip(edges, edges[1:])]
-    return max(abs(part - whole) for part in medians) / whole
+    whole, parts = median(sorted(values)), min(WINDOWS, len(values))
+    edges = [i * len(values) // parts for i in range(parts + 1)]
+    return max(abs(median(sorted(values[a:b])) - whole) for a, b in zip(edges, edges[1:])) / whole
 
 
 def is_stable(values):

@@ -16,7 +16,7 @@ class Loop:
     def run(self, query):
         """Call `query()` as often as that takes.
 
-        Returns (milliseconds of each timed call, float64 [n]; seconds from the first one's start to the last one's end).
+        Returns (milliseconds of each timed call, float64 [n]; seconds from the first's start to the last's end).
         """
         rate = _warm_up(query, self.warmup_ms)
         times = np.zeros(max(self.iterations, int(1.5 * rate * self.duration_ms)) + 16, dtype=np.int64)

@@ -144,7 +144,7 @@ def _some(names):
 
 def _unreadable(path, error):
     text = " ".join(str(error).split())
-    if "Unsupported global" in text or "Unsupported class" in text or "Unsupported operand" in text:
+    if "Unsupported global" in text or "Unsupported class" in text:
         return (
             f"{path} is a pickle with more than weights in it, which could run code when opened: refused. "
             "Where it was made, save the weights alone: torch.save(model.state_dict(), path)"

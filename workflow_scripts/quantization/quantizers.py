@@ -79,7 +79,10 @@ def calibrate(model, batches, method):
         quantizer.disable_quant()
         quantizer.enable_calib()
     for images in batches:
-        model(images)
+        try:
+            model(images)
+        except AssertionError as error:  # modelopt's word for NaN
+            raise UserError(f"calibration: {error}; check the checkpoint and the images") from None
     for name, quantizer in progress.over(sorted(quantizers.items()), f"ranges by {method}", "quantizer"):
         quantizer.load_calib_amax(**({} if name.endswith("weight_quantizer") else METHODS[method][1]))
         quantizer.disable_calib()
@@ -92,7 +95,7 @@ def ranges(model):
     for name, quantizer in sorted(named(model).items()):
         amax = quantizer.amax.detach().float().flatten()
         if not torch.isfinite(amax).all():
-            raise UserError(f"calibration: {name} saw NaN or infinite values; check the checkpoint and the images")
+            raise UserError(f"calibration: {name} saw infinite values; check the checkpoint and the images")
         amax = amax.clamp(min=SMALLEST)
         found[name] = amax.tolist() if name.endswith("weight_quantizer") else amax.item()
     return found

@@ -92,6 +92,6 @@ class Session:
     def time(self, images, loop):
         """Return the Timing of queries with these images: N must be one of `batches`, if there are any.
 
-        loop: measure.timing.Loop, which says how long, and where the host's clock will do times the calls of a function.
+        loop: measure.timing.Loop, which says for how long and, where the host's clock will do, times a function.
         """
         raise NotImplementedError

@@ -56,7 +56,5 @@ def read(path, fingerprint):
 def _difference(built, here):
     """Return both values as text, lists without what they share."""
     if isinstance(built, list) and isinstance(here, list):
-        return [
-            " ".join(x for x in one if x not in other) or "without" for one, other in ((built, here), (here, built))
-        ]
+        return [" ".join(x for x in one if x not in other) or "less" for one, other in ((built, here), (here, built))]
     return built, here

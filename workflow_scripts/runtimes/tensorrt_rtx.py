@@ -37,7 +37,7 @@ def fingerprint():
 
 
 def build(onnx, recipe, plan, engine):
-    """Build a plan from a strongly typed graph; the recipe is {compute, high_precision?, batches, compute_capabilities?}.
+    """Build a plan from a strongly typed graph: {compute, high_precision?, batches, compute_capabilities?}.
 
     compute_capabilities: ["8.9", ...] to build for, or absent for the library's portable default.
     Raises UserError naming the first node that does not parse, a capability that it cannot build for, or a failure.

@@ -1,0 +1,224 @@
+"""The ratios that this project promises, both sides measured in one run: `make bench`.
+
+Speed: contenders run in processes of their own and take turns, round by round; a ratio is the median over rounds,
+its range the smallest and largest round. Needs the results of LeViT-128S in results/ (make bench makes them).
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "workflow_scripts"))
+
+MODEL, DATASET = "LeViT-128S", "digits"
+FOLDER = ROOT / "results" / DATASET
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+CONTENDERS = ("int8_qat.cpu", "int8_ptq.cpu", "bf16.cpu", "fp32.cpu", "fp32.ort", "PyTorch eager")
+PROMISES = [  # faster, slower, batch, promised ratio or None
+    ("int8_qat.cpu", "fp32.cpu", 1, 1.6),
+    ("int8_qat.cpu", "PyTorch eager", 1, 3.5),
+    ("fp32.cpu", "fp32.ort", 1, 1.0),
+    ("int8_qat.cpu", "bf16.cpu", 1, None),
+    ("int8_ptq.cpu", "fp32.cpu", 1, None),
+    ("int8_qat.cpu", "fp32.cpu", 16, None),
+    ("int8_qat.cpu", "PyTorch eager", 16, None),
+    ("fp32.cpu", "fp32.ort", 16, None),
+]
+LOST = {"int8_ptq": 3, "int8_qat": 1}  # images net that each may lose on the 360 digits
+
+
+def timer(contender):
+    """Return a function (batch, seconds) -> median milliseconds of a query."""
+    import yaml
+
+    from measure import stats, timing
+
+    def of(run):
+        return lambda batch, seconds: stats.median(sorted(run(batch, timing.Loop(200, 1000 * seconds, 10))))
+
+    if contender == "PyTorch eager":
+        import torch
+        from model import checkpoint, training, zoo
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        row = yaml.safe_load((ROOT / "config.yaml").read_text())["models"][MODEL]
+        model = checkpoint.load_into(zoo.create(row, 10), FOLDER / "checkpoints" / f"{MODEL}.pth")
+
+        def eager(batch, loop):
+            images = torch.randn(batch, 3, row["size"], row["size"])
+            with torch.inference_mode():
+                return loop.run(lambda: model(images))[0]
+
+        return of(eager)
+
+    import benchmark
+    import runtimes
+
+    engine = FOLDER / "engines" / f"{MODEL}.{contender}.engine"
+    runtime = {"cpu": "openvino", "ort": "onnxruntime"}[contender.rsplit(".", 1)[1]]
+    session = runtimes.load(runtime).load(str(engine))
+    return of(lambda batch, loop: session.time(benchmark.images_for(session, batch), loop).latency)
+
+
+def _serve(contender, pipe):
+    measure = timer(contender)
+    pipe.send("ready")
+    while True:
+        request = pipe.recv()
+        if request is None:
+            return
+        pipe.send(measure(*request))
+
+
+def speeds(rounds, seconds):
+    """Return {(contender, batch): [median milliseconds of each round]}."""
+    context, pipes = multiprocessing.get_context("spawn"), {}
+    for contender in CONTENDERS:
+        ours, theirs = context.Pipe()
+        context.Process(target=_serve, args=(contender, theirs), daemon=True).start()
+        ours.recv()
+        pipes[contender] = ours
+    wanted = sorted({(c, batch) for fast, slow, batch, _ in PROMISES for c in (fast, slow)})
+    found = {key: [] for key in wanted}
+    for _ in range(rounds):
+        for contender, batch in wanted:
+            pipes[contender].send((batch, seconds))
+            found[contender, batch].append(pipes[contender].recv())
+    for pipe in pipes.values():
+        pipe.send(None)
+    return found
+
+
+def report(name, measured, promised, better=max):
+    """Print a figure in one line, beside what is promised of it."""
+    if promised is None:
+        note = ""
+    else:
+        kept = better(measured, promised) == measured
+        note = f"   promised {'>=' if better is max else '<='} {promised:g}: {'kept' if kept else 'NOT KEPT'}"
+    print(f"  {name:<58} {measured:8.2f}{note}", flush=True)
+
+
+def bench_speed(rounds, seconds):
+    print(f"\nSpeed, {rounds} rounds of {seconds:g} s each, {len(os.sched_getaffinity(0))} cores: ratios of medians")
+    found = speeds(rounds, seconds)
+    for (contender, batch), times in found.items():
+        print(f"  {contender + f', batch {batch}':<58} {statistics.median(times):8.3f} ms")
+    for fast, slow, batch, promised in PROMISES:
+        ratios = [b / a for a, b in zip(found[fast, batch], found[slow, batch])]
+        label = f"{fast} against {slow}, batch {batch} ({min(ratios):.2f} to {max(ratios):.2f})"
+        report(label, statistics.median(ratios), promised)
+
+
+def bench_accuracy():
+    from measure import accuracy
+
+    print("\nImages lost net against PyTorch FP32, same images (95 % interval)")
+    for precision, allowed in LOST.items():
+        scores = json.loads((FOLDER / "accuracy" / f"{MODEL}.{precision}.cpu.json").read_text())
+        reference = json.loads((FOLDER / "accuracy" / f"{MODEL}.torch.json").read_text())
+        count = scores["num_images"]
+        found = accuracy.paired(*(accuracy.unpack(s["correct"], count) for s in (reference, scores)))
+        low, high = found["interval"]
+        label = f"{precision}.cpu of {count}: top-1 {reference['top1']:.2f} -> {scores['top1']:.2f} ({low:.1f} to {high:.1f})"
+        report(label, found["net_lost"], allowed, min)
+
+
+def _median_seconds(command, cwd, runs=5):
+    seconds = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def bench_dry_runs():
+    from tables import Tables
+
+    import yaml
+
+    print("\nDry runs, median of 5, against a Snakefile of one rule")
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    tables = Tables.load(config, ROOT / "rules" / "schemas" / "config.schema.yaml")
+    everything = [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.names)]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "Snakefile").write_text('rule one:\n    output:\n        "x"\n    shell:\n        "touch {output}"\n')
+        base = _median_seconds([*SNAKEMAKE, "-n", "--cores", "1"], folder)
+        copy = Path(folder, "copy")
+        _copy_project(copy)
+        one = _median_seconds([*SNAKEMAKE, "-n", everything[0]], copy)
+        planned = subprocess.run([*SNAKEMAKE, "-n", *everything], cwd=copy, capture_output=True, text=True, check=True)
+        jobs = next(line.split()[-1] for line in planned.stdout.splitlines() if line.startswith("total"))
+        whole = _median_seconds([*SNAKEMAKE, "-n", *everything], copy, 3)
+    print(f"  one rule {base:.2f} s, one result {one:.2f} s, everything ({jobs} jobs) {whole:.2f} s")
+    report("one result", one / base, 1.2, min)
+    report(f"everything in config.yaml, {jobs} jobs", whole / base, 2.0, min)
+
+
+def _copy_project(folder):
+    for name in ("Snakefile", "config.yaml", "rules", "profiles", "workflow_scripts"):
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, folder / name) if folder.exists() else (folder.mkdir(), copy(source, folder / name))
+
+
+def bench_demo():
+    import psutil
+
+    print("\nThe demo from empty results and an empty store")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "copy")
+        _copy_project(copy)
+        start, peak = time.perf_counter(), 0
+        command = [*SNAKEMAKE, f"results/{MODEL}.int8_qat.cpu.json"]
+        process = psutil.Popen(command, cwd=copy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            peak = max(peak, _resident(process))
+            time.sleep(0.2)
+        if process.returncode:
+            sys.exit(f"error: the demo ended with status {process.returncode}")
+        report("minutes", (time.perf_counter() - start) / 60, 8.0, min)
+        report("peak memory of all its processes, GB", peak / 1e9, 4.0, min)
+
+
+def _resident(process):
+    import psutil
+
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            memory = one.memory_full_info()
+            total += memory.uss
+        except psutil.Error:
+            continue
+    return total
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help="speed, accuracy, dry-runs, demo (all of them by default)")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each contender in each round")
+    args = parser.parse_args()
+    parts = {
+        "speed": lambda: bench_speed(args.rounds, args.seconds),
+        "accuracy": bench_accuracy,
+        "dry-runs": bench_dry_runs,
+        "demo": bench_demo,
+    }
+    for part in args.parts or parts:
+        parts[part]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""The surgeon's passes, names, Q/DQ pairs and typed graphs, on the exported small model."""
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+import torch
+
+from files import UserError
+from graph import names, onnxio, passes, qdq, shapes, typed
+from model import deploy, export, zoo
+
+SIZE, CLASSES = 64, 10
+ROW = {
+    "timm": "levit_128s",
+    "options": {"embed_dim": [32, 48, 64], "num_heads": [2, 3, 4], "depth": [1, 1, 1]},
+    "size": SIZE,
+}
+CPU = "fold_constants fold_shapes share_initializers drop_noops merge_reshapes merge_slices merge_transposes"
+CLASS_PASSES = {"cpu": f"{CPU} merge_hardswish".split(), "gpu": f"{CPU} linear_to_gemm".split()}
+EVERYTHING = ["conv", "linear", "attention", "residual"]
+
+
+def trained_like(row=ROW, classes=CLASSES, seed=0):
+    """Return a network whose BatchNorm, biases and attention biases are not at their neutral start."""
+    torch.manual_seed(seed)
+    model = zoo.create(row, classes)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+            torch.nn.init.normal_(module.running_mean, 0, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+        if hasattr(module, "attention_biases"):
+            torch.nn.init.normal_(module.attention_biases, 0, 1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained_like()
+
+
+@pytest.fixture(scope="module")
+def exported(model):
+    return export.to_onnx(deploy.fold(model), SIZE)
+
+
+@pytest.fixture(scope="module", params=sorted(CLASS_PASSES))
+def clean(request, exported):
+    return passes.apply(onnxio.imported(exported), CLASS_PASSES[request.param])
+
+
+def logits(graph, images):
+    return onnxio.runner(onnxio.to_model(graph.copy())).run(None, {onnxio.INPUT: images})[0]
+
+
+def images(batch, seed=1):
+    return np.random.default_rng(seed).standard_normal((batch, 3, SIZE, SIZE), dtype=np.float32)
+
+
+def amax_of(graph, activation=4.0):
+    """Return a range for every quantizer of a clean graph: the weights' own, one number for activations."""
+    found = {}
+    for node in graph.nodes:
+        for index, quantizer in qdq.SLOTS.get(qdq.kind_of(node), {}).items():
+            tensor, axis = node.inputs[index], qdq.weight_axis(node)
+            if quantizer == "weight_quantizer":
+                others = tuple(a for a in range(tensor.values.ndim) if a != axis)
+                found[f"{qdq.module_of(node)}.{quantizer}"] = np.abs(tensor.values).max(axis=others).tolist()
+            else:
+                found[f"{qdq.module_of(node)}.{quantizer}"] = activation
+    return found
+
+
+def test_folding_keeps_the_logits_and_the_model(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    folded, batch = deploy.fold(model), torch.from_numpy(images(3))
+    with torch.no_grad():
+        assert torch.allclose(folded(batch), model(batch), atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any("BatchNorm" in type(module).__name__ for module in folded.modules())
+
+
+def test_export_equals_pytorch_at_any_batch(model, exported):
+    session = onnxio.runner(exported)
+    for batch in (1, 2, 5):
+        with torch.no_grad():
+            expected = model(torch.from_numpy(images(batch))).numpy()
+        assert np.abs(session.run(None, {"input_0": images(batch)})[0] - expected).max() < 1e-4
+    assert exported.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert exported.opset_import[0].version == 13
+
+
+def test_names_are_module_paths(exported):
+    found = {node.name for node in exported.graph.node}
+    assert {"stem.conv1/Conv", "stages.0.blocks.0.attn.qk/MatMul", "stages.1.downsample.mlp.ln1/MatMul"} <= found
+    assert len(found) == len(exported.graph.node)
+    assert names.tidy("/stages/stages.0/blocks/blocks.12/attn/Add") == "stages.0.blocks.12.attn/Add"
+    assert names.tidy("onnx::MatMul_3") == "onnx::MatMul_3"
+
+
+def test_clean_graphs_have_half_the_nodes_and_static_reshapes(exported, clean):
+    assert onnxio.count(clean) <= onnxio.count(onnxio.imported(exported)) / 2
+    ops = {node.op for node in clean.nodes}
+    assert not ops & {"Shape", "Gather", "Concat", "Unsqueeze", "Identity", "Constant"}
+    reshapes = [node for node in clean.nodes if node.op == "Reshape"]
+    assert reshapes and all(isinstance(node.inputs[1], gs.Constant) for node in reshapes)
+
+
+def test_clean_graphs_keep_the_logits(exported, clean):
+    for batch in (1, 4):
+        expected = logits(onnxio.imported(exported), images(batch))
+        assert np.abs(logits(clean, images(batch)) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_a_pass_that_changes_the_logits_is_refused(exported, monkeypatch):
+    def negate(graph):
+        weight = graph.tensors()["stem.conv1.weight"]
+        weight.values = -weight.values
+        return graph
+
+    monkeypatch.setitem(passes.PASSES, "negate", negate)
+    with pytest.raises(UserError, match="pass negate changed the logits"):
+        passes.apply(onnxio.imported(exported), ["negate"])
+
+
+def test_an_unknown_pass_is_named(exported):
+    with pytest.raises(UserError, match="no pass is called 'fold_constant'; there are: fold_constants"):
+        passes.apply(onnxio.imported(exported), ["fold_constant"])
+
+
+def test_the_same_graph_gives_the_same_bytes(exported, tmp_path):
+    for name in ("a", "b"):
+        onnxio.save(passes.apply(onnxio.imported(exported), CLASS_PASSES["cpu"]), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_damaged_graph_is_one_clear_error(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"no graph")
+    with pytest.raises(UserError, match="x.onnx is not a valid ONNX graph"):
+        onnxio.load(tmp_path / "x.onnx")
+
+
+def test_measured_shapes_tell_the_batch_from_the_rest(clean):
+    assert shapes.symbolic([[2, 8, 4], [3, 8, 4]]) == ["batch", 8, 4]
+    assert shapes.symbolic([[32, 4], [48, 4]]) == ["batch*16", 4]
+    assert shapes.target(["batch*16", 4]) == [-1, 4] and shapes.target(["batch", "batch"]) is None
+
+
+def test_noops_and_pairs_go():
+    source = gs.Variable("input_0", np.float32, ["batch", 3, 4, 4])
+    tensors = [gs.Variable(f"t{n}", np.float32) for n in range(5)]
+    output = gs.Variable("output_0", np.float32, ["batch", 48])
+    shape = gs.Constant("shape", np.array([-1, 3, 4, 4], dtype=np.int64))
+    flat = gs.Constant("flat", np.array([-1, 48], dtype=np.int64))
+    nodes = [
+        gs.Node("Identity", "i", inputs=[source], outputs=[tensors[0]]),
+        gs.Node("Transpose", "a", {"perm": [0, 2, 3, 1]}, [tensors[0]], [tensors[1]]),
+        gs.Node("Transpose", "b", {"perm": [0, 3, 1, 2]}, [tensors[1]], [tensors[2]]),
+        gs.Node("Reshape", "c", inputs=[tensors[2], shape], outputs=[tensors[3]]),
+        gs.Node("Relu", "r", inputs=[tensors[3]], outputs=[tensors[4]]),
+        gs.Node("Reshape", "d", inputs=[tensors[4], flat], outputs=[output]),
+    ]
+    graph = gs.Graph(nodes, inputs=[source], outputs=[output], opset=13)
+    cleaned = passes.apply(graph, ["merge_reshapes", "drop_noops"])
+    assert [node.op for node in cleaned.nodes] == ["Relu", "Reshape"]
+
+
+def test_quantized_graph_keeps_the_compute_nodes(clean):
+    before = {(node.name, node.op) for node in clean.nodes}
+    quantized = qdq.insert(clean.copy(), amax_of(clean), EVERYTHING)
+    added = [n for n in quantized.nodes if (n.name, n.op) not in before]
+    assert {n.op for n in added} == {"QuantizeLinear", "DequantizeLinear"}
+    assert before <= {(node.name, node.op) for node in quantized.nodes}
+
+
+def test_every_named_input_is_quantized_once(clean):
+    quantized = qdq.insert(clean.copy(), amax_of(clean), EVERYTHING)
+    for node in quantized.nodes:
+        for index in qdq.SLOTS.get(qdq.kind_of(node), {}):
+            assert node.inputs[index].inputs[0].op == "DequantizeLinear", node.name
+        if node.op in ("Conv", "Gemm") and len(node.inputs) > 2:
+            assert isinstance(node.inputs[2], gs.Constant) and node.inputs[2].dtype == np.float32
+    scales = [n.inputs[1].name for n in quantized.nodes if n.op == "QuantizeLinear"]
+    assert len(scales) == len(set(scales))
+
+
+def test_a_scale_is_amax_over_127_per_output_channel(clean):
+    ranges = amax_of(clean)
+    quantized = qdq.insert(clean.copy(), ranges, ["linear"])
+    for node in quantized.nodes:
+        if qdq.module_of(node) == "stages.0.blocks.0.mlp.ln1" and node.op in ("MatMul", "Gemm"):
+            scale = node.inputs[1].inputs[0].inputs[1].values
+            expected = np.float32(np.asarray(ranges["stages.0.blocks.0.mlp.ln1.weight_quantizer"]) / 127)
+            assert np.array_equal(scale, expected) and node.inputs[1].inputs[0].attrs["axis"] == 1
+
+
+def test_passes_accept_quantized_graphs(exported):
+    plain = passes.apply(onnxio.imported(exported), ["fold_constants", "fold_shapes", "drop_noops"])
+    quantized = qdq.insert(plain, amax_of(plain), EVERYTHING)
+    expected = logits(quantized, images(2))
+    pairs = sum(n.op == "QuantizeLinear" for n in quantized.nodes)
+    for names_ in CLASS_PASSES.values():
+        again = passes.apply(quantized.copy(), names_[1:])
+        assert sum(n.op == "QuantizeLinear" for n in again.nodes) == pairs
+        assert np.abs(logits(again, images(2)) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("stem.conv2.input_quantizer"), "stem.conv2.input_quantizer has no calibrated range"),
+        (lambda r: r.update({"stem.conv2.input_quantizer": float("nan")}), "stem.conv2.input_quantizer has the range nan"),
+        (lambda r: r.update({"stem.conv2.weight_quantizer": [1.0, 2.0]}), "has 2 ranges for 8 output channels"),
+    ],
+)
+def test_bad_ranges_are_named(clean, change, message):
+    ranges = amax_of(clean)
+    change(ranges)
+    with pytest.raises(UserError, match=message):
+        qdq.insert(clean.copy(), ranges, EVERYTHING)
+
+
+def test_fp16_graph_is_typed_throughout_and_close(clean):
+    expected = logits(clean, images(2))
+    half = typed.cast(clean.copy(), "fp16")
+    model = onnx.shape_inference.infer_shapes(onnxio.to_model(half), strict_mode=True)
+    floats = {v.type.tensor_type.elem_type for v in model.graph.value_info} - {onnx.TensorProto.INT64}
+    assert floats == {onnx.TensorProto.FLOAT16}
+    assert [v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)] == [1, 1]
+    assert np.abs(logits(half, images(2)) - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_a_weight_beyond_fp16_is_named(clean):
+    graph = clean.copy()
+    conv = next(node for node in graph.nodes if node.op == "Conv")
+    conv.inputs[1].values = conv.inputs[1].values.copy()
+    conv.inputs[1].values[0, 0, 0, 0] = 7e4
+    with pytest.raises(UserError, match=f"weight {conv.inputs[1].name} reaches 7e[+]04"):
+        typed.cast(graph, "fp16")
+
+
+def test_fp16_beside_qdq_is_refused(clean):
+    quantized = qdq.insert(clean.copy(), amax_of(clean), EVERYTHING)
+    with pytest.raises(UserError, match="high_precision fp16 beside Q/DQ"):
+        typed.cast(quantized, "fp16")
+    with pytest.raises(UserError, match="strongly typed graph in bf8"):
+        typed.cast(quantized, "bf8")

@@ -1,0 +1,25 @@
+"""Take a user's own weights as a model's checkpoint: they must fit it exactly, and are then copied as they are."""
+
+import shutil
+
+from cli import Command
+
+
+def produce(args):
+    from model import checkpoint, zoo
+
+    checkpoint.load_into(zoo.create(args.model, args.classes), args.source)
+    shutil.copyfile(args.source, args.checkpoint)
+
+
+def command():
+    c = Command(__file__, __doc__, tools=("torch", "timm"))
+    c.input("--source", help="state dict, bare or under `model` or `state_dict`, with timm's or the original names")
+    c.recipe("--model", help="JSON row of `models`")
+    c.param("--classes", type=int, required=True)
+    c.output("--checkpoint", help="file to write")
+    return c
+
+
+if __name__ == "__main__":
+    command().run(produce)

@@ -1,0 +1,154 @@
+"""The part of config.yaml that each rule gets: what is in it decides staleness, so it is the least that the rule needs.
+
+Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
+"""
+
+import functools
+import os
+import shlex
+
+import imports
+import probe
+from files import UserError, canonical, read_json
+from schema import nearest
+from tables import ONNX, ask, pick
+
+FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
+
+
+class Recipes:
+    """Functions of wildcards over the tables; none depends on this machine, except `identity` and `onnx_identity`."""
+
+    def __init__(self, tables):
+        self.tables = tables
+        self._identities, self._options = {}, {}
+
+    def dataset(self, w):
+        return pick(self.tables.row("dataset", w.dataset), "builtin", "path", "classes", "splits")
+
+    def classes(self, w):
+        return self.tables.row("dataset", w.dataset)["classes"]
+
+    def training(self, w):
+        return self.tables.row("dataset", w.dataset)["training"]
+
+    def augmentation(self, w):
+        return pick(self.training(w), "crop_scale", "crop_ratio", "flip")
+
+    def seed(self, w):
+        return self.tables.config["seed"]
+
+    def network(self, w):
+        return pick(self.tables.row("model", w.model), "timm", "options", "size")
+
+    def vision(self, w):
+        return pick(self.tables.row("model", w.model), "timm", "options", "size", "mean", "std")
+
+    def augmented(self, w):
+        return pick(self.tables.row("model", w.model), "timm", "options", "size", "crop", "interpolation", "mean", "std")
+
+    def normalization(self, w):
+        return pick(self.tables.row("model", w.model), "mean", "std")
+
+    def geometry(self, w):
+        for model in self.tables.names("model"):
+            if self.tables.preprocess(model) == w.preprocess:
+                return pick(self.tables.row("model", model), "size", "crop", "interpolation")
+        names = {self.tables.preprocess(model) for model in self.tables.names("model")}
+        raise UserError(f"no model looks at images as {w.preprocess}: {nearest(w.preprocess, names)}")
+
+    def url(self, w):
+        return self.tables.row("model", w.model).get("url")
+
+    def sha256(self, w):
+        return self.tables.row("model", w.model).get("sha256")
+
+    def passes(self, w):
+        return self.tables.row("graph", w.graph)["passes"]
+
+    def placement(self, w):
+        return self.tables.row("graph", w.graph)["placement"]
+
+    def calibration(self, w):
+        return self.tables.row("precision", w.precision)["calibration"]
+
+    def qat(self, w):
+        return self.tables.row("precision", w.precision)["qat"]
+
+    def typing(self, w):
+        return pick(self.tables.row("precision", w.precision), "compute", "high_precision")
+
+    def runtime(self, w):
+        return self.tables.row("target", w.target)["runtime"]
+
+    def facts(self, w):
+        return pick(self.tables.row("target", w.target), *FACTS)
+
+    def building(self, w):
+        row, place = self.tables.row("precision", w.precision), self.tables.row("target", w.target)
+        return {
+            **pick(row, "compute", "high_precision", "dla"),
+            **pick(place, "batches", "threads", "compute_capabilities"),
+        }
+
+    def running(self, w):
+        return pick(self.tables.row("target", w.target), "threads")
+
+    def timing(self, w):
+        return pick(self.tables.row("target", w.target), "batches", "warmup_ms", "duration_ms", "iterations", "threads")
+
+    def lineage(self, w):
+        """Return what a result records of its recipe: the rows, less what decides nothing about its numbers."""
+        row = {key: value for key, value in self.tables.row("precision", w.precision).items() if key != "budget"}
+        return {"precision": row, "building": self.building(w), "timing": self.timing(w), "model": self.vision(w)}
+
+    def active_name(self, w):
+        return self.tables.active
+
+    def budget(self, w):
+        return self.tables.row("precision", w.precision)["budget"]
+
+    def identity(self, w):
+        """Return a target's identity: probed where it is this machine, else as recorded, else from its row."""
+        if w.target not in self._identities:
+            recorded, row = f"results/targets/{w.target}.json", self.tables.row("target", w.target)
+            found = ask(row, "identity") or (read_json(recorded) if os.path.exists(recorded) else pick(row, *FACTS))
+            self._identities[w.target] = found
+        return self._identities[w.target]
+
+    def onnx_identity(self, w):
+        return probe.identity(ONNX) or ONNX
+
+    def published(self, w):
+        """Return the published accuracy of the models that have one."""
+        return {name: row["top1"] for name, row in self.tables.names("model").items() if row.get("top1")}
+
+    def options(self, **slices):
+        """Return a function of wildcards that gives `--flag value` for each slice, quoted for the shell.
+
+        The whole command line's parameters are one string, because Snakemake compares a job's params as a set
+        of values without names: two that are swapped would look unchanged.
+        """
+
+        def arguments(wildcards):
+            key = (id(slices), tuple(wildcards))
+            if key not in self._options:
+                self._options[key] = " ".join(_option(flag, of(wildcards)) for flag, of in slices.items())
+            return self._options[key]
+
+        return arguments
+
+
+def _option(flag, value):
+    text = value if isinstance(value, str) else canonical(value)
+    return f"--{flag} {shlex.quote(text)}"
+
+
+@functools.lru_cache(maxsize=None)
+def code(*scripts):
+    """Return the paths of scripts and of all that they import of ours: the first script first."""
+    first, *others = [imports.ROOT / script for script in scripts]
+    if not first.is_file():
+        return [f"workflow_scripts/{scripts[0]}"]
+    paths = imports.closure(scripts[0], *(path.relative_to(imports.ROOT) for path in others if path.is_file()))
+    return [f"workflow_scripts/{p.relative_to(imports.ROOT)}" for p in [first] + [p for p in paths if p != first]]
