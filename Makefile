@@ -15,8 +15,8 @@ FAST := -m "not slow"
 demo: $(READY)  ## one measured INT8 result, from nothing
 	$(BIN)/snakemake results/LeViT-128S.int8_qat.cpu.json
 
-test: $(READY) $(READY7) lint  ## the whole suite
-	$(BIN)/python -m pytest $(FAST) < /dev/null
+test: $(READY) $(READY7)  ## the whole suite; it checks format and lint as well
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(FAST) < /dev/null
 
 check: FAST :=
 check: test  ## the suite with what is too slow for every change

@@ -9,10 +9,11 @@ import sys
 import pytest
 import torch
 import yaml
+from torch.nn import functional
+
 from conftest import ROOT
 from files import UserError, sha256_file
 from model import checkpoint, zoo
-from torch.nn import functional
 
 ROWS = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]
 TINY = ROWS["LeViT-tiny"]

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+
 from conftest import ROOT
 
 CONTENT = hashlib.sha256(b"weights").digest() * 20_000  # 640 kB
@@ -158,7 +159,8 @@ def test_no_server_is_an_error_after_the_attempts(target):
 @pytest.mark.parametrize("url", ["no-url", "file:///nowhere/model.pth"])
 def test_an_address_that_is_none_is_named(target, url):
     code, text = fetch(url, target)
-    assert code == 1 and f"error: {url}: " in text and "correct `url` in config.yaml" in text and "Traceback" not in text
+    assert code == 1 and f"error: {url}: " in text and "correct `url` in config.yaml" in text
+    assert "Traceback" not in text
 
 
 @pytest.mark.parametrize("prefix", ["abc", "zzzzzzzz", ""])

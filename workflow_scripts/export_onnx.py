@@ -1,4 +1,4 @@
-"""Export a checkpoint to ONNX: BatchNorm and attention scale folded, heads averaged, dynamic batch, nodes named after modules."""
+"""Export a checkpoint to ONNX: BatchNorm and attention scale folded, heads averaged, dynamic batch."""
 
 from cli import Command, log
 

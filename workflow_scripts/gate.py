@@ -1,4 +1,4 @@
-"""What happens before the first job: requested names are checked, targets are compared with this machine, runs are kept apart.
+"""Before the first job: requested names are checked, targets compared with this machine, runs kept apart.
 
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
@@ -67,6 +67,8 @@ def _check_names(rule, names, tables):
     for kind in ("model", "precision", "target", "dataset", "graph"):
         if kind in names:
             tables.row(kind, names[kind])
+    if "preprocess" in names:
+        tables.geometry(names["preprocess"])
     need = NEEDS.get(rule)
     if need and not tables.row("precision", names["precision"]).get(need):
         raise UserError(f"precision {names['precision']} has no {need} in config.yaml")
@@ -82,7 +84,7 @@ def _check_names(rule, names, tables):
 
 @one_line
 def start(dag, tables):
-    """Before the first job of a run: take the folder's lock, then compare the targets of pending jobs with this machine."""
+    """Take the folder's lock, then compare the targets of a run's pending jobs with this machine."""
     lock()
     purposes = {
         (job.wildcards.target, PURPOSES[job.rule.name]) for job in dag.needrun_jobs() if job.rule.name in PURPOSES

@@ -9,8 +9,7 @@ import shlex
 
 import imports
 import probe
-from files import UserError, canonical, read_json
-from schema import nearest
+from files import canonical, read_json
 from tables import ONNX, ask, pick
 
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
@@ -45,17 +44,15 @@ class Recipes:
         return pick(self.tables.row("model", w.model), "timm", "options", "size", "mean", "std")
 
     def augmented(self, w):
-        return pick(self.tables.row("model", w.model), "timm", "options", "size", "crop", "interpolation", "mean", "std")
+        return pick(
+            self.tables.row("model", w.model), "timm", "options", "size", "crop", "interpolation", "mean", "std"
+        )
 
     def normalization(self, w):
         return pick(self.tables.row("model", w.model), "mean", "std")
 
     def geometry(self, w):
-        for model in self.tables.names("model"):
-            if self.tables.preprocess(model) == w.preprocess:
-                return pick(self.tables.row("model", model), "size", "crop", "interpolation")
-        names = {self.tables.preprocess(model) for model in self.tables.names("model")}
-        raise UserError(f"no model looks at images as {w.preprocess}: {nearest(w.preprocess, names)}")
+        return self.tables.geometry(w.preprocess)
 
     def url(self, w):
         return self.tables.row("model", w.model).get("url")

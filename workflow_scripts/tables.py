@@ -65,6 +65,8 @@ class Tables:
         """Raise UserError where a row speaks of a row that is not there, or of more images than there are."""
         config = self.config
         active = self.row("dataset", self.active)
+        for kind in ("model", "precision", "target"):
+            self.listed(kind)
         for name, row in config["datasets"].items():
             if ("builtin" in row) == ("path" in row):
                 raise UserError(f"datasets.{name}: give either builtin or path")
@@ -128,6 +130,13 @@ class Tables:
         """Return the name of a model's geometry, shared by the models that look at images alike."""
         row = self.row("model", model)
         return f"{row['size']}px-crop{round(row['crop'] * 1000)}-{row['interpolation']}"
+
+    def geometry(self, preprocess):
+        """Return the geometry of that name; raise UserError with the nearest names where no model has it."""
+        rows = {self.preprocess(name): row for name, row in self.names("model").items()}
+        if preprocess not in rows:
+            raise UserError(f"no model looks at images as {preprocess}: {nearest(preprocess, rows)}")
+        return pick(rows[preprocess], "size", "crop", "interpolation")
 
     def source(self, dataset):
         """Return where a dataset's checkpoints come from: official, train, or import (the user's file)."""

@@ -25,8 +25,9 @@ def produce(args):
     total = args.training["epochs"] * len(images) + len(clean)
     with progress.bar(total, f"train {args.model['timm']}") as bar:
         fit(model, images, args, device, bar)
-        batches = _shown(_batches(clean, args, device, augment.order(len(clean), args.seed, "clean")), bar)
-        training.restate_batchnorm(model, (inputs for inputs, _ in batches))
+        order = augment.order(len(clean), args.seed, "clean")
+        batches = training.batches(clean, order, args.training["batch"], args.model, device)
+        training.restate_batchnorm(model, _inputs(batches, bar))
     checkpoint.save(model.state_dict(), args.checkpoint)
     log.info("trained on %d images in %s on %s", len(images), _spoken(training.fast_type(device)), device)
 
@@ -36,17 +37,14 @@ def fit(model, images, args, device, bar):
     import torch
 
     from data import augment
-    from files import UserError
     from model import training
 
     recipe = args.training
     kind = training.fast_type(device)
-    groups = training.parameter_groups(model, recipe["weight_decay"])
-    optimizer = torch.optim.AdamW(
-        groups, lr=recipe["learning_rate"], betas=recipe["betas"], fused=True
-    )
     steps = recipe["epochs"] * (len(images) // recipe["batch"])
-    course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: training.rate_at(s, steps, recipe["warmup"]))
+    groups = training.parameter_groups(model, recipe["weight_decay"])
+    options = {name: recipe[name] for name in ("learning_rate", "warmup", "clip", "betas")}
+    descent = training.Descent(groups, steps, **options)
     model.train()
     if hasattr(model, "set_distilled_training"):
         model.set_distilled_training(True)  # both heads learn, each by its own loss
@@ -56,20 +54,15 @@ def fit(model, images, args, device, bar):
             images.geometry = dict(images.geometry, size=_size_at(epoch, recipe, args.model["size"], model.stem.stride))
             training.set_size(model, images.geometry["size"])
         whole = len(images) - len(images) % recipe["batch"]
-        for inputs, labels in _batches(images, args, device, augment.order(len(images), args.seed, epoch)[:whole]):
+        order = augment.order(len(images), args.seed, epoch)[:whole]
+        for inputs, labels in training.batches(images, order, recipe["batch"], args.model, device):
             with training.autocast(device, kind):
                 outputs = model(inputs)
             heads = outputs if isinstance(outputs, tuple) else (outputs,)
             loss_of = torch.nn.functional.cross_entropy
             losses = [loss_of(head.float(), labels, label_smoothing=recipe["smoothing"]) for head in heads]
             loss = sum(losses) / len(losses)
-            if not loss.isfinite():
-                raise UserError(f"training diverged in epoch {epoch + 1}: lower training.learning_rate or raise warmup")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"])
-            optimizer.step()
-            course.step()
+            descent.step(loss, f"training diverged in epoch {epoch + 1}: lower training.learning_rate or raise warmup")
             bar.set_postfix_str(f"epoch {epoch + 1}/{recipe['epochs']} loss {loss.item():.3f}", refresh=False)
             bar.update(len(labels))
     if recipe["small_epochs"]:
@@ -81,23 +74,9 @@ def _size_at(epoch, recipe, full, stride):
     return max(1, int(full * share) // stride) * stride
 
 
-def _batches(images, args, device, order):
-    """Yield (inputs [N, 3, S, S], labels [N]) on the device, in the given order of positions."""
-    import torch
-
-    from model import training
-
-    workers = 0 if images.in_memory else torch.get_num_threads()
-    loader = torch.utils.data.DataLoader(
-        images, batch_size=args.training["batch"], sampler=order, num_workers=workers, pin_memory=device.type == "cuda"
-    )
-    for pixels, labels in loader:
-        yield training.to_input(pixels, args.model["mean"], args.model["std"], device), labels.to(device)
-
-
-def _shown(batches, bar):
+def _inputs(batches, bar):
     for inputs, labels in batches:
-        yield inputs, labels
+        yield inputs
         bar.update(len(labels))
 
 

@@ -34,13 +34,12 @@ def fit(teacher, student, images, args, device, bar):
     import torch
 
     from data import augment
-    from files import UserError
     from model import training
 
     recipe = args.recipe
-    optimizer = torch.optim.AdamW(student.parameters(), lr=recipe["learning_rate"], weight_decay=0.0)
     steps = recipe["epochs"] * (len(images) // recipe["batch"])
-    course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: training.rate_at(s, steps, 0.1))
+    groups = [{"params": list(student.parameters()), "weight_decay": 0.0}]
+    descent = training.Descent(groups, steps, recipe["learning_rate"])
     whole = len(images) - len(images) % recipe["batch"]
     for epoch in range(recipe["epochs"]):
         images.epoch = epoch
@@ -49,19 +48,16 @@ def fit(teacher, student, images, args, device, bar):
             with torch.no_grad():
                 target = teacher(inputs)
             loss = distillation(student(inputs), target, recipe["temperature"])
-            if not loss.isfinite():
-                raise UserError(f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-            optimizer.step()
-            course.step()
+            descent.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
             bar.set_postfix_str(f"epoch {epoch + 1}/{recipe['epochs']} loss {loss.item():.5f}", refresh=False)
             bar.update(len(labels))
 
 
 def distillation(logits, target, temperature):
-    """Return KL(teacher || student) of softened logits [N, C], times T^2 (Hinton, Vinyals, Dean 2015, arXiv 1503.02531)."""
+    """Return KL(teacher || student) of softened logits [N, C], times T^2.
+
+    The factor keeps gradients alike whatever the temperature T (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
+    """
     import torch.nn.functional as F
 
     student, teacher = (F.log_softmax(x.float() / temperature, dim=1) for x in (logits, target))

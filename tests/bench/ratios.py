@@ -33,6 +33,7 @@ PROMISES = [  # faster, slower, batch, promised ratio or None
     ("int8_qat.cpu", "PyTorch eager", 16, None),
     ("fp32.cpu", "fp32.ort", 16, None),
 ]
+ONE_RULE = 'rule one:\n    output:\n        "x"\n    shell:\n        "touch {output}"\n'
 LOST = {"int8_ptq": 3, "int8_qat": 1}  # images net that each may lose on the 360 digits
 
 
@@ -47,7 +48,8 @@ def timer(contender):
 
     if contender == "PyTorch eager":
         import torch
-        from model import checkpoint, training, zoo
+
+        from model import checkpoint, zoo
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         row = yaml.safe_load((ROOT / "config.yaml").read_text())["models"][MODEL]
@@ -129,7 +131,8 @@ def bench_accuracy():
         count = scores["num_images"]
         found = accuracy.paired(*(accuracy.unpack(s["correct"], count) for s in (reference, scores)))
         low, high = found["interval"]
-        label = f"{precision}.cpu of {count}: top-1 {reference['top1']:.2f} -> {scores['top1']:.2f} ({low:.1f} to {high:.1f})"
+        top1 = f"top-1 {reference['top1']:.2f} -> {scores['top1']:.2f}"
+        label = f"{precision}.cpu of {count}: {top1} ({low:.1f} to {high:.1f})"
         report(label, found["net_lost"], allowed, min)
 
 
@@ -143,16 +146,16 @@ def _median_seconds(command, cwd, runs=5):
 
 
 def bench_dry_runs():
-    from tables import Tables
-
     import yaml
+
+    from tables import Tables
 
     print("\nDry runs, median of 5, against a Snakefile of one rule")
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     tables = Tables.load(config, ROOT / "rules" / "schemas" / "config.schema.yaml")
     everything = [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.names)]
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "Snakefile").write_text('rule one:\n    output:\n        "x"\n    shell:\n        "touch {output}"\n')
+        Path(folder, "Snakefile").write_text(ONE_RULE)
         base = _median_seconds([*SNAKEMAKE, "-n", "--cores", "1"], folder)
         copy = Path(folder, "copy")
         _copy_project(copy)
@@ -166,10 +169,10 @@ def bench_dry_runs():
 
 
 def _copy_project(folder):
+    folder.mkdir()
     for name in ("Snakefile", "config.yaml", "rules", "profiles", "workflow_scripts"):
         source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, folder / name) if folder.exists() else (folder.mkdir(), copy(source, folder / name))
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
 
 
 def bench_demo():

@@ -1,10 +1,11 @@
-"""A run that is killed leaves a state from which the same command completes, and two runs in one folder are kept apart."""
+"""A killed run leaves a state from which the same command completes; two runs in one folder are kept apart."""
 
+import contextlib
 import os
 import signal
-import subprocess
 import time
 
+import psutil
 import pytest
 from workflow import Workflow
 
@@ -28,9 +29,12 @@ def paused(workflow, command):
 
 
 def children_of(process):
-    listing = subprocess.run(["ps", "-e", "-o", "pid=,pgid="], capture_output=True, text=True, check=True).stdout
-    pairs = [tuple(map(int, line.split())) for line in listing.splitlines()]
-    return [pid for pid, group in pairs if group == process.pid and pid != process.pid]
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(pid) == process.pid and pid != process.pid:
+                found.append(pid)
+    return found
 
 
 def kill_all(process):

@@ -50,7 +50,8 @@ def augmented(image, dice, geometry, recipe):
     recipe: {crop_scale, crop_ratio, flip (probability)}.
     """
     box = random_box(dice, image.width, image.height, recipe["crop_scale"], recipe["crop_ratio"])
-    pixels = preprocess.resized(image, box, geometry["size"], geometry["interpolation"])
+    resample = preprocess.filter_of(geometry["interpolation"])
+    pixels = preprocess.rgb(image.resize((geometry["size"], geometry["size"]), resample, box=box))
     return pixels[:, ::-1].copy() if dice.random() < recipe["flip"] else pixels
 
 

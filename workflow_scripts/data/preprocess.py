@@ -37,33 +37,25 @@ def filter_of(interpolation):
     return FILTERS[interpolation]
 
 
-def center_box(width, height, size, crop):
-    """Return (left, top, right, bottom), in pixels of the image, of what the network will see.
-
-    The shorter side becomes floor(size / crop) pixels, and the middle size x size of that is kept.
-    """
-    short = math.floor(size / crop)
-    wide = width > height
-    new_width = int(short * width / height) if wide else short
-    new_height = short if wide else int(short * height / width)
-    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-    across, down = width / new_width, height / new_height
-    return left * across, top * down, min((left + size) * across, width), min((top + size) * down, height)
-
-
-def resized(image, box, size, interpolation):
-    """Return the box of a Pillow image (L or RGB) as uint8 [size, size, 3], antialiased."""
-    pixels = np.asarray(image.resize((size, size), filter_of(interpolation), box=box))
-    return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
-
-
 def prepare(image, geometry):
     """Return a Pillow image (L or RGB) as the network sees it: uint8 [size, size, 3].
 
-    geometry: {size, crop, interpolation} of a model's row.
+    geometry: {size, crop, interpolation} of a model's row. The shorter side becomes floor(size / crop) pixels,
+    antialiased, and the middle size x size of that is kept.
     """
-    box = center_box(image.width, image.height, geometry["size"], geometry["crop"])
-    return resized(image, box, geometry["size"], geometry["interpolation"])
+    size, short = geometry["size"], math.floor(geometry["size"] / geometry["crop"])
+    wide = image.width > image.height
+    width = int(short * image.width / image.height) if wide else short
+    height = short if wide else int(short * image.height / image.width)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    whole = image.resize((width, height), filter_of(geometry["interpolation"]))
+    return rgb(whole.crop((left, top, left + size, top + size)))
+
+
+def rgb(image):
+    """Return a Pillow image (L or RGB) as uint8 [height, width, 3]."""
+    pixels = np.asarray(image)
+    return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
 def normalize(batch, mean, std):

@@ -80,7 +80,7 @@ def drop_noops(graph):
 def share_initializers(graph):
     """Keep one of several equal constants."""
     first = {}
-    for name, tensor in sorted(graph.tensors().items()):
+    for _, tensor in sorted(graph.tensors().items()):
         if isinstance(tensor, gs.Constant):
             kept = first.setdefault((str(tensor.dtype), tuple(tensor.shape), tensor.values.tobytes()), tensor)
             for reader in list(tensor.outputs) if kept is not tensor else []:
@@ -187,11 +187,9 @@ def _product(dimensions):
 
 def _sink_reshapes(graph):
     """Move Reshapes behind the elementwise nodes that follow them, until none moves."""
-    moved = True
-    while moved:
-        moved = any([_sink(graph, node) for node in list(graph.toposort().nodes) if node.op in ELEMENTWISE])
+    while sum(_sink(graph, node) for node in list(graph.toposort().nodes) if node.op in ELEMENTWISE):
         graph.cleanup()
-    return graph
+    return graph.cleanup()
 
 
 def _sink(graph, node):

@@ -1,4 +1,4 @@
-"""Weights as files: read strictly and as tensors only, whichever of the known names they carry, written reproducibly."""
+"""Weights as files: read strictly and as tensors only, under either of the known names, written reproducibly."""
 
 import collections
 import io

@@ -64,8 +64,49 @@ def parameter_groups(model, weight_decay):
     ]
 
 
+class Descent:
+    """AdamW over a known number of steps: linear warm-up, then cosine; gradients clipped to a norm."""
+
+    def __init__(self, groups, steps, learning_rate, warmup=0.1, clip=1.0, betas=(0.9, 0.999)):
+        """Start at step 0. groups: AdamW's; warmup: share of all steps; clip: norm of all gradients together."""
+        import torch
+
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+        self.course = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: rate_at(step, steps, warmup))
+        self.clip = clip
+
+    def step(self, loss, diverged):
+        """Take one step down a scalar loss; raise UserError with the text `diverged` where it is not finite."""
+        import torch
+
+        if not loss.isfinite():
+            raise UserError(diverged)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+        self.course.step()
+
+
+def batches(images, order, size, row, device):
+    """Yield (inputs float32 [N, 3, S, S], labels [N]) on the device.
+
+    images: a map-style data set of uint8 images and labels; order: positions; size: images a batch;
+    row: of `models` (mean, std). Images that are not kept in memory are decoded by one process a thread.
+    """
+    import torch
+
+    workers = 0 if images.in_memory else torch.get_num_threads()
+    loader = torch.utils.data.DataLoader(
+        images, batch_size=size, sampler=order, num_workers=workers, pin_memory=device.type == "cuda"
+    )
+    for pixels, labels in loader:
+        yield to_input(pixels, row["mean"], row["std"], device), labels.to(device)
+
+
 def to_input(batch, mean, std, device):
-    """Return uint8 [N, H, W, 3] as the network's float32 [N, 3, H, W] on the device: `preprocess.normalize` in torch."""
+    """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] on the device: what `preprocess.normalize` does, in torch."""
     import torch
 
     scaled = batch.to(device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
@@ -90,22 +131,6 @@ def restate_batchnorm(model, batches):
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     model.eval()
-
-
-def batches(images, order, size, row, device):
-    """Yield (inputs float32 [N, 3, S, S], labels [N]) on the device.
-
-    images: a map-style data set of uint8 images and labels; order: positions; size: images a batch;
-    row: of `models` (mean, std). Images that are not kept in memory are decoded by one process a thread.
-    """
-    import torch
-
-    workers = 0 if images.in_memory else torch.get_num_threads()
-    loader = torch.utils.data.DataLoader(
-        images, batch_size=size, sampler=order, num_workers=workers, pin_memory=device.type == "cuda"
-    )
-    for pixels, labels in loader:
-        yield to_input(pixels, row["mean"], row["std"], device), labels.to(device)
 
 
 def set_size(model, size):

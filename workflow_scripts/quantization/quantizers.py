@@ -102,7 +102,7 @@ def ranges(model):
 
 
 def load_ranges(model, amax):
-    """Give every quantizer its calibrated range; raise UserError naming quantizers without one, or ranges without one."""
+    """Give every quantizer its calibrated range; raise UserError where quantizers and ranges have different names."""
     quantizers = named(model)
     if quantizers.keys() != amax.keys():
         differ = sorted(quantizers.keys() ^ amax.keys())

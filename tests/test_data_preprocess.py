@@ -1,0 +1,127 @@
+"""The one preprocessing equals timm's evaluation transform to within one level, and the arrays kept in golden/."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from conftest import ROOT
+from data import preprocess
+from files import UserError
+from model import training
+
+ROW = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-128S"]
+GOLDEN = ROOT / "tests" / "golden" / "preprocess.npz"
+
+
+def picture(width, height, mode="RGB"):
+    """Return an image with edges, slopes and texture, the same everywhere."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    channels = [(x * 7 + y * 3) % 256, (x * y) % 256, 255 * ((x // 3 + y // 5) % 2)]
+    image = Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(((x + y) % 256).astype(np.uint8)))
+        return image
+    return image.convert(mode)
+
+
+def timm_transform(size, crop, interpolation):
+    from timm.data import create_transform
+
+    return create_transform(
+        (3, size, size), is_training=False, interpolation=interpolation, crop_pct=crop, mean=ROW["mean"], std=ROW["std"]
+    )
+
+
+SIZES = [(640, 480), (333, 500), (8, 8), (1, 1), (3, 7), (248, 248), (249, 999), (225, 224)]
+MODES = ["L", "RGBA", "P", "1", "CMYK", "LA"]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "mode"), [(*size, "RGB") for size in SIZES] + [(333, 501, mode) for mode in MODES]
+)
+def test_equal_to_timm_within_one_level(tmp_path, width, height, mode):
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    picture(width, height, mode).save(path)
+    pixels = preprocess.prepare(preprocess.load(path), ROW)
+    ours = preprocess.normalize(pixels[None], ROW["mean"], ROW["std"])[0]
+    theirs = timm_transform(224, ROW["crop"], "bicubic")(Image.open(path).convert("RGB")).numpy()
+    levels = np.abs(ours - theirs) * np.array(ROW["std"], dtype=np.float32).reshape(3, 1, 1) * 255
+    assert pixels.shape == (224, 224, 3) and pixels.dtype == np.uint8
+    assert levels.max() <= 1.01
+
+
+@pytest.mark.parametrize(("size", "crop"), [(64, 0.9), (224, 0.875), (224, 1.0), (384, 0.95), (33, 0.77)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_other_rows_equal_timm_too(tmp_path, size, crop, interpolation):
+    for width, height in [(301, 200), (199, 402)]:
+        image = picture(width, height)
+        pixels = preprocess.prepare(image, {"size": size, "crop": crop, "interpolation": interpolation})
+        theirs = timm_transform(size, crop, interpolation)(image)
+        spread, center = torch.tensor(ROW["std"]).view(3, 1, 1), torch.tensor(ROW["mean"]).view(3, 1, 1)
+        levels = ((theirs * spread + center) * 255).permute(1, 2, 0).numpy()
+        assert np.abs(levels - pixels).max() <= 1.01
+
+
+def test_the_models_row_is_what_timm_says_of_the_network():
+    import timm
+
+    told = timm.data.resolve_data_config({}, model=timm.create_model(ROW["timm"], pretrained=False))
+    assert told["crop_pct"] == ROW["crop"] and told["interpolation"] == ROW["interpolation"]
+    assert list(told["mean"]) == ROW["mean"] and list(told["std"]) == ROW["std"]
+    assert told["input_size"] == (3, ROW["size"], ROW["size"])
+
+
+def golden_cases():
+    geometry = {"size": 32, "crop": 0.9, "interpolation": "bicubic"}
+    yield "wide", picture(61, 40), geometry
+    yield "tall_gray", picture(23, 57, "L"), geometry
+    yield "tiny", picture(5, 4), geometry
+    yield "bilinear", picture(61, 40), dict(geometry, interpolation="bilinear")
+
+
+def test_golden_arrays():
+    golden = np.load(GOLDEN)
+    for name, image, geometry in golden_cases():
+        difference = preprocess.prepare(image, geometry).astype(int) - golden[name]
+        assert np.abs(difference).max() <= 1, name
+    scaled = preprocess.normalize(golden["wide"][None], ROW["mean"], ROW["std"])
+    np.testing.assert_allclose(scaled, golden["wide_normalized"], rtol=0, atol=1e-6)
+
+
+def test_normalize_is_contiguous_float32_and_torch_agrees_to_the_bit():
+    batch = np.random.RandomState(0).randint(0, 256, (2, 5, 6, 3), dtype=np.uint8)
+    scaled = preprocess.normalize(batch, ROW["mean"], ROW["std"])
+    assert scaled.shape == (2, 3, 5, 6) and scaled.dtype == np.float32 and scaled.flags.c_contiguous
+    there = training.to_input(torch.from_numpy(batch), ROW["mean"], ROW["std"], torch.device("cpu"))
+    assert torch.equal(there, torch.from_numpy(scaled)) and there.is_contiguous()
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])
+def test_an_unreadable_image_is_named(tmp_path, content):
+    (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"image .*bad.png cannot be read \(.*\): replace or remove it"):
+        preprocess.load(tmp_path / "bad.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_an_image_cut_short_is_named(tmp_path, suffix):
+    path = tmp_path / f"cut.{suffix}"
+    picture(200, 200).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"image .*cut.{suffix} cannot be read"):
+        preprocess.load(path)
+
+
+def test_a_missing_image_and_an_unknown_filter_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"none.png is in the index but not there"):
+        preprocess.load(tmp_path / "none.png")
+    with pytest.raises(UserError, match=r"interpolation 'cubic' is unknown: bicubic or bilinear"):
+        preprocess.prepare(picture(9, 9), {"size": 8, "crop": 1.0, "interpolation": "cubic"})
+
+
+if __name__ == "__main__":  # writes golden/preprocess.npz anew
+    arrays = {name: preprocess.prepare(image, geometry) for name, image, geometry in golden_cases()}
+    arrays["wide_normalized"] = preprocess.normalize(arrays["wide"][None], ROW["mean"], ROW["std"])
+    np.savez_compressed(GOLDEN, **arrays)

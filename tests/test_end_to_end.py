@@ -1,0 +1,45 @@
+"""The small model through every artifact: trained, quantized, built, measured on cpu and ort, built for rtx."""
+
+import csv
+import json
+import sys
+
+import jsonschema
+import yaml
+
+from workflow import REPOSITORY, Workflow
+
+SCHEMA = yaml.safe_load((REPOSITORY / "rules/schemas/result.schema.yaml").read_text())
+RESULTS = [f"{p}.cpu" for p in ("fp32", "bf16", "int8_ptq", "int8_qat")]
+RESULTS += [f"{p}.ort" for p in ("fp32", "int8_ptq", "int8_qat")]
+RTX = [f"results/digits/engines/LeViT-tiny.{precision}.rtx.engine" for precision in ("fp32", "fp16", "int8_qat")]
+
+
+def quick(config):
+    """Make everything of the small model, with little training and short timings."""
+    config["results"] = {"models": ["LeViT-tiny"]}
+    config["datasets"]["digits"]["training"]["epochs"] = 2
+    for target in config["targets"].values():
+        target.update(warmup_ms=50, duration_ms=200, iterations=10)
+
+
+def test_every_artifact(tmp_path):
+    workflow = Workflow.fresh(tmp_path / "run")
+    workflow.config(quick)
+    status, output = workflow.run("--quiet", "rules", "--", "all", *RTX, LEVIT_PYTHON=sys.executable)
+    assert status == 0, output
+    for name in RESULTS:
+        result = json.loads(workflow.path(f"results/LeViT-tiny.{name}.json").read_text())
+        jsonschema.validate(result, SCHEMA)
+        assert result["accuracy"]["num_images"] == 360
+        assert all(entry["throughput_qps"] > 0 for entry in result["benchmark"])
+        assert workflow.path(result["engine"]["path"]).stat().st_size == result["engine"]["bytes"]
+    for path in RTX:
+        assert workflow.path(path).stat().st_size > 0
+    table = csv.DictReader(workflow.path("results/summary.tsv").read_text().splitlines(), delimiter="\t")
+    assert {f"{row['precision']}.{row['target']}" for row in table} == set(RESULTS)
+    assert "LeViT-tiny" in workflow.path("results/report.html").read_text()
+    heading = output.split("\nLeViT-tiny  top-1 %", 1)[0].splitlines()[-1]  # of the table that ends a run
+    assert heading.split() == ["fp32", "bf16", "int8_ptq", "int8_qat"]
+    assert not list(workflow.path("results").rglob("*.partial"))
+    assert "Nothing to be done" in workflow.run("--", "all", *RTX, LEVIT_PYTHON=sys.executable)[1]

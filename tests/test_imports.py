@@ -1,0 +1,92 @@
+"""The closure of a script is all of our code that it can run."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+
+import imports
+from recipes import code
+
+SCRIPTS = sorted(path for path in imports.ROOT.rglob("*.py"))
+# import everything of ours that a script's text names, function bodies included, then tell what was really loaded
+LOADER = """
+import ast, importlib.util, json, sys
+root, first = sys.argv[1], sys.argv[2:]
+sys.path.insert(0, root)
+pending, seen = [root + "/" + name for name in first], set()
+while pending:
+    path = pending.pop()
+    if path in seen:
+        continue
+    seen.add(path)
+    for node in ast.walk(ast.parse(open(path).read())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module] + [node.module + "." + a.name for a in node.names]
+        for name in names:
+            spec = None
+            try:
+                spec = importlib.util.find_spec(name)
+            except (ImportError, ValueError):
+                pass
+            if spec and spec.origin and spec.origin.startswith(root):
+                importlib.import_module(name)
+    files = [getattr(m, "__file__", None) or "" for m in list(sys.modules.values())]
+    pending += [f for f in files if f.startswith(root) and f not in seen]
+print(json.dumps(sorted(path[len(root) + 1:] for path in seen)))
+"""
+
+
+def parsed(path):
+    """Return the dotted names that a parser finds in a file's import statements."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(imports.ROOT)))
+def test_names_are_those_that_a_parser_finds(path):
+    read, known = set(imports._modules(path.read_text())), set(parsed(path))
+    assert known <= read
+    assert {name for name in read - known if any(file.is_file() for file in imports._candidates(name))} == set()
+
+
+@pytest.mark.parametrize(
+    "scripts",
+    [
+        ("decode_split.py",),
+        ("clean_onnx.py",),
+        ("train.py",),
+        ("summarize.py",),
+        ("evaluate_engine.py", "runtimes/openvino.py"),
+        ("build_engine.py", "runtimes/tensorrt_rtx.py"),
+    ],
+    ids="+".join,
+)
+def test_closure_is_what_is_really_loaded(scripts):
+    command = [sys.executable, "-c", LOADER, str(imports.ROOT), *scripts]
+    loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    closure = {str(path.relative_to(imports.ROOT)) for path in imports.closure(*scripts)}
+    assert set(loaded) <= closure
+    assert scripts[0] in closure
+
+
+def test_code_puts_the_script_first():
+    listed = code("train.py")
+    assert listed[0] == "workflow_scripts/train.py"
+    assert {"workflow_scripts/cli.py", "workflow_scripts/model/zoo.py"} <= set(listed)
+    assert len(listed) == len(set(listed))
+
+
+def test_meaning_ignores_comments_and_docstrings(tmp_path):
+    first, second, third = (tmp_path / name for name in "abc")
+    first.write_text('"""A."""\nx = 1\n')
+    second.write_text('"""B."""\n# comment\nx  =  1\n')
+    third.write_text('"""A."""\nx = 2\n')
+    assert imports.meaning(first) == imports.meaning(second) != imports.meaning(third)

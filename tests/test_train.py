@@ -1,0 +1,197 @@
+"""train.py on a small network and pictures it can tell apart, and the parts it is made of."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from conftest import ROOT
+from data import augment, folder, index, preprocess
+from files import write_json
+from model import checkpoint, training, zoo
+
+ROW = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-tiny"]
+RECIPE = {
+    "epochs": 4, "small_epochs": 2, "small_size": 0.6, "batch": 8, "learning_rate": 0.003, "betas": [0.9, 0.99],
+    "weight_decay": 0.025, "smoothing": 0.1, "warmup": 0.1, "clip": 1.0, "crop_scale": [0.8, 1.0],
+    "crop_ratio": [0.9, 1.1], "flip": 0.5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory):
+    """Write pictures of standing and of lying stripes; return their index's path."""
+    root = tmp_path_factory.mktemp("stripes")
+    dice = np.random.RandomState(0)
+    for label, name in enumerate(("lying", "standing")):
+        (root / name).mkdir()
+        for number in range(60):
+            line = np.repeat(np.tile([0, 255], 8), dice.randint(2, 5))
+            square = np.tile(line, (len(line), 1)) if label else np.tile(line[:, None], (1, len(line)))
+            noisy = np.clip(square + dice.randint(-60, 60, square.shape), 0, 255)
+            Image.fromarray(noisy.astype(np.uint8)).save(root / name / f"{number}.png")
+    row = {"classes": 2, "splits": {"calib": 8, "select": 20, "val": 20}}
+    write_json(root / "index.json", dict(folder.build(str(root), row, 0, hash_all=True), root="."))
+    return root / "index.json"
+
+
+def train(listing, target, seed=0, classes=2, options=(), **recipe):
+    line = [sys.executable, str(ROOT / "workflow_scripts" / "train.py"), "--index", str(listing)]
+    line += ["--model", json.dumps(ROW), "--classes", str(classes), "--training", json.dumps(dict(RECIPE, **recipe))]
+    line += ["--seed", str(seed), "--checkpoint", str(target), "--threads", "1", "--device", "cpu", *options]
+    environment = {name: value for name, value in os.environ.items() if name != "LEVIT_STORE"}
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=100)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(stripes):
+    code, text = train(stripes, stripes.parent / "first.pth")
+    assert code == 0, text
+    return stripes.parent / "first.pth", text
+
+
+def top1(path, listing, split):
+    model, known = checkpoint.load_into(zoo.create(ROW, 2), path), index.read(listing)
+    images = np.stack([preprocess.prepare(preprocess.load(f), ROW) for f in index.files(known, listing, split)])
+    with torch.no_grad():
+        logits = model(torch.from_numpy(preprocess.normalize(images, ROW["mean"], ROW["std"])))
+    return float((logits.argmax(1).numpy() == index.labels(known, split)).mean())
+
+
+def test_it_learns_what_it_is_shown(trained, stripes):
+    path, text = trained
+    assert top1(path, stripes, "val") >= 0.9
+    assert "image/s" in text and "epoch 4/4 loss" in text and "trained on 80 images" in text
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(trained, stripes, tmp_path):
+    assert train(stripes, tmp_path / "again.pth")[0] == 0
+    assert (tmp_path / "again.pth").read_bytes() == trained[0].read_bytes()
+    assert train(stripes, tmp_path / "other.pth", seed=1, epochs=1)[0] == 0
+    assert train(stripes, tmp_path / "first.pth", seed=0, epochs=1)[0] == 0
+    assert (tmp_path / "other.pth").read_bytes() != (tmp_path / "first.pth").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"classes": 3}, "--classes 3: "),
+        ({"batch": 81}, "training.batch 81 is more than the 80 training images"),
+        ({"learning_rate": 1e30, "epochs": 2}, "training diverged in epoch"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_line(stripes, tmp_path, change, said):
+    code, text = train(stripes, tmp_path / "x.pth", **change)
+    assert code == 1 and said in text and text.count("error:") == 1 and "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said(stripes, tmp_path):
+    code, text = train(stripes, tmp_path / "x.pth", options=["--device", "cuda"])
+    assert code == 1 and "--device cuda: torch" in text and "use cpu or auto" in text
+
+
+def test_an_unreadable_training_image_is_named(stripes, tmp_path):
+    listing = index.read(stripes)
+    bad = listing["images"][listing["splits"]["train"][3]]
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    bad["path"] = os.path.relpath(tmp_path / "bad.png", stripes.parent)
+    write_json(stripes.parent / "bad.json", listing)
+    code, text = train(stripes.parent / "bad.json", tmp_path / "x.pth")
+    assert code == 1 and "bad.png cannot be read (" in text and not (tmp_path / "x.pth").exists()
+
+
+def test_training_images_do_not_depend_on_who_reads_them(stripes, monkeypatch):
+    listing = index.read(stripes)
+
+    def batches():
+        images = augment.TrainImages(listing, stripes, ROW, RECIPE, 0)
+        images.epoch = 2
+        order = augment.order(len(images), 0, 2)
+        return images.in_memory, list(training.batches(images, order[:24], RECIPE["batch"], ROW, torch.device("cpu")))
+
+    kept, first = batches()
+    monkeypatch.setattr(augment, "IN_MEMORY", 0)
+    read, second = batches()
+    assert kept and not read and len(first) == 3
+    for (a, x), (b, y) in zip(first, second, strict=True):
+        assert torch.equal(a, b) and torch.equal(x, y) and a.shape == (8, 3, 64, 64)
+
+
+def test_random_boxes_stay_inside_and_in_range():
+    dice = random.Random(0)
+    for _ in range(300):
+        left, top, right, bottom = augment.random_box(dice, 50, 40, [0.3, 0.9], [0.8, 1.25])
+        assert 0 <= left < right <= 50 and 0 <= top < bottom <= 40
+        assert 0.25 <= (right - left) * (bottom - top) / 2000 <= 0.9001
+    assert augment.random_box(dice, 8, 8, [1.0, 1.0], [1.0, 1.0]) == (0, 0, 8, 8)
+
+
+def test_the_mirror_mirrors():
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    geometry = {"size": 8, "interpolation": "bicubic"}
+    recipe = {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip": 1.0}
+    mirrored = augment.augmented(image, random.Random(0), geometry, recipe)
+    plain = augment.augmented(image, random.Random(0), geometry, dict(recipe, flip=0.0))
+    assert np.array_equal(mirrored, plain[:, ::-1]) and not np.array_equal(mirrored, plain)
+
+
+def test_the_rate_rises_then_falls_to_zero():
+    course = [training.rate_at(step, 100, 0.1) for step in range(101)]
+    assert course[0] == pytest.approx(0.1) and max(course) == course[9] == 1.0
+    assert course[9:] == sorted(course[9:], reverse=True) and course[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_only_matrices_and_kernels_decay():
+    model = zoo.create(ROW, 2)
+    decaying, plain = training.parameter_groups(model, 0.5)
+    assert decaying["weight_decay"] == 0.5 and plain["weight_decay"] == 0
+    names = {id(value): name for name, value in model.named_parameters()}
+    assert all(names[id(value)].endswith("linear.weight") for value in decaying["params"])
+    assert len(decaying["params"]) + len(plain["params"]) == len(names)
+
+
+def test_a_smaller_size_uses_a_corner_of_the_biases():
+    model, made = zoo.create(ROW, 2), zoo.create(dict(ROW, size=32), 2)
+    whole = {name: value.clone() for name, value in model.named_buffers()}
+    for name, value in made.state_dict().items():
+        if name.endswith("attention_biases"):  # of a 2x2 grid, cut out of the table of a 4x4 one, and so on
+            table = model.state_dict()[name].normal_()
+            side, small = int(table.shape[1] ** 0.5), int(value.shape[1] ** 0.5)
+            value.copy_(table.view(-1, side, side)[:, :small, :small].flatten(1))
+        else:
+            value.copy_(model.state_dict()[name])
+    image = torch.randn(2, 3, 32, 32)
+    training.set_size(model, 32)
+    with torch.no_grad():
+        assert torch.allclose(model(image), made.eval()(image), atol=1e-5)
+    training.set_size(model, 64)
+    assert all(torch.equal(value, whole[name]) for name, value in model.named_buffers())
+
+
+def test_batchnorm_is_restated_as_the_average_of_all_batches():
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, momentum=0.2))
+    batches = [torch.randn(16, 4) * 3 + 1 for _ in range(5)]
+    training.restate_batchnorm(model, iter(batches))
+    with torch.no_grad():
+        outputs = [model[0](batch) for batch in batches]
+    assert torch.allclose(model[1].running_mean, torch.stack([o.mean(0) for o in outputs]).mean(0), atol=1e-5)
+    assert torch.allclose(model[1].running_var, torch.stack([o.var(0) for o in outputs]).mean(0), atol=1e-5)
+    assert model[1].momentum == 0.2 and not model.training
+
+
+def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch):
+    cpu = torch.device("cpu")
+    for able, kind in [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({}, None)]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert training.fast_type(cpu) is kind

@@ -1,0 +1,121 @@
+"""Dry runs: what is planned for which request, everywhere, under Snakemake 9 and 7.32.4 alike."""
+
+import pytest
+import yaml
+
+from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow, jobs_of
+
+DEMO = "results/LeViT-128S.int8_qat.cpu.json"
+TARGETS = sorted(yaml.safe_load((REPOSITORY / "config.yaml").read_text())["targets"])
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory):
+    return Workflow.fresh(tmp_path_factory.mktemp("plan") / "nine")
+
+
+@pytest.fixture(scope="module")
+def workflow7(tmp_path_factory):
+    if not SNAKEMAKE7.exists():
+        pytest.skip(f"{SNAKEMAKE7} is not there: `make test` makes it")
+    return Workflow.fresh(tmp_path_factory.mktemp("plan") / "seven", snakemake=SNAKEMAKE7)
+
+
+def test_demo_goes_through_every_artifact(workflow):
+    assert workflow.plan(DEMO) == [
+        "benchmark int8_qat.cpu",
+        "build_engine int8_qat.cpu",
+        "calibrate int8_qat",
+        "decode calib",
+        "decode val",
+        "evaluate_engine int8_qat.cpu",
+        "evaluate_torch",
+        "fingerprint cpu",
+        "index",
+        "quantize int8_qat.cpu",
+        "result int8_qat.cpu",
+        "train",
+        "train_qat int8_qat",
+    ]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_can_be_planned_anywhere(workflow, target):
+    jobs = workflow.plan(f"results/LeViT-tiny.fp32.{target}.json")
+    assert f"build_engine fp32.{target}" in jobs
+    assert f"result fp32.{target}" in jobs
+
+
+def test_strongly_typed_targets_build_from_typed_graphs(workflow):
+    assert "type_graph int8_ptq" in workflow.plan("results/LeViT-tiny.int8_ptq.rtx.json")
+
+
+def test_accelerators_have_a_class_of_graph_of_their_own(workflow):
+    jobs = workflow.plan("results/LeViT-tiny.int8_dla.xavier.json")
+    assert "quantize int8_dla.dla" in jobs
+    assert not any(job.startswith("train_qat") for job in jobs)
+
+
+def test_bare_snakemake_makes_what_is_listed_and_names_what_is_skipped(workflow):
+    status, output = workflow.run("-n")
+    assert status == 0, output
+    jobs = jobs_of(output)
+    listed = [f"result {p}.cpu" for p in ("bf16", "fp32", "int8_ptq", "int8_qat")] + ["result fp32.ort"]
+    assert set(listed) <= set(jobs)
+    assert {"summary", "report", "evaluate_onnx"} <= set(jobs)
+    skipped = [line for line in output.splitlines() if line.startswith("skipped: ")]
+    assert [line.split(": ")[1] for line in skipped] == ["rtx", "gpu", "xavier", "orin"]
+    assert not any(job.startswith("result") and job.endswith(("rtx", "gpu", "xavier", "orin")) for job in jobs)
+
+
+@pytest.mark.parametrize(
+    "weights, rule", [("official", "download"), ("train", "train"), ("my/{model}.pth", "import_weights")]
+)
+def test_source_of_weights_is_a_row(workflow, tmp_path, weights, rule):
+    copy = workflow.copy(tmp_path / "copy")
+    copy.config(lambda config: config["datasets"]["digits"].update(weights=weights))
+    copy.path("my").mkdir()
+    copy.path("my/LeViT-128S.pth").touch()
+    jobs = copy.plan("results/digits/checkpoints/LeViT-128S.pth")
+    assert [job for job in jobs if job != "index"] == [rule]
+
+
+def test_overrides_choose_results(workflow):
+    options = ["--config", "results={models: [LeViT-tiny], precisions: [fp32], targets: [cpu]}"]
+    jobs = workflow.plan(options=options)
+    assert [job for job in jobs if job.startswith("result")] == ["result fp32.cpu"]
+
+
+def test_both_snakemakes_plan_the_same_jobs(workflow, workflow7):
+    for target in ("everything", DEMO, "results/digits/accuracy/LeViT-tiny.onnx.json"):
+        assert workflow.plan(target) == workflow7.plan(target) != []
+
+
+def test_bare_cores_under_snakemake_7(workflow7):
+    status, output = workflow7.run("--cores", "-n")
+    assert status == 0, output
+    assert "summary" in jobs_of(output)
+
+
+def test_build_and_rebuild_under_snakemake_7(workflow7, tmp_path):
+    copy = workflow7.copy(tmp_path / "copy")
+    # the runtimes are the other Snakemake's: this one is told that the target is this machine
+    target = "results/digits/quantized/LeViT-tiny.int8_qat.cpu.onnx"
+    assert "train_qat digits/qat/LeViT-tiny.int8_qat.pth" in copy.build(target)
+    assert copy.plan(target) == []
+    copy.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(epochs=7))
+    assert copy.plan(target) == ["quantize int8_qat.cpu", "train_qat int8_qat"]
+    assert copy.build(target) == ["train_qat digits/qat/LeViT-tiny.int8_qat.pth"]
+
+
+def test_profiles_differ_in_what_snakemake_7_does_not_know():
+    nine, seven = (yaml.safe_load((REPOSITORY / f"profiles/default/config{v}.yaml").read_text()) for v in (".v9+", ""))
+    only_nine = {"max-checksum-file-size"}
+    assert {key: value for key, value in nine.items() if key not in only_nine} == seven
+    assert only_nine <= set(nine)
+
+
+def test_the_installed_snakemakes_are_the_two_that_are_promised(workflow, workflow7):
+    assert workflow.run("--version")[1].split()[-1].startswith("9.")
+    assert workflow7.run("--version")[1].split()[-1] == "7.32.4"
+    assert SNAKEMAKE.exists()

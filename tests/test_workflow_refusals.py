@@ -1,0 +1,93 @@
+"""Bad requests are answered in one line that names the thing and the remedy, before any job, by both Snakemakes."""
+
+import pytest
+
+from workflow import SNAKEMAKE, SNAKEMAKE7, Workflow
+
+REQUESTS = {
+    "results/LeViT-128.int8_qta.cpu.json": "unknown precision int8_qta: did you mean int8_qat",
+    "results/LeViT-129S.fp32.cpu.json": "unknown model LeViT-129S: did you mean LeViT-128S",
+    "results/LeViT-128S.fp32.cpo.json": "unknown target cpo: did you mean cpu",
+    "results/digit/onnx/LeViT-tiny.onnx": "unknown dataset digit: did you mean digits?",
+    "results/digits/clean/LeViT-tiny.cpus.onnx": "unknown graph cpus: did you mean cpu",
+    "results/targets/xaver.json": "unknown target xaver: did you mean xavier?",
+    "results/digits/data/224px-crop901-bicubic.val.u8": "no model looks at images as 224px-crop901",
+    "results/LeViT-128S.int8_qat.cpu.jsn": "did you mean results/LeViT-128S.int8_qat.cpu.json?",
+    "results/nothing.txt": "results are results/{model}.{precision}.{target}.json",
+    "results/LeViT-128S.fp16_dla.cpu.json": "fp16_dla on cpu: ",
+    "results/LeViT-128S.fp16_dla.gpu.json": "fp16_dla on gpu: gpu has no deep learning accelerator",
+    "results/LeViT-128S.bf16.ort.json": "bf16 on ort: onnxruntime there computes in fp32, int8, not in bf16",
+    "results/digits/engines/LeViT-128S.bf16.ort.engine": "bf16 on ort: ",
+    "results/digits/qat/LeViT-tiny.fp32.pth": "precision fp32 has no qat",
+    "results/digits/calibration/LeViT-tiny.fp32.json": "precision fp32 has no calibration",
+    "results/imagenet/checkpoints/LeViT-tiny.pth": "LeViT-tiny on imagenet: the model has no official weights",
+}
+SETTINGS = {
+    "sead=3": "unknown key sead: did you mean seed?",
+    "seed=many": "seed: 'many' is not of type integer",
+    "dataset=digit": "unknown dataset digit: did you mean digits?",
+    "results={models: [LeViT-129]}": "unknown model LeViT-129: did you mean",
+    "precisions={int8_ptq: {calibration: {method: entropie}}}": "calibration.method: 'entropie' is none of",
+    "precisions={int8_ptq: {calibration: {images: 9999}}}": "but datasets.digits.splits.calib gives",
+    "precisions={int8_ptq: {callibration: {method: max}}}": "unknown key precisions.int8_ptq.callibration",
+    "targets={my-board: {runtime: openvino, graph: cpu, precisions: [fp32]}}": "the name targets.my-board: ",
+    "targets={cpu: {graph: cqu}}": "unknown graph cqu: did you mean cpu",
+    "targets={rtx: {graph: cpu}}": "targets.rtx: typed graphs are made of the class gpu",
+    "datasets={targets: {path: /x, classes: 10, weights: train}}": "the name datasets.targets: ",
+    "datasets={digits: {path: /x}}": "datasets.digits: give either builtin or path",
+    "models={LeViT-tiny: {crop: 1.5}}": "models.LeViT-tiny.crop: 1.5 is above 1",
+}
+
+
+@pytest.fixture(scope="module", params=[SNAKEMAKE, SNAKEMAKE7], ids=["9", "7"])
+def workflow(request, tmp_path_factory):
+    if not request.param.exists():
+        pytest.skip(f"{request.param} is not there: `make test` makes it")
+    return Workflow.fresh(tmp_path_factory.mktemp("refusals") / "run", snakemake=request.param)
+
+
+def refusal(workflow, *arguments):
+    """Return the last line of a run that must fail before any job."""
+    status, output = workflow.run(*arguments)
+    assert status == 1, output
+    assert not workflow.path("work.log").exists()
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("error: "), output
+    assert "Traceback" not in output
+    return last
+
+
+def test_requests(workflow):
+    for path, said in REQUESTS.items():
+        assert said in refusal(workflow, path, "-n"), path
+
+
+def test_one_bad_request_among_good_ones_starts_nothing(workflow):
+    assert "unknown target" in refusal(workflow, "results/LeViT-tiny.fp32.cpu.json", "results/LeViT-tiny.fp32.cpo.json")
+
+
+def test_settings(workflow):
+    for setting, said in SETTINGS.items():
+        assert said in refusal(workflow, "-n", "--config", setting), setting
+
+
+@pytest.mark.parametrize("target, said", [("xavier", "cannot build engines of the target xavier: "), ("rtx", "rtx")])
+def test_targets_that_are_not_here_are_refused_before_any_job(workflow, target, said):
+    if target == "rtx" and workflow.snakemake == SNAKEMAKE7:
+        pytest.skip("TensorRT-RTX is not installed beside Snakemake 7")
+    request = f"results/LeViT-tiny.fp32.{target}.json"
+    assert workflow.plan(request)
+    assert said in refusal(workflow, request)
+
+
+def test_engines_for_rtx_are_built_without_its_gpu(workflow):
+    if workflow.snakemake == SNAKEMAKE7:
+        pytest.skip("TensorRT-RTX is not installed beside Snakemake 7")
+    assert workflow.build("results/digits/engines/LeViT-tiny.fp16.rtx.engine")
+    workflow.path("work.log").unlink()
+
+
+def test_interpreter_of_a_target_that_is_not_there(workflow):
+    setting = "targets={cpu: {python: /no/such/python}}"
+    said = refusal(workflow, "results/LeViT-tiny.fp32.cpu.json", "--config", setting)
+    assert "its interpreter /no/such/python does not run here" in said

@@ -1,0 +1,79 @@
+"""What keeps the workflow readable: lint, format, lengths, and a parse that imports nothing heavy."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workflow import REPOSITORY, Workflow
+
+BIN = Path(sys.executable).parent
+RULE = re.compile(r"^rule (\w+):\n((?:[ ]+.*\n|\n(?=[ ]))*)", re.MULTILINE)
+# what `snakemake --lint` may say, and why that is right here
+ALLOWED = {
+    "Specify a conda environment or container for each rule.": "`make env` installs one environment with exact pins, "
+    "and a device has the runtime of its system image, which no environment can bring",
+}
+
+
+def rules():
+    return [
+        (path, *found)
+        for path in sorted((REPOSITORY / "rules").glob("*.smk"))
+        for found in RULE.findall(path.read_text())
+    ]
+
+
+def test_snakefile_is_short():
+    assert len((REPOSITORY / "Snakefile").read_text().splitlines()) <= 60
+
+
+def test_rules_are_short_and_explained():
+    assert len(rules()) >= 18
+    for path, name, body in rules():
+        assert len(body.rstrip("\n").splitlines()) + 1 <= 25, f"{path.name}: rule {name} is too long"
+        assert body.lstrip().startswith('"""'), f"{path.name}: rule {name} has no docstring"
+
+
+def test_rules_that_run_code_have_it_as_input():
+    for path, name, body in rules():
+        if "shell:" in body:
+            assert re.search(r"^        code=(device_)?code\(", body, re.MULTILINE), f"{path.name}: rule {name}"
+            assert "log:" in body, f"{path.name}: rule {name}"
+
+
+def test_only_tables_are_branched_on():
+    for path in [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").glob("*.smk")]:
+        assert not re.search(r"\bif\s+\w*\.?(model|precision|target|dataset)\s*==", path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    "command", [["snakefmt", "--check", "Snakefile", "rules"], ["ruff", "check"]], ids=lambda c: c[0]
+)
+def test_formatters(command):
+    done = subprocess.run([BIN / command[0], *command[1:]], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_snakemake_lint_says_only_what_is_allowed(tmp_path):
+    _, output = Workflow.fresh(tmp_path / "lint").run("--lint")
+    said = set(re.findall(r"^    \* (.*):$", output, flags=re.MULTILINE))
+    assert said == set(ALLOWED), output
+
+
+def test_parsing_needs_the_standard_library_alone():
+    program = "import sys; sys.path.insert(0, 'workflow_scripts'); import gate, recipes"
+    command = [sys.executable, "-I", "-S", "-c", program]  # -S: no installed package can be imported
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_path_or_index_of_a_machine_is_in_the_repository():
+    forbidden = re.compile(r"index-url|pypi\.|files\.pythonhosted|/root/|/home/\w")
+    listed = [REPOSITORY / name for name in ("Snakefile", "Makefile", "config.yaml", "pyproject.toml")]
+    for folder in ("rules", "profiles", "envs"):
+        listed += [path for path in (REPOSITORY / folder).rglob("*") if path.is_file()]
+    for path in listed:
+        assert not forbidden.search(path.read_text()), path
