@@ -108,6 +108,14 @@ def test_clean_graphs_have_half_the_nodes_and_static_reshapes(exported, clean):
     assert reshapes and all(isinstance(node.inputs[1], gs.Constant) for node in reshapes)
 
 
+@pytest.mark.parametrize("cls", sorted(CLASS_PASSES))
+def test_levit_128s_has_at_most_half_its_nodes(cls):
+    row = {"timm": "levit_128s", "size": 224}
+    graph = onnxio.imported(export.to_onnx(deploy.fold(trained_like(row, 10)), 224))
+    before = onnxio.count(graph)
+    assert onnxio.count(passes.apply(graph, CLASS_PASSES[cls])) <= before / 2
+
+
 def test_clean_graphs_keep_the_logits(exported, clean):
     for batch in (1, 4):
         expected = logits(onnxio.imported(exported), images(batch))
@@ -225,6 +233,7 @@ def test_bad_ranges_are_named(clean, change, message):
 def test_fp16_graph_is_typed_throughout_and_close(clean):
     expected = logits(clean, images(2))
     half = typed.cast(clean.copy(), "fp16")
+    assert {(node.name, node.op) for node in clean.nodes} <= {(node.name, node.op) for node in half.nodes}
     model = onnx.shape_inference.infer_shapes(onnxio.to_model(half), strict_mode=True)
     floats = {v.type.tensor_type.elem_type for v in model.graph.value_info} - {onnx.TensorProto.INT64}
     assert floats == {onnx.TensorProto.FLOAT16}

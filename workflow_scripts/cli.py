@@ -126,7 +126,7 @@ class Command:
         try:
             execute(produce, args)
             if store:
-                store.put(key, partials, parts)
+                _keep(store, key, partials, parts)
             for name, path in partials.items():
                 os.replace(path, finals[name])
         finally:
@@ -140,6 +140,14 @@ class Command:
             for path in value if isinstance(value, list) else [value]:
                 if path and not os.path.exists(path):
                     raise UserError(f"--{name.replace('_', '-')} {path}: no such file")
+
+
+def _keep(store, key, outputs, parts):
+    """Put finished work into the store; a store that takes nothing is no reason to lose the work."""
+    try:
+        store.put(key, outputs, parts)
+    except OSError as error:
+        log.warning("the store kept nothing: %s", _describe(error))
 
 
 def _hold(path):

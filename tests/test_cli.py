@@ -1,0 +1,195 @@
+"""Command lines and the store: complete keys, whole files, one line for a user's problem."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import cli
+from conftest import ROOT
+from files import UserError, read_json, replacing, write_json
+from imports import meaning
+from store import MANIFEST, Store
+
+TOOL = '''"""A command for tests."""
+from cli import Command, log
+from files import UserError
+import helper
+
+def produce(args):
+    text = open(args.text).read() + helper.suffix() + str(args.times)
+    if args.mode == "user": raise UserError("the bread is stale:\\nbuy some")
+    if args.mode == "bug": raise KeyError("nope")
+    if args.mode == "full": raise OSError(28, "No space left on device", args.copy)
+    with open(args.copy, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        if args.mode == "slow":
+            import time
+            time.sleep(60)
+    log.info("worked")
+
+def command():
+    c = Command(__file__, __doc__, tools=("numpy",), heavy=True)
+    c.input("--text").input("--extra", nargs="*", default=[]).param("--times", type=int, default=1)
+    return c.output("--copy").setting("--mode", default="")
+
+if __name__ == "__main__":
+    command().run(produce)
+'''
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("cli", "files", "imports", "store"):
+        shutil.copy(ROOT / "workflow_scripts" / f"{name}.py", tmp_path)
+    (tmp_path / "tool.py").write_text(TOOL)
+    (tmp_path / "helper.py").write_text("def suffix():\n    return '!'\n")
+    (tmp_path / "in.txt").write_text("hello")
+    return tmp_path
+
+
+def run(folder, *args, store="store", **options):
+    environment = {**os.environ, "LEVIT_STORE": str(folder / store) if store else ""}
+    command = [sys.executable, "tool.py", "--text", "in.txt", "--copy", "out.txt", *args]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, **options)
+
+
+def worked(folder, *args):
+    """Return whether the command did its work (else the store had it); its output must be there either way."""
+    (folder / "out.txt").unlink(missing_ok=True)
+    done = run(folder, *args)
+    assert done.returncode == 0 and (folder / "out.txt").is_file(), done.stderr
+    return "worked" in done.stderr
+
+
+def test_equal_work_is_fetched_and_any_difference_is_not(folder):
+    assert worked(folder)
+    text = (folder / "out.txt").read_text()
+    assert not worked(folder) and (folder / "out.txt").read_text() == text
+    assert not worked(folder, "--mode=anything")  # a setting decides nothing about the output
+    assert worked(folder, "--times=2") and not worked(folder, "--times=2")
+    assert worked(folder, "--extra", "helper.py")
+    (folder / "in.txt").write_text("other")
+    assert worked(folder) and not worked(folder)
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [
+        ("# why\ndef suffix():\n    return '!'\n", False),
+        ('"""Doc."""\ndef suffix():\n    """Doc."""\n\n    return "!"  # so\n', False),
+        ("def suffix():\n    return '?'\n", True),
+    ],
+    ids=["comment", "docstring", "meaning"],
+)
+def test_only_code_that_means_something_else_is_run_again(folder, code, again):
+    assert worked(folder)
+    (folder / "helper.py").write_text(code)
+    assert worked(folder) == again
+
+
+def test_a_docstring_alone_and_pass_mean_different_functions(tmp_path):
+    for name, text in (("a", 'def f():\n    "doc"\n'), ("b", "def f():\n    return 1\n")):
+        (tmp_path / name).write_text(text)
+    assert meaning(tmp_path / "a") != meaning(tmp_path / "b")
+
+
+def test_a_damaged_entry_is_made_again(folder):
+    assert worked(folder)
+    stored = next(path for path in (folder / "store").rglob("*") if path.name == "copy")
+    stored.write_text("damaged")
+    assert worked(folder) and not worked(folder)
+
+
+def test_a_full_store_does_not_cost_the_work(folder):
+    (folder / "store").write_text("a file where the folder should be")
+    done = run(folder)
+    assert done.returncode == 0 and "the store kept nothing" in done.stderr and (folder / "out.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "line"),
+    [
+        ("user", "error: the bread is stale: buy some"),
+        ("bug", "error: tool.py: KeyError: 'nope'"),
+        ("full", "error: no space left on the device while writing out.txt.partial: free some (.cache/ is safe"),
+    ],
+)
+def test_an_error_is_one_line_and_leaves_nothing(folder, mode, line):
+    done = run(folder, f"--mode={mode}", "--log", "log/tool.log")
+    assert done.returncode == 1 and done.stderr.startswith(line) and done.stderr.count("\n") == 1
+    assert not list(folder.glob("out.txt*"))
+    assert ("Traceback" in (folder / "log/tool.log").read_text()) == (mode != "user")
+
+
+def test_a_missing_input_is_named(folder):
+    (folder / "in.txt").unlink()
+    assert run(folder).stderr == "error: --text in.txt: no such file\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_command_leaves_no_output_and_the_next_completes(folder, number):
+    command = [sys.executable, "tool.py", "--text", "in.txt", "--copy", "out.txt", "--mode=slow"]
+    process = subprocess.Popen(command, cwd=folder)
+    while not (folder / "out.txt.partial").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait() != 0 and not (folder / "out.txt").exists()
+    assert worked(folder) and not (folder / "out.txt.partial").exists()
+
+
+def test_pruning_keeps_what_was_used_last(tmp_path):
+    store, made = Store(tmp_path / "store"), tmp_path / "made"
+    made.write_bytes(b"x" * 1000)
+    for number in range(4):
+        store.put(f"{number:064x}", {"made": made}, {"command": "test"})
+        os.utime(store.entry(f"{number:064x}"), (number, number))
+    assert store.fetch(f"{0:064x}", {"made": tmp_path / "again"})  # now the last used
+    size = store.entries()[0][1]
+    assert store.prune(2 * size) == 2
+    assert {folder.name for *_, folder in store.entries()} == {f"{0:064x}", f"{3:064x}"}
+
+
+def test_an_entry_is_whole_or_not_there(tmp_path, monkeypatch):
+    store, made = Store(tmp_path / "store"), tmp_path / "made"
+    made.write_bytes(b"x")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("store.write_json", full)
+    with pytest.raises(OSError):
+        store.put("0" * 64, {"made": made}, {})
+    assert not store.fetch("0" * 64, {"made": tmp_path / "out"}) and not list((tmp_path / "store").rglob(MANIFEST))
+
+
+def test_json_is_canonical_and_damage_is_named(tmp_path):
+    write_json(tmp_path / "a.json", {"b": 1, "a": [1.5, None]})
+    write_json(tmp_path / "b.json", json.loads('{"a": [1.5, null], "b": 1}'))
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match="a.json is not JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(UserError, match="c.json does not exist"):
+        read_json(tmp_path / "c.json")
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as partial:
+        open(partial, "w").close()
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_versions_name_what_is_missing():
+    found = cli.tool_versions(["numpy", "no-such-distribution"])
+    assert found["numpy"] and found["no-such-distribution"] is None and found["python"].count(".") == 1
