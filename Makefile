@@ -1,6 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.11 or later), make and a package index.
 
-SHELL := /bin/bash
 PYTHON ?= python3
 UV := uv==0.13.9
 BIN := .venv/bin
@@ -8,6 +7,7 @@ BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < envs/host.txt | cut -d' ' -f1)
 READY7 := .venv7/ready-$(shell cksum < envs/snakemake7.txt | cut -d' ' -f1)
 FAST := -m "not slow"
+MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cpu int8_qat.cpu fp32.ort)
 
 .PHONY: demo test check bench lint env clean distclean
 .DELETE_ON_ERROR:
@@ -22,7 +22,7 @@ check: FAST :=
 check: test  ## the suite with what is too slow for every change
 
 bench: $(READY)  ## the speed ratios that this project promises
-	$(BIN)/snakemake --quiet all results/LeViT-128S.{fp32,bf16,int8_ptq,int8_qat}.cpu.json results/LeViT-128S.fp32.ort.json
+	$(BIN)/snakemake --quiet rules -- $(MEASURED)
 	$(BIN)/python tests/bench/ratios.py
 
 lint: $(READY)

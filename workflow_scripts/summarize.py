@@ -58,9 +58,8 @@ def _speed(results, result, batch):
     entry = rows.timing(result, batch) if result else None
     if entry is None:
         return ""
-    over = rows.ratio(results, result, batch)
-    text = f"{entry['images_per_second']:.0f}" + (f" ({over:.2f}x)" if over else "")
-    return text + ("" if entry["stable"] else " ~")
+    own = f"{entry['images_per_second']:.0f}" + ("" if entry["stable"] else " ~")
+    return f"{own} {rows.spoken_ratio(results, result, batch)}".strip()
 
 
 def _print(table):

@@ -136,13 +136,15 @@ def bench_accuracy():
         report(label, found["net_lost"], allowed, min)
 
 
-def _median_seconds(command, cwd, runs=5):
-    seconds = []
+def _seconds(commands, runs):
+    """Return the median seconds of each (command, folder); they take turns, and the first turn does not count."""
+    taken = [[] for _ in commands]
     for _ in range(runs + 1):
-        start = time.perf_counter()
-        subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+        for seconds, (command, folder) in zip(taken, commands):
+            start = time.perf_counter()
+            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds[1:]) for seconds in taken]
 
 
 def bench_dry_runs():
@@ -156,13 +158,13 @@ def bench_dry_runs():
     everything = [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.names)]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "Snakefile").write_text(ONE_RULE)
-        base = _median_seconds([*SNAKEMAKE, "-n", "--cores", "1"], folder)
         copy = Path(folder, "copy")
         _copy_project(copy)
-        one = _median_seconds([*SNAKEMAKE, "-n", everything[0]], copy)
         planned = subprocess.run([*SNAKEMAKE, "-n", *everything], cwd=copy, capture_output=True, text=True, check=True)
         jobs = next(line.split()[-1] for line in planned.stdout.splitlines() if line.startswith("total"))
-        whole = _median_seconds([*SNAKEMAKE, "-n", *everything], copy, 3)
+        commands = [["-n", "--cores", "1"], ["-n", everything[0]], ["-n", *everything]]
+        folders = [folder, copy, copy]
+        base, one, whole = _seconds([(SNAKEMAKE + c, f) for c, f in zip(commands, folders)], 5)
     print(f"  one rule {base:.2f} s, one result {one:.2f} s, everything ({jobs} jobs) {whole:.2f} s")
     report("one result", one / base, 1.2, min)
     report(f"everything in config.yaml, {jobs} jobs", whole / base, 2.0, min)

@@ -13,22 +13,27 @@ def render(paths, published):
 
     results = rows.load(paths)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    targets = sorted({result["target"] for result in results})
     precisions = rows.ordered(result["precision"] for result in results)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         results=results,
         datasets=sorted({result["dataset"]["name"] for result in results}),
         grids=rows.grids(results),
         precisions=precisions,
-        plot=plot.scatter([_dot(result, precisions) for result in results]),
+        plot=plot.scatter([_dot(result, precisions, targets) for result in results]),
         published=published,
         timing=rows.timing,
         ratio=rows.ratio,
+        spoken_ratio=rows.spoken_ratio,
+        targets=targets,
+        marks=plot.MARKS,
     )
 
 
-def _dot(result, precisions):
+def _dot(result, precisions, targets):
     entry = max(result["benchmark"], key=lambda e: e["batch"])
     name = f"{result['model']} {result['precision']} on {result['target']}"
     speed, top1 = entry["images_per_second"], result["accuracy"]["top1"]
     label = f"{name}: {top1:.2f} %, {speed:.1f} images/s at batch {entry['batch']}"
-    return {"x": speed, "y": top1, "color": precisions.index(result["precision"]), "label": label}
+    color, mark = precisions.index(result["precision"]), targets.index(result["target"])
+    return {"x": speed, "y": top1, "color": color, "mark": mark, "label": label}

@@ -4,6 +4,15 @@ import math
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 320, 56, 16, 16, 44
 
+# One shape a target, as SVG paths around the origin: circle, square, diamond, triangle, cross.
+MARKS = (
+    "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0",
+    "M-5.3 -5.3h10.6v10.6h-10.6z",
+    "M0 -7l7 7l-7 7l-7 -7z",
+    "M0 -7l7 12h-14z",
+    "M-6 -2h4v-4h4v4h4v4h-4v4h-4v-4h-4z",
+)
+
 
 def scatter(points):
     """Return {width, height, dots, x_ticks, y_ticks} for points {x: images/s, y: percent, ...}; None without points.

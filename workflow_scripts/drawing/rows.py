@@ -40,13 +40,27 @@ def timing(result, batch):
     return next((entry for entry in result["benchmark"] if entry["batch"] == batch), None)
 
 
-def ratio(results, result, batch):
-    """Return images/s over those of the same model and target in FP32 at the same batch; None where not measured."""
+def baseline(results, result, batch):
+    """Return the benchmark entry of the same model, target and batch in FP32, or None."""
     for other in results:
         if (other["model"], other["target"], other["precision"]) == (result["model"], result["target"], BASELINE):
-            base, own = timing(other, batch), timing(result, batch)
-            return own["images_per_second"] / base["images_per_second"] if base and own else None
+            return timing(other, batch)
     return None
+
+
+def ratio(results, result, batch):
+    """Return images/s over those of the same model and target in FP32 at the same batch; None where not measured."""
+    base, own = baseline(results, result, batch), timing(result, batch)
+    return own["images_per_second"] / base["images_per_second"] if base and own else None
+
+
+def spoken_ratio(results, result, batch):
+    """Return the ratio in words, marked `~` where either of its timings is not stable; empty without a ratio."""
+    over = ratio(results, result, batch)
+    if over is None:
+        return ""
+    steady = baseline(results, result, batch)["stable"] and timing(result, batch)["stable"]
+    return f"({over:.2f}x)" if steady else f"({over:.2f}x ~)"
 
 
 def flat(results):
