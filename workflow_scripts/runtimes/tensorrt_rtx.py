@@ -46,26 +46,17 @@ def build(onnx, recipe, plan, engine):
         raise UserError("tensorrt_rtx takes no plan of precisions: the types are in the graph")
     if recipe["compute"] not in COMPUTES:
         raise UserError(f"tensorrt_rtx cannot compute in {recipe['compute']}: one of {', '.join(COMPUTES)}")
-    trt = library()
-    logger, start = _tensorrt.logger_of(trt), time.monotonic()
-    logger.take()
-    builder = trt.Builder(logger)
-    network, parser = _tensorrt.parse(trt, builder, onnx, 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    trt, start = library(), time.monotonic()
+    _tensorrt.logger_of(trt).take()
+    builder = trt.Builder(_tensorrt.logger_of(trt))
+    network, parser = _tensorrt.parse(trt, builder, onnx)
     config = _config(trt, builder, network, recipe)
-    plan_bytes = builder.build_serialized_network(network, config)
-    if plan_bytes is None:
-        errors = logger.take(trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
-        raise UserError(
-            f"{onnx}: TensorRT-RTX built no engine: {' '.join((errors or ['it gave no reason'])[0].split())}"
-        )
+    plan_bytes = _tensorrt.serialize(trt, builder, network, config, onnx)
     with open(engine, "wb") as stream:
         stream.write(plan_bytes)
     del parser
     seconds, batches = time.monotonic() - start, sorted(set(recipe["batches"]))
-    said = logger.messages
-    warnings = sorted({text for severity, text in said if severity == trt.ILogger.WARNING})
-    layers = _tensorrt.layers_of_log([text for _, text in said])
-    logger.take()
+    warnings, layers = _tensorrt.said(trt)
     warnings += missing_precisions(recipe, layers)
     more = {"batches": batches, "layers_from": "the builder's log", "compute_capabilities": _asked(recipe)}
     return description(fingerprint(), layers, seconds, warnings, **more)
@@ -94,7 +85,7 @@ def _asked(recipe):
 def _config(trt, builder, network, recipe):
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    _tensorrt.add_profile(builder, config, network, recipe["batches"])
+    _tensorrt.add_profile(builder, config, network, 1, max(recipe["batches"]))
     names = ["SM" + text.replace(".", "") for text in _asked(recipe)]
     known = sorted(name for name in dir(trt.ComputeCapability) if _is_capability(name))
     unknown = [name for name in names if name not in known]
