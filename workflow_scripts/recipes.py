@@ -15,6 +15,7 @@ from tables import ONNX, ask, pick
 
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 
+SEARCH = ("workspace_mb", "optimization_level", "external_tactics")  # of kernels, by a builder
 TIMING = ("batches", "warmup_ms", "duration_ms", "iterations", "threads", "cuda_graph", "spin_wait", "transfers")
 
 
@@ -47,7 +48,9 @@ class Recipes:
         return pick(self.tables.row("model", w.model), "timm", "options", "size", "mean", "std")
 
     def augmented(self, w):
-        return pick(self.tables.row("model", w.model), "timm", "options", "size", "crop", "interpolation", "mean", "std")
+        return pick(
+            self.tables.row("model", w.model), "timm", "options", "size", "crop", "interpolation", "mean", "std"
+        )
 
     def normalization(self, w):
         return pick(self.tables.row("model", w.model), "mean", "std")
@@ -91,7 +94,7 @@ class Recipes:
         other = pick(place, "high_precision") if row.get("high_precision") else {}
         return {
             **pick(row, "compute", "high_precision", "dla", "tf32"),
-            **pick(place, "batches", "threads", "compute_capabilities", "workspace_mb", "optimization_level"),
+            **pick(place, "batches", "threads", "compute_capabilities", *SEARCH),
             **other,
         }
 

@@ -35,7 +35,10 @@ class CudaError(UserError):
 
 def call(function, *arguments):
     """Return what a CUDA function gives besides its status (None, a value, or a tuple); raise CudaError."""
-    status, *values = getattr(library(), function)(*arguments)
+    try:
+        status, *values = getattr(library(), function)(*arguments)
+    except RuntimeError as error:  # no driver: the bindings find no libcuda
+        raise CudaError(f"{function} failed: {error}") from None
     if int(status) != 0:
         raise CudaError(f"{function} failed: {getattr(status, 'name', status)}")
     return values[0] if len(values) == 1 else tuple(values) or None

@@ -23,6 +23,8 @@ REMEDY = "install it as envs/ says; on a Jetson it is part of JetPack (python3-l
 TIMING_CACHES = "LEVIT_TIMING_CACHES"  # environment: a folder, set by tables.environment; without it none is kept
 COMPUTES = PRECISIONS
 DLA_COMPUTES = ("fp16", "int8")
+HEURISTIC = 2  # the highest optimization level that times only kernels that a heuristic picks; 8.5 has a flag for it
+EXTERNAL = ("CUBLAS", "CUBLAS_LT", "CUDNN")  # sources of kernels outside of TensorRT, which later versions do not ask
 
 
 def library():
@@ -41,7 +43,7 @@ def fingerprint():
 def build(onnx, recipe, plan, engine, calibration=None):
     """Build a plan file from a clean or Q/DQ graph, with one optimization profile for each batch of the recipe.
 
-    recipe: {compute, high_precision?, batches, tf32?, workspace_mb?, optimization_level?, dla?}. plan: {"nodes":
+    recipe: {compute, high_precision?, batches, tf32?, workspace_mb?, optimization_level?, external_tactics?, dla?}. plan: {"nodes":
     [{"name", "precision"}]} that keep a higher precision, or None. calibration: path of a calibration cache, for INT8
     without Q/DQ. Raises UserError naming what the library has not, the first node that does not parse, or its reason.
     """
@@ -155,6 +157,8 @@ def _configure(trt, builder, config, network, recipe):
             config.set_flag(flag)
     if hasattr(trt.BuilderFlag, "TF32"):
         (config.set_flag if recipe.get("tf32") else config.clear_flag)(trt.BuilderFlag.TF32)
+    if recipe.get("external_tactics") is False:
+        _without_external(trt, config)
     if recipe.get("optimization_level") is not None:
         _set_level(trt, config, recipe["optimization_level"])
     if recipe.get("dla"):
@@ -172,10 +176,24 @@ def _set_workspace(trt, config, mebibytes):
         config.max_workspace_size = mebibytes << 20
 
 
+def _without_external(trt, config):
+    """Leave cuBLAS and cuDNN out, as TensorRT does by default from 8.6: shorter builds, and neither is needed."""
+    sources = config.get_tactic_sources()
+    for name in EXTERNAL:
+        if hasattr(trt.TacticSource, name):
+            sources &= ~(1 << int(getattr(trt.TacticSource, name)))
+    config.set_tactic_sources(sources)
+    feature = getattr(getattr(trt, "PreviewFeature", None), "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805", None)
+    if feature is not None:
+        config.set_preview_feature(feature, True)
+
+
 def _set_level(trt, config, level):
     if hasattr(config, "builder_optimization_level"):
         config.builder_optimization_level = level
-    else:
+    elif level <= HEURISTIC and hasattr(trt.BuilderFlag, "ENABLE_TACTIC_HEURISTIC"):
+        config.set_flag(trt.BuilderFlag.ENABLE_TACTIC_HEURISTIC)
+    elif level <= HEURISTIC:
         log.info("TensorRT %s has no optimization levels: optimization_level %s is not used", trt.__version__, level)
 
 
