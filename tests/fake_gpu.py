@@ -1,7 +1,7 @@
-"""A GPU in host memory, for tests of what surrounds it: CUDA's calls as cuda-python has them, and a TensorRT engine.
+"""A GPU in host memory, for tests of what surrounds it: CUDA as cuda-python calls it, and a TensorRT engine.
 
-It keeps CUDA's rules that matter here: work goes into streams in order, a captured query runs when its graph is launched,
-an event that was not recorded has no time, a buffer that is too small is an error.
+It keeps CUDA's rules that matter here: work goes into streams in order, a captured query runs when its graph is
+launched, an event that was not recorded has no time, a buffer that is too small is an error.
 """
 
 import ctypes

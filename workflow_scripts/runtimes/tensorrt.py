@@ -65,8 +65,8 @@ def build(onnx, recipe, plan, engine, calibration=None):
         stream.write(data)
     del parser
     warnings, _ = _tensorrt.said(trt)
-    layers = inspect(engine)
-    warnings += missing_precisions(recipe, layers)
+    layers, unread = _read_back(engine)
+    warnings += missing_precisions(recipe, layers) + unread
     more = {"batches": sorted(set(recipe["batches"])), "timing_cache_bytes": known, "plan_layers": followed}
     return description(fingerprint(), layers, seconds, warnings, **more)
 
@@ -79,6 +79,16 @@ def load(engine, threads=0, interface=None):
 def inspect(engine):
     """Return the layers that an engine file has, with the precision and tactic of each."""
     return _tensorrt.layers_of_engine(library(), _deserialize(engine))
+
+
+def _read_back(engine):
+    """Return (layers, warnings): an engine that was built is not lost for an inspector that says something new."""
+    try:
+        return inspect(engine), []
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        return None, [f"the engine's layers cannot be read back: {type(error).__name__}: {error}"]
 
 
 def profile(engine, batch, queries=20):
@@ -271,6 +281,14 @@ def _timing_cache(trt, config, gpu):
     data = path.read_bytes() if path.exists() else b""
     config.set_timing_cache(_cache_of(config, data, path), False)
     yield len(data)
+    try:
+        _keep_timings(config, data, path)
+    except Exception as error:  # noqa: BLE001 (an engine that is built is not lost for a cache)
+        log.info("%s: kernel timings were not kept: %s", path, error)
+
+
+def _keep_timings(config, data, path):
+    """Add a build's timings to the file, which began as `data`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{path}.lock", "a") as lock:  # builds at the same time each add to the others' timings
         fcntl.flock(lock, fcntl.LOCK_EX)
