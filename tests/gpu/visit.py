@@ -4,7 +4,7 @@
         [--torch-python python3] [--gpus 0,1] [--builds-per-gpu 1] [--build-seconds 300] [--stages fp32@64,torch,...]
 
 Standard library alone, Python 3.8. Builds come in the order of the stages, as many at once as the GPUs allow; an engine
-is scored and timed when nothing else runs on its GPU. Each step writes its own JSON under OUT, so that a visit that is
+is timed when nothing else runs on its GPU. Each step writes its own JSON under OUT, so that a visit that is
 cut short loses only what it did not reach; OUT/visit.json says which steps were done. A step that is done is not
 repeated. Builds that are not done after --build-seconds are given up. The recipes are config.yaml's, less the batches.
 """
@@ -103,45 +103,35 @@ class Visit:
         )
         return self.step(f"{stage}.build", command, [path.name for path in files], gpu, self.left())
 
-    def measure(self, stage, gpu, identity):
-        """Score and time an engine, alone on its GPU."""
-        precision, batch = stage.split("@")
-        engine, folder, model = self.path(stage, "engine"), self.artifacts, self.args.model
-        recipe = {**TIMING, "duration_ms": self.args.duration_ms, "batches": sorted({1, int(batch)}, reverse=True)}
-        common = ["--engine", engine, "--runtime", "tensorrt", "--identity", identity]
+    def score(self, stage, gpu, identity):
+        """Score an engine: that may be done while others are built."""
+        folder, model = self.artifacts, self.args.model
         images = sorted((folder / "data").glob("*.val.u8"))[0]
-        self.step(
-            f"{stage}.score",
-            self.script(
-                *("evaluate_engine", *common, "--images", images, "--index", folder / "data" / "index.json"),
-                *("--reference", folder / "accuracy" / f"{model}.torch.npy", "--split", "val"),
-                *("--model", json.dumps(NORMALIZATION), "--recipe", "{}"),
-                *("--accuracy", self.path(stage, "accuracy.json")),
-            ),
-            [f"{stage}.accuracy.json"],
-            gpu,
-            120,
+        command = self.script(
+            *("evaluate_engine", "--engine", self.path(stage, "engine"), "--runtime", "tensorrt"),
+            *("--identity", identity, "--images", images, "--index", folder / "data" / "index.json"),
+            *("--reference", folder / "accuracy" / f"{model}.torch.npy", "--split", "val"),
+            *("--model", json.dumps(NORMALIZATION), "--recipe", "{}"),
+            *("--accuracy", self.path(stage, "accuracy.json")),
         )
-        self.step(
-            f"{stage}.time",
-            self.script(
-                *("benchmark", *common, "--recipe", json.dumps(recipe)),
-                *("--benchmark", self.path(stage, "benchmark.json")),
-            ),
-            [f"{stage}.benchmark.json"],
-            gpu,
-            120,
+        return self.step(f"{stage}.score", command, [f"{stage}.accuracy.json"], gpu, 120)
+
+    def time(self, stage, gpu, identity):
+        """Time an engine, alone on its GPU, at its batch and at batch 1."""
+        batches = sorted({1, int(stage.split("@")[1])}, reverse=True)
+        recipe = {**TIMING, "duration_ms": self.args.duration_ms, "batches": batches}
+        command = self.script(
+            *("benchmark", "--engine", self.path(stage, "engine"), "--runtime", "tensorrt", "--identity", identity),
+            *("--recipe", json.dumps(recipe), "--benchmark", self.path(stage, "benchmark.json")),
         )
-        milliseconds = str(self.args.duration_ms // 3)
-        command = [
-            self.args.python,
-            HERE / "cross_check.py",
-            engine,
-            batch,
-            self.path(stage, "cross.json"),
-            milliseconds,
-        ]
-        self.step(f"{stage}.cross", command, [f"{stage}.cross.json"], gpu, 120)
+        return self.step(f"{stage}.time", command, [f"{stage}.benchmark.json"], gpu, 120)
+
+    def cross(self, stage, gpu):
+        """Check an engine's timing and interfaces, alone on its GPU."""
+        milliseconds, out = str(self.args.duration_ms // 3), self.path(stage, "cross.json")
+        script, batch = HERE / "cross_check.py", stage.split("@")[1]
+        command = [self.args.python, script, self.path(stage, "engine"), batch, out, milliseconds]
+        return self.step(f"{stage}.cross", command, [f"{stage}.cross.json"], gpu, 120)
 
     def smoke(self):
         command = [self.args.python, HERE / "smoke.py", self.out / "smoke.json"]
@@ -163,11 +153,10 @@ class Visit:
             self.note(stage, {"status": "no graph"})
         built = self.build_all(pending, identity)
         smoke.join()
-        works = [("torch", None)] if "torch" in stages else []
-        works += [("measure", stage) for stage in stages if stage in built]
-        self.on_every_gpu(
-            works, lambda work, gpu: self.torch(gpu) if work[0] == "torch" else self.measure(work[1], gpu, identity)
-        )
+        works = [lambda gpu, stage=stage: self.time(stage, gpu, identity) for stage in stages if stage in built]
+        works += [self.torch] if "torch" in stages else []
+        works += [lambda gpu, stage=stage: self.cross(stage, gpu) for stage in stages if stage in built]
+        self.on_every_gpu(works)
         self.note("end", {"status": 0})
 
     def build_all(self, stages, identity):
@@ -182,7 +171,8 @@ class Visit:
                         return
                     stage = waiting.pop(0)
                 if self.left() > 0:
-                    self.build(stage, gpu, identity)
+                    if self.build(stage, gpu, identity):
+                        self.score(stage, gpu, identity)
                 else:
                     self.note(f"{stage}.build", {"status": "not reached"})
 
@@ -193,7 +183,7 @@ class Visit:
             thread.join()
         return [stage for stage in stages if self.path(stage, "engine").exists()]
 
-    def on_every_gpu(self, works, function):
+    def on_every_gpu(self, works):
         """Do works, one at a time on each GPU."""
         waiting = list(works)
 
@@ -202,8 +192,8 @@ class Visit:
                 with self.writing:
                     if not waiting:
                         return
-                    one = waiting.pop(0)
-                function(one, gpu)
+                    function = waiting.pop(0)
+                function(gpu)
 
         threads = [threading.Thread(target=work, args=(gpu,)) for gpu in self.gpus]
         for thread in threads:
