@@ -8,6 +8,7 @@ import functools
 import json
 import re
 import time
+from pathlib import Path
 
 from cli import log
 from files import UserError
@@ -79,6 +80,27 @@ def logger_of(trt):
     return Logger()
 
 
+def need_gpu():
+    """Return the GPU's facts; raise UserError where there is none that CUDA can use."""
+    try:
+        return {**_cuda.device(), **_cuda.versions()}
+    except UserError as error:
+        raise UserError(f"TensorRT needs an NVIDIA GPU and its driver, and CUDA finds none here: {error}") from None
+
+
+def deserialize(trt, path):
+    """Return the engine in a file; raise UserError where it is damaged, or of another version or device."""
+    logger, gpu = logger_of(trt), need_gpu()
+    logger.take()
+    data = Path(path).read_bytes()
+    engine = trt.Runtime(logger).deserialize_cuda_engine(data) if data else None
+    if engine is None:
+        reason = logger.errors() if data else "it is empty"
+        here = f"{trt.__name__} {trt.__version__} on {gpu['name']}"
+        raise UserError(f"{path} is no engine that {here} can run ({reason}): delete it and run again")
+    return engine
+
+
 def is_strongly_typed(trt):
     """Return whether a library takes types from the graph alone: TensorRT 11 and later, and RTX."""
     return not hasattr(trt.BuilderFlag, "FP16")
@@ -116,7 +138,7 @@ def _parser_error(parser):
 
 
 def add_profile(builder, config, network, least, most):
-    """Add a profile for batches from `least` to `most`, tuned for that; raise UserError where the graph has a fixed one."""
+    """Add a profile for batches from `least` to `most`, tuned for that; raise UserError where the batch is fixed."""
     profile = builder.create_optimization_profile()
     for number in range(network.num_inputs):
         entry = network.get_input(number)

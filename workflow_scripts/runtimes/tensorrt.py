@@ -16,7 +16,7 @@ from pathlib import Path
 import probe
 from cli import log
 from files import UserError, replacing
-from runtimes import PRECISIONS, _calibration, _cuda, _gpu, _tensorrt, description, missing_precisions
+from runtimes import PRECISIONS, _calibration, _gpu, _tensorrt, description, missing_precisions
 
 NAME = "tensorrt"
 REMEDY = "install it as envs/ says; on a Jetson it is part of JetPack (python3-libnvinfer)"
@@ -43,13 +43,14 @@ def fingerprint():
 def build(onnx, recipe, plan, engine, calibration=None):
     """Build a plan file from a clean or Q/DQ graph, with one optimization profile for each batch of the recipe.
 
-    recipe: {compute, high_precision?, batches, tf32?, workspace_mb?, optimization_level?, external_tactics?, dla?}. plan: {"nodes":
-    [{"name", "precision"}]} that keep a higher precision, or None. calibration: path of a calibration cache, for INT8
-    without Q/DQ. Raises UserError naming what the library has not, the first node that does not parse, or its reason.
+    recipe: {compute, high_precision?, batches, tf32?, workspace_mb?, optimization_level?, external_tactics?, dla?}.
+    plan: {"nodes": [{"name", "precision"}]} that keep a higher precision, or None. calibration: path of a calibration
+    cache, for INT8 without Q/DQ. Raises UserError naming what the library has not, the first node that does not parse,
+    or its reason.
     """
     trt = library()
     _check(trt, recipe, plan, calibration)
-    gpu, start = _need_gpu(), time.monotonic()
+    gpu, start = _tensorrt.need_gpu(), time.monotonic()
     _tensorrt.logger_of(trt).take()
     builder = trt.Builder(_tensorrt.logger_of(trt))
     network, parser = _tensorrt.parse(trt, builder, onnx)
@@ -73,12 +74,12 @@ def build(onnx, recipe, plan, engine, calibration=None):
 
 def load(engine, threads=0, interface=None):
     """Return a session of an engine file; raise UserError where it is damaged, or of another version or device."""
-    return _gpu.GpuSession(library(), _deserialize(engine), engine, interface)
+    return _gpu.GpuSession(library(), _tensorrt.deserialize(library(), engine), engine, interface)
 
 
 def inspect(engine):
     """Return the layers that an engine file has, with the precision and tactic of each."""
-    return _tensorrt.layers_of_engine(library(), _deserialize(engine))
+    return _tensorrt.layers_of_engine(library(), _tensorrt.deserialize(library(), engine))
 
 
 def _read_back(engine):
@@ -93,31 +94,7 @@ def _read_back(engine):
 
 def profile(engine, batch, queries=20):
     """Return the layers with the milliseconds that each takes, averaged over some queries of a batch."""
-    import numpy as np
-
-    trt = library()
-    session = load(engine)
-    number, _ = session._profile(batch)
-    times = _times(trt)
-    session.run(np.zeros([batch] + session.inputs[session.source][1:], np.float32))
-    session._context(number).profiler = times
-    for _ in range(queries):
-        session.run(np.zeros([batch] + session.inputs[session.source][1:], np.float32))
-    rows = {layer["name"]: layer for layer in inspect(engine)}
-    unknown = {"type": "unknown", "precision": "unknown", "tactic": None}
-    return [{**rows.get(name, {**unknown, "name": name}), "ms": sum(ms) / queries} for name, ms in times.rows.items()]
-
-
-def _times(trt):
-    class Times(trt.IProfiler):
-        def __init__(self):
-            trt.IProfiler.__init__(self)
-            self.rows = {}
-
-        def report_layer_time(self, name, ms):
-            self.rows.setdefault(name, []).append(ms)
-
-    return Times()
+    return _gpu.profile(load(engine), inspect(engine), batch, queries)
 
 
 # Building
@@ -148,14 +125,6 @@ def _refuse_cache(version, calibration):
 
 def _kinds(recipe):
     return [recipe["compute"]] + ([recipe["high_precision"]] if recipe.get("high_precision") else [])
-
-
-def _need_gpu():
-    """Return the GPU's facts; raise UserError where there is none that CUDA can use."""
-    try:
-        return {**_cuda.device(), **_cuda.versions()}
-    except UserError as error:
-        raise UserError(f"TensorRT needs an NVIDIA GPU and its driver, and CUDA finds none here: {error}") from None
 
 
 def _configure(trt, builder, config, network, recipe):
@@ -309,19 +278,3 @@ def _cache_of(config, data, path):
         log.info("%s: not a timing cache of this TensorRT: it is made again", path)
         cache = config.create_timing_cache(b"")
     return cache
-
-
-# Loading
-
-
-def _deserialize(path):
-    trt, gpu = library(), _need_gpu()
-    logger = _tensorrt.logger_of(trt)
-    logger.take()
-    data = Path(path).read_bytes()
-    engine = trt.Runtime(logger).deserialize_cuda_engine(data) if data else None
-    if engine is None:
-        reason = logger.errors() if data else "it is empty"
-        here = f"TensorRT {trt.__version__} on {gpu['name']}"
-        raise UserError(f"{path} is no engine that {here} can run ({reason}): delete it and run again")
-    return engine

@@ -1,4 +1,4 @@
-"""TensorRT-RTX: engines are built without a GPU, from a strongly typed graph, and loaded on an RTX GPU.
+"""TensorRT-RTX: engines are built without a GPU, from a strongly typed graph, and run on an RTX GPU.
 
 The engine is the library's own serialized plan, as its tools expect it. Kernels are chosen when it is loaded; what
 the plan computes in is read from the builder's log, because the inspector needs a loaded engine.
@@ -9,7 +9,7 @@ import time
 
 import probe
 from files import UserError
-from runtimes import _tensorrt, description, missing_precisions
+from runtimes import _gpu, _tensorrt, description, missing_precisions
 
 NAME = "tensorrt_rtx"
 MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")  # the meta package's name, and its bindings' own
@@ -63,19 +63,21 @@ def build(onnx, recipe, plan, engine):
 
 
 def load(engine, threads=0):
-    """Raise UserError: this version builds engines for RTX GPUs and does not run them."""
-    reason = probe.unreachable({"runtime": NAME}) or "this version builds its engines and does not run them"
-    raise UserError(f"{engine} cannot be loaded here: {reason}: take the engine file to a machine that can run it")
+    """Return a session of an engine file; raise UserError where there is no RTX GPU, or the file is not for it."""
+    reason = probe.unreachable({"runtime": NAME})
+    if reason:
+        raise UserError(f"{engine} cannot be loaded here: {reason}: take the engine file to a machine that can run it")
+    return _gpu.GpuSession(library(), _tensorrt.deserialize(library(), engine), engine)
 
 
 def inspect(engine):
-    """Raise UserError: the inspector needs a loaded engine; what was built is in the engine's description."""
-    return load(engine)
+    """Return the layers of an engine file, on an RTX GPU; elsewhere what was built is in the engine's description."""
+    return _tensorrt.layers_of_engine(library(), load(engine).engine)
 
 
-def profile(engine, batch):
-    """Raise UserError: a profile needs an RTX GPU."""
-    return load(engine)
+def profile(engine, batch, queries=20):
+    """Return the layers with the milliseconds that each takes, on an RTX GPU."""
+    return _gpu.profile(load(engine), inspect(engine), batch, queries)
 
 
 def _asked(recipe):
