@@ -15,7 +15,6 @@ from files import UserError, read_json, write_json
 from graph import onnxio, passes, qdq
 from model import checkpoint, deploy, export
 from quantization import quantizers
-from runtimes import _calibration
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +105,13 @@ def test_ranges_of_another_network_are_refused(folded, by_max):
 
 
 def test_an_unknown_method_is_named(folded):
-    with pytest.raises(
-        UserError, match="calibration.method 'median' is not known; there are: max, entropy, percentile"
-    ):
+    with pytest.raises(UserError, match="calibration.method 'median' is not known; there are: max, entropy, percentile"):
         quantizers.add(copy.deepcopy(folded), "median")
 
 
 @pytest.mark.parametrize(("value", "message"), [(float("nan"), "nan"), (float("inf"), "inf")])
 def test_images_that_are_no_numbers_are_refused(folded, value, message):
-    with pytest.raises(
-        UserError, match=f"calibration: detected {message} values in amax.*; check the checkpoint and the images"
-    ):
+    with pytest.raises(UserError, match=f"calibration: detected {message} values in amax.*; check the checkpoint and the images"):
         quantizers.ranges(calibrated(folded, [torch.full((1, 3, SIZE, SIZE), value)]))
 
 
@@ -237,19 +232,3 @@ def test_quantize_onnx_writes_a_graph_for_ptq_and_qat(digits, cls):
         digits.run("type_onnx", onnx=digits["q.onnx"], recipe=recipe, typed=digits["t.onnx"])
         assert (digits.folder / "t.onnx").read_bytes() == (digits.folder / "q.onnx").read_bytes()
         assert onnxio.outputs(onnxio.load(digits["q.onnx"]), 2).shape == (2, CLASSES)
-
-
-def test_calibration_cache_has_the_scales_of_the_pairs(folded, by_max, tmp_path):
-    """Implicit and explicit INT8 quantize alike: each activation that has a pair has its scale in the cache."""
-    amax, placement = quantizers.ranges(by_max), EVERYTHING
-    clean = onnxio.to_model(passes.apply(onnxio.imported(export.to_onnx(folded, SIZE)), CLASS_PASSES["gpu"]))
-    scales = qdq.activation_scales(onnxio.imported(clean), amax, placement)
-    (tmp_path / "c").write_text(_calibration.text(scales, "8.5.2"))
-    read, pairs = _calibration.read(tmp_path / "c"), {}
-    for node in qdq.insert(onnxio.imported(clean), amax, placement).nodes:
-        if node.op == "QuantizeLinear" and "axis" not in node.attrs:
-            pairs.setdefault(node.inputs[0].name, []).append(float(node.inputs[1].values))
-    assert read.keys() == pairs.keys() and len(read) > 20
-    assert all(read[name] == max(scale) for name, scale in pairs.items())
-    tensors = onnxio.imported(clean).tensors()
-    assert set(read) <= set(tensors), "the cache speaks of tensors of the clean graph"
