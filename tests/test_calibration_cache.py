@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from test_graph import CLASS_PASSES, EVERYTHING, SIZE, trained_like
 
 from graph import onnxio, passes, qdq
 from model import deploy, export
 from quantization import quantizers
 from runtimes import _calibration
+from test_graph import CLASS_PASSES, EVERYTHING, SIZE, trained_like
 
 
 @pytest.fixture(scope="module")

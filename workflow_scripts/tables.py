@@ -198,5 +198,5 @@ class Tables:
         """
         python = os.environ.get("LEVIT_PYTHON") or python
         named = {f"LEVIT_PYTHON_{t}": row.get("python") or python for t, row in self.config["targets"].items()}
-        caches = {"LEVIT_TIMING_CACHES": TIMING_CACHES}
-        return {"LEVIT_PYTHON": python, "LEVIT_STORE": self.config["store"] or "", "LEVIT_JOBS": JOBS_LOCK, **caches, **named}
+        named["LEVIT_TIMING_CACHES"] = TIMING_CACHES
+        return {"LEVIT_PYTHON": python, "LEVIT_STORE": self.config["store"] or "", "LEVIT_JOBS": JOBS_LOCK, **named}

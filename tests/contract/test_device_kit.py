@@ -5,6 +5,7 @@ import sys
 import tarfile
 
 import pytest
+
 from workflow import Workflow
 
 RESULT = "results/LeViT-tiny.fp32.gpu.json"

@@ -1,6 +1,7 @@
 """A GPU target's identity: what a changed driver, runtime or device makes stale, and what preflight refuses."""
 
 import pytest
+
 from workflow import Workflow
 
 RESULT = "results/LeViT-tiny.fp32.gpu.json"
