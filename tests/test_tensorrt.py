@@ -110,7 +110,7 @@ def test_tf32_only_where_it_is_asked_for():
 
 @pytest.mark.parametrize("version", SURFACES)
 def test_kernels_from_elsewhere(version):
-    _, noted = configured(version, {**FP32, "external_tactics": False})
+    _, noted = configured(version, {**FP32, "external_tactics": False, "dynamic_batch": False})
     sources = SURFACES[version]["TacticSource"]
     left = [name for number, name in enumerate(sources) if noted["sources"] >> number & 1]
     assert not {"CUBLAS", "CUBLAS_LT", "CUDNN"} & set(left) and "EDGE_MASK_CONVOLUTIONS" in left
@@ -124,6 +124,13 @@ def test_optimization_levels():
     assert "ENABLE_TACTIC_HEURISTIC" in configured("8.5", {**FP32, "optimization_level": 2})[0]
     assert "ENABLE_TACTIC_HEURISTIC" not in configured("8.5", {**FP32, "optimization_level": 3})[0]
     assert configured("8.4", {**FP32, "optimization_level": 2})[0] == set()
+
+
+@pytest.mark.parametrize("version", SURFACES)
+def test_engines_for_the_batches_alone(version):
+    _, noted = configured(version, {**FP32, "dynamic_batch": False})
+    assert [{shape[0] for shape in profile["input_0"]} for profile in noted["profiles"]] == [{1}, {8}]
+    assert "preview" not in noted and ("preview" in configured("8.5", FP32)[1])
 
 
 def test_a_dla_wants_fixed_shapes():

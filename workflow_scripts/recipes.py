@@ -15,7 +15,7 @@ from tables import ONNX, ask, pick
 
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 
-SEARCH = ("workspace_mb", "optimization_level", "external_tactics")  # of kernels, by a builder
+SEARCH = ("workspace_mb", "optimization_level", "external_tactics", "dynamic_batch")  # of kernels, by a builder
 TIMING = ("batches", "warmup_ms", "duration_ms", "iterations", "threads", "cuda_graph", "spin_wait", "transfers")
 
 

@@ -83,7 +83,10 @@ def main():
     check("truncated", lambda: [refused(data[: len(data) * part // 100]) for part in (0, 1, 50, 99)])
     check("another version", lambda: refused(data[:24] + bytes([data[24] ^ 1]) + data[25:]))
     check("out of memory", too_much)
-    check("int8", lambda: build({"compute": "int8", "high_precision": "fp16", **fast}, "quantized"))
+    check(
+        "int8",
+        lambda: build({"compute": "int8", "high_precision": "fp16", "dynamic_batch": False, **fast}, "quantized"),
+    )
     check("int8 right", right)
     check(
         "int8 by cache",

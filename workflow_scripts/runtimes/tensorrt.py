@@ -24,6 +24,7 @@ TIMING_CACHES = "LEVIT_TIMING_CACHES"  # environment: a folder, set by tables.en
 COMPUTES = PRECISIONS
 DLA_COMPUTES = ("fp16", "int8")
 HEURISTIC = 2  # the highest optimization level that times only kernels that a heuristic picks; 8.5 has a flag for it
+DYNAMIC = "FASTER_DYNAMIC_SHAPES_0805"  # how later versions treat free sizes anyway
 EXTERNAL = ("CUBLAS", "CUBLAS_LT", "CUDNN")  # sources of kernels outside of TensorRT, which later versions do not ask
 
 
@@ -43,10 +44,11 @@ def fingerprint():
 def build(onnx, recipe, plan, engine, calibration=None):
     """Build a plan file from a clean or Q/DQ graph, with one optimization profile for each batch of the recipe.
 
-    recipe: {compute, high_precision?, batches, tf32?, workspace_mb?, optimization_level?, external_tactics?, dla?}.
-    plan: {"nodes": [{"name", "precision"}]} that keep a higher precision, or None. calibration: path of a calibration
-    cache, for INT8 without Q/DQ. Raises UserError naming what the library has not, the first node that does not parse,
-    or its reason.
+    recipe: {compute, high_precision?, batches, tf32?, workspace_mb?, optimization_level?, external_tactics?,
+    dynamic_batch?, dla?}; a profile is for all batches up to its own, or where dynamic_batch is false for that one
+    alone. plan: {"nodes": [{"name", "precision"}]} that keep a higher precision, or None. calibration: path of a
+    calibration cache, for INT8 without Q/DQ. Raises UserError naming what the library has not, the first node that
+    does not parse, or its reason.
     """
     trt = library()
     _check(trt, recipe, plan, calibration)
@@ -142,8 +144,11 @@ def _configure(trt, builder, config, network, recipe):
         _set_level(trt, config, recipe["optimization_level"])
     if recipe.get("dla"):
         _use_dla(trt, builder, config)
-    for batch in sorted(set(recipe["batches"])):  # a DLA wants fixed shapes
-        _tensorrt.add_profile(builder, config, network, batch if recipe.get("dla") else 1, batch)
+    fixed = recipe.get("dla") or recipe.get("dynamic_batch") is False  # a DLA takes fixed shapes alone
+    if not fixed and hasattr(getattr(trt, "PreviewFeature", None), DYNAMIC):
+        config.set_preview_feature(getattr(trt.PreviewFeature, DYNAMIC), True)
+    for batch in sorted(set(recipe["batches"])):
+        _tensorrt.add_profile(builder, config, network, batch if fixed else 1, batch)
 
 
 def _set_workspace(trt, config, mebibytes):
