@@ -17,7 +17,6 @@ from measure import gpu, stats, timing  # noqa: E402
 from runtimes import _gpu  # noqa: E402
 
 ENQUEUES = 1000
-MILLISECONDS = int(sys.argv[4]) if len(sys.argv) > 4 else 1000
 OPTIONS = {
     "graph": {"cuda_graph": True, "transfers": False},
     "no_graph": {"cuda_graph": False, "transfers": False},
@@ -42,9 +41,9 @@ def wall(session, batch, graph):
     return {"ms": 1e3 * (time.perf_counter() - start) / ENQUEUES, "cuda_graph": pipeline.graphs}
 
 
-def events(session, batch, options):
+def events(session, batch, options, milliseconds):
     """Return what the benchmark's own loop says."""
-    times = session.time(images(session, batch), timing.Loop(200, MILLISECONDS, 100, options, gpu.meter()))
+    times = session.time(images(session, batch), timing.Loop(200, milliseconds, 100, options, gpu.meter()))
     count = len(times.latency)
     return {
         "compute": stats.summary(times.compute),
@@ -60,6 +59,7 @@ def events(session, batch, options):
 
 def main():
     engine, batch, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    milliseconds = int(sys.argv[4]) if len(sys.argv) > 4 else 1000
     runtime = runtimes.load("tensorrt")
     found = {"batch": batch}
 
@@ -73,7 +73,7 @@ def main():
 
     session = runtime.load(engine)
     for name, options in OPTIONS.items():
-        keep(name, lambda options=options: events(session, batch, options))
+        keep(name, lambda options=options: events(session, batch, options, milliseconds))
     keep("wall_graph", lambda: wall(session, batch, True))
     keep("wall_no_graph", lambda: wall(session, batch, False))
     interfaces = [kind for kind in (_gpu.Tensors, _gpu.Bindings) if kind.serves(runtime.library())]
@@ -81,7 +81,7 @@ def main():
     logits = {name: one.run(images(one, batch)) for name, one in sessions.items()}
     found["interfaces"] = {name: float(np.abs(value - logits["Tensors"]).max()) for name, value in logits.items()}
     for name, one in sessions.items():
-        keep(f"{name}_graph", lambda one=one: events(one, batch, OPTIONS["graph"]))
+        keep(f"{name}_graph", lambda one=one: events(one, batch, OPTIONS["graph"], milliseconds))
     keep("layers", lambda: runtime.profile(engine, batch))
     Path(out + ".partial").rename(out)
 
