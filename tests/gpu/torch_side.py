@@ -6,6 +6,8 @@ Weights are random: they decide no speed. `folded` is this project's form of the
 averaged), `plain` is timm's. TF32 is off, as in the engines.
 """
 
+import functools
+import itertools
 import json
 import sys
 import time
@@ -48,6 +50,19 @@ def graphed(model, images):
     return graph.replay
 
 
+def compiled(model, images):
+    torch._dynamo.reset()
+    run = torch.compile(model, mode="reduce-overhead", dynamic=False)
+    return lambda: run(images)
+
+
+def eager(model, images):
+    return lambda: model(images)
+
+
+WAYS = {"graph": graphed, "compile": compiled, "eager": eager}
+
+
 def models():
     import timm
 
@@ -79,29 +94,16 @@ def main():
         Path(out).write_text(json.dumps(found, indent=1))
         print(name, found["ms"][name], file=sys.stderr, flush=True)
 
+    cases = [(batch, kind) for batch in (64, 1) for kind in (torch.float32, torch.float16)]
+    ways = [("plain", "graph"), ("plain", "compile"), ("folded", "graph"), ("plain", "eager")]
     with torch.inference_mode():
-        cases = [(batch, kind) for batch in (64, 1) for kind in (torch.float32, torch.float16)]
-        for way in ("graph", "compile", "eager"):
-            for batch, kind in cases:
-                for name, model in models().items():
-                    if name == "plain" and way == "eager" and kind == torch.float16:
-                        continue
-                    model = model.to("cuda", kind)
-                    images = torch.randn(batch, 3, 224, 224, device="cuda", dtype=kind)
-                    label = f"{name} {way} {str(kind)[6:]} {batch}"
-                    if way == "graph":
-                        keep(label, lambda model=model, images=images: graphed(model, images))
-                    elif way == "eager":
-                        keep(label, lambda model=model, images=images: lambda: model(images))
-                    elif name == "plain":
-                        keep(label, lambda model=model, images=images: compiled(model, images))
+        for (name, way), (batch, kind) in itertools.product(ways, cases):
+            model = models().get(name)
+            if model is not None:
+                model = model.to("cuda", kind)
+                images = torch.randn(batch, 3, 224, 224, device="cuda", dtype=kind)
+                keep(f"{name} {way} {str(kind)[6:]} {batch}", functools.partial(WAYS[way], model, images))
     Path(out).with_suffix(".done").write_text("")
-
-
-def compiled(model, images):
-    torch._dynamo.reset()
-    run = torch.compile(model, mode="reduce-overhead", dynamic=False)
-    return lambda: run(images)
 
 
 if __name__ == "__main__":

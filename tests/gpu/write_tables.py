@@ -1,6 +1,6 @@
 """Write a visit's numbers as Markdown tables: engines, PyTorch, ratios, cross-checks, where the time goes.
 
-python tests/gpu/tabulate.py OUT > docs/measurements/NAME.md
+python tests/gpu/write_tables.py OUT > docs/measurements/NAME.md
 """
 
 import json
@@ -22,7 +22,8 @@ def stages(folder):
 
 def engines(folder):
     lines = [
-        "| engine | build s | layers int8 / fp16 / fp32 | compute ms, median | p99 | CoV | latency ms | images/s | mJ/image "
+        "| engine | build s | layers int8 / fp16 / fp32 | compute ms, median | p99 | CoV | latency ms | images/s "
+        "| mJ/image "
         "| top-1 | agrees with FP32 | largest logit error |",
         "| --- " * 12 + "|",
     ]
@@ -32,11 +33,8 @@ def engines(folder):
             lines.append(f"| {stage} | not run |" + " |" * 10)
             continue
         counts = built["precision_of_layers"] or {}
-        row = [
-            stage,
-            f"{built['build_seconds']:.0f}",
-            " / ".join(str(counts.get(k, "?")) for k in ("int8", "fp16", "fp32")),
-        ]
+        split = " / ".join(str(counts.get(k, "?")) for k in ("int8", "fp16", "fp32"))
+        row = [stage, f"{built['build_seconds']:.0f}", split]
         row += _timing(timed["benchmark"][0]) if timed else ["not run"] + [""] * 5
         row += _score(score) if score else ["not run", "", ""]
         lines.append("| " + " | ".join(row) + " |")
