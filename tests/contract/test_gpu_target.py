@@ -20,9 +20,9 @@ def machine(workflow, version="8.5.3.1", **facts):
     """Let the workflow see a GPU with these facts, and a version of TensorRT, or None of it."""
     tools, installed = workflow.path("tools"), workflow.path("installed/tensorrt-1.dist-info")
     tools.mkdir(exist_ok=True)
-    installed.mkdir(parents=True, exist_ok=True)
-    name = "tensorrt" if version else "another"
-    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version or 1}\n")
+    if version:
+        installed.mkdir(parents=True, exist_ok=True)
+        (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tensorrt\nVersion: {version}\n")
     (tools / "nvidia-smi").write_text(SMI.format(**{**FACTS, **facts}))
     (tools / "nvidia-smi").chmod(0o755)
     path = workflow.environment()["PATH"]
