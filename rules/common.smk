@@ -67,6 +67,17 @@ def engine_graph(w):
     return tables.engine_graph(w.dataset, w.model, w.precision, w.target)
 
 
+def engine_cache(w):
+    """Return the calibration cache that an engine is built with, or nothing where its graph says all."""
+    implicit = tables.is_implicit(w.precision, w.target)
+    return f"results/{w.dataset}/calibration/{w.model}.{w.precision}.{w.target}.cache" if implicit else []
+
+
+def clean_graph(w):
+    """Return the clean graph of the class that a target's engine is built from."""
+    return f"results/{w.dataset}/clean/{w.model}.{tables.graph_class(w.precision, w.target)}.onnx"
+
+
 def result_graph(w):
     """Return the graph that the active dataset's engine is built from."""
     return tables.engine_graph(tables.active, w.model, w.precision, w.target)

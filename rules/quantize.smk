@@ -62,3 +62,21 @@ rule quantize:
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
         "--calibration {input.calibration:q} {params.recipe} --quantized {output.quantized:q} --log {log:q}"
+
+
+rule export_cache:
+    """Write TensorRT's calibration cache, with the scales that the Q/DQ graph has."""
+    input:
+        clean=clean_graph,
+        qat=qat_checkpoint,
+        calibration="results/{dataset}/calibration/{model}.{precision}.json",
+        code=code("export_cache.py"),
+    output:
+        cache="results/{dataset}/calibration/{model}.{precision}.{target}.cache",
+    log:
+        "results/logs/{dataset}/export_cache.{model}.{precision}.{target}.log",
+    params:
+        recipe=options(placement=recipes.class_placement, version=recipes.version),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --clean {input.clean:q} --qat={input.qat:q} '
+        "--calibration {input.calibration:q} {params.recipe} --cache {output.cache:q} --log {log:q}"

@@ -20,9 +20,20 @@ def _node(kind, inputs, output, **attributes):
 
 
 def _nodes():
+    return _common([_node("HardSwish", ["conv"], "act")])
+
+
+def older_nodes():
+    """Return the nodes for a parser without HardSwish (TensorRT 8)."""
+    return _common(
+        [_node("HardSigmoid", ["conv"], "gate", alpha=1 / 6, beta=0.5), _node("Mul", ["conv", "gate"], "act")]
+    )
+
+
+def _common(activation):
     return [
         _node("Conv", ["input_0", "w_conv", "b_conv"], "conv", strides=[4, 4], pads=[1, 1, 1, 1]),
-        _node("HardSwish", ["conv"], "act"),
+        *activation,
         _node("Reshape", ["act", "tokens"], "flat"),
         _node("Transpose", ["flat"], "sequence", perm=[0, 2, 1]),
         _node("MatMul", ["sequence", "w_qkv"], "qkv"),
@@ -56,18 +67,18 @@ def _save(path, nodes, initializers, batch):
     return str(path)
 
 
-def quantized(path, seed=0):
+def quantized(path, seed=0, nodes=None):
     """Write the network with explicit Q/DQ: per tensor on activations, per channel on weights, biases float."""
-    weights, nodes, more = _weights(seed), [], []
-    for node in _nodes():
+    weights, placed, more = _weights(seed), [], []
+    for node in nodes or _nodes():
         if node.op_type in QUANTIZED:
             for position in (0, 1):
-                node.input[position] = _qdq(node, position, weights, nodes, more)
-        nodes.append(node)
+                node.input[position] = _qdq(node, position, weights, placed, more)
+        placed.append(node)
     floats = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
     shapes = {"tokens": [0, WIDTH, SIZE], "thirds": [WIDTH] * 3}
     integers = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in shapes.items()]
-    return _save(path, nodes, floats + integers + more, "batch")
+    return _save(path, placed, floats + integers + more, "batch")
 
 
 def _qdq(node, position, weights, nodes, initializers):

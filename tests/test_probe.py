@@ -125,3 +125,58 @@ def test_broken_nvidia_smi(tmp_path):
     program.chmod(0o755)
     found = in_process(ASK + "print(json.dumps(probe.identity(row)))", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert found["device"] is None
+
+
+ASK_TRT = "import probe\nrow = {'runtime': 'tensorrt'}\nprobe.version = lambda names: '8.5.2.2'\n"
+
+
+def test_tensorrt_builds_only_where_there_is_a_gpu(with_gpu):
+    ask = ASK_TRT + "print(json.dumps([probe.unreachable(row, 'build'), probe.unreachable(row), probe.identity(row)]))"
+    build, run, found = in_process(ask, PATH="/nonexistent")
+    assert build == run == "tensorrt needs an NVIDIA GPU with its driver, and there is none here" and found is None
+    build, run, found = in_process(ask, **with_gpu("8.9"))
+    assert build is None and run is None and found["version"] == "8.5.2.2" and found["dla"] is None
+
+
+@pytest.mark.parametrize(
+    "demanded, fits", [("8", True), ("8.5", True), ("8.5.2.2", True), ("8.6", False), ("8.5.22", False)]
+)
+def test_a_version_is_demanded_by_its_first_numbers(with_gpu, demanded, fits):
+    ask = ASK_TRT + f"print(json.dumps(probe.mismatch({{**row, 'version': '{demanded}'}})))"
+    reason = None if fits else f"tensorrt is 8.5.2.2 here, and the target's is {demanded}"
+    assert in_process(ask, **with_gpu("8.9")) == reason
+
+
+JETSONS = {
+    "xavier": ("NVIDIA Jetson Xavier NX Developer Kit", "nvidia,p3449-0000+p3668-0000\0nvidia,tegra194", "7.2", 2),
+    "orin": ("NVIDIA Jetson AGX Orin Developer Kit", "nvidia,p3737-0000+p3701-0005\0nvidia,tegra234", "8.7", 2),
+    "nano": ("NVIDIA Jetson Orin Nano Developer Kit", "nvidia,p3768-0000+p3767-0005\0nvidia,tegra234", "8.7", 0),
+}
+
+
+@pytest.mark.parametrize("name", JETSONS)
+def test_jetson(tmp_path, monkeypatch, name):
+    """A Jetson's release file and device tree, without nvidia-smi."""
+    model, compatible, capability, cores = JETSONS[name]
+    (tmp_path / "release").write_text("# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64\n")
+    (tmp_path / "model").write_text(model + "\0")
+    (tmp_path / "compatible").write_text(compatible + "\0")
+    monkeypatch.setattr(probe, "RELEASE", str(tmp_path / "release"))
+    monkeypatch.setattr(probe, "TREE", str(tmp_path))
+    found = probe._nvidia()
+    assert (found["device"], found["compute_capability"], found["dla"]) == (model, capability, cores)
+    assert found["driver"] == "L4T 35.4.1" and found["memory"].endswith(" GiB")
+
+
+def test_demand_of_dla_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "facts", lambda name: {"version": "8.5.2", "compute_capability": "8.7", "dla": 0})
+    assert probe.mismatch({"runtime": "tensorrt", "dla": 2}) == "there are 0 DLA cores here, and the target has 2"
+
+
+def test_version_in_the_text_of_a_module(tmp_path, monkeypatch):
+    """JetPack's TensorRT may have no distribution: its package says its version, and is not imported for that."""
+    (tmp_path / "nvtrt").mkdir()
+    (tmp_path / "nvtrt" / "__init__.py").write_text('__version__ = "8.5.2.2"\nraise ImportError("imported")\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert probe.version_in("nvtrt") == "8.5.2.2"
+    assert probe.version_in("no_such_module_here") is None and probe.version_in(None) is None

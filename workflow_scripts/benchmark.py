@@ -1,10 +1,14 @@
 """Time an engine from its file, per batch size: latency by trtexec's definitions, throughput over the host's clock.
 
-The recipe is {"batches", "warmup_ms", "duration_ms", "iterations", "threads"?}. Each timing says whether it is stable
-(measure/stats.py: is_stable). What a device cannot measure is null.
+The recipe is {"batches", "warmup_ms", "duration_ms", "iterations", "threads"?, "cuda_graph"?, "spin_wait"?,
+"transfers"?}. Each timing says whether it is stable (measure/stats.py: is_stable). What a device cannot measure is
+null.
 """
 
 from cli import Command, log
+
+OPTIONS = ("cuda_graph", "spin_wait", "transfers")
+NOT_LATENCIES = ("wall", "energy")
 
 
 def produce(args):
@@ -18,25 +22,28 @@ def produce(args):
 
 def entry(session, batch, recipe):
     """Return one batch size's timing as the result JSON has it."""
-    from measure import stats, timing
+    from measure import gpu, stats, timing
 
-    clock = timing.clocks_mhz()
-    loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"])
+    options = {name: recipe[name] for name in OPTIONS if name in recipe}
+    meter = gpu.meter() if session.on_gpu else timing.Host()
+    loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"], options, meter)
+    before = meter.state()
     times = session.time(images_for(session, batch), loop)
+    after = meter.state()
     count, latency = len(times.latency), list(times.latency)
     found = {
         "batch": batch,
         "throughput_qps": count / times.wall,
         "images_per_second": count * batch / times.wall,
-        **{f"{name}_ms": stats.summary(getattr(times, name)) for name in times._fields if name != "wall"},
+        **{f"{name}_ms": stats.summary(getattr(times, name)) for name in times._fields if name not in NOT_LATENCIES},
         "iterations": count,
         "warmup_ms": recipe["warmup_ms"],
         **session.facts,
         "stable": stats.is_stable(latency),
         "coefficient_of_variation": stats.variation(latency),
-        "energy_mj_per_image": None,
-        "power_mode": timing.power_mode(),
-        "clocks_mhz": {"before": clock, "after": timing.clocks_mhz()},
+        "energy_mj_per_image": times.energy / (count * batch) if times.energy else None,
+        "power_mode": after["power_mode"],
+        "clocks_mhz": {"before": before["clock_mhz"], "after": after["clock_mhz"]},
     }
     tell(found)
     return found

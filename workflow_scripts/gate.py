@@ -13,7 +13,7 @@ import sys
 from files import UserError
 from tables import JOBS_LOCK
 
-NEEDS = {"calibrate": "calibration", "quantize": "calibration", "train_qat": "qat"}
+NEEDS = {"calibrate": "calibration", "quantize": "calibration", "export_cache": "calibration", "train_qat": "qat"}
 PURPOSES = {"build_engine": "build", "fingerprint": "build", "evaluate_engine": "run", "benchmark": "run"}
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 RUN_LOCK = ".snakemake/levit.run.lock"

@@ -8,16 +8,21 @@ and free memory belong to the benchmark.
 
 import collections
 import functools
+import glob
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 
 # distributions: names that the runtime is installed under, the first one found counts; device: a row of DEVICES;
-# capabilities: what its device's compute capability must be among to run an engine (None: any)
-Runtime = collections.namedtuple("Runtime", "distributions device capabilities")
+# capabilities: what its device's compute capability must be among to run an engine (None: any);
+# module: an importable package whose text says its version, where it may be installed without a distribution;
+# builds_anywhere: whether engines can be built without the device
+Runtime = collections.namedtuple("Runtime", "distributions device capabilities module builds_anywhere")
+Runtime.__new__.__defaults__ = (None, True)
 
 RUNTIMES = {
     "openvino": Runtime(("openvino",), "cpu", None),
@@ -26,6 +31,9 @@ RUNTIMES = {
         ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
         "nvidia",
         ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),
+    ),
+    "tensorrt": Runtime(
+        ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"), "nvidia", None, "tensorrt", False
     ),
 }
 DEMANDS = ("architecture", "compute_capability")  # facts that a target's row may state; here they must be the same
@@ -46,12 +54,23 @@ def mismatch(row):
     if name not in RUNTIMES:
         return f"runtime {name} is unknown: one of {', '.join(sorted(RUNTIMES))}"
     found = facts(name)
-    if found["version"] is None:
-        return f"{RUNTIMES[name].distributions[0]} is not installed in {sys.executable}"
     for key in DEMANDS:
         if row.get(key) is not None and str(row[key]) != str(found.get(key)):
             return f"{key} is {found.get(key) or 'none'} here, and the target's is {row[key]}"
+    if found["version"] is None:
+        return f"{RUNTIMES[name].distributions[0]} is not installed in {sys.executable}"
+    if not _is_of(found["version"], row.get("version")):
+        return f"{name} is {found['version']} here, and the target's is {row['version']}"
+    if not RUNTIMES[name].builds_anywhere and found["compute_capability"] is None:
+        return f"{name} needs an NVIDIA GPU with its driver, and there is none here"
+    if (row.get("dla") or 0) > (found.get("dla") or 0):
+        return f"there are {found.get('dla') or 0} DLA cores here, and the target has {row['dla']}"
     return None
+
+
+def _is_of(version, demanded):
+    """Return whether a version (8.5.2.2) is of a demanded one (8.5)."""
+    return demanded is None or f"{version}.".startswith(f"{demanded}.")
 
 
 def unreachable(row, purpose="run"):
@@ -70,7 +89,8 @@ def unreachable(row, purpose="run"):
 @functools.lru_cache(maxsize=None)
 def _facts(name):
     runtime = RUNTIMES[name]
-    base = {"runtime": name, "version": version(runtime.distributions), "architecture": platform.machine()}
+    found = version(runtime.distributions) or version_in(runtime.module)
+    base = {"runtime": name, "version": found, "architecture": platform.machine()}
     return {**base, **DEVICES[runtime.device]()}
 
 
@@ -89,6 +109,16 @@ def version(distributions):
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def version_in(module):
+    """Return the `__version__` in the text of an importable package, or None."""
+    from importlib import util
+
+    found = util.find_spec(module) if module else None
+    text = _text(found.origin) if found and found.origin else ""
+    versions = re.findall(r"^__version__ *= *[\"']([\w.]+)[\"']", text, re.MULTILINE)
+    return versions[0] if versions else None
 
 
 def _cpu():
@@ -113,8 +143,47 @@ def _board():
 NVIDIA = {"device": "name", "compute_capability": "compute_cap", "memory": "memory.total", "driver": "driver_version"}
 
 
+# A Jetson's chip, as its device tree names it: compute capability and DLA cores; fewer cores by words of its model.
+CHIPS = {"tegra194": ("7.2", 2), "tegra234": ("8.7", 2), "tegra264": ("11.0", 0)}
+FEWER_CORES = (("Orin Nano", 0), ("Orin NX 8GB", 1), ("Orin NX Engineering Reference Developer Kit 8GB", 1))
+RELEASE, TREE = "/etc/nv_tegra_release", "/proc/device-tree"
+
+
 def _nvidia():
-    """Return the first visible NVIDIA GPU's name, compute capability, memory and driver, each None without one."""
+    """Return the NVIDIA GPU's name, compute capability, memory, driver, CUDA and DLA cores, each None without one."""
+    return {**(_jetson() or {**_smi(), "dla": None}), "cuda": _cuda()}
+
+
+def _jetson():
+    """Return a Jetson's facts, or None elsewhere: nvidia-smi is not on it, and its driver is part of its release."""
+    release = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", _text(RELEASE))
+    if release is None:
+        return None
+    model, chips = _text(f"{TREE}/model").strip("\0\n"), _text(f"{TREE}/compatible")
+    capability, cores = next((facts for chip, facts in CHIPS.items() if chip in chips), (None, 0))
+    cores = next((fewer for words, fewer in FEWER_CORES if words in model), cores)
+    kilobytes = re.search(r"^MemTotal:\s+(\d+)", _text("/proc/meminfo"), re.MULTILINE)
+    return {
+        "device": model or "Jetson",
+        "compute_capability": capability,
+        "memory": f"{round(int(kilobytes.group(1)) / 2**20)} GiB" if kilobytes else None,
+        "driver": f"L4T {release.group(1)}.{release.group(2)}",
+        "dla": cores,
+    }
+
+
+def _cuda():
+    """Return the version of the CUDA runtime that is installed here, or None."""
+    parts = [f"nvidia-cuda-runtime{suffix}" for suffix in ("", "-cu13", "-cu12", "-cu11")]
+    for path in sorted(glob.glob("/usr/local/cuda/version.*")):
+        found = re.search(r"CUDA Version ([\d.]+)|\"cuda\"[^}]*\"version\" *: *\"([\d.]+)\"", _text(path))
+        if found:
+            return found.group(1) or found.group(2)
+    return version(parts)
+
+
+def _smi():
+    """Return what nvidia-smi says of the first visible GPU."""
     nothing = dict.fromkeys(NVIDIA)
     program = shutil.which("nvidia-smi")
     if program is None:

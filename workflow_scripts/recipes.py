@@ -14,6 +14,9 @@ from tables import ONNX, ask, pick
 
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 
+SEARCH = ("workspace_mb", "optimization_level", "external_tactics", "dynamic_batch")  # of kernels, by a builder
+TIMING = ("batches", "warmup_ms", "duration_ms", "iterations", "threads", "cuda_graph", "spin_wait", "transfers")
+
 
 class Recipes:
     """Functions of wildcards over the tables; none depends on this machine, except `identity` and `onnx_identity`."""
@@ -83,16 +86,18 @@ class Recipes:
 
     def building(self, w):
         row, place = self.tables.row("precision", w.precision), self.tables.row("target", w.target)
+        other = pick(place, "high_precision") if row.get("high_precision") else {}
         return {
-            **pick(row, "compute", "high_precision", "dla"),
-            **pick(place, "batches", "threads", "compute_capabilities"),
+            **pick(row, "compute", "high_precision", "dla", "tf32"),
+            **pick(place, "batches", "threads", "compute_capabilities", *SEARCH),
+            **other,
         }
 
     def running(self, w):
         return pick(self.tables.row("target", w.target), "threads")
 
     def timing(self, w):
-        return pick(self.tables.row("target", w.target), "batches", "warmup_ms", "duration_ms", "iterations", "threads")
+        return pick(self.tables.row("target", w.target), *TIMING)
 
     def lineage(self, w):
         """Return what a result records of its recipe: the rows, less what decides nothing about its numbers."""
@@ -112,6 +117,14 @@ class Recipes:
             found = ask(row, "identity") or (read_json(recorded) if os.path.exists(recorded) else pick(row, *FACTS))
             self._identities[w.target] = found
         return self._identities[w.target]
+
+    def version(self, w):
+        """Return the version of a target's runtime, or nothing where it is not known here."""
+        return self.identity(w).get("version") or ""
+
+    def class_placement(self, w):
+        """Return the placement of the class of graph that a target's engine is built from."""
+        return self.tables.row("graph", self.tables.graph_class(w.precision, w.target))["placement"]
 
     def onnx_identity(self, w):
         return probe.identity(ONNX) or ONNX

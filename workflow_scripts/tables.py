@@ -15,6 +15,7 @@ import probe
 from files import UserError, canonical
 from schema import Checker, nearest
 
+TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast; they decide nothing about an engine
 TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock on it (cli.py), a starting run tries it
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
@@ -124,6 +125,8 @@ class Tables:
         """Return the graph that an engine is built from."""
         if self.row("target", target)["typed"]:
             return f"results/{dataset}/typed/{model}.{precision}.onnx"
+        if self.is_implicit(precision, target):
+            return f"results/{dataset}/clean/{model}.{self.graph_class(precision, target)}.onnx"
         return self.graph_path(dataset, model, precision, self.graph_class(precision, target))
 
     def preprocess(self, model):
@@ -182,6 +185,11 @@ class Tables:
     def runtime_file(self, target):
         return f"runtimes/{self.row('target', target)['runtime']}.py"
 
+    def is_implicit(self, precision, target):
+        """Return whether INT8 comes from a calibration cache: a DLA takes no Q/DQ nodes (before TensorRT 11.4)."""
+        row = self.row("precision", precision)
+        return bool(row["dla"] and row.get("calibration") and not self.row("target", target)["typed"])
+
     def has_qat(self, precision):
         return bool(self.row("precision", precision).get("qat"))
 
@@ -199,4 +207,5 @@ class Tables:
         """
         python = os.environ.get("LEVIT_PYTHON") or python
         named = {f"LEVIT_PYTHON_{t}": row.get("python") or python for t, row in self.config["targets"].items()}
+        named["LEVIT_TIMING_CACHES"] = TIMING_CACHES
         return {"LEVIT_PYTHON": python, "LEVIT_STORE": self.config["store"] or "", "LEVIT_JOBS": JOBS_LOCK, **named}

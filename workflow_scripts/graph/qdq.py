@@ -62,6 +62,23 @@ def insert(graph, amax, placement):
     return graph.cleanup().toposort()
 
 
+def activation_scales(graph, amax, placement):
+    """Return {tensor name: scale} of a clean graph's activations, those that `insert` puts pairs on.
+
+    A tensor that nodes read through unlike quantizers has several pairs; a cache has room for one scale, the largest.
+    Raises UserError as `insert` does.
+    """
+    scales = {}
+    for node in graph.nodes:
+        kind = kind_of(node)
+        for index, quantizer in SLOTS[kind].items() if kind in placement else ():
+            tensor = node.inputs[index]
+            if quantizer != "weight_quantizer":
+                scale = float(_scale(f"{module_of(node)}.{quantizer}", amax, tensor, None))
+                scales[tensor.name] = max(scale, scales.get(tensor.name, 0.0))
+    return scales
+
+
 def _scale(name, amax, tensor, axis):
     if name not in amax:
         raise UserError(f"quantizer {name} has no calibrated range: delete the calibration artifact and run again")

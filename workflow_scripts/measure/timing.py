@@ -8,10 +8,15 @@ import numpy as np
 
 
 class Loop:
-    """How long to time: at least `iterations` queries and `duration_ms`, after `warmup_ms` of queries."""
+    """How long to time: at least `iterations` queries and `duration_ms`, after `warmup_ms` of queries.
 
-    def __init__(self, warmup_ms, duration_ms, iterations):
+    options: what a runtime may read besides: {"cuda_graph", "spin_wait", "transfers"}, where they are given.
+    meter: of the device's energy, or None.
+    """
+
+    def __init__(self, warmup_ms, duration_ms, iterations, options=None, meter=None):
         self.warmup_ms, self.duration_ms, self.iterations = warmup_ms, duration_ms, iterations
+        self.options, self.meter = options or {}, meter
 
     def run(self, query):
         """Call `query()` as often as that takes.
@@ -51,6 +56,16 @@ def _warm_up(query, duration_ms):
         calls.append(now)
     half = len(calls) // 2
     return max(len(calls) - half, 1) / max((now - (calls[half - 1] if half else start)) / 1e6, 1e-6)
+
+
+class Host:
+    """What a host says of its own state (measure/gpu.py has the like for GPUs)."""
+
+    def energy_mj(self):
+        return None
+
+    def state(self):
+        return {"clock_mhz": clocks_mhz(), "power_mode": power_mode()}
 
 
 def clocks_mhz():

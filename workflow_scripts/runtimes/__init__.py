@@ -3,7 +3,8 @@
 A runtime is one file with these functions (a new one needs nothing else but its rows in config.yaml and probe.py):
 
     fingerprint()                      -> dict: runtime, version, device...: nothing that changes by itself
-    build(onnx, recipe, plan, engine)  -> dict: writes the engine file and says what it is (see `description`)
+    build(onnx, recipe, plan, engine)  -> dict: writes the engine file and says what it is (see `description`);
+                                          `calibration=` (a cache's path) where a recipe quantizes implicitly
     load(engine, threads=0)            -> Session: from the file alone, in a fresh process
     inspect(engine)                    -> [{"name", "type", "precision"}]: the layers that a query really executes
     profile(engine, batch)             -> [{"name", "type", "precision", "ms"}]: the same with the time that each takes
@@ -21,9 +22,10 @@ from files import UserError
 
 PRECISIONS = ("int8", "fp16", "bf16", "fp32")
 
-# Arrays of milliseconds, one value a query, or None for what a device has not; wall: seconds of all queries together.
-# latency is h2d + compute + d2h where there are transfers.
-Timing = collections.namedtuple("Timing", "latency compute h2d d2h enqueue wall")
+# Arrays of milliseconds, one value a query, or None for what a device has not; wall: seconds of all queries together;
+# energy: millijoules of the whole device meanwhile. latency is h2d + compute + d2h where there are transfers.
+Timing = collections.namedtuple("Timing", "latency compute h2d d2h enqueue wall energy")
+Timing.__new__.__defaults__ = (None,)
 
 
 def names():
@@ -81,7 +83,10 @@ class Session:
     inputs, outputs: {name: shape}, -1 where the size is free
     batches: the batch sizes it was built for, ascending, or None where any will do
     facts: what a benchmark records of how it runs: {"threads": int or None, "cuda_graph": bool or None}
+    on_gpu: whether it is a GPU's clock and energy that count
     """
+
+    on_gpu = False
 
     inputs, outputs, batches, facts = {}, {}, None, {}
 

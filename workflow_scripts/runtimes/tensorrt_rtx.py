@@ -1,4 +1,4 @@
-"""TensorRT-RTX: engines are built without a GPU, from a strongly typed graph, and loaded on an RTX GPU.
+"""TensorRT-RTX: engines are built without a GPU, from a strongly typed graph, and run on an RTX GPU.
 
 The engine is the library's own serialized plan, as its tools expect it. Kernels are chosen when it is loaded; what
 the plan computes in is read from the builder's log, because the inspector needs a loaded engine.
@@ -9,7 +9,7 @@ import time
 
 import probe
 from files import UserError
-from runtimes import _tensorrt, description, missing_precisions
+from runtimes import _gpu, _tensorrt, description, missing_precisions
 
 NAME = "tensorrt_rtx"
 MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")  # the meta package's name, and its bindings' own
@@ -46,45 +46,38 @@ def build(onnx, recipe, plan, engine):
         raise UserError("tensorrt_rtx takes no plan of precisions: the types are in the graph")
     if recipe["compute"] not in COMPUTES:
         raise UserError(f"tensorrt_rtx cannot compute in {recipe['compute']}: one of {', '.join(COMPUTES)}")
-    trt = library()
-    logger, start = _tensorrt.logger_of(trt), time.monotonic()
-    logger.take()
-    builder = trt.Builder(logger)
-    network, parser = _tensorrt.parse(trt, builder, onnx, 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    trt, start = library(), time.monotonic()
+    _tensorrt.logger_of(trt).take()
+    builder = trt.Builder(_tensorrt.logger_of(trt))
+    network, parser = _tensorrt.parse(trt, builder, onnx)
     config = _config(trt, builder, network, recipe)
-    plan_bytes = builder.build_serialized_network(network, config)
-    if plan_bytes is None:
-        errors = logger.take(trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
-        raise UserError(
-            f"{onnx}: TensorRT-RTX built no engine: {' '.join((errors or ['it gave no reason'])[0].split())}"
-        )
+    plan_bytes = _tensorrt.serialize(trt, builder, network, config, onnx)
     with open(engine, "wb") as stream:
         stream.write(plan_bytes)
     del parser
     seconds, batches = time.monotonic() - start, sorted(set(recipe["batches"]))
-    said = logger.messages
-    warnings = sorted({text for severity, text in said if severity == trt.ILogger.WARNING})
-    layers = _tensorrt.layers_of_log([text for _, text in said])
-    logger.take()
+    warnings, layers = _tensorrt.said(trt)
     warnings += missing_precisions(recipe, layers)
     more = {"batches": batches, "layers_from": "the builder's log", "compute_capabilities": _asked(recipe)}
     return description(fingerprint(), layers, seconds, warnings, **more)
 
 
 def load(engine, threads=0):
-    """Raise UserError: this version builds engines for RTX GPUs and does not run them."""
-    reason = probe.unreachable({"runtime": NAME}) or "this version builds its engines and does not run them"
-    raise UserError(f"{engine} cannot be loaded here: {reason}: take the engine file to a machine that can run it")
+    """Return a session of an engine file; raise UserError where there is no RTX GPU, or the file is not for it."""
+    reason = probe.unreachable({"runtime": NAME})
+    if reason:
+        raise UserError(f"{engine} cannot be loaded here: {reason}: take the engine file to a machine that can run it")
+    return _gpu.GpuSession(library(), _tensorrt.deserialize(library(), engine), engine)
 
 
 def inspect(engine):
-    """Raise UserError: the inspector needs a loaded engine; what was built is in the engine's description."""
-    return load(engine)
+    """Return the layers of an engine file, on an RTX GPU; elsewhere what was built is in the engine's description."""
+    return _tensorrt.layers_of_engine(library(), load(engine).engine)
 
 
-def profile(engine, batch):
-    """Raise UserError: a profile needs an RTX GPU."""
-    return load(engine)
+def profile(engine, batch, queries=20):
+    """Return the layers with the milliseconds that each takes, on an RTX GPU."""
+    return _gpu.profile(load(engine), inspect(engine), batch, queries)
 
 
 def _asked(recipe):
@@ -94,7 +87,7 @@ def _asked(recipe):
 def _config(trt, builder, network, recipe):
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    _tensorrt.add_profile(builder, config, network, recipe["batches"])
+    _tensorrt.add_profile(builder, config, network, 1, max(recipe["batches"]))
     names = ["SM" + text.replace(".", "") for text in _asked(recipe)]
     known = sorted(name for name in dir(trt.ComputeCapability) if _is_capability(name))
     unknown = [name for name in names if name not in known]

@@ -1,0 +1,77 @@
+"""A kit's way to a device and back: Snakemake takes what was brought as made, and still sees what becomes stale."""
+
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from workflow import Workflow
+
+RESULT = "results/LeViT-tiny.fp32.gpu.json"
+KIT = ["workflow_scripts/device_kit.py"]
+
+
+def kit(folder, environment, *arguments):
+    done = subprocess.run(
+        [sys.executable, *KIT, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def travelled(tmp_path_factory):
+    """A workflow, and the folder on a device where its kit was run."""
+    folder = tmp_path_factory.mktemp("kit")
+    workflow = Workflow.fresh(folder / "host")
+    here = workflow.environment()
+    status, output = kit(workflow.folder, here, "pack", RESULT)
+    assert status == 1 and "files are not there yet: run snakemake results/digits/" in output
+    status, needs = kit(workflow.folder, here, "needs", RESULT)
+    workflow.build(*needs.split())
+    status, output = kit(workflow.folder, here, "pack", RESULT)
+    assert status == 0, output
+    device = folder / "device"
+    with tarfile.open(workflow.path("kit.tar")) as archive:
+        archive.extractall(device, filter="data")
+    status, output = kit(device, here, "run")
+    assert status == 0, output
+    return workflow, device
+
+
+def test_there_and_back(travelled, tmp_path):
+    workflow, device = travelled
+    workflow = workflow.copy(tmp_path / "host")
+    assert "build_engine fp32.gpu" in workflow.plan(RESULT)
+    status, output = kit(workflow.folder, workflow.environment(), "bring", str(device / "brought.tar"))
+    assert status == 0, output
+    assert workflow.plan(RESULT) == ["result fp32.gpu"]
+    workflow.build(RESULT)
+    assert workflow.plan(RESULT) == []
+    workflow.config(lambda config: config["targets"]["gpu"].update(iterations=77))
+    assert workflow.plan(RESULT) == ["benchmark fp32.gpu", "result fp32.gpu"]
+    workflow.config(lambda config: config["targets"]["gpu"].update(workspace_mb=77))
+    assert "build_engine fp32.gpu" in workflow.plan(RESULT)
+
+
+def test_a_second_run_repeats_nothing(travelled):
+    workflow, device = travelled
+    log = workflow.path("work.log")
+    log.unlink(missing_ok=True)
+    engine = next(device.rglob("*.engine"))
+    before = engine.stat().st_mtime_ns
+    assert kit(device, workflow.environment(), "run")[0] == 0
+    assert engine.stat().st_mtime_ns == before and not log.exists()
+
+
+@pytest.mark.parametrize("changed", ["recipe", "input"])
+def test_what_was_made_of_something_else_is_refused(travelled, tmp_path, changed):
+    workflow, device = travelled
+    workflow = workflow.copy(tmp_path / "host")
+    if changed == "recipe":
+        workflow.config(lambda config: config["targets"]["gpu"].update(workspace_mb=77))
+    else:
+        workflow.path("results/digits/clean/LeViT-tiny.gpu.onnx").write_text("another")
+    status, output = kit(workflow.folder, workflow.environment(), "bring", str(device / "brought.tar"))
+    assert status == 1 and output.startswith("error: ") and output.strip().endswith("pack another")
+    assert not workflow.path("results/digits/engines").exists()

@@ -1,0 +1,90 @@
+"""A GPU target's identity: what a changed driver, runtime or device makes stale, and what preflight refuses."""
+
+import pytest
+
+from workflow import Workflow
+
+RESULT = "results/LeViT-tiny.fp32.gpu.json"
+STALE = [
+    "benchmark fp32.gpu",
+    "build_engine fp32.gpu",
+    "evaluate_engine fp32.gpu",
+    "fingerprint gpu",
+    "result fp32.gpu",
+]
+SMI = '#!/bin/sh\necho "{device}, {capability}, {memory} MiB, {driver}"\n'
+FACTS = {"device": "NVIDIA H200", "capability": "9.0", "memory": "143771", "driver": "580.1"}
+
+
+def machine(workflow, version="8.5.3.1", **facts):
+    """Let the workflow see a GPU with these facts, and a version of TensorRT, or None of it."""
+    tools, installed = workflow.path("tools"), workflow.path("installed/tensorrt-1.dist-info")
+    tools.mkdir(exist_ok=True)
+    if version:
+        installed.mkdir(parents=True, exist_ok=True)
+        (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tensorrt\nVersion: {version}\n")
+    (tools / "nvidia-smi").write_text(SMI.format(**{**FACTS, **facts}))
+    (tools / "nvidia-smi").chmod(0o755)
+    path = workflow.environment()["PATH"]
+    workflow.variables.update(PATH=f"{tools}:{path}", PYTHONPATH=str(installed.parent))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    workflow = Workflow.fresh(tmp_path_factory.mktemp("gpu") / "base")
+    machine(workflow)
+    workflow.build(RESULT)
+    assert workflow.plan(RESULT) == []
+    return workflow
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"driver": "590.2"}, {"version": "8.6.1"}, {"device": "NVIDIA L4", "capability": "8.9", "memory": "23034"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_a_changed_machine_makes_stale(built, tmp_path, change):
+    workflow = built.copy(tmp_path / "changed")
+    machine(workflow, **change)
+    assert workflow.plan(RESULT) == sorted(STALE)
+    assert workflow.build(RESULT) == ["build_engine digits/engines/LeViT-tiny.fp32.gpu.engine"]
+    assert workflow.plan(RESULT) == []
+
+
+@pytest.mark.parametrize("change", [{"cuda_graph": False}, {"transfers": False}])
+def test_how_it_is_timed_is_the_benchmarks_alone(built, tmp_path, change):
+    workflow = built.copy(tmp_path / "changed")
+    machine(workflow)
+    assert workflow.plan(RESULT) == []
+    workflow.config(lambda config: config["targets"]["gpu"].update(change))
+    assert workflow.plan(RESULT) == ["benchmark fp32.gpu", "result fp32.gpu"]
+
+
+def test_timing_caches_decide_nothing(built, tmp_path):
+    workflow = built.copy(tmp_path / "changed")
+    machine(workflow)
+    caches = workflow.path(".cache/timing")
+    caches.mkdir(parents=True)
+    (caches / "tensorrt.timing").write_bytes(b"anything")
+    assert workflow.plan(RESULT) == []
+
+
+@pytest.mark.parametrize(
+    "version, row, reason",
+    [
+        (None, {}, "tensorrt is not installed in "),
+        ("8.5.3.1", {"compute_capability": "7.2"}, "compute_capability is 9.0 here, and the target's is 7.2"),
+        ("8.5.3.1", {"version": "10.3"}, "tensorrt is 8.5.3.1 here, and the target's is 10.3"),
+        ("8.5.3.1", {"dla": 2}, "there are 0 DLA cores here, and the target has 2"),
+        ("8.5.3.1", {"architecture": "aarch64"}, "architecture is "),
+    ],
+)
+def test_preflight_refuses_before_any_job(tmp_path, version, row, reason):
+    workflow = Workflow.fresh(tmp_path / "run")
+    machine(workflow, version)
+    workflow.config(lambda config: config["targets"]["gpu"].update(row))
+    assert "build_engine fp32.gpu" in workflow.plan(RESULT), "a dry run works everywhere"
+    status, output = workflow.run("--quiet", "--", RESULT)
+    assert status == 1
+    assert f"error: this machine cannot build engines of the target gpu: {reason}" in output
+    assert not workflow.path("work.log").exists(), "no job was started"

@@ -1,0 +1,226 @@
+"""Take jobs to a host that has only Python and TensorRT (numpy, Pillow, CUDA bindings), and bring the files back.
+
+    snakemake $(python workflow_scripts/device_kit.py needs results/LeViT-128S.fp16.xavier.json)     # here
+    python workflow_scripts/device_kit.py pack --kit kit.tar results/LeViT-128S.fp16.xavier.json     # here
+    tar -xf kit.tar && python3 workflow_scripts/device_kit.py run                                    # there
+    python workflow_scripts/device_kit.py bring brought.tar                                          # here again
+
+`run` records the target's identity, builds, evaluates and times, and goes on where an interrupted run stopped. `bring`
+refuses files that were made of other inputs or recipes than those that are here now, and tells Snakemake of the rest.
+"""
+
+import argparse
+import collections
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from files import UserError, canonical, read_json, sha256_file
+
+KIT, BROUGHT, IDENTITY = "kit.json", "brought.tar", "{identity}"
+Names = collections.namedtuple("Names", "dataset model precision target graph", defaults=(None,))
+
+
+def tables_of(folder="."):
+    """Return the checked tables of the project in a folder."""
+    import yaml
+
+    from tables import Tables
+
+    with open(os.path.join(folder, "config.yaml"), encoding="utf-8") as stream:
+        return Tables.load(yaml.safe_load(stream), os.path.join(folder, "rules/schemas/config.schema.yaml"))
+
+
+def names_of(result, tables):
+    """Return the Names of results/{model}.{precision}.{target}.json; raise UserError where that is no valid result."""
+    parts = Path(result).name.split(".")
+    if len(parts) != 4 or parts[-1] != "json":
+        raise UserError(f"{result} is no result: give results/{{model}}.{{precision}}.{{target}}.json")
+    reason = tables.refusal(*parts[:3])
+    if reason:
+        raise UserError(reason)
+    return Names(tables.active, *parts[:3])
+
+
+def inputs_of(names, tables):
+    """Return {argument: path} of what a result's jobs on the target read."""
+    folder = f"results/{names.dataset}"
+    found = {
+        "--onnx": tables.engine_graph(names.dataset, names.model, names.precision, names.target),
+        "--images": f"{folder}/data/{tables.preprocess(names.model)}.val.u8",
+        "--index": f"{folder}/data/index.json",
+        "--reference": f"{folder}/accuracy/{names.model}.torch.npy",
+    }
+    if tables.is_implicit(names.precision, names.target):
+        found["--cache"] = f"{folder}/calibration/{names.model}.{names.precision}.{names.target}.cache"
+    return found
+
+
+def jobs_of(results, tables):
+    """Return the jobs of some results, as the rules would run them: {"script", "arguments", "outputs", "target"}."""
+    from recipes import Recipes
+
+    recipes = Recipes(tables)
+    jobs = [job for result in results for job in _jobs(names_of(result, tables), tables, recipes)]
+    return list({canonical(job): job for job in jobs}.values())
+
+
+def _jobs(names, tables, recipes):
+    given, label = inputs_of(names, tables), f"{names.model}.{names.precision}.{names.target}"
+    folder, common = f"results/{names.dataset}", {"--runtime": recipes.runtime(names), "--identity": IDENTITY}
+    engine = {"--engine": f"{folder}/engines/{label}.engine"}
+    graph = {key: path for key, path in given.items() if key in ("--onnx", "--cache")}
+    images = {key: path for key, path in given.items() if key not in graph}
+    model = {"--split": "val", "--model": recipes.normalization(names)}
+    steps = [
+        ("fingerprint.py", {"--target": recipes.facts(names)}, {"--identity": f"results/targets/{names.target}.json"}),
+        (
+            "build_engine.py",
+            {**graph, **common, "--recipe": recipes.building(names)},
+            {**engine, "--description": f"{folder}/engines/{label}.json"},
+        ),
+        (
+            "evaluate_engine.py",
+            {**engine, **images, **common, **model, "--recipe": recipes.running(names)},
+            {"--accuracy": f"{folder}/accuracy/{label}.json"},
+        ),
+        (
+            "benchmark.py",
+            {**engine, **common, "--recipe": recipes.timing(names)},
+            {"--benchmark": f"{folder}/benchmark/{label}.json"},
+        ),
+    ]
+    return [_job(script, names.target, given, outputs) for script, given, outputs in steps]
+
+
+def _job(script, target, given, outputs):
+    texts = [(key, value if isinstance(value, str) else canonical(value)) for key, value in given.items()]
+    arguments = [part for pair in [*texts, *outputs.items()] for part in pair]
+    return {"script": script, "target": target, "arguments": arguments, "outputs": sorted(outputs.values())}
+
+
+def needs(results, tables):
+    """Return the sorted paths that the jobs of some results read."""
+    return sorted({path for r in results for path in inputs_of(names_of(r, tables), tables).values()})
+
+
+# The three steps
+
+
+def pack(results, kit):
+    """Write a tar of the jobs of some results, what they read, and their code."""
+    from recipes import code
+
+    tables = tables_of()
+    jobs, read = jobs_of(results, tables), needs(results, tables)
+    missing = [path for path in read if not os.path.exists(path)]
+    if missing:
+        raise UserError(f"{len(missing)} files are not there yet: run snakemake {' '.join(missing)}")
+    runtimes = {tables.runtime_file(job["target"]) for job in jobs}
+    scripts = {path for job in jobs for runtime in runtimes for path in code(job["script"], runtime)}
+    described = {"results": list(results), "jobs": jobs, "inputs": {path: sha256_file(path) for path in read}}
+    with tarfile.open(kit, "w") as archive:
+        _add_text(archive, KIT, json.dumps(described, indent=1, sort_keys=True))
+        for path in sorted({*read, *scripts, *code("device_kit.py")}):
+            archive.add(path)
+    print(f"{kit}: {len(jobs)} jobs, {os.path.getsize(kit) / 1e6:.1f} MB")
+
+
+def run():
+    """Do the jobs of an unpacked kit that are not done, in this interpreter, and write what they made to a tar."""
+    kit, failed = read_json(KIT), []
+    environment = {"LEVIT_TIMING_CACHES": ".cache/timing", **os.environ}
+    python = os.environ.get("LEVIT_PYTHON") or sys.executable
+    for job in kit["jobs"]:
+        if all(os.path.exists(path) for path in job["outputs"]):
+            continue
+        arguments = [_identity(job["target"]) if text == IDENTITY else text for text in job["arguments"]]
+        print(f"{job['script']}: {job['outputs'][0]}", flush=True)
+        log = f"results/logs/{os.path.basename(job['outputs'][0])}.{job['script']}.log"
+        command = [python, f"workflow_scripts/{job['script']}", *arguments, "--log", log]
+        if subprocess.run(command, env=environment, check=False).returncode:
+            failed.append(job["outputs"][0])
+    made = [path for job in kit["jobs"] for path in job["outputs"] if os.path.exists(path)]
+    with tarfile.open(BROUGHT, "w") as archive:
+        for path in [KIT, *dict.fromkeys(made)]:
+            archive.add(path)
+    print(f"{BROUGHT}: {len(set(made))} files")
+    if failed:
+        raise UserError(f"{len(failed)} jobs failed, the first for {failed[0]}: see results/logs/")
+
+
+def _identity(target):
+    path = f"results/targets/{target}.json"
+    return canonical(read_json(path)) if os.path.exists(path) else "null"
+
+
+def bring(path):
+    """Unpack what a target made, if of the inputs and recipes that are here, and tell Snakemake that it is made."""
+    with tarfile.open(path) as archive:
+        members = {member.name: member for member in archive.getmembers() if member.isfile()}
+        kit = json.loads(archive.extractfile(members[KIT]).read().decode("utf-8"))
+        _check_unchanged(kit)
+        made = [name for job in kit["jobs"] for name in job["outputs"] if name in members]
+        for name in dict.fromkeys(made):
+            if name.startswith("/") or ".." in Path(name).parts:
+                raise UserError(f"{path} has the file {name}, which is none of a kit's: nothing more is unpacked")
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_bytes(archive.extractfile(members[name]).read())
+    _tell_snakemake(sorted(set(made)))
+    print(f"{len(set(made))} files; now: snakemake {' '.join(kit['results'])}")
+
+
+def _check_unchanged(kit):
+    now = {canonical(job) for job in jobs_of(kit["results"], tables_of())}
+    for job in kit["jobs"]:
+        if canonical(job) not in now:
+            raise UserError(f"config.yaml has changed since the kit was packed ({job['outputs'][0]}): pack another")
+    for path, digest in kit["inputs"].items():
+        if not os.path.exists(path) or sha256_file(path) != digest:
+            raise UserError(f"{path} is not what the kit was packed with: pack another")
+
+
+def _tell_snakemake(outputs):
+    """Let Snakemake record the brought files as made by today's rules, so that a later change makes them stale."""
+    command = [sys.executable, "-m", "snakemake", "--touch", "--force", "--no-hooks", "--quiet", "--", *outputs]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise UserError(f"snakemake --touch failed: {done.stdout.decode('utf-8', 'replace').strip()[-300:]}")
+
+
+def _add_text(archive, name, text):
+    data = text.encode("utf-8")
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing, needing = commands.add_parser("pack"), commands.add_parser("needs")
+    packing.add_argument("--kit", default="kit.tar")
+    for command in (packing, needing):
+        command.add_argument("results", nargs="+")
+    commands.add_parser("run")
+    commands.add_parser("bring").add_argument("brought")
+    args = parser.parse_args()
+    try:
+        if args.command == "pack":
+            pack(args.results, args.kit)
+        elif args.command == "needs":
+            print(" ".join(needs(args.results, tables_of())))
+        elif args.command == "run":
+            run()
+        else:
+            bring(args.brought)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

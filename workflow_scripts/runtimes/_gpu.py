@@ -1,0 +1,342 @@
+"""A loaded TensorRT engine on a GPU: buffers, streams, CUDA graphs, and timing by trtexec's definitions.
+
+A query is a copy to the device, the network, and a copy back, each between two events on its own stream; the next
+query's copy runs while this one computes, as trtexec does it. `Tensors` and `Bindings` are TensorRT's newer and older
+ways (8.4) to say which buffer is which.
+"""
+
+import gc
+import time
+
+import numpy as np
+
+from cli import log
+from files import UserError
+from runtimes import Session, Timing, _cuda, _tensorrt
+
+IN_FLIGHT = 2  # queries: one computes while the next one's images are copied
+OPTIONS = {"cuda_graph": True, "spin_wait": True, "transfers": True}
+
+
+class Tensors:
+    """Inputs and outputs by name: TensorRT 8.5 and later."""
+
+    @staticmethod
+    def serves(trt):
+        return hasattr(trt.IExecutionContext, "execute_async_v3")
+
+    def __init__(self, trt, engine):
+        self.engine = engine
+        names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
+        given = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self.inputs, self.outputs = given, [name for name in names if name not in given]
+
+    def dtype(self, name):
+        return self.engine.get_tensor_dtype(name)
+
+    def shape(self, name):
+        return tuple(self.engine.get_tensor_shape(name))
+
+    def profile(self, number, name):
+        return self.engine.get_tensor_profile_shape(name, number)
+
+    def enqueuer(self, context, number, addresses, batch, stream):
+        """Return a function that puts a query into a stream. addresses: {name: address}; batch: its images."""
+        for name in self.inputs:
+            context.set_input_shape(name, (batch,) + self.shape(name)[1:])
+
+        def enqueue():
+            for name, address in addresses.items():
+                context.set_tensor_address(name, address)
+            return context.execute_async_v3(stream)
+
+        return enqueue
+
+
+class Bindings:
+    """Inputs and outputs by number, those of each optimization profile after another: up to TensorRT 8.6."""
+
+    @staticmethod
+    def serves(trt):
+        return hasattr(trt.IExecutionContext, "execute_async_v2")
+
+    def __init__(self, trt, engine):
+        self.engine = engine
+        self.count = engine.num_bindings // engine.num_optimization_profiles
+        names = [engine.get_binding_name(number) for number in range(self.count)]
+        self.inputs = [name for number, name in enumerate(names) if engine.binding_is_input(number)]
+        self.outputs = [name for name in names if name not in self.inputs]
+        self.numbers = {name: number for number, name in enumerate(names)}
+
+    def dtype(self, name):
+        return self.engine.get_binding_dtype(self.numbers[name])
+
+    def shape(self, name):
+        return tuple(self.engine.get_binding_shape(self.numbers[name]))
+
+    def profile(self, number, name):
+        return self.engine.get_profile_shape(number, self.numbers[name])
+
+    def enqueuer(self, context, number, addresses, batch, stream):
+        """Return a function that puts a query into a stream. addresses: {name: address}; batch: its images."""
+        first, places = number * self.count, [0] * self.engine.num_bindings
+        for name, position in self.numbers.items():
+            places[first + position] = addresses[name]
+            if name in self.inputs:
+                context.set_binding_shape(first + position, (batch,) + self.shape(name)[1:])
+        return lambda: context.execute_async_v2(bindings=places, stream_handle=stream)
+
+
+class Slot:
+    """Pinned and device memory for one query, and the events around its three parts."""
+
+    def __init__(self, shapes, spin):
+        self.host = {name: _cuda.PinnedArray(shape, np.float32) for name, shape in shapes.items()}
+        self.device = {name: _cuda.DeviceBuffer(array.nbytes) for name, array in self.host.items()}
+        self.events = [_cuda.Event(blocking=not spin) for _ in range(6)]
+        self.enqueued, self.work = 0, None
+
+    def addresses(self):
+        return {name: buffer.address for name, buffer in self.device.items()}
+
+
+class GpuSession(Session):
+    """An engine's contexts, one for each optimization profile, made when first needed."""
+
+    on_gpu = True
+
+    def __init__(self, trt, engine, path, interface=None):
+        """Make a session of a deserialized engine; interface: Tensors or Bindings, or the newest."""
+        self.trt, self.engine, self.name = trt, engine, path
+        interface = interface or (Tensors if Tensors.serves(trt) else Bindings)
+        self.io = interface(trt, engine)
+        self._check()
+        source, self.target = self.io.inputs[0], self.io.outputs[0]
+        self.source, self.inputs = source, {source: list(self.io.shape(source))}
+        self.outputs = {self.target: list(self.io.shape(self.target))}
+        bounds = [self.io.profile(number, source) for number in range(engine.num_optimization_profiles)]
+        self.ranges = [(least[0], best[0], most[0]) for least, best, most in bounds]
+        self.batches = sorted({most for _, _, most in self.ranges})
+        self.facts = {"threads": None, "cuda_graph": False}
+        self._contexts, self._slots, self.stream = {}, {}, _cuda.Stream()
+
+    def _check(self):
+        names = self.io.inputs + self.io.outputs
+        odd = [name for name in names if self.io.dtype(name) != self.trt.float32]
+        if len(self.io.inputs) != 1 or len(self.io.outputs) != 1 or odd:
+            raise UserError(f"{self.name} has the tensors {', '.join(names)}: one float32 input and output are needed")
+
+    # Queries
+
+    def run(self, images):
+        images = np.ascontiguousarray(images, dtype=np.float32)
+        self._check_images(images)
+        parts, start = [], 0
+        while start < len(images):
+            part = images[start : start + self.batches[-1]]
+            parts.append(self._run(part))
+            start += len(part)
+        return np.concatenate(parts)
+
+    def _run(self, part):
+        number, batch = self._profile(len(part), padding=True)
+        if (number, batch) not in self._slots:
+            self._slots[number, batch] = self._slot(number, batch, spin=False)
+        slot, stream = self._slots[number, batch], self.stream
+        slot.host[self.source].array[: len(part)] = part
+        slot.host[self.source].array[len(part) :] = 0
+        self._copy(stream.to_device, slot.device, slot.host, self.source)
+        # a context has one shape at a time: it is set again for each query
+        self._enqueue(self._enqueuer(number, batch, slot, stream))
+        self._copy(stream.to_host, slot.host, slot.device, self.target)
+        stream.wait()
+        return np.array(slot.host[self.target].array[: len(part)])
+
+    def _profile(self, count, padding=False):
+        """Return (profile, batch) for a number of images: the profile tuned for the nearest; padded up to its least."""
+        fitting = [(best, number) for number, (least, best, most) in enumerate(self.ranges) if least <= count <= most]
+        if fitting:
+            return min((abs(best - count), number) for best, number in fitting)[1], count
+        if padding and count < self.batches[-1]:
+            least, number = min((least, n) for n, (least, _, _) in enumerate(self.ranges) if least > count)
+            return number, least
+        built = ", ".join(f"{least} to {most}" if least < most else f"{most}" for least, _, most in self.ranges)
+        remedy = "add it to the target's batches"
+        raise UserError(f"{self.name} has no profile for batch {count}, only for {built}: {remedy}")
+
+    def _context(self, number):
+        if number not in self._contexts:
+            context = self.engine.create_execution_context()
+            if context is None:
+                reason = _tensorrt.logger_of(self.trt).errors()
+                raise UserError(f"{self.name}: no room to run it ({reason}): {_cuda.LOWER}")
+            if self.engine.num_optimization_profiles > 1:
+                context.set_optimization_profile_async(number, int(self.stream.handle))
+                self.stream.wait()
+            self._contexts[number] = context
+        return self._contexts[number]
+
+    def _slot(self, number, batch, spin):
+        shapes = {name: (batch,) + self.io.shape(name)[1:] for name in (self.source, self.target)}
+        return Slot(shapes, spin)
+
+    def _enqueuer(self, number, batch, slot, stream):
+        context = self._context(number)
+        return self.io.enqueuer(context, number, slot.addresses(), batch, int(stream.handle))
+
+    def _enqueue(self, enqueue):
+        if not enqueue():
+            raise UserError(f"{self.name}: a query failed: {_tensorrt.logger_of(self.trt).errors()}")
+
+    def _copy(self, copy, target, source, name):
+        copy(target[name], source[name], source[name].nbytes)
+
+    def _check_images(self, images):
+        expected = self.inputs[self.source][1:]
+        if images.ndim != 4 or len(images) == 0 or list(images.shape[1:]) != expected:
+            raise UserError(f"{self.name} takes images of {expected}, got {list(images.shape)}")
+
+    # Timing
+
+    def time(self, images, loop):
+        """Return the Timing. loop.options: {cuda_graph, spin_wait, transfers}, each on where it is not given."""
+        images = np.ascontiguousarray(images, dtype=np.float32)
+        self._check_images(images)
+        pipeline = self.pipeline(images, {**OPTIONS, **loop.options})
+        self.facts = {"threads": None, "cuda_graph": pipeline.graphs}
+        return pipeline.run(loop)
+
+    def pipeline(self, images, options):
+        """Return a Pipeline of queries with these images."""
+        number, batch = self._profile(len(images))
+        slots = [self._slot(number, batch, options["spin_wait"]) for _ in range(IN_FLIGHT)]
+        for slot in slots:
+            slot.host[self.source].array[:] = images
+        return Pipeline(self, number, batch, slots, options)
+
+
+class Pipeline:
+    """Queries in flight on three streams: copies in, the network, copies out."""
+
+    def __init__(self, session, number, batch, slots, options):
+        self.session, self.slots, self.transfers = session, slots, options["transfers"]
+        self.streams = [_cuda.Stream() for _ in range(3)]
+        self.begin = _cuda.Event()
+        for slot in slots:
+            self._prepare(slot, number, batch)
+        self.graphs = bool(options["cuda_graph"]) and self._capture()
+
+    def _prepare(self, slot, number, batch):
+        session, (_, compute, _) = self.session, self.streams
+        enqueue = session._enqueuer(number, batch, slot, compute)
+        slot.work = lambda: session._enqueue(enqueue)
+        session._copy(compute.to_device, slot.device, slot.host, session.source)
+        slot.work()  # TensorRT sets itself up for a shape in the first query with it
+        compute.wait()
+
+    def _capture(self):
+        """Put each slot's network into a CUDA graph; return whether that went well, and say so where not."""
+        compute = self.streams[1]
+        try:
+            graphs = [compute.capture(slot.work) for slot in self.slots]
+        except UserError as error:
+            _cuda.clear_error()
+            log.info("%s: without a CUDA graph: %s", self.session.name, error)
+            return False
+        for slot, graph in zip(self.slots, graphs):
+            slot.work = lambda graph=graph: graph.launch(compute)
+            slot.work()
+        compute.wait()
+        return True
+
+    def submit(self, slot):
+        """Put a query into the streams."""
+        arrive, compute, leave = self.streams
+        in_start, in_end, start, end, out_start, out_end = slot.events
+        session = self.session
+        if self.transfers:
+            in_start.record(arrive)
+            session._copy(arrive.to_device, slot.device, slot.host, session.source)
+            in_end.record(arrive)
+            compute.wait_for(in_end)
+        start.record(compute)
+        before = time.perf_counter_ns()
+        slot.work()
+        slot.enqueued = (time.perf_counter_ns() - before) / 1e6
+        end.record(compute)
+        if self.transfers:
+            leave.wait_for(end)
+            out_start.record(leave)
+            session._copy(leave.to_host, slot.host, slot.device, session.target)
+            out_end.record(leave)
+
+    def retire(self, slot):
+        """Wait for a query; return its milliseconds (to the device, network, to the host, enqueue)."""
+        in_start, in_end, start, end, out_start, out_end = slot.events
+        (out_end if self.transfers else end).wait()
+        moved = (in_end.since(in_start), out_end.since(out_start)) if self.transfers else (0.0, 0.0)
+        return moved[0], end.since(start), moved[1], slot.enqueued
+
+    def run(self, loop):
+        """Warm up, then time queries as the loop says; return the Timing."""
+        self._queries(lambda count, past: past >= loop.warmup_ms and count >= len(self.slots))
+        meter, collecting = loop.meter, gc.isenabled()
+        gc.collect()
+        gc.disable()
+        try:
+            energy = meter and meter.energy_mj()
+            self.begin.record(self.streams[0 if self.transfers else 1])
+            rows, last = self._queries(lambda count, past: past >= loop.duration_ms and count >= loop.iterations)
+            spent = meter and meter.energy_mj()
+        finally:
+            if collecting:
+                gc.enable()
+        wall = last.since(self.begin) / 1e3
+        h2d, compute, d2h, enqueue = np.array(rows, dtype=np.float64).T
+        energy = spent - energy if energy is not None and spent is not None else None
+        moved = (h2d, d2h) if self.transfers else (None, None)
+        return Timing(h2d + compute + d2h, compute, moved[0], moved[1], enqueue, wall, energy)
+
+    def _queries(self, enough):
+        """Run queries until enough(submitted, milliseconds) is true; return (rows, event of the last one's end)."""
+        rows, count, start, depth = [], 0, time.perf_counter(), len(self.slots)
+        while True:
+            slot = self.slots[count % depth]
+            if count >= depth:
+                rows.append(self.retire(slot))
+            if enough(count, 1e3 * (time.perf_counter() - start)):
+                break
+            self.submit(slot)
+            count += 1
+        for number in range(count - depth + 1, count):
+            last = self.slots[number % depth]
+            rows.append(self.retire(last))
+        last = self.slots[(count - 1) % depth]
+        return rows, last.events[5 if self.transfers else 3]
+
+
+def profile(session, layers, batch, queries):
+    """Return an engine's layers with their milliseconds, averaged over some queries of a batch, without a CUDA graph.
+
+    layers: as the inspector names them; what the profiler names otherwise has the precision `unknown`.
+    """
+    number, _ = session._profile(batch)
+    images, times = np.zeros([batch] + session.inputs[session.source][1:], np.float32), _times(session.trt)
+    session.run(images)
+    session._context(number).profiler = times
+    for _ in range(queries):
+        session.run(images)
+    rows, unknown = {layer["name"]: layer for layer in layers}, {"type": "unknown", "precision": "unknown"}
+    return [{**rows.get(name, {"name": name, **unknown}), "ms": sum(ms) / queries} for name, ms in times.rows.items()]
+
+
+def _times(trt):
+    class Times(trt.IProfiler):
+        def __init__(self):
+            trt.IProfiler.__init__(self)
+            self.rows = {}
+
+        def report_layer_time(self, name, ms):
+            self.rows.setdefault(name, []).append(ms)
+
+    return Times()

@@ -1,0 +1,285 @@
+"""TensorRT on this machine's GPU, from 8.4 (JetPack 5.0) to 11: engines are the library's own plan files.
+
+What a version has is looked for in its module. Up to 10.x networks are weakly typed: builder flags allow FP16 and
+INT8, a plan of precisions is obeyed, and INT8 may also come from a calibration cache. Later ones read all that from
+the graph.
+"""
+
+import contextlib
+import fcntl
+import importlib
+import os
+import re
+import time
+from pathlib import Path
+
+import probe
+from cli import log
+from files import UserError, replacing
+from runtimes import PRECISIONS, _calibration, _gpu, _tensorrt, description, missing_precisions
+
+NAME = "tensorrt"
+REMEDY = "install it as envs/ says; on a Jetson it is part of JetPack (python3-libnvinfer)"
+TIMING_CACHES = "LEVIT_TIMING_CACHES"  # environment: a folder, set by tables.environment; without it none is kept
+COMPUTES = PRECISIONS
+DLA_COMPUTES = ("fp16", "int8")
+HEURISTIC = 2  # the highest optimization level that times only kernels that a heuristic picks; 8.5 has a flag for it
+DYNAMIC = "FASTER_DYNAMIC_SHAPES_0805"  # how later versions treat free sizes anyway
+EXTERNAL = ("CUBLAS", "CUBLAS_LT", "CUDNN")  # sources of kernels outside of TensorRT, which later versions do not ask
+
+
+def library():
+    """Return the library's module; raise UserError where it is not installed."""
+    try:
+        return importlib.import_module(NAME)
+    except ImportError as error:
+        raise UserError(f"TensorRT cannot be imported in this Python ({error}): {REMEDY}") from None
+
+
+def fingerprint():
+    """Return the identity of TensorRT and of the GPU."""
+    return {**probe.facts(NAME), "build": library().__version__}
+
+
+def build(onnx, recipe, plan, engine, calibration=None):
+    """Build a plan file from a clean or Q/DQ graph, with one optimization profile for each batch of the recipe.
+
+    recipe: {compute, high_precision?, batches, tf32?, workspace_mb?, optimization_level?, external_tactics?,
+    dynamic_batch?, dla?}; a profile is for all batches up to its own, or where dynamic_batch is false for that one
+    alone. plan: {"nodes": [{"name", "precision"}]} that keep a higher precision, or None. calibration: path of a
+    calibration cache, for INT8 without Q/DQ. Raises UserError naming what the library has not, the first node that
+    does not parse, or its reason.
+    """
+    trt = library()
+    _check(trt, recipe, plan, calibration)
+    gpu, start = _tensorrt.need_gpu(), time.monotonic()
+    _tensorrt.logger_of(trt).take()
+    builder = trt.Builder(_tensorrt.logger_of(trt))
+    network, parser = _tensorrt.parse(trt, builder, onnx)
+    config = builder.create_builder_config()
+    _configure(trt, builder, config, network, recipe)
+    followed = _follow(trt, config, network, plan)
+    if calibration:
+        config.int8_calibrator = calibrator(trt, calibration)
+    with _timing_cache(trt, config, gpu) as known:
+        data = _tensorrt.serialize(trt, builder, network, config, onnx)
+    seconds = time.monotonic() - start
+    with open(engine, "wb") as stream:
+        stream.write(data)
+    del parser
+    warnings, _ = _tensorrt.said(trt)
+    layers, unread = _read_back(engine)
+    warnings += missing_precisions(recipe, layers) + unread
+    more = {"batches": sorted(set(recipe["batches"])), "timing_cache_bytes": known, "plan_layers": followed}
+    return description(fingerprint(), layers, seconds, warnings, **more)
+
+
+def load(engine, threads=0, interface=None):
+    """Return a session of an engine file; raise UserError where it is damaged, or of another version or device."""
+    return _gpu.GpuSession(library(), _tensorrt.deserialize(library(), engine), engine, interface)
+
+
+def inspect(engine):
+    """Return the layers that an engine file has, with the precision and tactic of each."""
+    return _tensorrt.layers_of_engine(library(), _tensorrt.deserialize(library(), engine))
+
+
+def _read_back(engine):
+    """Return (layers, warnings): an engine that was built is not lost for an inspector that says something new."""
+    try:
+        return inspect(engine), []
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        return None, [f"the engine's layers cannot be read back: {type(error).__name__}: {error}"]
+
+
+def profile(engine, batch, queries=20):
+    """Return the layers with the milliseconds that each takes, averaged over some queries of a batch."""
+    return _gpu.profile(load(engine), inspect(engine), batch, queries)
+
+
+# Building
+
+
+def _check(trt, recipe, plan, calibration):
+    """Raise UserError where the recipe asks for what this version has not."""
+    version, computes = f"TensorRT {trt.__version__}", DLA_COMPUTES if recipe.get("dla") else COMPUTES
+    for kind in _kinds(recipe):
+        if kind not in computes:
+            raise UserError(f"{version} cannot compute in {kind} there: one of {', '.join(computes)}")
+        flag = _tensorrt.FLAGS.get(kind)
+        if flag and not _tensorrt.is_strongly_typed(trt) and not hasattr(trt.BuilderFlag, flag):
+            raise UserError(f"{version} has no {kind}: choose another precision for this target")
+    if _tensorrt.is_strongly_typed(trt):
+        if plan is not None:
+            raise UserError(f"{version} takes types from the graph alone: set `typed: true` in the target's row")
+        if calibration or not hasattr(trt, "IInt8EntropyCalibrator2"):
+            _refuse_cache(version, calibration)
+    if plan is not None and not hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS"):
+        raise UserError(f"{version} does not obey a plan of precisions: 8.2 or later does")
+
+
+def _refuse_cache(version, calibration):
+    if calibration:
+        raise UserError(f"{version} takes no calibration cache ({calibration}): quantize explicitly, with Q/DQ")
+
+
+def _kinds(recipe):
+    return [recipe["compute"]] + ([recipe["high_precision"]] if recipe.get("high_precision") else [])
+
+
+def _configure(trt, builder, config, network, recipe):
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    _set_workspace(trt, config, recipe.get("workspace_mb"))
+    for kind in _kinds(recipe):
+        flag = getattr(trt.BuilderFlag, _tensorrt.FLAGS.get(kind, ""), None)
+        if flag is not None:
+            config.set_flag(flag)
+    if hasattr(trt.BuilderFlag, "TF32"):
+        (config.set_flag if recipe.get("tf32") else config.clear_flag)(trt.BuilderFlag.TF32)
+    if recipe.get("external_tactics") is False:
+        _without_external(trt, config)
+    if recipe.get("optimization_level") is not None:
+        _set_level(trt, config, recipe["optimization_level"])
+    if recipe.get("dla"):
+        _use_dla(trt, builder, config)
+    fixed = recipe.get("dla") or recipe.get("dynamic_batch") is False  # a DLA takes fixed shapes alone
+    if not fixed and hasattr(getattr(trt, "PreviewFeature", None), DYNAMIC):
+        config.set_preview_feature(getattr(trt.PreviewFeature, DYNAMIC), True)
+    for batch in sorted(set(recipe["batches"])):
+        _tensorrt.add_profile(builder, config, network, batch if fixed else 1, batch)
+
+
+def _set_workspace(trt, config, mebibytes):
+    if mebibytes is None:
+        return
+    if hasattr(config, "set_memory_pool_limit"):
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, mebibytes << 20)
+    else:
+        config.max_workspace_size = mebibytes << 20
+
+
+def _without_external(trt, config):
+    """Leave cuBLAS and cuDNN out, as TensorRT does by default from 8.6: shorter builds, and neither is needed."""
+    sources = config.get_tactic_sources()
+    for name in EXTERNAL:
+        if hasattr(trt.TacticSource, name):
+            sources &= ~(1 << int(getattr(trt.TacticSource, name)))
+    config.set_tactic_sources(sources)
+    feature = getattr(getattr(trt, "PreviewFeature", None), "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805", None)
+    if feature is not None:
+        config.set_preview_feature(feature, True)
+
+
+def _set_level(trt, config, level):
+    if hasattr(config, "builder_optimization_level"):
+        config.builder_optimization_level = level
+    elif level <= HEURISTIC and hasattr(trt.BuilderFlag, "ENABLE_TACTIC_HEURISTIC"):
+        config.set_flag(trt.BuilderFlag.ENABLE_TACTIC_HEURISTIC)
+    elif level <= HEURISTIC:
+        log.info("TensorRT %s has no optimization levels: optimization_level %s is not used", trt.__version__, level)
+
+
+def _use_dla(trt, builder, config):
+    if not builder.num_DLA_cores:
+        raise UserError("the precision wants a deep learning accelerator, and TensorRT finds none here")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = 0
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+
+def _follow(trt, config, network, plan):
+    """Give the layers of a plan's nodes their precision and outputs' type; return how many layers that are, or None."""
+    if plan is None:
+        return None
+    types = {"fp32": trt.float32, "fp16": trt.float16}
+    wanted, followed = {node["name"]: types[node["precision"]] for node in plan["nodes"]}, 0
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for number in range(network.num_layers):
+        layer = network.get_layer(number)
+        kind = wanted.get(layer.name)
+        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+        if kind is None or any(o.dtype not in (trt.float32, trt.float16) for o in outputs):
+            continue
+        layer.precision = kind
+        for i in range(layer.num_outputs):
+            layer.set_output_type(i, kind)
+        followed += 1
+    return followed
+
+
+# Calibration caches
+
+
+def calibrator(trt, path):
+    """Return a calibrator that has no images but a cache, whatever version of TensorRT that was written for."""
+    text = _calibration.text(_calibration.read(path), trt.__version__)
+
+    class FromCache(trt.IInt8EntropyCalibrator2):
+        def __init__(self):
+            trt.IInt8EntropyCalibrator2.__init__(self)
+
+        def get_batch_size(self):
+            return 1
+
+        def get_batch(self, names):
+            return None
+
+        def read_calibration_cache(self):
+            return text.encode("ascii")
+
+        def write_calibration_cache(self, cache):
+            return None
+
+    return FromCache()
+
+
+# Timing caches
+
+
+def timing_cache_path(version, gpu):
+    """Return where a version's kernel timings on a GPU are kept, or None: they decide how long builds take, no more."""
+    folder = os.environ.get(TIMING_CACHES)
+    parts = [NAME, version, gpu["name"], gpu["compute_capability"], gpu["driver"]]
+    return Path(folder) / (re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(parts)) + ".timing") if folder else None
+
+
+@contextlib.contextmanager
+def _timing_cache(trt, config, gpu):
+    """Let a build use the kept timings, and add its own to them. Yields their bytes before it."""
+    path = timing_cache_path(trt.__version__, gpu)
+    if path is None:
+        yield None
+        return
+    data = path.read_bytes() if path.exists() else b""
+    config.set_timing_cache(_cache_of(config, data, path), False)
+    yield len(data)
+    try:
+        _keep_timings(config, data, path)
+    except Exception as error:  # noqa: BLE001 (an engine that is built is not lost for a cache)
+        log.info("%s: kernel timings were not kept: %s", path, error)
+
+
+def _keep_timings(config, data, path):
+    """Add a build's timings to the file, which began as `data`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.lock", "a") as lock:  # builds at the same time each add to the others' timings
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cache = config.get_timing_cache()
+        newer = path.read_bytes() if path.exists() else b""
+        if newer and newer != data:
+            cache.combine(_cache_of(config, newer, path), False)
+        with replacing(path) as partial:
+            Path(partial).write_bytes(bytes(cache.serialize()))
+
+
+def _cache_of(config, data, path):
+    try:
+        cache = config.create_timing_cache(data)
+    except (RuntimeError, TypeError, ValueError):
+        cache = None
+    if cache is None:
+        log.info("%s: not a timing cache of this TensorRT: it is made again", path)
+        cache = config.create_timing_cache(b"")
+    return cache
