@@ -150,11 +150,11 @@ class Tables:
         """Return why a result makes no sense, or None."""
         row, place = self.row("precision", precision), self.row("target", target)
         what = f"{precision} on {target}"
+        if row["dla"] and not place["dla"]:
+            return f"{what}: {target} has no deep learning accelerator"
         for kind in (row["compute"], row.get("high_precision")):
             if kind and kind not in place["precisions"]:
                 return f"{what}: {place['runtime']} there computes in {', '.join(place['precisions'])}, not in {kind}"
-        if row["dla"] and not place["dla"]:
-            return f"{what}: {target} has no deep learning accelerator"
         return self.without_weights(model, dataset or self.active)
 
     def without_weights(self, model, dataset):

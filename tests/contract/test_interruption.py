@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+
 from workflow import Workflow
 
 TARGET = "results/LeViT-tiny.fp32.cpu.json"

@@ -7,6 +7,7 @@ import os
 import sys
 
 import pytest
+
 from workflow import Workflow, jobs_of, reasons_of
 
 MODEL = "LeViT-tiny"
