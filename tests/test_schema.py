@@ -15,6 +15,8 @@ CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 ABSENT = {"url", "sha256", "options", "top1", "builtin", "path", "val", "plan", "threads"}
 ABSENT |= {"high_precision", "graph", "calibration", "qat"}
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
+ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
+ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers"}
 BROKEN = {  # path of keys -> a value that is wrong there
     ("seed",): -1,
     ("sead",): 0,
