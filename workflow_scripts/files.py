@@ -47,6 +47,21 @@ def write_json(path, value):
         Path(partial).write_text(text, encoding="utf-8")
 
 
+def system_text(path):
+    """Return the text of a file in which a system tells of itself (/proc, /sys), empty where it is not there."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def system_number(path):
+    """Return the whole number in such a file, or None."""
+    text = system_text(path).strip()
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
 def partial_of(path):
     """Return where a file is written before it gets its name."""
     return f"{path}.partial"

@@ -17,6 +17,8 @@ import shutil
 import subprocess
 import sys
 
+from files import system_text
+
 # distributions: names that the runtime is installed under, the first one found counts; device: a row of DEVICES;
 # capabilities: what its device's compute capability must be among to run an engine (None: any);
 # module: an importable package whose text says its version, where it may be installed without a distribution;
@@ -116,7 +118,7 @@ def version_in(module):
     from importlib import util
 
     found = util.find_spec(module) if module else None
-    text = _text(found.origin) if found and found.origin else ""
+    text = system_text(found.origin) if found and found.origin else ""
     versions = re.findall(r"^__version__ *= *[\"']([\w.]+)[\"']", text, re.MULTILINE)
     return versions[0] if versions else None
 
@@ -124,7 +126,7 @@ def version_in(module):
 def _cpu():
     """Return the CPU's name, numbers and those of its instruction sets that kernels are chosen by."""
     table = {}
-    for line in _text("/proc/cpuinfo").splitlines():
+    for line in system_text("/proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         table.setdefault(key.strip(), value.strip())
     flags = set((table.get("flags") or table.get("Features") or "").split())
@@ -137,7 +139,7 @@ def _cpu():
 
 
 def _board():
-    return _text("/proc/device-tree/model").rstrip("\0\n")
+    return system_text("/proc/device-tree/model").rstrip("\0\n")
 
 
 NVIDIA = {"device": "name", "compute_capability": "compute_cap", "memory": "memory.total", "driver": "driver_version"}
@@ -156,13 +158,13 @@ def _nvidia():
 
 def _jetson():
     """Return a Jetson's facts, or None elsewhere: nvidia-smi is not on it, and its driver is part of its release."""
-    release = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", _text(RELEASE))
+    release = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", system_text(RELEASE))
     if release is None:
         return None
-    model, chips = _text(f"{TREE}/model").strip("\0\n"), _text(f"{TREE}/compatible")
+    model, chips = system_text(f"{TREE}/model").strip("\0\n"), system_text(f"{TREE}/compatible")
     capability, cores = next((facts for chip, facts in CHIPS.items() if chip in chips), (None, 0))
     cores = next((fewer for words, fewer in FEWER_CORES if words in model), cores)
-    kilobytes = re.search(r"^MemTotal:\s+(\d+)", _text("/proc/meminfo"), re.MULTILINE)
+    kilobytes = re.search(r"^MemTotal:\s+(\d+)", system_text("/proc/meminfo"), re.MULTILINE)
     return {
         "device": model or "Jetson",
         "compute_capability": capability,
@@ -176,7 +178,7 @@ def _cuda():
     """Return the version of the CUDA runtime that is installed here, or None."""
     parts = [f"nvidia-cuda-runtime{suffix}" for suffix in ("", "-cu13", "-cu12", "-cu11")]
     for path in sorted(glob.glob("/usr/local/cuda/version.*")):
-        found = re.search(r"CUDA Version ([\d.]+)|\"cuda\"[^}]*\"version\" *: *\"([\d.]+)\"", _text(path))
+        found = re.search(r"CUDA Version ([\d.]+)|\"cuda\"[^}]*\"version\" *: *\"([\d.]+)\"", system_text(path))
         if found:
             return found.group(1) or found.group(2)
     return version(parts)
@@ -201,14 +203,6 @@ def _smi():
 
 
 DEVICES = {"cpu": _cpu, "nvidia": _nvidia}
-
-
-def _text(path):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return ""
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import subprocess
 import threading
 import time
 
+from files import system_number, system_text
+
 RAILS = ("VDD_IN", "POM_5V_IN", "VIN")  # what a Jetson draws as a whole; without one of them, its rails are summed
 PERIOD = 0.02  # seconds between two readings of a rail
 
@@ -116,7 +118,7 @@ class Jetson(Meter):
     def clock_mhz(self):
         for path in glob.glob("/sys/class/devfreq/*/cur_freq"):
             if any(name in path for name in ("gv11b", "ga10b", "gpu")):
-                return (_number(path) or 0) / 1e6 or None
+                return (system_number(path) or 0) / 1e6 or None
         return None
 
     def power_mode(self):
@@ -134,28 +136,15 @@ def rails(root="/sys/class/hwmon"):
     for label in glob.glob(f"{root}/hwmon*/in*_label"):
         volts, amperes = label.replace("_label", "_input"), label.replace("_label", "_input").replace("/in", "/curr")
         if os.path.exists(amperes):
-            found[_text(label).strip()] = (volts, amperes)
+            found[system_text(label).strip()] = (volts, amperes)
     whole = [found[name] for name in RAILS if name in found]
     return whole[:1] or sorted(found.values())
 
 
 def _power_mw(rail):
-    volts, amperes = map(_number, rail)
+    volts, amperes = map(system_number, rail)
     return (volts or 0) * (amperes or 0) / 1e3
 
 
 def _limit(value, scale):
     return f"{value / scale:.0f} W limit" if value else None
-
-
-def _text(path):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return ""
-
-
-def _number(path):
-    text = _text(path).strip()
-    return int(text) if text.lstrip("-").isdigit() else None

@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 
+from files import system_number, system_text
+
 
 class Loop:
     """How long to time: at least `iterations` queries and `duration_ms`, after `warmup_ms` of queries.
@@ -70,27 +72,14 @@ class Host:
 
 def clocks_mhz():
     """Return the mean frequency of the CPUs in MHz, or None where the system does not say."""
-    readings = [_number(path) for path in glob.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
-    readings = [value / 1000 for value in readings if value]
+    readings = [system_number(path) for path in glob.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    readings = [value / 1000 for value in readings if value and value > 0]
     if not readings:
-        lines = _text("/proc/cpuinfo").splitlines()
+        lines = system_text("/proc/cpuinfo").splitlines()
         readings = [float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz")]
     return round(sum(readings) / len(readings), 1) if readings else None
 
 
 def power_mode():
     """Return the name of the CPUs' frequency governor, or None where there is none."""
-    return _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None
-
-
-def _text(path):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return ""
-
-
-def _number(path):
-    text = _text(path).strip()
-    return int(text) if text.isdigit() else None
+    return system_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None

@@ -160,11 +160,6 @@ def device():
     }
 
 
-def free_memory():
-    """Return (free, total) bytes of the GPU's memory."""
-    return call("cudaMemGetInfo")
-
-
 def clear_error():
     """Forget the last error, which a failed capture leaves behind."""
     _quietly("cudaGetLastError")
