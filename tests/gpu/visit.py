@@ -7,7 +7,7 @@ Standard library alone, Python 3.8. Builds come in the order of the stages, as m
 is timed when nothing else runs on its GPU. Each step writes its own JSON under OUT, so that a visit that is
 cut short loses only what it did not reach; OUT/visit.json says which steps were done. A step that is done is not
 repeated. Builds that are not done after --build-seconds are given up. The recipes are config.yaml's, less the batches.
-A stage is PRECISION[-VARIANT]@BATCH; a variant is another graph of the precision: clean/{model}.gpu-VARIANT.onnx or
+A stage is PRECISION[-VARIANT]@BATCH[+BATCH...]; a variant is another graph of the precision: clean/{model}.gpu-VARIANT.onnx or
 quantized/{model}.PRECISION-VARIANT.gpu.onnx. Stages of --rebuild are built a second time, from the timing cache.
 """
 
@@ -103,8 +103,8 @@ class Visit:
         return (self.out / "target.json").read_text()
 
     def build(self, stage, gpu, identity, again=""):
-        name, batch = stage.split("@")
-        recipe = {**self.recipe, **PRECISIONS[name.split("-")[0]], "batches": [int(batch)]}
+        name = stage.split("@")[0]
+        recipe = {**self.recipe, **PRECISIONS[name.split("-")[0]], "batches": _batches(stage)}
         files = self.path(stage, f"{again}engine"), self.path(stage, f"{again}build.json")
         command = self.script(
             *("build_engine", "--onnx", self.graph(stage), "--runtime", "tensorrt", *self.cache(stage)),
@@ -128,7 +128,7 @@ class Visit:
 
     def time(self, stage, gpu, identity):
         """Time an engine, alone on its GPU."""
-        recipe = {**TIMING, "duration_ms": self.args.duration_ms, "batches": [int(stage.split("@")[1])]}
+        recipe = {**TIMING, "duration_ms": self.args.duration_ms, "batches": _batches(stage)}
         command = self.script(
             *("benchmark", "--engine", self.path(stage, "engine"), "--runtime", "tensorrt", "--identity", identity),
             *("--recipe", json.dumps(recipe), "--benchmark", self.path(stage, "benchmark.json")),
@@ -138,7 +138,7 @@ class Visit:
     def cross(self, stage, gpu):
         """Check an engine's timing and interfaces, alone on its GPU."""
         milliseconds, out = str(self.args.duration_ms // 3), self.path(stage, "cross.json")
-        script, batch = HERE / "cross_check.py", stage.split("@")[1]
+        script, batch = HERE / "cross_check.py", str(_batches(stage)[-1])
         command = [self.args.python, script, self.path(stage, "engine"), batch, out, milliseconds]
         return self.step(f"{stage}.cross", command, [f"{stage}.cross.json"], gpu, 120)
 
@@ -218,6 +218,10 @@ class Visit:
             thread.start()
         for thread in threads:
             thread.join()
+
+
+def _batches(stage):
+    return [int(batch) for batch in stage.split("@")[1].split("+")]
 
 
 def main():

@@ -179,7 +179,7 @@ def _as_gemm(graph, node, add, bias):
 
 
 def gemm_to_conv(graph):
-    """Write each Gemm with a constant weight as a 1x1 convolution on [rows, C, 1, 1]; it stays in that form after it."""
+    """Write each Gemm with a constant weight as a 1x1 convolution on [rows, C, 1, 1]; the form stays."""
     shapes.annotate(graph)
     for node in [n for n in graph.nodes if n.op == "Gemm" and isinstance(n.inputs[1], gs.Constant)]:
         _as_conv(graph, node)
