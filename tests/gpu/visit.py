@@ -7,8 +7,9 @@ Standard library alone, Python 3.8. Builds come in the order of the stages, as m
 is timed when nothing else runs on its GPU. Each step writes its own JSON under OUT, so that a visit that is
 cut short loses only what it did not reach; OUT/visit.json says which steps were done. A step that is done is not
 repeated. Builds that are not done after --build-seconds are given up. The recipes are config.yaml's, less the batches.
-A stage is PRECISION[-VARIANT]@BATCH[+BATCH...]; a variant is another graph of the precision: clean/{model}.gpu-VARIANT.onnx or
-quantized/{model}.PRECISION-VARIANT.gpu.onnx. Stages of --rebuild are built a second time, from the timing cache.
+A stage is PRECISION[-VARIANT]@BATCH[+BATCH...]; a variant is another graph of the precision,
+clean/{model}.gpu-VARIANT.onnx or quantized/{model}.PRECISION-VARIANT.gpu.onnx. Stages of --rebuild are built a
+second time, from the timing cache.
 """
 
 import argparse
