@@ -81,7 +81,7 @@ def load(engine, threads=0, interface=None):
 
 def inspect(engine):
     """Return the layers that an engine file has, with the precision and tactic of each."""
-    return _tensorrt.layers_of_engine(library(), _tensorrt.deserialize(library(), engine))
+    return _gpu.layers(load(engine))
 
 
 def _read_back(engine):
