@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import engine_graphs
+import fake_trtexec
 import probe
 from conftest import ROOT
 from files import canonical, sha256_file
@@ -74,10 +75,11 @@ def benchmark(folder, runtime, engine):
 
 
 def assemble(folder, **changes):
-    names = {"engine_description": "net.engine.json", "engine": "net.engine", "accuracy": "accuracy.json"}
+    names = {"description": "net.engine.json", "engine": "net.engine", "accuracy": "accuracy.json"}
     names.update(graph="net.onnx")
     names.update(benchmark="benchmark.json", identity="identity.json", checkpoint="net.pth", index="index.json")
     given = {name: str(folder / path) for name, path in {**names, **changes}.items()}
+    given["trtexec"] = given.get("trtexec", "")
     given.update(model="M", precision="fp32", target="cpu", dataset="digits", recipe={"a": 1}, budget=0.1)
     return call("assemble_result.py", *options(**given), "--result", folder / "result.json")
 
@@ -106,6 +108,7 @@ def test_result(result):
     assert found["dataset"] == {"name": "digits", "split": "val", "num_images": COUNT, "num_classes": 10}
     assert found["engine"]["sha256"] == sha256_file(folder / "net.engine") and found["engine"]["engine_builds"] == 1
     assert found["engine"]["layers"] >= found["engine"]["precision_of_layers"]["fp32"] > 0
+    assert found["engine"]["warnings"] == [] and found["trtexec"] is None
     assert found["provenance"]["graph_sha256"] == sha256_file(folder / "net.onnx")
     assert found["provenance"]["calibration_sha256"] is None and found["plan"] is None
     assert found["provenance"]["versions"][runtime] == probe.facts(runtime)["version"]
@@ -123,6 +126,31 @@ def test_timings(result):
         assert entry["h2d_ms"] is entry["d2h_ms"] is entry["enqueue_ms"] is entry["energy_mj_per_image"] is None
         assert entry["compute_ms"] == entry["latency_ms"]
         assert entry["latency_ms"]["min"] <= entry["latency_ms"]["median"] <= entry["latency_ms"]["p99"]
+
+
+def test_trtexec_beside_our_timing(result, tmp_path):
+    """Of a trtexec whose times are known; it runs the engine with ONNX Runtime, so OpenVINO's is not for it."""
+    runtime, folder = result
+    fake_trtexec.install(tmp_path, "8")
+    given = options(engine=str(folder / "net.engine"), trtexec=str(folder / "trtexec.json"), runtime=runtime)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    status, text = call("run_trtexec.py", *given, *options(recipe=TIMING, identity=probe.facts(runtime)), PATH=path)
+    if runtime == "openvino":
+        assert status == 1 and "trtexec failed with status 1: Engine deserialization failed: " in text
+        assert not (folder / "trtexec.json").exists()
+        return
+    assert status == 0, text
+    status, text = assemble(folder, trtexec="trtexec.json")
+    assert status == 0, text
+    found = read(folder / "result.json")
+    for ours, theirs, median in zip(found["benchmark"], found["trtexec"], (1.45, 5.8)):
+        assert theirs["batch"] == ours["batch"] and theirs["compute_ms"]["median"] == pytest.approx(median)
+        assert theirs["median_compute_ratio"] == pytest.approx(ours["compute_ms"]["median"] / median)
+    assert "warning: at batch 4 our median compute is 0.0" in text, "this network takes microseconds"
+    (folder / "other.json").write_text(json.dumps({**read(folder / "trtexec.json"), "engine_sha256": "0"}))
+    status, text = assemble(folder, trtexec="other.json")
+    assert status == 1 and "other.json was measured on another engine" in text
+    assert assemble(folder)[0] == 0 and read(folder / "result.json")["trtexec"] is None
 
 
 def test_plain_onnx_is_evaluated(folder):

@@ -94,6 +94,10 @@ class Session:
         """Return the logits, float32 [N, C], of images, float32 [N, 3, H, W], for any N."""
         raise NotImplementedError
 
+    def optimization_profile(self, batch):
+        """Return the number of the engine's optimization profile that a batch runs with."""
+        return 0
+
     def time(self, images, loop):
         """Return the Timing of queries with these images: N must be one of `batches`, if there are any.
 
