@@ -33,3 +33,20 @@ rule trtexec:
     shell:
         '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
         "--trtexec {output.trtexec:q} --log {log:q}"
+
+
+rule profile:
+    """Time each layer of an engine, in a run of its own: nothing else needs it, so it is asked for by name."""
+    input:
+        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        code=device_code("profile_engine.py"),
+    output:
+        profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/profile.{model}.{precision}.{target}.log",
+    threads: EVERY_CORE
+    params:
+        recipe=options(runtime=recipes.runtime, recipe=recipes.profiling, identity=recipes.identity),
+    shell:
+        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
+        "--profile {output.profile:q} --log {log:q}"

@@ -65,6 +65,7 @@ SCRIPTS = [
     ("measure/trtexec.py", ["result fp32.gpu", "trtexec fp32.gpu"]),
     ("benchmark.py", ["benchmark fp32.gpu", "result fp32.gpu"]),
     ("measure/stats.py", TIMED),
+    ("profile_engine.py", []),
 ]
 
 
