@@ -5,7 +5,7 @@
 Like NVIDIA's it refuses an option that its version has not, an engine that it cannot load, a name or shape that the
 engine has not. It loads with this project's ONNX Runtime and runs a query; the times that it exports are made up:
 compute takes 1.0, 1.1 ... 1.9 ms times the batch in another order, copies 0.5 and 0.25 ms, a query starts each 10 ms.
-Version 8 exports its warm-up as well, as such versions do: queries ten times as slow.
+Version 8 exports its warm-up as well, as older versions do: a query ten times as slow.
 """
 
 import json
@@ -83,7 +83,7 @@ def infer(engine, shapes):
 
 
 def trace(start, compute, copies):
-    """Return a row of --exportTimes as TensorRT 8.5 to 11 write it."""
+    """Return a row of --exportTimes as newer versions write it."""
     into, out = (TO_DEVICE, TO_HOST) if copies else (0.0, 0.0)
     marks = {"startEnqMs": start + 0.25, "endEnqMs": start + 0.375, "startH2dMs": start, "endH2dMs": start + into}
     marks.update(startComputeMs=start + into, endComputeMs=start + into + compute, startD2hMs=start + into + compute)

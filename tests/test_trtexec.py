@@ -51,7 +51,7 @@ def test_numbers_of_an_export(export):
 
 
 # Four queries of each published format, numbers as one reads them there; the first began within a warm-up of 100 ms.
-OLDEST = [  # 7 and 8.0: copies are named in and out, nothing is said of the enqueue
+OLDEST = [  # copies are named in and out, nothing is said of the enqueue
     {
         **{"startInMs": start, "endInMs": start + 0.25, "startComputeMs": start + 0.25},
         **{"endComputeMs": start + 0.25 + compute, "startOutMs": start + 0.25 + compute},
@@ -60,11 +60,11 @@ OLDEST = [  # 7 and 8.0: copies are named in and out, nothing is said of the enq
     }
     for start, compute in ((99, 9), (110, 2), (120, 4), (130, 3))
 ]
-OLDER = [  # 8.2 to 8.5: as later ones, with a duration from end to end, and the warm-up
+OLDER = [  # as the newest, with a duration from end to end, and the warm-up exported as well
     {**fake_trtexec.trace(start, compute, True), "endToEndMs": compute + 1}
     for start, compute in ((90, 9), (110, 2), (120, 4), (130, 3))
 ]
-NEWER = [fake_trtexec.trace(start, compute, True) for start, compute in ((110, 2), (120, 4), (130, 3))]  # 8.6 to 11
+NEWER = [fake_trtexec.trace(start, compute, True) for start, compute in ((110, 2), (120, 4), (130, 3))]
 SUMMARY = {"min": 2, "max": 4, "mean": 3, "median": 3, "p90": 4, "p95": 4, "p99": 4}  # of 2, 4, 3: n-1-int(0.1*3) = 2
 
 

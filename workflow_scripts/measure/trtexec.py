@@ -86,7 +86,7 @@ def read(path, warmup_ms=0):
 
     Some versions export the warm-up as well, others leave it out; all count from its start. Queries per second are
     trtexec's: from the first query's copy to the device to the last one's copy back. Copies are None where none was
-    timed. Versions before 8.2 write inMs and outMs for them. Raises UserError where the file is something else.
+    timed. Old versions write inMs and outMs for them. Raises UserError where the file is something else.
     """
     try:
         with open(path, encoding="utf-8") as stream:
