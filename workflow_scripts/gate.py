@@ -14,7 +14,10 @@ from files import UserError
 from tables import JOBS_LOCK
 
 NEEDS = {"calibrate": "calibration", "quantize": "calibration", "export_cache": "calibration", "train_qat": "qat"}
-PURPOSES = {"build_engine": "build", "fingerprint": "build", "evaluate_engine": "run", "benchmark": "run"}
+PURPOSES = {
+    **dict.fromkeys(("build_engine", "fingerprint"), "build"),
+    **dict.fromkeys(("evaluate_engine", "benchmark", "trtexec", "profile"), "run"),
+}
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 RUN_LOCK = ".snakemake/levit.run.lock"
 _held = []

@@ -193,6 +193,9 @@ class Tables:
     def has_qat(self, precision):
         return bool(self.row("precision", precision).get("qat"))
 
+    def has_trtexec(self, target):
+        return self.row("target", target)["trtexec"]
+
     def is_calibrated(self, precision):
         return bool(self.row("precision", precision).get("calibration"))
 

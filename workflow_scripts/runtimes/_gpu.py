@@ -172,6 +172,9 @@ class GpuSession(Session):
         remedy = "add it to the target's batches"
         raise UserError(f"{self.name} has no profile for batch {count}, only for {built}: {remedy}")
 
+    def optimization_profile(self, batch):
+        return self._profile(batch)[0]
+
     def _context(self, number):
         if number not in self._contexts:
             context = self.engine.create_execution_context()

@@ -94,7 +94,7 @@ def _read_back(engine):
         return None, [f"the engine's layers cannot be read back: {type(error).__name__}: {error}"]
 
 
-def profile(engine, batch, queries=20):
+def profile(engine, batch, threads=0, queries=20):
     """Return the layers with the milliseconds that each takes, averaged over some queries of a batch."""
     return _gpu.profile(load(engine), inspect(engine), batch, queries)
 
