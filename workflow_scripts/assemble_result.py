@@ -23,14 +23,14 @@ def produce(args):
         "accuracy": accuracy_of(accuracy, args.budget),
         "benchmark": timing["benchmark"],
         "engine": engine_of(args.engine, engine),
-        "plan": plan_of(args.plan),
+        "plan": plan_of(engine),
         "checkpoint_bytes": size_of(args.checkpoint),
         "target_identity": identity,
         "provenance": provenance_of(args, engine),
     }
     check_schema(result)
     write_json(args.result, result)
-    tell(result)
+    tell(result, engine.get("warnings", ()))
 
 
 def check_engine(args, *measured):
@@ -77,14 +77,10 @@ def engine_of(path, described):
     }
 
 
-def plan_of(path):
-    """Return a plan's counts, or None where there is none."""
-    from files import read_json
-
-    if not path:
-        return None
-    plan = read_json(path)
-    return {"nodes_total": plan["nodes_total"], "nodes_high_precision": plan["nodes_high_precision"], "path": path}
+def plan_of(described):
+    """Return the counts of the plan that an engine was built by, and where it was made, or None where there is none."""
+    plan = described.get("plan")
+    return plan and {key: plan[key] for key in ("nodes_total", "nodes_high_precision", "path")}
 
 
 def provenance_of(args, described):
@@ -142,8 +138,8 @@ def size_of(path):
     return Path(path).stat().st_size
 
 
-def tell(result):
-    """Log a result in a line, and another for what should not be overlooked."""
+def tell(result, warnings):
+    """Log a result in a line, and others for what should not be overlooked; warnings: of the engine's builder."""
     accuracy = result["accuracy"]
     speed = ", ".join(f"{e['images_per_second']:.1f} images/s at batch {e['batch']}" for e in result["benchmark"])
     log.info(
@@ -151,6 +147,8 @@ def tell(result):
     )
     if not accuracy["within_budget"]:
         log.info("warning: more than %.2f top-1 points lost against PyTorch FP32", accuracy["budget"])
+    for warning in warnings:
+        log.info("warning: %s", warning)
     unstable = [str(entry["batch"]) for entry in result["benchmark"] if not entry["stable"]]
     if unstable:
         log.info("warning: the timing at batch %s is not stable", ", ".join(unstable))
@@ -171,7 +169,7 @@ def command():
     ):
         c.input(name)
     c.input("--graph", help="what the engine was built from")
-    c.input("--calibration", nargs="?", required=False).input("--plan", nargs="?", required=False)
+    c.input("--calibration", nargs="?", required=False)
     c.recipe("--recipe", help="JSON of the rows that decided the result").param("--budget", type=float, required=True)
     return c.output("--result")
 
