@@ -157,7 +157,7 @@ def test_nothing_is_kept_where_fp16_is_enough(clean, pixels):
     found = search.plan(clean.copy(), None, EVERYTHING, FP16, inputs_of(clean, pixels))
     assert found["met"] and found["nodes"] == [] and found["nodes_high_precision"] == 0
     assert found["nodes_total"] == len(found["graph"]) == onnxio.count(clean)
-    blocks = [group for group in found["groups"] if not group["name"].startswith("every ")]
+    blocks = found["groups"]
     assert sorted(name for group in blocks for name in group["nodes"]) == sorted(found["graph"])
     assert all(group["effect"] > 0 and group["bound"] > 0 for group in blocks)
 
@@ -310,19 +310,26 @@ def test_what_is_no_plan(clean, pixels, tmp_path, text, message):
         search.plan(clean.copy(), None, EVERYTHING, FP16, inputs_of(clean, pixels[:2]), str(tmp_path / "mine.json"))
 
 
-def test_a_plan_grows_group_by_group():
-    grows = [{"name": "one", "nodes": ["a", "b"]}, {"name": "two", "nodes": ["b"]}, {"name": "three", "nodes": ["c"]}]
-    start = {
-        "fallback_precision": "fp32",
-        "nodes": [{"name": "a", "precision": "fp32"}],
-        "groups": grows,
-        "nodes_high_precision": 1,
-    }
-    before = copy.deepcopy(start)
-    once = plan.grown(start)
-    assert plan.names(once) == {"a", "b"} and once["nodes_high_precision"] == 2 and start == before
-    twice = plan.grown(once)
-    assert plan.names(twice) == {"a", "b", "c"} and plan.grown(twice) is None
+@pytest.mark.parametrize(
+    "effects, steps",
+    [
+        ((0.9, 0.1, 0.1), [{"a", "b"}, {"a", "b", "c", "d"}, {"a", "b", "c", "d", "e"}]),
+        ((0.1, 0.1, 0.9), [{"a", "b", "c", "d", "e"}]),
+        ((None, 0.1, None), [{"a", "b", "c", "d", "e"}]),
+    ],
+)
+def test_a_plan_grows_until_half_of_the_noise_is_gone(effects, steps):
+    members = (("one", ["a", "b"]), ("two", ["c", "d"]), ("three", ["e"]))
+    grows = [{"name": n, "nodes": m, "effect": effect} for (n, m), effect in zip(members, effects)]
+    nodes = [{"name": "a", "precision": "fp32"}]
+    start = {"fallback_precision": "fp32", "nodes": nodes, "groups": grows, "nodes_high_precision": 1}
+    before, found = copy.deepcopy(start), []
+    grown = plan.grown(start)
+    while grown:
+        found.append(plan.names(grown))
+        assert grown["nodes_high_precision"] == len(grown["nodes"])
+        grown = plan.grown(grown)
+    assert found == steps and start == before
 
 
 def test_a_precision_without_plans(clean, pixels):

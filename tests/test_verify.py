@@ -15,7 +15,10 @@ from planning import verify
 
 MODEL = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 COUNT, CLASSES = 20, 4
-GROUPS = [{"name": "first", "nodes": ["a/Gemm"]}, {"name": "second", "nodes": ["b/Gemm", "c/Gemm"]}]
+GROUPS = [
+    {"name": "first", "nodes": ["a/Gemm"], "effect": 0.9},
+    {"name": "second", "nodes": ["b/Gemm", "c/Gemm"], "effect": 0.3},
+]
 
 
 class Runtime:

@@ -2,16 +2,20 @@
 
 {"compute", "nodes_total", "nodes_high_precision", "criterion": {budget, ...}, "met", "measured": {...},
  "nodes": [{"name", "op", "precision", "evidence": {...}, "margin"}],
- "graph": [name of each node of the graph], "groups": [{"name", "nodes": [name], "effect", "macs", ...}]}
+ "graph": [name of each node of the graph], "kinds": {kind of node: effects},
+ "groups": [{"name", "nodes": [name], "effect", "macs", ...}]}
 
 `precision` is the narrowest type that a node may be computed in. `groups` are in the order in which the plan grows
 where an engine misses the criterion. A hand-made plan needs {"nodes": [name, ...]} alone.
 Read on devices too: standard library only, Python 3.8.
 """
 
+import math
+
 from files import UserError, read_json
 from schema import nearest
 
+LEFT = 0.5  # share of the noise that is left when a plan has grown
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 
@@ -55,22 +59,39 @@ def modules(plan):
     return {name.rsplit("/", 1)[0] for name in names(plan)}
 
 
-def graph_nodes(plan):
-    """Return the set of names of all nodes of the graph that a plan was made for."""
-    return set(plan.get("graph", ()))
-
-
 def grown(plan):
-    """Return the plan with the nodes of its next group that adds any, or None where all are in."""
-    present = names(plan)
-    for group in plan.get("groups", ()):
-        more = [name for name in group["nodes"] if name not in present]
-        if more:
-            precision = plan["fallback_precision"]
-            evidence = {"reason": "the engine missed the criterion", "group": group["name"]}
-            added = [
-                {"name": n, "op": None, "precision": precision, "evidence": evidence, "margin": None} for n in more
-            ]
-            nodes = sorted(plan["nodes"] + added, key=lambda node: node["name"])
-            return {**plan, "nodes": nodes, "nodes_high_precision": len(nodes)}
-    return None
+    """Return the plan with its next groups, or None where all are in.
+
+    As many are added, in their order, as take away half of the noise that is left: the sum of the squared effects of
+    the groups that still have a node in the lower precision.
+    """
+    present, groups = names(plan), plan.get("groups", ())
+    more, enough = {}, _noise(groups, present) * LEFT
+    for group in groups:
+        if more and _noise(groups, present | more.keys()) <= enough < math.inf:
+            break
+        more.update({name: group["name"] for name in group["nodes"] if name not in present | more.keys()})
+    return _with(plan, more) if more else None
+
+
+def _noise(groups, present):
+    """Return the sum of the squared effects of the groups that a plan's nodes do not cover."""
+    effects = [group["effect"] for group in groups if not present.issuperset(group["nodes"])]
+    return sum(math.inf if effect is None else effect * effect for effect in effects)
+
+
+def _with(plan, more):
+    """Return the plan with more nodes: {name: group}."""
+    reason = "the engine missed the criterion"
+    added = [
+        {
+            "name": name,
+            "op": None,
+            "precision": plan["fallback_precision"],
+            "evidence": {"reason": reason, "group": group},
+            "margin": None,
+        }
+        for name, group in more.items()
+    ]
+    nodes = sorted(plan["nodes"] + added, key=lambda node: node["name"])
+    return {**plan, "nodes": nodes, "nodes_high_precision": len(nodes)}

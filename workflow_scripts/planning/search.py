@@ -56,7 +56,8 @@ class Planner:
 
     def searched(self):
         """Return the plan with the cheapest set of nodes that meets the criterion, or the best that was found."""
-        members = self._members({**groups.blocks(self.network), **groups.kinds(self.network)})
+        kinds = self._members(groups.kinds(self.network))
+        members = {**self._members(groups.blocks(self.network)), **kinds}
         self._measure(members)
         forced = [name for name, found in self.ranges.items() if found["overflows"]]
         search = choose.Search(self._verdict(SEARCH_IMAGES), self.costs, forced)
@@ -67,7 +68,8 @@ class Planner:
         kept = search.best() if wanted is None else search.forced | set(wanted)
         kept, measured = self._grown(kept, [members[name] for name in order])
         self._measure({name: [name] for name in sorted(kept) if name not in self.effects}, within=0)
-        return self._described(kept, measured, search, [(name, members[name]) for name in order])
+        blocks = [(name, members[name]) for name in order if name not in kinds]
+        return self._described(kept, measured, search, blocks, {name: self.effects[name] for name in sorted(kinds)})
 
     def given(self, path):
         """Return the plan in a file, checked against the graph, with evidence and a verdict of its own."""
@@ -76,7 +78,7 @@ class Planner:
         plans.check_names([node["name"] for node in made["nodes"]], names, path)
         kept = {node["name"]: node.get("precision", self.next) for node in made["nodes"]}
         self._measure({name: [name] for name in sorted(kept)})
-        return self._described(kept, self._verdict(None)(frozenset(kept)), None, [])
+        return self._described(kept, self._verdict(None)(frozenset(kept)), None, [], {})
 
     # Measuring
 
@@ -142,7 +144,7 @@ class Planner:
             measured = judge(kept)
         return kept, measured
 
-    def _described(self, kept, measured, search, order):
+    def _described(self, kept, measured, search, blocks, kinds):
         named = kept if isinstance(kept, dict) else {name: self._precision(name) for name in kept}
         ops = {node.name: node.op for node in self.network.nodes}
         nodes = [
@@ -162,8 +164,9 @@ class Planner:
             "measured": measured,
             "nodes": nodes,
             "graph": list(ops),
+            "kinds": kinds,
             "groups": [
-                {"name": n, "nodes": members, **self.effects[n], "macs": self._share(members)} for n, members in order
+                {"name": n, "nodes": nodes, **self.effects[n], "macs": self._share(nodes)} for n, nodes in blocks
             ],
         }
 
