@@ -97,6 +97,12 @@ def engine_cache(w):
     return f"results/{w.dataset}/calibration/{w.model}.{w.precision}.{w.target}.cache" if implicit else []
 
 
+def peer_cache(w):
+    """Return the calibration cache of an INT8 precision, whatever its engine takes, or nothing."""
+    calibrated = tables.is_calibrated(w.precision)
+    return f"results/{w.dataset}/calibration/{w.model}.{w.precision}.{w.target}.cache" if calibrated else []
+
+
 def clean_graph(w):
     """Return the clean graph of the class that a target's engine is built from."""
     return f"results/{w.dataset}/clean/{w.model}.{tables.graph_class(w.precision, w.target)}.onnx"

@@ -46,3 +46,22 @@ rule plan:
         "--calibration={input.calibration:q} --given={input.given:q} --calib-images {input.calib:q} "
         "--images {input.images:q} --index {input.index:q} --reference {input.reference:q} {params.recipe} "
         "--plan {output.plan:q} --threads {threads} --log {log:q}"
+
+
+rule bisect:
+    """Find the fallback as the original did, with an engine build per step: a peer to compare plans with."""
+    input:
+        onnx=clean_graph,
+        cache=peer_cache,
+        images=images("select"),
+        code=device_code("bisect_precision.py"),
+    output:
+        bisect="results/{dataset}/bisect/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/bisect.{model}.{precision}.{target}.log",
+    threads: EVERY_CORE
+    params:
+        recipe=options(model=recipes.normalization, recipe=recipes.building, identity=recipes.identity),
+    shell:
+        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --onnx {input.onnx:q} --cache={input.cache:q} '
+        "--images {input.images:q} {params.recipe} --bisect {output.bisect:q} --log {log:q}"

@@ -156,6 +156,7 @@ def test_activations_that_are_not_finite_are_named(clean, pixels):
 def test_nothing_is_kept_where_fp16_is_enough(clean, pixels):
     found = search.plan(clean.copy(), None, EVERYTHING, FP16, inputs_of(clean, pixels))
     assert found["met"] and found["nodes"] == [] and found["nodes_high_precision"] == 0
+    assert found["bound"]["num_images"] == found["measured"]["num_images"] == len(pixels)
     assert found["nodes_total"] == len(found["graph"]) == onnxio.count(clean)
     blocks = found["groups"]
     assert sorted(name for group in blocks for name in group["nodes"]) == sorted(found["graph"])

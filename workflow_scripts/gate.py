@@ -20,7 +20,10 @@ NEEDS = {
     "train_qat": "qat",
     "plan": "fallback",
 }
-PURPOSES = {"build_engine": "build", "fingerprint": "build", "evaluate_engine": "run", "benchmark": "run"}
+PURPOSES = {
+    **dict.fromkeys(("build_engine", "fingerprint"), "build"),
+    **dict.fromkeys(("evaluate_engine", "benchmark", "bisect"), "run"),
+}
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 RUN_LOCK = ".snakemake/levit.run.lock"
 _held = []

@@ -1,10 +1,11 @@
 """A plan: which nodes of a clean graph are computed in a higher precision, with the evidence for each.
 
-{"compute", "nodes_total", "nodes_high_precision", "criterion": {budget, ...}, "met", "measured": {...},
+{"compute", "nodes_total", "nodes_high_precision", "criterion": {budget, ...}, "met", "measured": {...}, "bound": {...},
  "nodes": [{"name", "op", "precision", "evidence": {...}, "margin"}],
  "graph": [name of each node of the graph], "kinds": {kind of node: effects},
  "groups": [{"name", "nodes": [name], "effect", "macs", ...}]}
 
+`measured` is the verdict of the simulation on the select split, `bound` that with FP16 accumulators on a part of it.
 `precision` is the narrowest type that a node may be computed in. `groups` are in the order in which the plan grows
 where an engine misses the criterion. A hand-made plan needs {"nodes": [name, ...]} alone.
 Read on devices too: standard library only, Python 3.8.

@@ -15,6 +15,7 @@ from planning import plan as plans
 CHUNK = 16  # images that a thread computes at once
 RANGE_IMAGES = 256  # of the calib split: what ranges are taken from
 EFFECT_IMAGES = 32  # of them: what effects are measured on
+BOUND_IMAGES = 64  # of the select split: what a plan is also judged on with FP16 accumulators
 SEARCH_IMAGES = 512  # of the select split: what a search looks at; what it finds is judged on the whole split
 NEXT = {"fp16": "fp32", "int8": "fp16"}  # what a node that leaves a precision may be computed in at the narrowest
 
@@ -111,12 +112,16 @@ class Planner:
         model = self.inputs.model
         return torch.from_numpy(preprocess.normalize(np.asarray(images), model["mean"], model["std"]))
 
-    def _verdict(self, count):
+    def _bound(self, kept):
+        """Return the verdict with sums that are rounded to FP16 as they grow, the worst that kernels do, or None."""
+        return self._verdict(BOUND_IMAGES, "bound")(frozenset(kept)) if "bound" in self.treatments else None
+
+    def _verdict(self, count, treatment="effect"):
         """Return a function (kept node names) -> verdict on the first `count` images of the select split."""
         chunks, labels = self._chunks(self.inputs.images[:count]), self.inputs.labels[:count]
 
         def judge(kept):
-            treated = dict.fromkeys((n for n in self.treated if n not in kept), self.treatments["effect"])
+            treated = dict.fromkeys((n for n in self.treated if n not in kept), self.treatments[treatment])
             run = lambda chunk: self.network.logits({self.network.input: chunk()}, treated).numpy()  # noqa: E731
             logits = np.concatenate(simulate.each(run, chunks, self.workers))
             found = criterion.verdict(logits, labels, self.inputs.reference[:count], self.criterion)
@@ -162,6 +167,7 @@ class Planner:
             "criterion": self.criterion,
             "met": measured["met"],
             "measured": measured,
+            "bound": self._bound(named),
             "nodes": nodes,
             "graph": list(ops),
             "kinds": kinds,
