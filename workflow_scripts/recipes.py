@@ -76,8 +76,9 @@ class Recipes:
         return self.tables.row("precision", w.precision)["qat"]
 
     def plan_graph(self, w):
-        """Return the class of graph whose nodes plans name."""
-        return self.tables.row("graph", TYPED_CLASS)
+        """Return the passes of the class whose nodes plans name, and what any class quantizes: plans serve them all."""
+        placed = {kind for row in self.tables.names("graph").values() for kind in row["placement"]}
+        return {"passes": self.tables.row("graph", TYPED_CLASS)["passes"], "placement": sorted(placed)}
 
     def planning(self, w):
         return pick(self.tables.row("precision", w.precision), "compute", "budget", "criterion")

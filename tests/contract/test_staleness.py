@@ -187,6 +187,11 @@ def plan_made_by_hand(workflow):
     workflow.config(row("precisions", "int8_ptq", fallback={"plan": "mine.json"}))
 
 
+@change(planned("int8_ptq", "int8_qat"), [PTQ_PLAN, QAT_PLAN, *builds("int8_ptq.cpu", "int8_qat.cpu")])
+def passes_of_the_class_that_plans_name(workflow):
+    workflow.config(lambda config: config["graphs"]["gpu"]["passes"].append("another"))
+
+
 @change(planned("int8_ptq"), [PTQ_PLAN, *builds("int8_ptq.cpu")])
 def budget(workflow):
     workflow.config(row("precisions", "int8_ptq", budget=9.0))
@@ -402,7 +407,8 @@ def base(tmp_path_factory):
         config["precisions"]["int8_qat"]["fallback"] = "auto"
         config["targets"]["cpu"].update(threads=0, batches=[1, 16], warmup_ms=500, duration_ms=3000, iterations=50)
         config["targets"]["ort"].update(warmup_ms=500, duration_ms=3000)
-        config["graphs"]["cpu"]["placement"] = ["conv", "linear", "attention", "residual"]
+        for graph in ("cpu", "gpu"):
+            config["graphs"][graph]["placement"] = ["conv", "linear", "attention", "residual"]
 
     workflow.config(settle)
     assert workflow.plan(*result(*BUILT)) == sorted(ALL)
