@@ -18,7 +18,7 @@ rule evaluate_torch:
         recipe=options(model=recipes.vision, classes=recipes.classes),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "--index {input.index:q} {params.recipe} "
+        "--index {input.index:q} --split val {params.recipe} "
         "--accuracy {output.accuracy:q} --logits {output.logits:q} --threads {threads} --log {log:q}"
 
 

@@ -58,6 +58,30 @@ def qat_checkpoint(w):
     return f"results/{w.dataset}/qat/{w.model}.{w.precision}.pth" if tables.has_qat(w.precision) else []
 
 
+def calibration(w):
+    """Return the ranges of a precision's quantizers, or nothing where it has none."""
+    path = f"results/{w.dataset}/calibration/{w.model}.{w.precision}.json"
+    return path if tables.is_calibrated(w.precision) else []
+
+
+def plan(w):
+    """Return the plan of a precision, or nothing where it has no fallback."""
+    return f"results/{w.dataset}/plans/{w.model}.{w.precision}.json" if tables.has_plan(w.precision) else []
+
+
+def select(w):
+    """Return the select split's images, index and FP32 logits, which an engine is held to where it has a plan."""
+    reference = f"results/{w.dataset}/select/{w.model}.torch.npy"
+    return (
+        [images("select")(w), f"results/{w.dataset}/data/index.json", reference] if tables.has_plan(w.precision) else []
+    )
+
+
+def given_plan(w):
+    """Return the hand-made plan of a precision, or nothing."""
+    return tables.given_plan(w.model, w.precision)
+
+
 def untyped_graph(w):
     """Return the graph that the strongly typed one is made from."""
     return tables.untyped_graph(w.dataset, w.model, w.precision)
@@ -72,6 +96,12 @@ def engine_cache(w):
     """Return the calibration cache that an engine is built with, or nothing where its graph says all."""
     implicit = tables.is_implicit(w.precision, w.target)
     return f"results/{w.dataset}/calibration/{w.model}.{w.precision}.{w.target}.cache" if implicit else []
+
+
+def peer_cache(w):
+    """Return the calibration cache of an INT8 precision, whatever its engine takes, or nothing."""
+    calibrated = tables.is_calibrated(w.precision)
+    return f"results/{w.dataset}/calibration/{w.model}.{w.precision}.{w.target}.cache" if calibrated else []
 
 
 def clean_graph(w):

@@ -6,6 +6,8 @@ rule build_engine:
     input:
         onnx=engine_graph,
         cache=engine_cache,
+        plan=plan,
+        select=select,
         code=device_code("build_engine.py"),
     output:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
@@ -14,8 +16,13 @@ rule build_engine:
         "results/logs/{dataset}/build_engine.{model}.{precision}.{target}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(runtime=recipes.runtime, recipe=recipes.building, identity=recipes.identity),
+        recipe=options(
+            runtime=recipes.runtime,
+            recipe=recipes.building,
+            identity=recipes.identity,
+            verification=recipes.verification,
+        ),
     shell:
         '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --onnx {input.onnx:q} '
-        "--cache={input.cache:q} {params.recipe} "
+        "--cache={input.cache:q} --plan={input.plan:q} --select {input.select:q} {params.recipe} "
         "--engine {output.engine:q} --description {output.description:q} --log {log:q}"

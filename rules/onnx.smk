@@ -36,6 +36,7 @@ rule type_graph:
     """Make a strongly typed graph: Casts say what each layer computes in."""
     input:
         onnx=untyped_graph,
+        plan=plan,
         code=code("type_onnx.py"),
     output:
         typed="results/{dataset}/typed/{model}.{precision}.onnx",
@@ -44,4 +45,5 @@ rule type_graph:
     params:
         recipe=options(recipe=recipes.typing),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} {params.recipe} --typed {output.typed:q} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} --plan={input.plan:q} {params.recipe} '
+        "--typed {output.typed:q} --log {log:q}"

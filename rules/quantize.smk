@@ -50,6 +50,7 @@ rule quantize:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         qat=qat_checkpoint,
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
+        plan=plan,
         code=code("quantize_onnx.py"),
     output:
         quantized="results/{dataset}/quantized/{model}.{precision}.{graph}.onnx",
@@ -61,7 +62,8 @@ rule quantize:
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
-        "--calibration {input.calibration:q} {params.recipe} --quantized {output.quantized:q} --log {log:q}"
+        "--calibration {input.calibration:q} --plan={input.plan:q} {params.recipe} "
+        "--quantized {output.quantized:q} --log {log:q}"
 
 
 rule export_cache:

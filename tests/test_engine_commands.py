@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     order = np.argsort(-logits, axis=1)
     labels = [int(order[i, 0 if i < 20 else 1]) for i in range(COUNT)]
     images = [{"path": f"{i}.png", "label": label, "bytes": 1, "sha256": None} for i, label in enumerate(labels)]
-    splits = {"train": [], "calib": [], "select": [], "val": list(range(COUNT))}
+    splits = {"train": [], "calib": [], "select": list(range(COUNT)), "val": list(range(COUNT))}
     index = {"classes": [str(c) for c in range(10)], "root": "images", "images": images, "splits": splits}
     (folder / "index.json").write_text(json.dumps(index))
     (folder / "net.pth").write_bytes(b"weights")
@@ -59,6 +59,25 @@ def build(folder, runtime, engine="net.engine", graph="net.onnx", **recipe):
         "build_engine.py",
         *options(onnx=str(folder / graph), runtime=runtime, recipe=recipe, identity=probe.facts(runtime)),
         *options(engine=str(folder / engine), description=str(folder / f"{engine}.json")),
+    )
+
+
+def build_by_plan(folder, runtime, tolerance):
+    """Build the quantized network by a plan without nodes, which grows by all that is quantized."""
+    engine_graphs.quantized(folder / "int8.onnx")
+    plan = {"compute": "int8", "fallback_precision": "fp16", "nodes": [], "nodes_total": 16, "nodes_high_precision": 0}
+    plan.update(criterion={"budget": 100.0, "tolerance": tolerance}, met=True, measured={}, graph=[])
+    plan["groups"] = [{"name": "all", "nodes": ["/qkv", "/conv"]}]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    names = ("val.u8", "index.json", "reference.npy")
+    recipe = {"compute": "int8", "high_precision": "fp32", "batches": [1, 4], "threads": 1}
+    verification = {"model": json.loads(MODEL), "typed": False}
+    return call(
+        "build_engine.py",
+        *options(onnx=str(folder / "int8.onnx"), runtime=runtime, recipe=recipe, identity=probe.facts(runtime)),
+        *options(plan=str(folder / "plan.json"), verification=verification),
+        *["--select", *(str(folder / name) for name in names)],
+        *options(engine=str(folder / "int8.engine"), description=str(folder / "int8.json")),
     )
 
 
@@ -152,6 +171,26 @@ def test_trtexec_beside_our_timing(result, tmp_path):
     status, text = assemble(folder, trtexec="other.json")
     assert status == 1 and "other.json was measured on another engine" in text
     assert assemble(folder)[0] == 0 and read(folder / "result.json")["trtexec"] is None
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_a_plan_that_an_int8_engine_misses_grows_and_is_met(folder, runtime):
+    status, text = build_by_plan(folder, runtime, tolerance=1e-3)
+    assert status == 0, text
+    found = read(folder / "int8.json")
+    assert [verdict["met"] for verdict in found["select"]] == [False, True] and found["engine_builds"] == 2
+    assert found["precision_of_layers"]["int8"] == 0 and found["plan"]["nodes"] == ["/conv", "/qkv"]
+    assert not [path for path in folder.iterdir() if "grown" in path.name]
+    assert evaluate(folder, runtime, "int8.engine", "int8.accuracy.json")[0] == 0
+    assert read(folder / "int8.accuracy.json")["max_abs_logit_error"] < 1e-3
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_a_plan_that_an_int8_engine_meets_costs_one_build(folder, runtime):
+    status, text = build_by_plan(folder, runtime, tolerance=100.0)
+    assert status == 0, text
+    found = read(folder / "int8.json")
+    assert found["engine_builds"] == 1 and found["select"][0]["met"] and found["precision_of_layers"]["int8"] > 0
 
 
 def test_plain_onnx_is_evaluated(folder):

@@ -267,9 +267,31 @@ def test_a_weight_beyond_fp16_is_named(clean):
         typed.cast(graph, "fp16")
 
 
-def test_fp16_beside_qdq_is_refused(clean):
+def test_fp16_beside_qdq_leaves_the_pairs_in_fp32(clean):
     quantized = qdq.insert(clean.copy(), amax_of(clean), EVERYTHING)
-    with pytest.raises(UserError, match="high_precision fp16 beside Q/DQ"):
-        typed.cast(quantized, "fp16")
+    expected = logits(quantized, images(2))
+    half = typed.cast(quantized.copy(), "fp16")
+    for node in half.nodes:
+        if node.op in typed.PAIR:
+            assert node.inputs[1].dtype == np.float32
+        elif node.op != "Cast":
+            dtypes = {np.dtype(tensor.dtype) for tensor in [*node.inputs, *node.outputs]}
+            assert dtypes <= {np.dtype(np.float16), np.dtype(np.int64)}
+    assert np.abs(logits(half, images(2)) - expected).max() < 0.2 * np.abs(expected).max()
     with pytest.raises(UserError, match="strongly typed graph in bf8"):
         typed.cast(quantized, "bf8")
+
+
+def test_casts_are_at_boundaries_one_for_a_tensor(clean):
+    names_ = [node.name for node in clean.toposort().nodes]
+    for kept in (set(names_), set(), set(names_[:40]), set(names_[::7])):
+        mixed = typed.cast(clean.copy(), "fp16", kept)
+        casts = [node for node in mixed.nodes if node.op == "Cast"]
+        sides = [(cast.inputs[0].name, cast.attrs["to"]) for cast in casts]
+        assert len(sides) == len(set(sides))
+        for cast in casts:
+            before, after = cast.inputs[0].inputs, cast.outputs[0].outputs
+            wide = not before or before[0].name in kept
+            assert all((reader.name in kept) != wide for reader in after) and (after or not wide)
+        model = onnx.shape_inference.infer_shapes(onnxio.to_model(mixed), strict_mode=True)
+        onnx.checker.check_model(model, full_check=True)

@@ -1,12 +1,15 @@
 """TensorRT-RTX engines: built on any machine; loading one without an RTX GPU is a clear error."""
 
+import types
+
+import onnx
 import pytest
 
 import engine_graphs
 import probe
 import runtimes
 from files import UserError
-from runtimes import _tensorrt
+from runtimes import _layers, _tensorrt
 
 if probe.facts("tensorrt_rtx")["version"] is None:
     pytest.skip("TensorRT-RTX is not installed", allow_module_level=True)
@@ -49,6 +52,23 @@ def test_a_second_build_says_the_same(runtime, graphs, tmp_path):
 def test_asked_precision_that_is_not_there_is_told(runtime, graphs, tmp_path):
     described = runtime.build(graphs["fp32"], FP16, None, str(tmp_path / "e"))
     assert "the recipe asks for fp16, and no layer computes in it" in described["warnings"]
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int8"])
+@pytest.mark.parametrize("metadata", [True, False], ids=["metadata", "names alone"])
+def test_the_parsers_layers_are_those_of_the_graphs_nodes(runtime, graphs, kind, metadata):
+    """What a plan is told to: TensorRT's own parser, which names layers and adds some."""
+    trt = runtime.library()
+    network, parser = _tensorrt.parse(trt, trt.Builder(_tensorrt.logger_of(trt)), graphs[kind])
+    nodes = {node.name for node in onnx.load(graphs[kind]).graph.node}
+    layers = _layers.layers_of(network)
+    named = layers if metadata else [types.SimpleNamespace(name=layer.name) for layer in layers]
+    origins = [_layers.node_of(layer, nodes) for layer in named]
+    assert nodes <= set(origins) and len(layers) > len(nodes)
+    added = [layer for layer, origin in zip(layers, origins) if origin is None and _layers.takes_precision(trt, layer)]
+    floats = [layer for layer in added if any(t.dtype == trt.float32 for t in _layers.outputs_of(layer))]
+    assert {layer.type for layer in floats} <= {trt.LayerType.SHUFFLE}
+    del parser
 
 
 def test_compute_capabilities(runtime, graphs, tmp_path):

@@ -13,7 +13,7 @@ SCHEMA = yaml.safe_load((REPOSITORY / "rules/schemas/config.schema.yaml").read_t
 CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 # keys that rows may do without: what is there to say is then nothing
 ABSENT = {"url", "sha256", "options", "top1", "builtin", "path", "val", "plan", "threads"}
-ABSENT |= {"high_precision", "graph", "calibration", "qat"}
+ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreement", "tolerance"}
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
 ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers"}
@@ -35,6 +35,7 @@ BROKEN = {  # path of keys -> a value that is wrong there
     ("precisions", "fp32", "compute"): "fp64",
     ("precisions", "fp32", "budget"): None,
     ("precisions", "fp32", "fallback"): {"plans": "x"},
+    ("precisions", "fp16", "criterion"): {"agrement": 99},
     ("precisions", "int8_qat", "qat", "epochs"): 1.5,
     ("targets", "cpu", "precisions"): [],
     ("targets", "cpu", "batches"): [1, 0],

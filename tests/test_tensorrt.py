@@ -14,7 +14,7 @@ import probe
 import runtimes
 from conftest import ROOT
 from files import UserError
-from runtimes import _calibration, _gpu, _tensorrt, missing_precisions, tensorrt
+from runtimes import _calibration, _gpu, _layers, _tensorrt, missing_precisions, tensorrt
 
 SURFACES = json.loads((ROOT / "tests" / "data" / "tensorrt_api.json").read_text())
 FP32 = {"compute": "fp32", "batches": [1, 8]}
@@ -166,6 +166,87 @@ def test_what_a_version_has_not():
         tensorrt._check(library("11"), INT8, None, "a.cache")
     with pytest.raises(UserError, match="cannot compute in fp32 there: one of fp16, int8"):
         tensorrt._check(library("8.5"), {**FP32, "dla": True}, None, None)
+
+
+# A plan of precisions on the layers of a network
+
+
+class Layer:
+    """A layer of a network: it has the attributes that a builder reads, and notes what is set."""
+
+    def __init__(self, name, kind, inputs, outputs, dtype="f32", metadata=None):
+        self.name, self.type, self.inputs, self.outputs = name, kind, inputs, outputs
+        self.dtype, self.precision, self.types = dtype, None, {}
+        if metadata is not None:
+            self.metadata = metadata
+        self.num_inputs, self.num_outputs = len(inputs), len(outputs)
+
+    def _tensor(self, name):
+        return types.SimpleNamespace(name=name, dtype=self.dtype) if name else None
+
+    def get_input(self, number):
+        return self._tensor(self.inputs[number])
+
+    def get_output(self, number):
+        return self._tensor(self.outputs[number])
+
+    def set_output_type(self, number, kind):
+        self.types[number] = kind
+
+
+def planned_network(metadata):
+    """Return what a parser makes of Gemm, Softmax (and a reshape of its own) and Gemm_1; metadata: 8.6's."""
+    rows = [
+        ("m/Flatten", "SHUFFLE", ["x"], ["a"], "m/Flatten"),
+        ("m.weight", "CONSTANT", [], ["w"], None),
+        ("m/Gemm", "MATRIX_MULTIPLY", ["a", "w"], ["b"], "m/Gemm"),
+        ("m.bias", "CONSTANT", [], ["c"], None),
+        ("(Unnamed Layer* 4) [Shuffle]", "SHUFFLE", ["c"], ["d"], None),
+        ("m/Gemm_7", "ELEMENTWISE", ["b", "d"], ["e"], "m/Gemm"),
+        ("m/Softmax", "SOFTMAX", ["e"], ["f"], "m/Softmax"),
+        ("(Unnamed Layer* 7) [Shuffle]", "SHUFFLE", ["f"], ["g"], None),
+        ("m/Gemm_1", "MATRIX_MULTIPLY", ["g", None], ["h"], "m/Gemm_1"),
+        ("shape", "SHAPE", ["h"], ["i"], None),
+    ]
+    found = [
+        Layer(name, kind, reads, writes, "i32" if name == "shape" else "f32", metadata and f"[ONNX Layer: {node}]")
+        for name, kind, reads, writes, node in rows
+    ]
+    return types.SimpleNamespace(num_layers=len(found), get_layer=found.__getitem__, layers=found)
+
+
+GRAPH = ["m/Flatten", "m/Gemm", "m/Softmax", "m/Gemm_1"]
+PLANS = {
+    ("m/Gemm",): ["m/Gemm", "(Unnamed Layer* 4) [Shuffle]", "m/Gemm_7"],
+    ("m/Gemm_1",): ["(Unnamed Layer* 7) [Shuffle]", "m/Gemm_1"],
+    ("m/Softmax", "m/Flatten"): ["m/Flatten", "m/Softmax", "(Unnamed Layer* 7) [Shuffle]"],
+}
+
+
+@pytest.mark.parametrize("metadata", [False, True], ids=["before 8.6", "8.6"])
+@pytest.mark.parametrize("names", PLANS)
+def test_every_layer_of_a_plans_nodes_is_told(names, metadata):
+    trt, network = library("10"), planned_network(metadata)
+    trt.LayerType = Flags(_layers.LEFT_ALONE)
+    for layer in network.layers:
+        layer.type = getattr(trt.LayerType, layer.type, layer.type)
+    plan = {"nodes": [{"name": name, "precision": "fp32"} for name in names], "graph": GRAPH}
+    config = Config(SURFACES["10"]["IBuilderConfig"])
+    assert tensorrt._follow(trt, config, network, plan) == (len(PLANS[names]), [])
+    assert [layer.name for layer in network.layers if layer.precision == "f32"] == PLANS[names]
+    assert all(layer.types == ({0: "f32"} if layer.precision else {}) for layer in network.layers)
+    assert trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS in config.noted["flags"]
+
+
+def test_plan_nodes_without_a_layer_are_named():
+    trt, config = library("10"), Config(SURFACES["10"]["IBuilderConfig"])
+    trt.LayerType = Flags(_layers.LEFT_ALONE)
+    nodes = [{"name": name, "precision": "fp32"} for name in ("m/Gemm", "m/Gone")]
+    followed, warnings = tensorrt._follow(trt, config, planned_network(True), {"nodes": nodes, "graph": GRAPH})
+    assert followed and warnings == ["the plan's node m/Gone has no layer in TensorRT's network"]
+    with pytest.raises(UserError, match=r"none of the plan's 1 nodes is a layer of this graph \(m/Gone\): plan again"):
+        tensorrt._follow(trt, config, planned_network(True), {"nodes": nodes[1:], "graph": GRAPH})
+    assert tensorrt._follow(trt, config, planned_network(True), None) == (None, [])
 
 
 # Without TensorRT, or without a GPU

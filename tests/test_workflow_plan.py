@@ -27,12 +27,15 @@ def test_demo_goes_through_every_artifact(workflow):
         "build_engine int8_qat.cpu",
         "calibrate int8_qat",
         "decode calib",
+        "decode select",
         "decode val",
         "evaluate_engine int8_qat.cpu",
         "evaluate_torch",
         "fingerprint cpu",
         "index",
+        "plan int8_qat",
         "quantize int8_qat.cpu",
+        "reference",
         "result int8_qat.cpu",
         "train",
         "train_qat int8_qat",
@@ -104,8 +107,9 @@ def test_build_and_rebuild_under_snakemake_7(workflow7, tmp_path):
     assert "train_qat digits/qat/LeViT-tiny.int8_qat.pth" in copy.build(target)
     assert copy.plan(target) == []
     copy.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(epochs=7))
-    assert copy.plan(target) == ["quantize int8_qat.cpu", "train_qat int8_qat"]
-    assert copy.build(target) == ["train_qat digits/qat/LeViT-tiny.int8_qat.pth"]
+    assert copy.plan(target) == ["plan int8_qat", "quantize int8_qat.cpu", "train_qat int8_qat"]
+    names = ("plan_precision digits/plans/LeViT-tiny.int8_qat.json", "train_qat digits/qat/LeViT-tiny.int8_qat.pth")
+    assert copy.build(target) == list(names)
 
 
 def test_profiles_differ_in_what_snakemake_7_does_not_know():

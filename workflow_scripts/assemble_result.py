@@ -25,7 +25,7 @@ def produce(args):
         "benchmark": timing["benchmark"],
         "trtexec": trtexec_of(other, timing["benchmark"]),
         "engine": engine_of(args.engine, engine),
-        "plan": plan_of(args.plan),
+        "plan": plan_of(engine),
         "checkpoint_bytes": size_of(args.checkpoint),
         "target_identity": identity,
         "provenance": provenance_of(args, engine),
@@ -90,14 +90,10 @@ def engine_of(path, described):
     }
 
 
-def plan_of(path):
-    """Return a plan's counts, or None where there is none."""
-    from files import read_json
-
-    if not path:
-        return None
-    plan = read_json(path)
-    return {"nodes_total": plan["nodes_total"], "nodes_high_precision": plan["nodes_high_precision"], "path": path}
+def plan_of(described):
+    """Return the counts of the plan that an engine was built by, and where it was made, or None where there is none."""
+    plan = described.get("plan")
+    return plan and {key: plan[key] for key in ("nodes_total", "nodes_high_precision", "path")}
 
 
 def provenance_of(args, described):
@@ -190,7 +186,7 @@ def command():
     ):
         c.input(name)
     c.input("--graph", help="what the engine was built from")
-    for name in ("--trtexec", "--calibration", "--plan"):
+    for name in ("--trtexec", "--calibration"):
         c.input(name, nargs="?", required=False)
     c.recipe("--recipe", help="JSON of the rows that decided the result").param("--budget", type=float, required=True)
     return c.output("--result")

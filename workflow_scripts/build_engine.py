@@ -1,8 +1,12 @@
 """Build an engine file with a runtime, and describe what it is: its layers, what they compute in, how long it took.
 
-The recipe is {"compute", "high_precision"?, "batches", ...}: what the runtime's `build` reads of it; the identity is
-what `probe.identity` or results/targets/ says of the target, and must be of the runtime and device that are here.
+Where there is a plan of precisions, the engine is scored on the select split, and built once more by a grown plan where
+it misses the plan's criterion. The recipe is {"compute", "high_precision"?, "batches", ...}: what the runtime's `build`
+reads of it; the identity is what `probe.identity` or results/targets/ says of the target, and must be of the runtime
+and device that are here.
 """
+
+import json
 
 from cli import Command, log
 
@@ -18,14 +22,26 @@ def produce(args):
     check_identity(args.identity, here)
     if not args.recipe.get("batches") or min(args.recipe["batches"]) < 1:
         raise UserError(f"the recipe's batches are {args.recipe.get('batches')}: a list of positive numbers is needed")
-    more = {"calibration": args.cache} if args.cache else {}
-    described = runtime.build(args.onnx, args.recipe, None, args.engine, **more)
+    described = build(runtime, args)
     for warning in described["warnings"]:
         log.info("warning: %s", warning)
     write_json(args.description, {"runtime": args.runtime, "recipe": args.recipe, **described})
     log.info(
         "%s layers %s in %.1f s", described["layer_count"], described["precision_of_layers"], described["build_seconds"]
     )
+
+
+def build(runtime, args):
+    """Return the description of the engine that a runtime builds; with a plan, it is held to it on the select split."""
+    import probe
+    from planning import verify
+
+    more = {"calibration": args.cache} if args.cache else {}
+    if not args.plan:
+        return runtime.build(args.onnx, args.recipe, None, args.engine, **more)
+    select = verify.select_of(*args.select, args.verification["model"])
+    typed, unreachable = args.verification["typed"], probe.unreachable({"runtime": args.runtime}, "run")
+    return verify.build(runtime, args.onnx, args.recipe, args.plan, args.engine, select, typed, unreachable, **more)
 
 
 def check_identity(identity, here):
@@ -42,6 +58,11 @@ def command():
     c = Command(__file__, __doc__, heavy=True, modules=lambda args: [f"runtimes/{args.runtime}.py"])
     c.input("--onnx").param("--runtime", required=True, help="a file of runtimes/")
     c.input("--cache", nargs="?", required=False, help="TensorRT calibration cache, for INT8 without Q/DQ")
+    c.input("--plan", nargs="?", required=False, help="nodes that keep a higher precision, and what is to be met")
+    c.input(
+        "--select", nargs="*", help="where there is a plan: the select split's .u8, index and .npy of FP32's logits"
+    )
+    c.param("--verification", type=json.loads, default=None, help="JSON: model {mean, std}, typed")
     c.recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
     return c.output("--engine").output("--description")
 

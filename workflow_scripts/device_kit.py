@@ -48,17 +48,18 @@ def names_of(result, tables):
 
 
 def inputs_of(names, tables):
-    """Return {argument: path} of what a result's jobs on the target read."""
-    folder = f"results/{names.dataset}"
-    found = {
-        "--onnx": tables.engine_graph(names.dataset, names.model, names.precision, names.target),
-        "--images": f"{folder}/data/{tables.preprocess(names.model)}.val.u8",
-        "--index": f"{folder}/data/index.json",
-        "--reference": f"{folder}/accuracy/{names.model}.torch.npy",
-    }
+    """Return {script: {argument: path, or list of paths}} of what a result's jobs on the target read."""
+    folder, label = f"results/{names.dataset}", f"{names.model}.{names.precision}"
+    data, index = f"{folder}/data/{tables.preprocess(names.model)}", f"{folder}/data/index.json"
+    build = {"--onnx": tables.engine_graph(names.dataset, names.model, names.precision, names.target)}
     if tables.is_implicit(names.precision, names.target):
-        found["--cache"] = f"{folder}/calibration/{names.model}.{names.precision}.{names.target}.cache"
-    return found
+        build["--cache"] = f"{folder}/calibration/{label}.{names.target}.cache"
+    if tables.has_plan(names.precision):
+        build["--plan"] = f"{folder}/plans/{label}.json"
+        build["--select"] = [f"{data}.select.u8", index, f"{folder}/select/{names.model}.torch.npy"]
+    reference = f"{folder}/accuracy/{names.model}.torch.npy"
+    evaluate = {"--images": f"{data}.val.u8", "--index": index, "--reference": reference}
+    return {"build_engine.py": build, "evaluate_engine.py": evaluate}
 
 
 def jobs_of(results, tables):
@@ -74,20 +75,23 @@ def _jobs(names, tables, recipes):
     given, label = inputs_of(names, tables), f"{names.model}.{names.precision}.{names.target}"
     folder, common = f"results/{names.dataset}", {"--runtime": recipes.runtime(names), "--identity": IDENTITY}
     engine = {"--engine": f"{folder}/engines/{label}.engine"}
-    graph = {key: path for key, path in given.items() if key in ("--onnx", "--cache")}
-    images = {key: path for key, path in given.items() if key not in graph}
     model = {"--split": "val", "--model": recipes.normalization(names)}
     timed = {**engine, **common, "--recipe": recipes.timing(names)}
     steps = [
         ("fingerprint.py", {"--target": recipes.facts(names)}, {"--identity": f"results/targets/{names.target}.json"}),
         (
             "build_engine.py",
-            {**graph, **common, "--recipe": recipes.building(names)},
+            {
+                **given["build_engine.py"],
+                **common,
+                "--recipe": recipes.building(names),
+                "--verification": recipes.verification(names),
+            },
             {**engine, "--description": f"{folder}/engines/{label}.json"},
         ),
         (
             "evaluate_engine.py",
-            {**engine, **images, **common, **model, "--recipe": recipes.running(names)},
+            {**engine, **given["evaluate_engine.py"], **common, **model, "--recipe": recipes.running(names)},
             {"--accuracy": f"{folder}/accuracy/{label}.json"},
         ),
         ("benchmark.py", timed, {"--benchmark": f"{folder}/benchmark/{label}.json"}),
@@ -98,14 +102,19 @@ def _jobs(names, tables, recipes):
 
 
 def _job(script, target, given, outputs):
-    texts = [(key, value if isinstance(value, str) else canonical(value)) for key, value in given.items()]
-    arguments = [part for pair in [*texts, *outputs.items()] for part in pair]
+    arguments = [part for key, value in {**given, **outputs}.items() for part in (key, *_texts(value))]
     return {"script": script, "target": target, "arguments": arguments, "outputs": sorted(outputs.values())}
+
+
+def _texts(value):
+    """Return a value as the texts of an argument: several for a list of paths, one for any other."""
+    return value if isinstance(value, list) else [value if isinstance(value, str) else canonical(value)]
 
 
 def needs(results, tables):
     """Return the sorted paths that the jobs of some results read."""
-    return sorted({path for r in results for path in inputs_of(names_of(r, tables), tables).values()})
+    read = [given for r in results for given in inputs_of(names_of(r, tables), tables).values()]
+    return sorted({path for given in read for value in given.values() for path in _texts(value)})
 
 
 # The three steps

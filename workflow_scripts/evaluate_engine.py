@@ -5,14 +5,13 @@ A plain .onnx is an engine for the runtime onnxruntime. The recipe is {"threads"
 
 from cli import Command, log
 
-BATCH = 32  # images at a time, where the engine takes any number
-
 
 def produce(args):
     import runtimes
     from data import cache, index
     from files import sha256_file, write_json
     from measure import accuracy
+    from measure.logits import logits_of, read_logits
 
     table = index.read(args.index)
     labels = index.labels(table, args.split)
@@ -30,35 +29,6 @@ def produce(args):
         *(pair[name] for name in ("net_lost", "lost", "gained")),
         *pair["interval"],
     )
-
-
-def logits_of(session, name, images, model):
-    """Return float32 [N, C] logits of uint8 images [N, size, size, 3], normalized as the model's row says."""
-    import numpy as np
-
-    import progress
-    from data import preprocess
-
-    step = session.batches[-1] if session.batches else BATCH
-    parts = []
-    with progress.bar(len(images), f"evaluate {name}") as bar:
-        for start in range(0, len(images), step):
-            batch = preprocess.normalize(images[start : start + step], model["mean"], model["std"])
-            parts.append(session.run(batch))
-            bar.update(len(batch))
-    return np.concatenate(parts)
-
-
-def read_logits(path):
-    """Return the float32 [N, C] logits in a .npy; raise UserError where it holds something else."""
-    import numpy as np
-
-    from files import UserError
-
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        raise UserError(f"{path} is not a .npy of logits: delete it and run again") from None
 
 
 def check_classes(logits, table, engine):

@@ -1,4 +1,4 @@
-"""Score the PyTorch FP32 network on the validation split: the reference of every engine's accuracy."""
+"""Score the PyTorch FP32 network on a split: the reference of every engine's accuracy, and of every plan."""
 
 from cli import Command, log
 
@@ -16,7 +16,7 @@ def produce(args):
     from model import checkpoint, training, zoo
 
     training.start(0, args.threads, "cpu")
-    labels = index.labels(index.read(args.index), "val")
+    labels = index.labels(index.read(args.index), args.split)
     images = cache.read(args.images, len(labels))
     model = checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint).eval()
     logits = np.empty((len(images), args.classes), dtype=np.float32)
@@ -28,14 +28,15 @@ def produce(args):
     scores = accuracy.score(logits, labels, logits)
     with open(args.logits, "wb") as stream:
         np.save(stream, logits)
-    write_json(args.accuracy, {"split": "val", **scores})
+    write_json(args.accuracy, {"split": args.split, **scores})
     log.info("top-1 %.2f %% of %d images", scores["top1"], len(images))
 
 
 def command():
     c = Command(__file__, __doc__, tools=("torch", "timm", "numpy"))
-    c.input("--checkpoint").input("--images", help="preprocessed val split (.u8)").input("--index")
+    c.input("--checkpoint").input("--images", help="preprocessed split (.u8)").input("--index")
     c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
+    c.param("--split", required=True)
     c.output("--accuracy").output("--logits", help=".npy of float32 [N, classes]")
     return c.setting("--threads", type=int, default=0)
 

@@ -13,10 +13,16 @@ import sys
 from files import UserError
 from tables import JOBS_LOCK
 
-NEEDS = {"calibrate": "calibration", "quantize": "calibration", "export_cache": "calibration", "train_qat": "qat"}
+NEEDS = {
+    "calibrate": "calibration",
+    "quantize": "calibration",
+    "export_cache": "calibration",
+    "train_qat": "qat",
+    "plan": "fallback",
+}
 PURPOSES = {
     **dict.fromkeys(("build_engine", "fingerprint"), "build"),
-    **dict.fromkeys(("evaluate_engine", "benchmark", "trtexec", "profile"), "run"),
+    **dict.fromkeys(("evaluate_engine", "benchmark", "trtexec", "profile", "bisect"), "run"),
 }
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 RUN_LOCK = ".snakemake/levit.run.lock"
@@ -73,7 +79,7 @@ def _check_names(rule, names, tables):
     if "preprocess" in names:
         tables.geometry(names["preprocess"])
     need = NEEDS.get(rule)
-    if need and not tables.row("precision", names["precision"]).get(need):
+    if need and tables.row("precision", names["precision"]).get(need) in (None, "none"):
         raise UserError(f"precision {names['precision']} has no {need} in config.yaml")
     dataset = names.get("dataset")
     reason = None

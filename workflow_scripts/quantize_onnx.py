@@ -4,19 +4,13 @@ from cli import Command, log
 
 
 def produce(args):
-    from files import read_json
-    from graph import onnxio, passes, qdq
-    from model import checkpoint, deploy, export, zoo
-    from quantization import quantizers
+    from graph import onnxio, qdq
+    from planning import plan
+    from quantization import retrained
 
-    model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint))
-    amax = read_json(args.calibration)["amax"]
-    if args.qat:
-        weights, amax = quantizers.split_state(checkpoint.read(args.qat))
-        checkpoint.load_state(model, weights, args.qat)
-    exported = onnxio.imported(export.to_onnx(model, args.model["size"]))
-    clean = passes.apply(exported, args.passes)
-    quantized = qdq.insert(clean, amax, args.placement)
+    clean, amax = retrained.clean_graph(args, args.passes)
+    excluded = plan.modules(plan.read(args.plan)) if args.plan else ()
+    quantized = qdq.insert(clean, amax, args.placement, excluded)
     onnxio.save(quantized, args.quantized)
     log.info("%d nodes, %d Q/DQ pairs", onnxio.count(quantized), sum(n.op == "QuantizeLinear" for n in quantized.nodes))
 
@@ -25,6 +19,7 @@ def command():
     tools = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime")
     c = Command(__file__, __doc__, tools=tools)
     c.input("--checkpoint").input("--qat", required=False).input("--calibration")
+    c.input("--plan", nargs="?", required=False, help="of nodes that are not quantized")
     c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
     c.recipe("--passes", help="names, in order").recipe("--placement", help="kinds of nodes with quantized inputs")
     return c.output("--quantized")

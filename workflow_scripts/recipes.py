@@ -10,7 +10,7 @@ import shlex
 import imports
 import probe
 from files import canonical, read_json
-from tables import ONNX, ask, pick
+from tables import ONNX, TYPED_CLASS, ask, pick
 
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 
@@ -75,6 +75,14 @@ class Recipes:
     def qat(self, w):
         return self.tables.row("precision", w.precision)["qat"]
 
+    def plan_graph(self, w):
+        """Return the passes of the class whose nodes plans name, and what any class quantizes: plans serve them all."""
+        placed = {kind for row in self.tables.names("graph").values() for kind in row["placement"]}
+        return {"passes": self.tables.row("graph", TYPED_CLASS)["passes"], "placement": sorted(placed)}
+
+    def planning(self, w):
+        return pick(self.tables.row("precision", w.precision), "compute", "budget", "criterion")
+
     def typing(self, w):
         return pick(self.tables.row("precision", w.precision), "compute", "high_precision")
 
@@ -92,6 +100,12 @@ class Recipes:
             **pick(place, "batches", "threads", "compute_capabilities", *SEARCH),
             **other,
         }
+
+    def verification(self, w):
+        """Return how an engine is held to its plan, or nothing where the precision has none."""
+        if not self.tables.has_plan(w.precision):
+            return None
+        return {"model": self.normalization(w), "typed": self.tables.row("target", w.target)["typed"]}
 
     def running(self, w):
         return pick(self.tables.row("target", w.target), "threads")

@@ -18,6 +18,7 @@ from schema import Checker, nearest
 TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast; they decide nothing about an engine
 TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock on it (cli.py), a starting run tries it
+PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
 TABLES = {"model": "models", "dataset": "datasets", "precision": "precisions", "target": "targets", "graph": "graphs"}
 
@@ -80,12 +81,27 @@ class Tables:
                 self.row("graph", row["graph"])
             if "qat" in row and "calibration" not in row:
                 raise UserError(f"precisions.{name}: qat needs a calibration to start from")
+            self._check_fallback(name, row)
             wanted, given = row.get("calibration", {}).get("images", 0), active["splits"]["calib"]
             if wanted > given:
                 raise UserError(
                     f"precisions.{name}.calibration.images is {wanted}, but datasets.{self.active}.splits.calib "
                     f"gives {given}"
                 )
+
+    @staticmethod
+    def _check_fallback(name, row):
+        """Raise UserError where a precision wants a plan that nothing would make or follow."""
+        if row["fallback"] == "none":
+            return
+        if row["compute"] not in PLANNED:
+            raise UserError(
+                f"precisions.{name}: {row['compute']} has no plans, only {' and '.join(PLANNED)} (fallback)"
+            )
+        if row["dla"] and row.get("calibration"):
+            raise UserError(
+                f"precisions.{name}: INT8 on a DLA comes from a cache, which no plan changes: fallback: none"
+            )
 
     # Rows and names
 
@@ -195,6 +211,14 @@ class Tables:
 
     def has_trtexec(self, target):
         return self.row("target", target)["trtexec"]
+
+    def has_plan(self, precision):
+        return self.row("precision", precision)["fallback"] != "none"
+
+    def given_plan(self, model, precision):
+        """Return the path of a precision's hand-made plan, or nothing where it is searched for."""
+        fallback = self.row("precision", precision)["fallback"]
+        return fallback["plan"].replace("{model}", model) if isinstance(fallback, dict) else []
 
     def is_calibrated(self, precision):
         return bool(self.row("precision", precision).get("calibration"))

@@ -5,16 +5,21 @@ from cli import Command, log
 
 def produce(args):
     from graph import onnxio, typed
+    from planning import plan
 
-    kind = args.recipe.get("high_precision") or args.recipe["compute"]
-    graph = typed.cast(onnxio.load(args.onnx), kind)
+    kind, graph = args.recipe.get("high_precision") or args.recipe["compute"], onnxio.load(args.onnx)
+    kept = plan.names(plan.read(args.plan), "fp32") if args.plan else ()
+    plan.check_names(sorted(kept), {node.name for node in graph.nodes}, args.plan)
+    graph = typed.cast(graph, kind, kept)
     onnxio.save(graph, args.typed)
-    log.info("%d nodes in %s", onnxio.count(graph), kind)
+    casts = sum(node.op == "Cast" for node in graph.nodes)
+    log.info("%d nodes, %d of them Casts, in %s; %d in fp32", onnxio.count(graph), casts, kind, len(kept))
 
 
 def command():
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon"))
     c.input("--onnx", help="clean or quantized graph")
+    c.input("--plan", nargs="?", required=False, help="of nodes that stay in fp32")
     c.recipe("--recipe", help="JSON: compute, and high_precision for what is not INT8")
     return c.output("--typed")
 

@@ -40,11 +40,15 @@ def quantized(*precisions):
     return [f"quantize {p}.cpu" for p in precisions] + engine(*(f"{p}.cpu" for p in precisions))
 
 
-QAT = ["train_qat int8_qat", *quantized("int8_qat")]
-CALIBRATED = ["calibrate int8_ptq", *quantized("int8_ptq"), "calibrate int8_qat", *QAT]
+def planned(*precisions):
+    return [f"plan {p}" for p in precisions] + quantized(*precisions)
+
+
+QAT = ["train_qat int8_qat", *planned("int8_qat")]
+CALIBRATED = ["calibrate int8_ptq", *planned("int8_ptq"), "calibrate int8_qat", *QAT]
 EXPORTED = ["export", "clean cpu", *engine("fp32.cpu", "fp32.ort")]
-CHECKPOINT = ["train", "evaluate_torch", *EXPORTED, *CALIBRATED]
-IMAGES = ["decode calib", "decode val"]
+CHECKPOINT = ["train", "evaluate_torch", "reference", *EXPORTED, *CALIBRATED]
+IMAGES = ["decode calib", "decode select", "decode val"]
 TARGETS = ["fingerprint cpu", "fingerprint ort"]
 ALL = ["index", *IMAGES, *CHECKPOINT, *TARGETS]
 
@@ -58,9 +62,10 @@ def builds(*names):
 TRAINING = f"train digits/checkpoints/{MODEL}.pth"
 PTQ_RANGES = f"calibrate digits/calibration/{MODEL}.int8_ptq.json"
 QAT_RANGES = f"calibrate digits/calibration/{MODEL}.int8_qat.json"
+PTQ_PLAN, QAT_PLAN = (f"plan_precision digits/plans/{MODEL}.{p}.json" for p in ("int8_ptq", "int8_qat"))
 RETRAINING = f"train_qat digits/qat/{MODEL}.int8_qat.pth"
-DECODING = [f"decode_split digits/data/64px-crop900-bicubic.{split}.u8" for split in ("calib", "val")]
-AFTER_TRAINING = [PTQ_RANGES, QAT_RANGES, RETRAINING, *builds(*BUILT)]
+DECODING = [f"decode_split digits/data/64px-crop900-bicubic.{split}.u8" for split in ("calib", "select", "val")]
+AFTER_TRAINING = [PTQ_RANGES, QAT_RANGES, RETRAINING, PTQ_PLAN, QAT_PLAN, *builds(*BUILT)]
 
 CHANGES = {}
 
@@ -162,22 +167,48 @@ def code_of_another_runtime(workflow):
 # Rows
 
 
-@change(["result int8_ptq.cpu"])
+@change(["result fp32.cpu", "result fp32.ort"])
+def budget_of_a_precision_without_a_plan(workflow):
+    workflow.config(row("precisions", "fp32", budget=9.0))
+
+
+@change(planned("int8_ptq"), [PTQ_PLAN, *builds("int8_ptq.cpu")])
+def criterion_of_a_plan(workflow):
+    workflow.config(row("precisions", "int8_ptq", criterion={"agreement": 90.0}))
+
+
+@change(quantized("int8_ptq"), builds("int8_ptq.cpu"))
+def no_plan(workflow):
+    workflow.config(row("precisions", "int8_ptq", fallback="none"))
+
+
+@change(planned("int8_ptq"), [PTQ_PLAN, *builds("int8_ptq.cpu")])
+def plan_made_by_hand(workflow):
+    workflow.path("mine.json").write_text('{"nodes": []}')
+    workflow.config(row("precisions", "int8_ptq", fallback={"plan": "mine.json"}))
+
+
+@change(planned("int8_ptq", "int8_qat"), [PTQ_PLAN, QAT_PLAN, *builds("int8_ptq.cpu", "int8_qat.cpu")])
+def passes_of_the_class_that_plans_name(workflow):
+    workflow.config(lambda config: config["graphs"]["gpu"]["passes"].append("another"))
+
+
+@change(planned("int8_ptq"), [PTQ_PLAN, *builds("int8_ptq.cpu")])
 def budget(workflow):
     workflow.config(row("precisions", "int8_ptq", budget=9.0))
 
 
-@change(["calibrate int8_ptq", *quantized("int8_ptq")], [PTQ_RANGES, *builds("int8_ptq.cpu")])
+@change(["calibrate int8_ptq", *planned("int8_ptq")], [PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")])
 def calibration_method(workflow):
     workflow.config(row("precisions", "int8_ptq", calibration={"method": "mse", "images": 256}))
 
 
-@change(["calibrate int8_ptq", *quantized("int8_ptq")], [PTQ_RANGES, *builds("int8_ptq.cpu")])
+@change(["calibrate int8_ptq", *planned("int8_ptq")], [PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")])
 def calibration_size(workflow):
     workflow.config(row("precisions", "int8_ptq", calibration={"method": "entropy", "images": 64}))
 
 
-@change(CALIBRATED, [RETRAINING, *builds("int8_ptq.cpu", "int8_qat.cpu")])
+@change(CALIBRATED, [RETRAINING, PTQ_PLAN, QAT_PLAN, *builds("int8_ptq.cpu", "int8_qat.cpu")])
 def swapped_calibrations(workflow):
     def swap(config):
         ptq, qat = config["precisions"]["int8_ptq"], config["precisions"]["int8_qat"]
@@ -186,7 +217,7 @@ def swapped_calibrations(workflow):
     workflow.config(swap)
 
 
-@change(QAT, [RETRAINING, *builds("int8_qat.cpu")])
+@change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")])
 def qat_epochs(workflow):
     workflow.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(epochs=7))
 
@@ -260,8 +291,9 @@ def another_dataset_of_the_same_images(workflow):
 
 
 @change(
-    ["calibrate mine", *quantized("mine")],
-    [f"calibrate digits/calibration/{MODEL}.mine.json", *builds("mine.cpu")],
+    ["calibrate mine", *planned("mine")],
+    [f"{work}/{MODEL}.mine.json" for work in ("calibrate digits/calibration", "plan_precision digits/plans")]
+    + builds("mine.cpu"),
     result("mine.cpu"),
 )
 def new_precision(workflow):
@@ -297,12 +329,12 @@ def comment_in_a_script(workflow):
     workflow.edit("workflow_scripts/train.py", "def produce", "# a comment\ndef produce")
 
 
-@change(["train_qat int8_qat", *quantized("int8_qat")])
+@change(QAT)
 def docstring_of_a_script(workflow):
     workflow.edit("workflow_scripts/train_qat.py", '"""', '"""Another docstring. ')
 
 
-@change(QAT, [RETRAINING, *builds("int8_qat.cpu")])
+@change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")])
 def code_of_a_script(workflow):
     workflow.edit("workflow_scripts/train_qat.py", "def produce", "EXTRA = 1\n\n\ndef produce")
 
@@ -312,7 +344,10 @@ def comment_in_a_module_of_all(workflow):
     workflow.edit("workflow_scripts/files.py", "import json", "import json  # of the standard library")
 
 
-@change(["clean cpu", *engine("fp32.cpu", "fp32.ort"), *quantized("int8_ptq", "int8_qat")], builds(*BUILT))
+@change(
+    ["clean cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
+    [PTQ_PLAN, QAT_PLAN, *builds(*BUILT)],
+)
 def code_of_a_shared_module(workflow):
     workflow.edit("workflow_scripts/graph/passes.py", "TOLERANCE = ", "EXTRA = 1\nTOLERANCE = ")
 
@@ -391,10 +426,12 @@ def base(tmp_path_factory):
     def settle(config):  # what the lists above rely on, whatever the tables say today
         config["precisions"]["int8_ptq"]["calibration"] = {"method": "entropy", "images": 256}
         config["precisions"]["int8_qat"]["calibration"] = {"method": "max", "images": 256}
-        config["precisions"]["int8_ptq"]["high_precision"] = "fp32"
+        config["precisions"]["int8_ptq"].update(high_precision="fp32", fallback="auto")
+        config["precisions"]["int8_qat"]["fallback"] = "auto"
         config["targets"]["cpu"].update(threads=0, batches=[1, 16], warmup_ms=500, duration_ms=3000, iterations=50)
         config["targets"]["ort"].update(warmup_ms=500, duration_ms=3000)
-        config["graphs"]["cpu"]["placement"] = ["conv", "linear", "attention", "residual"]
+        for graph in ("cpu", "gpu"):
+            config["graphs"][graph]["placement"] = ["conv", "linear", "attention", "residual"]
 
     workflow.config(settle)
     assert workflow.plan(*result(*BUILT)) == sorted(ALL)

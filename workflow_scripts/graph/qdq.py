@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from files import UserError
+from schema import nearest
 
 QMAX = 127  # symmetric INT8: -127..127, so that zero is exact and signs are treated alike
 
@@ -44,16 +45,19 @@ def weight_axis(node):
     return 0 if node.op == "Gemm" and node.attrs.get("transB", 0) else 1
 
 
-def insert(graph, amax, placement):
+def insert(graph, amax, placement, excluded=()):
     """Put Q/DQ pairs on a clean graph.
 
     graph: graphsurgeon graph whose node names are `{module}/{op}`; amax: {quantizer name: float, or list per output
-    channel}; placement: kinds of nodes whose inputs are quantized. Raises UserError naming a quantizer without a
-    range, a range that is not positive and finite, or ranges whose number is not that of the channels.
+    channel}; placement: kinds of nodes whose inputs are quantized; excluded: modules whose nodes get no pairs. Raises
+    UserError naming a quantizer without a range, a range that is not positive and finite, ranges whose number is not
+    that of the channels, or an excluded module that the graph lacks.
     """
-    pairs = {}
+    pairs, modules = {}, {module_of(node) for node in graph.nodes}
+    for module in sorted(set(excluded) - modules):
+        raise UserError(f"the plan names the module {module}, which the graph lacks: {nearest(module, modules)}")
     for node in list(graph.nodes):
-        kind = kind_of(node)
+        kind = kind_of(node) if module_of(node) not in excluded else None
         for index, quantizer in SLOTS[kind].items() if kind in placement else ():
             name = f"{module_of(node)}.{quantizer}"
             axis = weight_axis(node) if quantizer == "weight_quantizer" else None

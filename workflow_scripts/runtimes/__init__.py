@@ -10,7 +10,8 @@ A runtime is one file with these functions (a new one needs nothing else but its
     profile(engine, batch, threads=0)  -> [{"name", "type", "precision", "ms"}]: the same with the time that each takes
 
 `recipe` is {"compute", "high_precision"?, "batches", ...}: the slices of a precision's and a target's row that the
-runtime reads. `plan` names the nodes that keep a higher precision, or is None.
+runtime reads. `plan` names the nodes that keep a higher precision, or is None: a module that tells a builder of its
+layers' precisions has TAKES_PLANS = True, others find all types in the graph.
 """
 
 import collections

@@ -16,11 +16,12 @@ from pathlib import Path
 import probe
 from cli import log
 from files import UserError, replacing
-from runtimes import PRECISIONS, _calibration, _gpu, _tensorrt, description, missing_precisions
+from runtimes import PRECISIONS, _calibration, _gpu, _layers, _tensorrt, description, missing_precisions
 
 NAME = "tensorrt"
 REMEDY = "install it as envs/ says; on a Jetson it is part of JetPack (python3-libnvinfer)"
 TIMING_CACHES = "LEVIT_TIMING_CACHES"  # environment: a folder, set by tables.environment; without it none is kept
+TAKES_PLANS = True  # up to 10.x: later ones read all types from the graph
 COMPUTES = PRECISIONS
 DLA_COMPUTES = ("fp16", "int8")
 HEURISTIC = 2  # the highest optimization level that times only kernels that a heuristic picks; 8.5 has a flag for it
@@ -46,8 +47,8 @@ def build(onnx, recipe, plan, engine, calibration=None):
 
     recipe: {compute, high_precision?, batches, tf32?, workspace_mb?, optimization_level?, external_tactics?,
     dynamic_batch?, dla?}; a profile is for all batches up to its own, or where dynamic_batch is false for that one
-    alone. plan: {"nodes": [{"name", "precision"}]} that keep a higher precision, or None. calibration: path of a
-    calibration cache, for INT8 without Q/DQ. Raises UserError naming what the library has not, the first node that
+    alone. plan: {"nodes": [{"name", "precision"}], "graph"} that keep a higher precision, or None. calibration: path
+    of a calibration cache, for INT8 without Q/DQ. Raises UserError naming what the library has not, the first node that
     does not parse, or its reason.
     """
     trt = library()
@@ -58,7 +59,7 @@ def build(onnx, recipe, plan, engine, calibration=None):
     network, parser = _tensorrt.parse(trt, builder, onnx)
     config = builder.create_builder_config()
     _configure(trt, builder, config, network, recipe)
-    followed = _follow(trt, config, network, plan)
+    followed, unfollowed = _follow(trt, config, network, plan)
     if calibration:
         config.int8_calibrator = calibrator(trt, calibration)
     with _timing_cache(trt, config, gpu) as known:
@@ -69,7 +70,7 @@ def build(onnx, recipe, plan, engine, calibration=None):
     del parser
     warnings, _ = _tensorrt.said(trt)
     layers, unread = _read_back(engine)
-    warnings += missing_precisions(recipe, layers) + unread
+    warnings += missing_precisions(recipe, layers) + unread + unfollowed
     more = {"batches": sorted(set(recipe["batches"])), "timing_cache_bytes": known, "plan_layers": followed}
     return description(fingerprint(), layers, seconds, warnings, **more)
 
@@ -190,23 +191,14 @@ def _use_dla(trt, builder, config):
 
 
 def _follow(trt, config, network, plan):
-    """Give the layers of a plan's nodes their precision and outputs' type; return how many layers that are, or None."""
+    """Let the builder obey a plan; return (number of layers that it is told of or None, warnings)."""
     if plan is None:
-        return None
-    types = {"fp32": trt.float32, "fp16": trt.float16}
-    wanted, followed = {node["name"]: types[node["precision"]] for node in plan["nodes"]}, 0
+        return None, []
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    for number in range(network.num_layers):
-        layer = network.get_layer(number)
-        kind = wanted.get(layer.name)
-        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-        if kind is None or any(o.dtype not in (trt.float32, trt.float16) for o in outputs):
-            continue
-        layer.precision = kind
-        for i in range(layer.num_outputs):
-            layer.set_output_type(i, kind)
-        followed += 1
-    return followed
+    followed, missing = _layers.follow(trt, network, plan)
+    if missing and not followed:
+        raise UserError(f"none of the plan's {len(missing)} nodes is a layer of this graph ({missing[0]}): plan again")
+    return followed, [f"the plan's node {name} has no layer in TensorRT's network" for name in missing]
 
 
 # Calibration caches

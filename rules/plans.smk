@@ -1,0 +1,67 @@
+"""Which nodes keep a higher precision, found on the host and judged on the select split."""
+
+
+rule reference:
+    """Evaluate the FP32 checkpoint on the select split: what plans and the engines made by them are held to."""
+    input:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+        images=images("select"),
+        index="results/{dataset}/data/index.json",
+        code=code("evaluate_torch.py"),
+    output:
+        accuracy="results/{dataset}/select/{model}.torch.json",
+        logits="results/{dataset}/select/{model}.torch.npy",
+    log:
+        "results/logs/{dataset}/reference.{model}.log",
+    threads: EVERY_CORE
+    params:
+        recipe=options(model=recipes.vision, classes=recipes.classes),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
+        "--index {input.index:q} --split select {params.recipe} "
+        "--accuracy {output.accuracy:q} --logits {output.logits:q} --threads {threads} --log {log:q}"
+
+
+rule plan:
+    """Find the cheapest nodes that must keep a higher precision, or check those of a plan made by hand."""
+    input:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+        qat=qat_checkpoint,
+        calibration=calibration,
+        given=given_plan,
+        calib=images("calib"),
+        images=images("select"),
+        index="results/{dataset}/data/index.json",
+        reference="results/{dataset}/select/{model}.torch.npy",
+        code=code("plan_precision.py"),
+    output:
+        plan="results/{dataset}/plans/{model}.{precision}.json",
+    log:
+        "results/logs/{dataset}/plan.{model}.{precision}.log",
+    threads: EVERY_CORE
+    params:
+        recipe=options(model=recipes.vision, classes=recipes.classes, graph=recipes.plan_graph, recipe=recipes.planning),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
+        "--calibration={input.calibration:q} --given={input.given:q} --calib-images {input.calib:q} "
+        "--images {input.images:q} --index {input.index:q} --reference {input.reference:q} {params.recipe} "
+        "--plan {output.plan:q} --threads {threads} --log {log:q}"
+
+
+rule bisect:
+    """Find the fallback as the original did, with an engine build per step: a peer to compare plans with."""
+    input:
+        onnx=clean_graph,
+        cache=peer_cache,
+        images=images("select"),
+        code=device_code("bisect_precision.py"),
+    output:
+        bisect="results/{dataset}/bisect/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/bisect.{model}.{precision}.{target}.log",
+    threads: EVERY_CORE
+    params:
+        recipe=options(model=recipes.normalization, recipe=recipes.building, identity=recipes.identity),
+    shell:
+        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --onnx {input.onnx:q} --cache={input.cache:q} '
+        "--images {input.images:q} {params.recipe} --bisect {output.bisect:q} --log {log:q}"

@@ -1,0 +1,96 @@
+"""Plans of FP16 for the five models with random weights, as they are and with an overflow that was put in on purpose.
+
+    python tests/bench/plans.py [--images 16] [LeViT-128S ...]
+
+Prints a JSON line per model: nodes kept where nothing overflows (goal: at most 2 %), whether exactly the nodes of the
+planted overflow are kept, and the seconds that each plan took.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests")]
+PLANTED = "stages.1.blocks.1.mlp"  # its first linear layer is scaled up, its second one down
+FOUND = {f"{PLANTED}.{name}" for name in ("ln1/Gemm", "act/HardSigmoid", "act/Mul", "ln2/Gemm")}
+
+
+def clean_graph(row, passes):
+    """Return the clean graph of a network with random weights whose BatchNorm is not at its neutral start."""
+    from graph import onnxio
+    from graph import passes as surgeon
+    from model import deploy, export
+    from test_graph import trained_like
+
+    return surgeon.apply(onnxio.imported(export.to_onnx(deploy.fold(trained_like(row, 1000)), row["size"])), passes)
+
+
+def planted(graph, scale=1e6):
+    """Return the graph with an overflow of FP16 between two linear layers, which leaves FP32 finite."""
+    import numpy as np
+
+    graph = graph.copy()
+    for node in graph.nodes:
+        factor = {f"{PLANTED}.ln1/Gemm": scale, f"{PLANTED}.ln2/Gemm": 1 / scale}.get(node.name)
+        if factor:
+            node.inputs[1].values = (node.inputs[1].values * factor).astype(np.float32)
+    return graph
+
+
+def plan_of(graph, row, pixels, workers):
+    """Return (plan, seconds) of FP16 with FP32's own answers as labels."""
+    import numpy as np
+
+    from data import preprocess
+    from graph import onnxio
+    from planning import search
+
+    session = onnxio.runner(onnxio.to_model(graph.copy()))
+    images = preprocess.normalize(pixels, row["mean"], row["std"])
+    reference = np.concatenate([session.run(None, {onnxio.INPUT: image[None]})[0] for image in images])
+    inputs = search.Inputs(pixels, pixels, reference.argmax(axis=1), reference, row)
+    start = time.monotonic()
+    recipe = {"compute": "fp16", "budget": 0.3}
+    found = search.plan(graph.copy(), None, [], recipe, inputs, workers=workers)
+    return found, round(time.monotonic() - start, 1)
+
+
+def measure(name, row, passes, images, workers):
+    """Return what the two plans of a model are, as a JSON value."""
+    import numpy as np
+
+    pixels = np.random.default_rng(0).integers(0, 256, (images, row["size"], row["size"], 3)).astype(np.uint8)
+    graph = clean_graph(row, passes)
+    plain, seconds = plan_of(graph, row, pixels, workers)
+    adverse, more = plan_of(planted(graph), row, pixels, workers)
+    return {
+        "model": name,
+        "nodes": plain["nodes_total"],
+        "kept": plain["nodes_high_precision"],
+        "kept_with_overflow": adverse["nodes_high_precision"],
+        "exactly_the_planted": {node["name"] for node in adverse["nodes"]} == FOUND,
+        "met": [plain["met"], adverse["met"]],
+        "seconds": [seconds, more],
+    }
+
+
+def main():
+    import yaml
+
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    published = [name for name, row in config["models"].items() if row.get("top1")]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=published)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    passes = config["graphs"]["gpu"]["passes"]
+    for name in args.models:
+        print(json.dumps(measure(name, config["models"][name], passes, args.images, args.workers)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Plan which nodes keep a higher precision: measured on a simulation of the lower one, judged on the select split.
+
+The recipe is {"compute", "budget", "criterion"?}: a plan is searched for that meets it; one that was made by hand is
+checked and judged as it is. Nodes are those of the clean graph of the weights that the precision is made of.
+"""
+
+from cli import Command, log
+
+
+def produce(args):
+    from files import write_json
+    from planning import search
+    from quantization import retrained
+
+    graph, amax = retrained.clean_graph(args, args.graph["passes"])
+    found = search.plan(graph, amax, args.graph["placement"], args.recipe, inputs_of(args), args.given, args.threads)
+    write_json(args.plan, found)
+    measured = found["measured"]
+    log.info(
+        "%d of %d nodes keep a higher precision: top-1 %.2f %% (FP32 %.2f %%), agreement %.2f %% of %d select images",
+        *(found[name] for name in ("nodes_high_precision", "nodes_total")),
+        *(measured[name] for name in ("top1", "fp32_top1", "agreement_with_fp32", "num_images")),
+    )
+    if not found["met"]:
+        log.warning("warning: no plan meets the criterion %s: this is the best that was found", found["criterion"])
+
+
+def inputs_of(args):
+    """Return the images, labels and reference logits that a plan is judged on: planning.search.Inputs."""
+    from data import cache, index
+    from measure.logits import read_logits
+    from planning import search
+
+    labels = index.labels(index.read(args.index), "select")
+    images, calibration = cache.read(args.images, len(labels)), cache.read(args.calib_images)
+    return search.Inputs(calibration, images, labels, read_logits(args.reference), args.model)
+
+
+def command():
+    tools = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy")
+    c = Command(__file__, __doc__, tools=tools, heavy=True)
+    c.input("--checkpoint").input("--qat", nargs="?", required=False).input("--calibration", nargs="?", required=False)
+    c.input("--given", nargs="?", required=False, help="a plan made by hand")
+    c.input("--calib-images", help=".u8 of the calib split").input("--images", help=".u8 of the select split")
+    c.input("--index").input("--reference", help=".npy of PyTorch FP32's logits of the select split")
+    c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
+    c.recipe("--graph", help="JSON row of `graphs`: passes, and placement of quantizers")
+    c.recipe("--recipe", help="JSON: compute, budget, criterion")
+    return c.output("--plan").setting("--threads", type=int, default=1)
+
+
+if __name__ == "__main__":
+    command().run(produce)

@@ -1,0 +1,44 @@
+"""What a plan must meet on the `select` split: {"budget", "agreement"?, "tolerance"?}. Device side: Python 3.8, numpy.
+
+budget: points of top-1 that may be lost against PyTorch FP32; agreement: percent of images that must keep FP32's top-1;
+tolerance: every logit must be within it of FP32's, absolutely or relatively (Polygraphy's elementwise check).
+"""
+
+import numpy as np
+
+from measure import accuracy
+
+EPSILON = 1e-9  # percentages are quotients of counts
+WORST = -100.0  # slack of logits that are not finite
+
+
+def verdict(logits, labels, reference, criterion):
+    """Return how logits [N, C] do: top1, fp32_top1, agreement_with_fp32, outside_tolerance, slack (points) and met.
+
+    slack is what is left, in percentage points, of the scarcest part of the criterion: below 0 it is not met.
+    outside_tolerance is the percentage of logits, None where no tolerance is asked for.
+    """
+    if not np.isfinite(logits).all():
+        logits = np.nan_to_num(logits, nan=0.0)
+        finite = False
+    else:
+        finite = True
+    scores = accuracy.score(logits, labels, reference)
+    outside = _outside(logits, reference, criterion.get("tolerance")) if finite else None
+    parts = [criterion["budget"] - (scores["fp32_top1"] - scores["top1"])]
+    if criterion.get("agreement") is not None:
+        parts.append(scores["agreement_with_fp32"] - criterion["agreement"])
+    if outside is not None:
+        parts.append(-outside)
+    slack = min(parts) if finite else WORST
+    kept = {name: scores[name] for name in ("num_images", "top1", "fp32_top1", "agreement_with_fp32")}
+    return {**kept, "outside_tolerance": outside, "slack": round(slack, 6), "met": slack >= -EPSILON}
+
+
+def _outside(logits, reference, tolerance):
+    """Return the percentage of logits that are outside the tolerance both absolutely and relatively, or None."""
+    if tolerance is None:
+        return None
+    wide = reference.astype(np.float64)
+    error = np.abs(logits.astype(np.float64) - wide)
+    return accuracy.percent(((error > tolerance) & (error > tolerance * np.abs(wide))).ravel())
