@@ -11,6 +11,7 @@ import types
 import numpy as np
 import pytest
 
+import fake_gpu
 import probe
 import runtimes
 from conftest import ROOT
@@ -187,6 +188,27 @@ def test_no_gpu(monkeypatch):
     monkeypatch.setattr(tensorrt, "library", lambda: library("8.5"))
     with pytest.raises(UserError, match="TensorRT needs an NVIDIA GPU and its driver, and CUDA finds none here: "):
         tensorrt.build("net.onnx", FP32, None, "e")
+
+
+# What the library tells
+
+
+def test_each_message_is_told_once(caplog):
+    """8.5 says the same of every weight and query; what it says of a later engine is news again."""
+    trt = fake_gpu.library(None)
+    logger, warning = _tensorrt.logger_of.__wrapped__(trt), trt.ILogger.WARNING
+    profile = "ICudaEngine::getProfileDimensions: bindingIndex 0 is not in profile 1. Using bindingIndex = 2 instead."
+    with caplog.at_level("INFO"):
+        for text in ["clamped", profile, "other", "clamped"]:
+            logger.log(warning, text)
+        logger.log(trt.ILogger.ERROR, "clamped")
+        logger.log(trt.ILogger.VERBOSE, "Timing Runner: x")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"tensorrt: {t}" for t in ("clamped", "other", "clamped")
+    ]
+    assert logger.take(warning) == ["clamped", "other"] and logger.timed == 1
+    logger.log(warning, "clamped")
+    assert logger.take() == ["clamped"]
 
 
 # What the inspector says

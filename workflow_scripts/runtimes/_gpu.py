@@ -79,7 +79,7 @@ class Bindings:
         return tuple(self.engine.get_binding_shape(self.numbers[name]))
 
     def profile(self, number, name):
-        return self.engine.get_profile_shape(number, self.numbers[name])
+        return self.engine.get_profile_shape(number, number * self.count + self.numbers[name])
 
     def set_batch(self, context, number, batch):
         """Say how many images a context's queries have. number: of its optimization profile."""
