@@ -326,7 +326,8 @@ class Pipeline:
 def layers(session):
     """Return the layers that the inspector says an engine has.
 
-    Of free sizes it tells nothing (`N/A due to dynamic shapes`) until a context of the profile has been given them.
+    Of free sizes it tells nothing (`N/A due to dynamic shapes`) until a context of the profile has been given them; 8.5
+    told nothing even then, so that layers of a profile with more than one batch have the precision `none` there.
     """
     found = _tensorrt.layers_of_engine(session.trt, session.engine)
     for number, (_, best, _) in enumerate(session.ranges):
