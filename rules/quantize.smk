@@ -67,18 +67,26 @@ rule quantize:
 
 
 rule export_cache:
-    """Write TensorRT's calibration cache, with the scales that the Q/DQ graph has."""
+    """Write TensorRT's calibration cache: the Q/DQ graph's scales, and one for every other activation."""
     input:
         clean=clean_graph,
         qat=qat_checkpoint,
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
+        images=images("calib"),
         code=code("export_cache.py"),
     output:
         cache="results/{dataset}/calibration/{model}.{precision}.{target}.cache",
     log:
         "results/logs/{dataset}/export_cache.{model}.{precision}.{target}.log",
+    threads: EVERY_CORE
     params:
-        recipe=options(placement=recipes.class_placement, version=recipes.version),
+        recipe=options(
+            model=recipes.normalization,
+            count=recipes.calibration_images,
+            placement=recipes.class_placement,
+            version=recipes.version,
+        ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --clean {input.clean:q} --qat={input.qat:q} '
-        "--calibration {input.calibration:q} {params.recipe} --cache {output.cache:q} --log {log:q}"
+        "--calibration {input.calibration:q} --images {input.images:q} {params.recipe} "
+        "--cache {output.cache:q} --threads {threads} --log {log:q}"

@@ -30,6 +30,12 @@ def older_nodes():
     )
 
 
+def gemm_nodes():
+    """Return the older nodes with the head as one Gemm, which TensorRT's parser takes apart."""
+    *others, _, _ = older_nodes()
+    return [*others, _node("Gemm", ["pooled", "w_head", "b_head"], "output_0")]
+
+
 def _common(activation):
     return [
         _node("Conv", ["input_0", "w_conv", "b_conv"], "conv", kernel_shape=[3, 3], strides=[4, 4], pads=[1, 1, 1, 1]),

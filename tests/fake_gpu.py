@@ -162,6 +162,7 @@ class Engine:
         return self.shapes[self.names[number % 2]]
 
     def get_profile_shape(self, profile, number):
+        assert number // 2 == profile, "TensorRT warns of a binding of another profile"
         return self.get_tensor_profile_shape(self.names[number % 2], profile)
 
 

@@ -11,6 +11,7 @@ from graph import names, onnxio, passes, qdq, shapes, typed
 from model import deploy, export, zoo
 
 SIZE, CLASSES = 64, 10
+INT64 = np.iinfo(np.int64)
 ROW = {
     "timm": "levit_128s",
     "options": {"embed_dim": [32, 48, 64], "num_heads": [2, 3, 4], "depth": [1, 1, 1]},
@@ -120,6 +121,27 @@ def test_clean_graphs_keep_the_logits(exported, clean):
     for batch in (1, 4):
         expected = logits(onnxio.imported(exported), images(batch))
         assert np.abs(logits(clean, images(batch)) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_slices_end_inside_their_input(clean):
+    """TensorRT 8 computes sizes in INT32, and says so of ends that are larger."""
+    integers = [t for t in clean.tensors().values() if isinstance(t, gs.Constant) and t.dtype == np.int64]
+    assert max(np.abs(t.values).max() for t in integers) < 2**31
+    slices = [node for node in clean.nodes if node.op == "Slice"]
+    assert slices and all(len(node.inputs[2].values) == 2 for node in slices)
+
+
+@pytest.mark.parametrize("start, end, step", [(0, INT64.max, 2), (1, 5, 1), (-1, INT64.min, -1), (-2, -5, -2)])
+def test_any_slice_keeps_its_numbers(start, end, step):
+    """Free sizes are left alone; a negative step may end before the first number."""
+    constants = {"starts": [0, start], "ends": [INT64.max, end], "axes": [0, 2], "steps": [1, step]}
+    inputs = [gs.Constant(name, np.array(values)) for name, values in constants.items()]
+    source = gs.Variable("input_0", np.float32, ["batch", 3, 7])
+    target = gs.Variable("output_0", np.float32)
+    slicing = gs.Node("Slice", "cut/Slice", inputs=[source, *inputs], outputs=[target])
+    graph = passes.apply(gs.Graph([slicing], [source], [target], opset=13), ["merge_slices"])
+    first, second = graph.nodes[0].inputs[2].values.tolist()
+    assert first == INT64.max and -8 <= second <= 7
 
 
 def test_linear_layers_and_skip_connections_stay_flat(exported):

@@ -9,7 +9,7 @@ import engine_graphs
 import probe
 import runtimes
 from files import UserError
-from runtimes import _layers, _tensorrt
+from runtimes import _calibration, _layers, _tensorrt
 
 if probe.facts("tensorrt_rtx")["version"] is None:
     pytest.skip("TensorRT-RTX is not installed", allow_module_level=True)
@@ -30,6 +30,20 @@ def graphs(tmp_path_factory):
     plain = engine_graphs.network(folder / "net.onnx")
     half = engine_graphs.halved(plain, folder / "half.onnx")
     return {"fp32": plain, "fp16": half, "int8": engine_graphs.quantized(folder / "q.onnx")}
+
+
+def test_calibration_cache_is_completed_for_a_real_network(runtime, tmp_path):
+    """The library takes no cache itself, but its parser and networks are those of the versions that do."""
+    trt, nodes = runtime.library(), engine_graphs.gemm_nodes()
+    builder = trt.Builder(_tensorrt.logger_of(trt))
+    network, parser = _tensorrt.parse(trt, builder, engine_graphs.network(tmp_path / "net.onnx", nodes=nodes))
+    scales = dict.fromkeys(["input_0", *(name for node in nodes for name in node.output)], 0.5)
+    found, missing = _calibration.complete(trt, network, scales)
+    assert not missing and len(found) > len(scales) and found.items() >= scales.items()
+    assert min(found.values()) > 0 and max(found.values()) < 0.6
+    _, missing = _calibration.complete(trt, network, {"input_0": 0.5})
+    assert "conv" in missing and "output_0" in missing
+    del parser
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, FP16, INT8], ids=lambda recipe: recipe["compute"])

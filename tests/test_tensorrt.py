@@ -8,8 +8,10 @@ import json
 import struct
 import types
 
+import numpy as np
 import pytest
 
+import fake_gpu
 import probe
 import runtimes
 from conftest import ROOT
@@ -269,6 +271,27 @@ def test_no_gpu(monkeypatch):
         tensorrt.build("net.onnx", FP32, None, "e")
 
 
+# What the library tells
+
+
+def test_each_message_is_told_once(caplog):
+    """8.5 says the same of every weight and query; what it says of a later engine is news again."""
+    trt = fake_gpu.library(None)
+    logger, warning = _tensorrt.logger_of.__wrapped__(trt), trt.ILogger.WARNING
+    profile = "ICudaEngine::getProfileDimensions: bindingIndex 0 is not in profile 1. Using bindingIndex = 2 instead."
+    with caplog.at_level("INFO"):
+        for text in ["clamped", profile, "other", "clamped"]:
+            logger.log(warning, text)
+        logger.log(trt.ILogger.ERROR, "clamped")
+        logger.log(trt.ILogger.VERBOSE, "Timing Runner: x")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"tensorrt: {t}" for t in ("clamped", "other", "clamped")
+    ]
+    assert logger.take(warning) == ["clamped", "other"] and logger.timed == 1
+    logger.log(warning, "clamped")
+    assert logger.take() == ["clamped"]
+
+
 # What the inspector says
 
 REFORMAT = {
@@ -353,9 +376,111 @@ def test_calibrator_reads_a_cache_of_another_version(tmp_path):
     (tmp_path / "c").write_text(_calibration.text({"a": 1.0}, "10.3.0"))
     trt = library("8.5")
     trt.IInt8EntropyCalibrator2 = type("IInt8EntropyCalibrator2", (), {})
-    found = tensorrt.calibrator(trt, tmp_path / "c")
+    found = tensorrt.calibrator(trt, tmp_path / "c", Network())
     assert found.read_calibration_cache() == b"TRT-8503-EntropyCalibration2\na: 3f800000\n"
     assert found.get_batch(["a"]) is None and found.get_batch_size() == 1
+
+
+class Layer:
+    """A network's layer as its base class: what it is more specifically is seen once it has that class."""
+
+    def __init__(self, kind, inputs, outputs, **values):
+        self.type, self.inputs, self.outputs, self.values = kind, inputs.split(), outputs.split(), values
+        self.num_inputs, self.num_outputs = len(self.inputs), len(self.outputs)
+
+    def get_input(self, number):
+        return self.tensor(self.inputs[number])
+
+    def get_output(self, number):
+        return self.tensor(self.outputs[number])
+
+    def tensor(self, name):
+        dtype = "i32" if name.startswith("shape") else "f32"
+        return None if name == "-" else types.SimpleNamespace(name=name, dtype=dtype)
+
+
+class ConstantLayer(Layer):
+    weights = property(lambda self: self.values["weights"])
+
+
+class ElementWiseLayer(Layer):
+    op = property(lambda self: self.values["op"])
+
+
+class Network:
+    """A network of layers in their order: (kind, names of inputs, names of outputs, {attribute: value})."""
+
+    def __init__(self, *layers):
+        self.layers, self.num_layers = layers, len(layers)
+
+    def get_layer(self, number):
+        return self.layers[number]
+
+
+def completed(version, scales, *layers):
+    """Return what a version's network of (kind, inputs, outputs, attributes?) completes a cache to."""
+    trt = library(version)
+    trt.LayerType, trt.ElementWiseOperation = Flags(SURFACES[version]["LayerType"]), Flags(["SUM", "PROD"])
+    trt.IConstantLayer, trt.IElementWiseLayer = ConstantLayer, ElementWiseLayer
+    network = Network(*(Layer(getattr(trt.LayerType, kind), *ends, **dict(*more)) for kind, *ends, more in layers))
+    return _calibration.complete(trt, network, scales)
+
+
+SUM, PRODUCT = [{"op": 0}], [{"op": 1}]
+
+
+@pytest.mark.parametrize("version", ["8.4", "8.5"])
+def test_a_gemm_as_the_parser_makes_it(version):
+    """The names are TensorRT's own; the product is a sum less the bias."""
+    found, missing = completed(
+        version,
+        {"x": 0.5, "y": 2.0},
+        ("CONSTANT", "", "w", [{"weights": np.array([0.5, -12.7], np.float32)}]),
+        ("MATRIX_MULTIPLY", "x w", "product", []),
+        ("CONSTANT", "", "bias", [{"weights": np.array([-25.4], np.float32)}]),
+        ("SHUFFLE", "bias", "row", []),
+        ("ELEMENTWISE", "product row", "y", SUM),
+    )
+    assert not missing and found == pytest.approx(
+        {"x": 0.5, "y": 2.0, "w": 0.1, "bias": 0.2, "row": 0.2, "product": 2.2}
+    )
+
+
+@pytest.mark.parametrize("version", ["8.4", "8.5"])
+def test_what_moves_numbers_keeps_their_scale(version):
+    found, missing = completed(
+        version,
+        {"x": 0.5, "z": 3.0, "end": 0.25},
+        ("SHUFFLE", "x shape_1", "a", []),
+        ("IDENTITY", "a", "b", []),
+        ("SLICE", "b - shape_2", "c", []),
+        ("CONCATENATION", "c z", "d", []),
+        ("SOFTMAX", "d", "soft", []),
+        ("SHUFFLE", "soft", "end", []),
+        ("SOFTMAX", "end", "last", []),
+        ("SHAPE", "x", "shape_3", []),
+        ("CONSTANT", "", "zero", [{"weights": np.zeros(2, np.float32)}]),
+    )
+    assert not missing and [found[name] for name in "abcd"] == [0.5, 0.5, 0.5, 3.0]
+    assert found["soft"] == 0.25, "what is calibrated comes before what is assumed"
+    assert found["last"] == 1.0 / 127 and 0 < found["zero"] < 1e-7
+
+
+def test_what_nothing_follows_for_is_named(tmp_path, caplog):
+    layers = (
+        ("MATRIX_MULTIPLY", "x x", "scores", []),
+        ("ELEMENTWISE", "scores scores2", "products", PRODUCT),
+        ("ELEMENTWISE", "scores products", "sum", SUM),
+        ("SHUFFLE", "shape_1", "shape_2", []),
+    )
+    assert completed("8.5", {"x": 1.0}, *layers) == ({"x": 1.0}, ["products", "scores", "scores2", "sum"])
+    (tmp_path / "c").write_text(_calibration.text({"x": 1.0}, "8.5.3"))
+    trt = library("8.5")
+    trt.IInt8EntropyCalibrator2 = type("IInt8EntropyCalibrator2", (), {})
+    trt.LayerType = Flags(["CONVOLUTION"])
+    with caplog.at_level("INFO"):
+        tensorrt.calibrator(trt, tmp_path / "c", Network(Layer(0, "x", "y"), Layer(0, "y", "z")))
+    assert "no scale for y, z: layers that touch them are not INT8" in caplog.text
 
 
 # Timing caches

@@ -1,14 +1,44 @@
 """Write a TensorRT calibration cache from calibrated ranges: implicit INT8, for a DLA and for users of older tools.
 
-Its scales are those of the Q/DQ pairs that the class's placement would put on the clean graph's tensors.
+Every activation of the clean graph has a scale there, because TensorRT computes no layer in INT8 that reads or writes
+a tensor without one. The scales are those of the Q/DQ pairs that the class's placement would put on the graph's
+tensors, and for all others the largest magnitude over the calibration images.
 """
 
+import numpy as np
+
 from cli import Command, log
+
+BATCH = 8  # images; LeViT-128S has 25 MB of activations for each
+
+
+def scales_of(graph, amax, placement, batches, threads=0):
+    """Return {tensor name: scale} of all float32 activations of a clean graph.
+
+    amax: {quantizer: range}; batches: float32 [N, 3, H, W] each. Raises UserError as qdq.activation_scales does.
+    """
+    from graph import qdq, ranges
+    from quantization import quantizers
+
+    paired = qdq.activation_scales(graph, amax, placement)
+    largest = ranges.magnitudes(graph, batches, threads)
+    others = {name: max(value, quantizers.SMALLEST) / qdq.QMAX for name, value in largest.items()}
+    return {**{name: float(np.float32(scale)) for name, scale in others.items()}, **paired}
+
+
+def batches_of(path, count, model):
+    """Yield the first `count` images of a split in small batches, float32 [N, 3, H, W], under a progress bar."""
+    import progress
+    from data import cache, preprocess
+
+    images = cache.read(path)[:count]
+    for start in progress.over(range(0, len(images), BATCH), "ranges", "batch"):
+        yield preprocess.normalize(images[start : start + BATCH], model["mean"], model["std"])
 
 
 def produce(args):
     from files import UserError, read_json, replacing
-    from graph import onnxio, qdq
+    from graph import onnxio
     from model import checkpoint
     from quantization import quantizers
     from runtimes import _calibration
@@ -18,19 +48,23 @@ def produce(args):
             "the target's TensorRT version is not known here: give it in the target's row (version), or bring "
             "results/targets/ from the target"
         )
-    amax = quantizers.split_state(checkpoint.read(args.qat))[1] if args.qat else read_json(args.calibration)["amax"]
-    scales = qdq.activation_scales(onnxio.load(args.clean), amax, args.placement)
+    calibration = read_json(args.calibration)
+    amax = quantizers.split_state(checkpoint.read(args.qat))[1] if args.qat else calibration["amax"]
+    batches = batches_of(args.images, args.count, args.model)
+    scales = scales_of(onnxio.load(args.clean), amax, args.placement, batches, args.threads)
     with replacing(args.cache) as partial, open(partial, "w", encoding="ascii") as stream:
         stream.write(_calibration.text(scales, args.version))
     log.info("%d tensors have a scale", len(scales))
 
 
 def command():
-    c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon"))
+    c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime"))
     c.input("--clean", help="clean graph").input("--calibration").input("--qat", required=False)
+    c.input("--images", help="preprocessed calib split (.u8)")
+    c.recipe("--model", help="JSON: mean, std").recipe("--count", help="how many of the images are used")
     c.recipe("--placement", help="kinds of nodes with quantized inputs")
     c.param("--version", required=True, help="the target's version of TensorRT")
-    return c.output("--cache")
+    return c.output("--cache").setting("--threads", type=int, default=0)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,9 @@ class Recipes:
     def calibration(self, w):
         return self.tables.row("precision", w.precision)["calibration"]
 
+    def calibration_images(self, w):
+        return self.calibration(w)["images"]
+
     def qat(self, w):
         return self.tables.row("precision", w.precision)["qat"]
 

@@ -56,6 +56,18 @@ def main():
         times = session.time(np.load(GRAPHS / "images.npy")[:4], timing.Loop(100, 200, 50, options, gpu.meter()))
         return {**session.facts, "compute": float(np.median(times.compute)), "wall": times.wall, "energy": times.energy}
 
+    def inspected():
+        """What the inspector says of a profile with free sizes: without a context, and with one that has them."""
+        session, texts = runtime.load(engine), []
+        number = len(session.ranges) - 1
+        session.io.set_batch(session._context(number), number, 4)
+        for context in (None, session._context(number)):
+            inspector = session.engine.create_engine_inspector()
+            if context is not None:
+                inspector.execution_context = context
+            texts.append(inspector.get_engine_information(session.trt.LayerInformationFormat.JSON))
+        return texts
+
     def refused(data):
         """A bad engine, in a process of its own: the library may crash."""
         bad = folder / "bad.engine"
@@ -74,6 +86,7 @@ def main():
     check("device", lambda: {**_cuda.device(), **_cuda.versions(), "state": gpu.meter().state()})
     check("fp32", lambda: build({"compute": "fp32", **fast}))
     check("fp32 again", lambda: build({"compute": "fp32", **fast})["build_seconds"])
+    check("inspected", inspected)
     check("right", right)
     check("right by numbers", lambda: right(_gpu.Bindings))
     check("timed", timed)

@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
+import export_cache  # noqa: E402
 from files import read_json  # noqa: E402
 from graph import onnxio, passes, qdq  # noqa: E402
 from model import checkpoint  # noqa: E402
@@ -26,6 +27,10 @@ PLACEMENTS = {
     "stem": ["conv"],
     "attention": ["conv", "linear", "attention"],
 }
+IMAGES, NORMALIZATION = (
+    "data/224px-crop900-bicubic.calib.u8",
+    {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+)
 COPIED = ("data/index.json", "data/224px-crop900-bicubic.val.u8", f"accuracy/{MODEL}.torch.npy")
 
 
@@ -58,8 +63,9 @@ def main():
         onnxio.save(graph, stage / "quantized" / f"{MODEL}.int8_qat-{variant}.gpu.onnx")
     wide = passes.apply(without_pairs(onnxio.load(learned)), ["gemm_to_conv"])
     onnxio.save(qdq.insert(wide, amax, ["conv", "residual"]), stage / "quantized" / f"{MODEL}.int8_qat-conv.gpu.onnx")
-    ranges = read_json(source / "calibration" / f"{MODEL}.int8_ptq.json")["amax"]
-    scales = qdq.activation_scales(onnxio.load(clean), ranges, EVERYTHING)
+    calibration = read_json(source / "calibration" / f"{MODEL}.int8_ptq.json")
+    batches = export_cache.batches_of(source / IMAGES, calibration["images"], NORMALIZATION)
+    scales = export_cache.scales_of(onnxio.load(clean), calibration["amax"], EVERYTHING, batches)
     text = _calibration.text(scales, VERSION)
     (stage / "calibration" / f"{MODEL}.int8_ptq.gpu.cache").write_text(text, encoding="ascii")
 

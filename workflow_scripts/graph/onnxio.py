@@ -45,12 +45,23 @@ def to_model(graph):
     return model
 
 
-def runner(model):
+def runner(model, threads=0):
     """Return an ONNX Runtime session on the CPU without graph optimizations: the reference for every proof."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads  # 0: all cores
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def observer(graph, threads=0):
+    """Return an ONNX Runtime session that has every tensor that a node of the graph writes as an output."""
+    model = to_model(graph.copy())
+    known = {value.name for value in model.graph.output}
+    names = [name for node in model.graph.node for name in node.output if name and name not in known]
+    inferred = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    model.graph.output.extend(inferred.get(name, onnx.ValueInfoProto(name=name)) for name in names)
+    return runner(model, threads)
 
 
 def random_batch(graph, batch, seed=0):

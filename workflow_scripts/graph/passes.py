@@ -106,7 +106,8 @@ def merge_reshapes(graph):
 
 
 def merge_slices(graph):
-    """Let one Slice cut along the axes of two that follow each other."""
+    """Let one Slice cut along the axes of two that follow each other, and end where its input does."""
+    shapes.annotate(graph)
     for node in graph.toposort().nodes:
         before = _producer(node.inputs[0], "Slice") if node.op == "Slice" else None
         if before is None or _consumer(before.outputs[0]) is not node or len(node.inputs) != 5 != len(before.inputs):
@@ -116,7 +117,21 @@ def merge_slices(graph):
             both = zip(("starts", "ends", "axes", "steps"), before.inputs[1:], node.inputs[1:])
             merged = [gs.Constant(f"{node.name}_{p}", np.concatenate([a.values, b.values])) for p, a, b in both]
             node.inputs = [before.inputs[0], *merged]
+    for node in [n for n in graph.nodes if n.op == "Slice"]:
+        _end_inside(node)
     return graph.cleanup()
+
+
+def _end_inside(node):
+    """Bring the ends of a Slice to the sizes of its input: TensorRT 8 clamps larger INT64 ones, with a warning."""
+    source, _, ends, *rest = node.inputs
+    if not all(isinstance(t, gs.Constant) for t in node.inputs[1:]):
+        return
+    axes = rest[0].values if rest else range(len(ends.values))
+    sizes = [source.shape[axis] for axis in axes]
+    inside = [end if isinstance(d, str) else min(max(end, -d - 1), d) for end, d in zip(ends.values.tolist(), sizes)]
+    if inside != ends.values.tolist():
+        node.inputs[2] = gs.Constant(f"{node.name}_inside", np.array(inside, dtype=np.int64))
 
 
 def merge_transposes(graph):

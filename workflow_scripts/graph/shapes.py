@@ -1,6 +1,5 @@
 """The shapes that tensors really have, found by running the graph at two batch sizes."""
 
-import onnx
 import onnx_graphsurgeon as gs
 
 from graph import onnxio
@@ -13,12 +12,7 @@ def measured(graph):
 
     One run of ONNX Runtime for each batch, with every tensor as an output.
     """
-    model = onnxio.to_model(graph.copy())
-    known = {value.name for value in model.graph.output}
-    names = [name for node in model.graph.node for name in node.output if name and name not in known]
-    inferred = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    model.graph.output.extend(inferred.get(name, onnx.ValueInfoProto(name=name)) for name in names)
-    session = onnxio.runner(model)
+    session = onnxio.observer(graph)
     fetched = [o.name for o in session.get_outputs()]
     shapes, dtypes = {}, {}
     for batch in BATCHES:

@@ -1,7 +1,8 @@
 """CUDA through NVIDIA's own Python bindings: memory, streams, events, graphs and the device's properties.
 
-cuda-python 11.8 (Python 3.8) has the module `cuda.cudart`, cuda-bindings (newer Pythons) `cuda.bindings.runtime`; their
-functions are the same. Every error becomes a UserError with CUDA's own name of it.
+cuda-bindings (Python 3.9 and later, from CUDA 11.8 on) has the module `cuda.bindings.runtime`, cuda-python 11.8.2 (the
+last for Python 3.8) `cuda.cudart`; their functions are the same. Later versions of cuda-python only ask for
+cuda-bindings. Every error becomes a UserError with CUDA's own name of it.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ import numpy as np
 from files import UserError
 
 MODULES = ("cuda.bindings.runtime", "cuda.cudart")
-REMEDY = "install cuda-bindings (Python 3.9 and later) or cuda-python 11.8 (Python 3.8), as envs/ pins them"
+REMEDY = "install cuda-bindings (Python 3.9 and later) or cuda-python 11.8.2 (Python 3.8), as envs/ pins them"
 MIB = 1 << 20
 LOWER = "lower the target's batches or workspace_mb, or end what else uses the GPU"
 

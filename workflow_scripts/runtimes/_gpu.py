@@ -79,7 +79,7 @@ class Bindings:
         return tuple(self.engine.get_binding_shape(self.numbers[name]))
 
     def profile(self, number, name):
-        return self.engine.get_profile_shape(number, self.numbers[name])
+        return self.engine.get_profile_shape(number, number * self.count + self.numbers[name])
 
     def set_batch(self, context, number, batch):
         """Say how many images a context's queries have. number: of its optimization profile."""
@@ -329,7 +329,8 @@ class Pipeline:
 def layers(session):
     """Return the layers that the inspector says an engine has.
 
-    Of free sizes it tells nothing (`N/A due to dynamic shapes`) until a context of the profile has been given them.
+    Of free sizes it tells nothing (`N/A due to dynamic shapes`) until a context of the profile has been given them; 8.5
+    told nothing even then, so that layers of a profile with more than one batch have the precision `none` there.
     """
     found = _tensorrt.layers_of_engine(session.trt, session.engine)
     for number, (_, best, _) in enumerate(session.ranges):

@@ -28,6 +28,8 @@ TYPES = {
 }
 FLAGS = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}  # builder flags of weakly typed networks, up to 10.x
 SILENCE = 20  # seconds between lines about a build's progress
+# 8.5's calls by name look for the first profile's binding, find the right one themselves, and warn at every query.
+HARMLESS = re.compile(r"bindingIndex \d+ is not in profile \d+\. Using bindingIndex = \d+ instead")
 NOISE = re.compile(r"^\[?\w*\.cpp::\w+::\d+\]?\s*|\s+")  # source positions in the library's messages
 
 
@@ -35,8 +37,9 @@ NOISE = re.compile(r"^\[?\w*\.cpp::\w+::\d+\]?\s*|\s+")  # source positions in t
 def logger_of(trt):
     """Return the one logger of a library (it keeps the first it is given).
 
-    Warnings and errors go to the log and to `messages`, with what the builder says of its layers. The builder's other
-    messages, hundreds of thousands of them, are only counted, and a line now and then tells how far it is.
+    Warnings and errors go to the log and to `messages`, each text once until these are taken, with what the builder
+    says of its layers. The builder's other messages, hundreds of thousands of them, are only counted, and a line now
+    and then tells how far it is.
     """
     warning = int(trt.ILogger.WARNING)
 
@@ -52,8 +55,9 @@ def logger_of(trt):
 
         def log(self, severity, text):
             if int(severity) <= warning:
-                log.info("%s: %s", trt.__name__, text)
-                self.messages.append((severity, text))
+                if (severity, text) not in self.messages and not HARMLESS.search(text):
+                    log.info("%s: %s", trt.__name__, text)
+                    self.messages.append((severity, text))
             elif "LayerType: " in text:
                 self.messages.append((severity, text))
             elif "Timing Runner" in text:

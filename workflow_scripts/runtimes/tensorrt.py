@@ -61,7 +61,7 @@ def build(onnx, recipe, plan, engine, calibration=None):
     _configure(trt, builder, config, network, recipe)
     followed, unfollowed = _follow(trt, config, network, plan)
     if calibration:
-        config.int8_calibrator = calibrator(trt, calibration)
+        config.int8_calibrator = calibrator(trt, calibration, network)
     with _timing_cache(trt, config, gpu) as known:
         data = _tensorrt.serialize(trt, builder, network, config, onnx)
     seconds = time.monotonic() - start
@@ -204,9 +204,15 @@ def _follow(trt, config, network, plan):
 # Calibration caches
 
 
-def calibrator(trt, path):
-    """Return a calibrator that has no images but a cache, whatever version of TensorRT that was written for."""
-    text = _calibration.text(_calibration.read(path), trt.__version__)
+def calibrator(trt, path, network):
+    """Return a calibrator that has no images but a cache, whatever version of TensorRT that was written for.
+
+    What the parser added to the network gets the scales that follow from the cache's.
+    """
+    scales, missing = _calibration.complete(trt, network, _calibration.read(path))
+    if missing:
+        log.info("%s: no scale for %s: layers that touch them are not INT8", path, ", ".join(missing))
+    text = _calibration.text(scales, trt.__version__)
 
     class FromCache(trt.IInt8EntropyCalibrator2):
         def __init__(self):
