@@ -381,7 +381,7 @@ def test_calibrator_reads_a_cache_of_another_version(tmp_path):
     assert found.get_batch(["a"]) is None and found.get_batch_size() == 1
 
 
-class Layer:
+class BaseLayer:
     """A network's layer as its base class: what it is more specifically is seen once it has that class."""
 
     def __init__(self, kind, inputs, outputs, **values):
@@ -399,11 +399,11 @@ class Layer:
         return None if name == "-" else types.SimpleNamespace(name=name, dtype=dtype)
 
 
-class ConstantLayer(Layer):
+class ConstantLayer(BaseLayer):
     weights = property(lambda self: self.values["weights"])
 
 
-class ElementWiseLayer(Layer):
+class ElementWiseLayer(BaseLayer):
     op = property(lambda self: self.values["op"])
 
 
@@ -422,7 +422,7 @@ def completed(version, scales, *layers):
     trt = library(version)
     trt.LayerType, trt.ElementWiseOperation = Flags(SURFACES[version]["LayerType"]), Flags(["SUM", "PROD"])
     trt.IConstantLayer, trt.IElementWiseLayer = ConstantLayer, ElementWiseLayer
-    network = Network(*(Layer(getattr(trt.LayerType, kind), *ends, **dict(*more)) for kind, *ends, more in layers))
+    network = Network(*(BaseLayer(getattr(trt.LayerType, kind), *ends, **dict(*more)) for kind, *ends, more in layers))
     return _calibration.complete(trt, network, scales)
 
 
@@ -479,7 +479,7 @@ def test_what_nothing_follows_for_is_named(tmp_path, caplog):
     trt.IInt8EntropyCalibrator2 = type("IInt8EntropyCalibrator2", (), {})
     trt.LayerType = Flags(["CONVOLUTION"])
     with caplog.at_level("INFO"):
-        tensorrt.calibrator(trt, tmp_path / "c", Network(Layer(0, "x", "y"), Layer(0, "y", "z")))
+        tensorrt.calibrator(trt, tmp_path / "c", Network(BaseLayer(0, "x", "y"), BaseLayer(0, "y", "z")))
     assert "no scale for y, z: layers that touch them are not INT8" in caplog.text
 
 
