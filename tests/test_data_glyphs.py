@@ -2,6 +2,8 @@
 
 import collections
 import json
+import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -12,7 +14,8 @@ from PIL import Image
 
 import made_fonts
 from conftest import ROOT
-from data import fonts, glyphs, index
+from data import fonts, glyphs, index, processes
+from files import UserError
 from test_data_index import refused, run
 from workflow import Workflow
 
@@ -140,6 +143,18 @@ def test_what_is_refused(tmp_path):
     made_fonts.families(tmp_path / "fonts", 7)
     refused(tmp_path, ROW, "font folder fonts holds 7 families of use, 8 are the least")
     assert not (tmp_path / "data" / "images").exists()
+
+
+def _killed(task):
+    if task == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def test_a_killed_process_is_said_and_not_waited_for():
+    assert processes.each(abs, [-2, 1], "count", "number") == [2, 1]
+    with pytest.raises(UserError, match="draw glyphs: a process was killed"):
+        processes.each(_killed, range(40), "draw glyphs", "font")
 
 
 SMALL_TRAINING = {"epochs": 1, "small_epochs": 0, "batch": 47}
