@@ -12,7 +12,9 @@ PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(FAST)
 APART := $(wildcard tests/test_runtimes_*.py) tests/test_engine_commands.py
 MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cpu int8_qat.cpu fp32.ort)
 
-.PHONY: demo test check bench lint env clean distclean
+FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
+
+.PHONY: demo test check bench lint env fonts clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## one measured INT8 result, from nothing
@@ -34,6 +36,16 @@ lint: $(READY)
 	$(BIN)/snakefmt --check --compact-diff Snakefile rules
 
 env: $(READY)
+
+fonts: $(FONTS)  ## what the dataset `glyphs` is drawn with; needs Debian or Ubuntu, and no root
+
+$(FONTS): envs/fonts.apt
+	@apt-cache show fonts-lato > /dev/null || \
+	  { echo "error: no packages from apt: run apt-get update, or put fonts into a folder for datasets.glyphs" >&2; exit 1; }
+	rm -rf .cache/fonts && mkdir -p .cache/fonts/packages
+	cd .cache/fonts/packages && apt-get download -qq $$(apt-cache pkgnames | grep -Fx -f ../../../envs/fonts.apt)
+	for package in .cache/fonts/packages/*.deb; do dpkg-deb --extract $$package .cache/fonts || exit 1; done
+	rm -r .cache/fonts/packages && touch $@
 
 $(READY): envs/host.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -38,6 +38,11 @@ def device_code(script):
     return lambda wildcards: code(script, tables.runtime_file(wildcards.target))
 
 
+def dataset_code(script):
+    """Return a function of wildcards: a script, its modules and the one that writes a builtin dataset."""
+    return lambda wildcards: code(script, *tables.builtin_files(wildcards.dataset))
+
+
 def images(split):
     """Return a function of wildcards: the images of a split as the model looks at them."""
     return lambda w: f"results/{w.dataset}/data/{tables.preprocess(w.model)}.{split}.u8"

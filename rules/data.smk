@@ -4,7 +4,7 @@
 rule index:
     """Describe a dataset: its images, their labels and the splits; write the PNG files of a builtin one."""
     input:
-        code=code("index_dataset.py"),
+        code=dataset_code("index_dataset.py"),
     output:
         index="results/{dataset}/data/index.json",
     log:

@@ -14,6 +14,7 @@ CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 # keys that rows may do without: what is there to say is then nothing
 ABSENT = {"url", "sha256", "options", "top1", "builtin", "path", "val", "plan", "threads"}
 ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreement", "tolerance"}
+ABSENT |= {"drawing", "families"}
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
 ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers"}
@@ -31,6 +32,8 @@ BROKEN = {  # path of keys -> a value that is wrong there
     ("models", "a.b"): {"timm": "x", "size": 1},
     ("datasets", "digits", "classes"): 1,
     ("datasets", "digits", "training", "flip"): 1.5,
+    ("datasets", "glyphs", "drawing"): {"fonts": "x", "train": 1},
+    ("datasets", "glyphs", "drawing", "families"): 7,
     ("datasets", "logs"): {"path": "x", "classes": 2, "weights": "train"},
     ("precisions", "fp32", "compute"): "fp64",
     ("precisions", "fp32", "budget"): None,

@@ -26,7 +26,7 @@ class Recipes:
         self._identities, self._options = {}, {}
 
     def dataset(self, w):
-        return pick(self.tables.row("dataset", w.dataset), "builtin", "path", "classes", "splits")
+        return pick(self.tables.row("dataset", w.dataset), "builtin", "drawing", "path", "classes", "splits")
 
     def classes(self, w):
         return self.tables.row("dataset", w.dataset)["classes"]

@@ -201,6 +201,11 @@ class Tables:
     def runtime_file(self, target):
         return f"runtimes/{self.row('target', target)['runtime']}.py"
 
+    def builtin_files(self, dataset):
+        """Return the script that writes a builtin dataset, in a list; none where the images are the user's."""
+        row = self.row("dataset", dataset)
+        return [f"data/{row['builtin']}.py"] if "builtin" in row else []
+
     def is_implicit(self, precision, target):
         """Return whether INT8 comes from a calibration cache: a DLA takes no Q/DQ nodes (before TensorRT 11.4)."""
         row = self.row("precision", precision)

@@ -164,6 +164,16 @@ def code_of_another_runtime(workflow):
     )
 
 
+@change([])
+def drawing_of_another_dataset(workflow):
+    workflow.config(lambda config: config["datasets"]["glyphs"]["drawing"].update(val=7))
+
+
+@change([])
+def code_of_another_builtin_dataset(workflow):
+    workflow.edit("workflow_scripts/data/glyphs.py", "PIXELS = ", "EXTRA = 1\nPIXELS = ")
+
+
 # Rows
 
 
@@ -350,6 +360,11 @@ def comment_in_a_module_of_all(workflow):
 )
 def code_of_a_shared_module(workflow):
     workflow.edit("workflow_scripts/graph/passes.py", "TOLERANCE = ", "EXTRA = 1\nTOLERANCE = ")
+
+
+@change(["index", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+def code_of_a_builtin_dataset(workflow):
+    workflow.edit("workflow_scripts/data/digits.py", "VAL = ", "EXTRA = 1\nVAL = ")
 
 
 @change(["fingerprint ort", *engine("fp32.ort")], builds("fp32.ort"))

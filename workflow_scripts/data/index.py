@@ -1,7 +1,8 @@
 """The index of a dataset: which images there are, their labels and their splits. Reading it needs numpy alone.
 
 {"classes": [name], "root": folder, "images": [{"path", "label", "bytes", "sha256"}], "splits": {name: [position]}}
-with paths relative to the root, and the root relative to the index's own folder (or absolute).
+with paths relative to the root, and the root relative to the index's own folder (or absolute). A builtin dataset may
+add what it was made from: "fonts" of `glyphs` are [{"file", "family", "style", "version", "sha256", "half"}].
 """
 
 import os

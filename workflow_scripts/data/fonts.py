@@ -1,0 +1,145 @@
+"""Font files as a source of labelled glyphs: which of them hold an alphabet, and which are of one family.
+
+The rules look at drawn glyphs, because names and character maps of font files are often wrong. A face is left out where
+a character is blank or drawn as the font draws missing ones; where two classes have a glyph in common, or most small
+letters are drawn as their capitals; where all its glyphs are those of a face before it; and where few of them look like
+the characters that they stand for (dingbats, ciphers, other scripts). Faces are of one family where their files say so
+or where nearly all of their ink is the same, whatever the files say: Arial has many copies.
+"""
+
+import collections
+import hashlib
+import itertools
+import os
+import struct
+
+import numpy as np
+from PIL import Image, ImageFont
+
+from data import processes
+from files import UserError, sha256_file
+
+SUFFIXES = (".ttf", ".otf")
+EM = 96  # pixels that a face's em is drawn in
+SHAPE = 16  # a glyph's box is resized to SHAPE x SHAPE to be compared
+LEGIBLE = 0.3  # least share of a face's glyphs that are nearest to their own character's mean over all faces
+SAME = 0.9  # least correlation of a capital and its small letter that are one drawing, of two sizes perhaps
+ALIKE = 0.96  # least correlation of all the glyphs of two faces of one family
+
+Face = collections.namedtuple("Face", "path name family style sha256 digest shapes")
+# name: path below the font folder; digest: of all glyphs; shapes: uint8 [characters, SHAPE, SHAPE]
+
+
+def load(path):
+    """Return the Pillow font in `path` with an em of EM pixels."""
+    return ImageFont.truetype(path, EM, layout_engine=ImageFont.Layout.BASIC)
+
+
+def glyph(font, character):
+    """Return a character as a Pillow image (L, 255 is ink), cropped to its ink, or None where it is blank."""
+    mask = font.getmask(character, mode="L")
+    box = mask.getbbox()
+    return box and Image.frombytes("L", mask.size, bytes(mask)).crop(box)
+
+
+def revision(path):
+    """Return the number that a font file gives as its version (fontRevision in OpenType's table `head`), or None."""
+    with open(path, "rb") as stream:
+        content = stream.read()
+    for number in range(struct.unpack_from(">4xH", content)[0]):
+        tag, offset = struct.unpack_from(">4s4xI", content, 12 + 16 * number)
+        if tag == b"head":
+            return round(struct.unpack_from(">i", content, offset + 4)[0] / 65536, 3)
+    return None
+
+
+def find(folder, classes):
+    """Return [[Face]]: the families below `folder` whose faces draw the characters of all classes, in a fixed order.
+
+    classes: [characters of one class]. Raises UserError where there is no such folder.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"font folder {folder} does not exist: `make fonts`, or correct `drawing.fonts` in config.yaml")
+    names = sorted(
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, inside in os.walk(folder)
+        for name in inside
+        if name.lower().endswith(SUFFIXES)
+    )
+    found = processes.each(_inspect, [(folder, name, classes) for name in names], "read fonts", "font")
+    return _families(_legible(_different([face for face in found if face])))
+
+
+def _inspect(task):
+    """Return the Face in a file, or None where it cannot be read or its glyphs cannot be told apart."""
+    folder, name, classes = task
+    path = os.path.join(folder, name)
+    try:
+        font = load(path)
+        missing = _ink(glyph(font, "\U0010ffff"))
+        images = {character: glyph(font, character) for text in classes for character in text}
+    except (OSError, ValueError):
+        return None
+    inks = {character: _ink(image) for character, image in images.items()}
+    if None in inks.values() or missing in inks.values():
+        return None
+    shapes = np.stack([np.asarray(image.resize((SHAPE, SHAPE), Image.BOX)) for image in images.values()])
+    if _shared(inks, classes) or _one_case(dict(zip(images, _unit(shapes))), classes):
+        return None
+    digest = hashlib.sha256(b"".join(inks.values())).hexdigest()
+    family, style = font.getname()
+    return Face(path, name, family or "", style or "", sha256_file(path), digest, shapes)
+
+
+def _ink(image):
+    return image and repr(image.size).encode() + image.tobytes()
+
+
+def _shared(inks, classes):
+    """Return whether two classes have a glyph in common."""
+    sets = [{inks[character] for character in text} for text in classes]
+    return any(one & other for one, other in itertools.combinations(sets, 2))
+
+
+def _one_case(units, classes):
+    """Return whether most small letters that are a class of their own are drawn as their capitals are."""
+    apart = [text for text in classes if len(text) == 1 and text.isupper()]
+    same = [units[text] @ units[text.lower()] >= SAME for text in apart]
+    return 2 * sum(same) > len(apart)
+
+
+def _different(faces):
+    """Return the faces less those that draw all glyphs as one before does."""
+    return list({face.digest: face for face in reversed(faces)}.values())[::-1]
+
+
+def _legible(faces):
+    """Return the faces of which enough glyphs are most like their own character's mean."""
+    if not faces:
+        return []
+    means = _unit(np.mean([face.shapes for face in faces], axis=0, dtype=np.float32))
+    own = np.arange(len(means))
+    return [face for face in faces if np.mean((_unit(face.shapes) @ means.T).argmax(axis=1) == own) >= LEGIBLE]
+
+
+def _unit(arrays):
+    """Return [N, ...] as float32 [N, K], each of mean 0 and length 1: products are then correlations."""
+    flat = np.asarray(arrays, dtype=np.float32).reshape(len(arrays), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
+def _families(faces):
+    """Return the faces in groups; whoever is near one of a group is of it."""
+    if not faces:
+        return []
+    inks = _unit([_unit(face.shapes) for face in faces])
+    names = np.unique([face.family.casefold() for face in faces], return_inverse=True)[1]
+    near = (inks @ inks.T >= ALIKE) | (names[:, None] == names[None, :])
+    group, last = np.arange(len(faces)), None
+    while last is None or (group != last).any():  # every face takes the least number of those near it
+        group, last = np.where(near, group[None, :], len(faces)).min(axis=1), group
+    together = collections.defaultdict(list)
+    for face, number in zip(faces, group):
+        together[number].append(face)
+    return list(together.values())

@@ -1,0 +1,131 @@
+"""Letters and digits of open fonts as an ImageFolder tree of PNG files; no family of fonts is in both halves.
+
+Classes are the 47 of EMNIST's split "by merge" (Cohen et al. 2017, arXiv 1702.05373): ten digits, 26 capitals, of which
+those that are shaped like their small letters stand for both, and the other small letters. Each image is drawn from the
+hash of its own name: a glyph turned, slanted, scaled, moved and blurred, lighter or darker than a textured paper, with
+noise over it.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from data import fonts, processes, tree
+from files import UserError
+
+PIXELS = 48  # an image's width and height
+LEVELS = 16  # gray levels that are kept: finer noise would only make files larger
+VAL = 0.25  # share of the families that validation has
+FEWEST = 8  # families that make a dataset
+
+BOTH = "CIJKLMOPSUVWXYZ"
+APART = "ABDEFGHNQRT"
+CLASSES = {
+    **{f"digit_{digit}": digit for digit in "0123456789"},
+    **{f"letter_{letter}": letter + letter.lower() for letter in BOTH},
+    **{f"capital_{letter}": letter for letter in APART},
+    **{f"small_{letter.lower()}": letter.lower() for letter in APART},
+}
+
+
+def write_tree(root, row):
+    """Write root/{train,val}/{class}/{number}.png, replacing what is there; return {"fonts": what they are drawn with}.
+
+    row: {drawing: {fonts: folder, train and val: images of each class, families: how many at most (absent: all)}}.
+    Raises UserError where the folder holds fewer than FEWEST families.
+    """
+    if "drawing" not in row:
+        raise UserError("datasets: builtin glyphs needs `drawing: {fonts, train, val}` in config.yaml")
+    drawing = row["drawing"]
+    halves = _halves(drawing)
+    tasks = []
+    with tree.replacing(root, CLASSES) as partial:
+        for half, families in halves.items():
+            tasks += [(partial, *task) for task in sorted(_plan(families, half, drawing[half]).items())]
+        processes.each(_draw_all, tasks, "draw glyphs", "font")
+    return {"fonts": [_described(face, half) for half in halves for faces in halves[half] for face in faces]}
+
+
+def _halves(drawing):
+    """Return {half: [[Face]]}, the families shuffled by their first file's hash."""
+    families = sorted(fonts.find(drawing["fonts"], list(CLASSES.values())), key=lambda faces: faces[0].sha256)
+    if len(families) < FEWEST:
+        raise UserError(
+            f"font folder {drawing['fonts']} holds {len(families)} families of use, {FEWEST} are the least: "
+            "`make fonts`, or correct `drawing.fonts` in config.yaml"
+        )
+    families = families[: drawing.get("families")]
+    count = max(1, round(VAL * len(families)))
+    return {"val": families[:count], "train": families[count:]}
+
+
+def _described(face, half):
+    record = {"file": face.name, "family": face.family, "style": face.style, "sha256": face.sha256, "half": half}
+    return {**record, "version": fonts.revision(face.path)}
+
+
+def _plan(families, half, count):
+    """Return {font file: [(image's name, character)]}: classes get `count` images each, families take turns."""
+    plan = {}
+    for place, (name, text) in enumerate(CLASSES.items()):
+        for number in range(count):
+            turn, family = divmod(number + place, len(families))
+            face = families[family][turn % len(families[family])]
+            image = f"{half}/{name}/{number:05d}"
+            plan.setdefault(face.path, []).append((image, text[_hash(image)[0] % len(text)]))
+    return plan
+
+
+def _draw_all(task):
+    """Draw the images of one font file."""
+    root, path, images = task
+    font = fonts.load(path)
+    for name, character in images:
+        dice = np.random.RandomState(np.frombuffer(_hash(name), dtype=np.uint32))  # its numbers are fixed for good
+        draw(fonts.glyph(font, character), dice).save(root / f"{name}.png", compress_level=0)
+
+
+def _hash(text):
+    return hashlib.sha256(text.encode()).digest()
+
+
+def draw(glyph, dice):
+    """Return a glyph (L, 255 is ink, cropped) as a gray image of PIXELS x PIXELS; dice: a numpy RandomState."""
+    placed = place(glyph, dice).filter(ImageFilter.GaussianBlur(dice.uniform(0, 1.3)))
+    ink = np.asarray(placed, dtype=np.float32) / 255
+    paper, color = _tones(dice)
+    surface = paper + _texture(dice, dice.uniform(0, 0.2) * abs(color - paper))
+    image = surface + (color - surface) * ink
+    image += dice.normal(0, dice.uniform(1, 14), image.shape)
+    levels = np.clip(np.round(image / (256 // LEVELS)), 0, LEVELS - 1)
+    return Image.fromarray((levels * (255 / (LEVELS - 1))).astype(np.uint8))
+
+
+def place(glyph, dice):
+    """Return the glyph turned, slanted, scaled and moved at random as the ink of an image of PIXELS x PIXELS."""
+    angle, slant = math.radians(dice.uniform(-18, 18)), dice.uniform(-0.3, 0.3)
+    scale, stretch = dice.uniform(0.42, 0.8) * 2 * PIXELS / max(glyph.size), dice.uniform(-0.12, 0.12, 2)
+    wide, high = (scale * math.exp(share) for share in stretch.tolist())
+    x, y = (PIXELS + 2 * PIXELS * share for share in dice.uniform(-0.12, 0.12, 2).tolist())
+    cos, sin = math.cos(angle), math.sin(angle)
+    # Pillow asks for the way back, from the image's pixels (twice as many, then halved) to the glyph's
+    a, b = (cos + slant * sin) / wide, (sin - slant * cos) / wide
+    c, d = -sin / high, cos / high
+    shift = (glyph.width / 2 - a * x - b * y, glyph.height / 2 - c * x - d * y)
+    matrix = (a, b, shift[0], c, d, shift[1])
+    return glyph.transform((2 * PIXELS, 2 * PIXELS), Image.AFFINE, matrix, Image.BICUBIC).reduce(2)
+
+
+def _tones(dice):
+    """Return the gray of the paper and of the ink: at least 70 levels apart, either one the darker."""
+    apart = dice.uniform(70, 230)
+    dark = dice.uniform(0, 255 - apart)
+    return (dark, dark + apart) if dice.rand() < 0.5 else (dark + apart, dark)
+
+
+def _texture(dice, strength):
+    """Return smooth random gray [PIXELS, PIXELS] of a standard deviation near `strength`, of 3 to 12 knots a side."""
+    knots = dice.normal(0, strength, (dice.randint(3, 13),) * 2).astype(np.float32)
+    return np.asarray(Image.fromarray(knots).resize((PIXELS, PIXELS), Image.BICUBIC))
