@@ -14,6 +14,7 @@ from tables import Tables
 tables = gate.one_line(Tables.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
 recipes = Recipes(tables)
 options = recipes.options
+CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a constraint: precisions that choose an engine
 EVERY_CORE = workflow.cores or os.cpu_count()  # of jobs that run alone; threads never make a job stale
 os.environ.update(tables.environment(sys.executable))
 
@@ -21,7 +22,7 @@ os.environ.update(tables.environment(sys.executable))
 wildcard_constraints:
     dataset="[A-Za-z0-9_-]+",
     model="[A-Za-z0-9_-]+",
-    precision="[A-Za-z0-9_-]+",
+    precision=rf"(?!(?:{CHOOSING})\.)[A-Za-z0-9_-]+",  # those that choose have nothing of their own but results
     target="[A-Za-z0-9_]+",
     graph="[A-Za-z0-9_-]+",
     preprocess="[a-z0-9-]+",
@@ -127,6 +128,13 @@ def result_calibration(w):
 def result_trtexec(w):
     """Return trtexec's timing of the active dataset's engine, or nothing where the target's row does without."""
     return active(f"trtexec/{w.model}.{w.precision}.{w.target}.json") if tables.has_trtexec(w.target) else []
+
+
+def candidates(path):
+    """Return a function of wildcards: a path with {m}, {p} and {t} for each precision that one chooses from."""
+    return lambda w: [
+        path.format(m=w.model, p=name, t=w.target) for name in tables.candidates(w.model, w.precision, w.target)
+    ]
 
 
 def named(wildcards, input):

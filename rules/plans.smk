@@ -48,6 +48,29 @@ rule plan:
         "--plan {output.plan:q} --threads {threads} --log {log:q}"
 
 
+rule evaluate_select:
+    """Evaluate an engine on the select split: what a choice among engines looks at."""
+    input:
+        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        images=images("select"),
+        index="results/{dataset}/data/index.json",
+        reference="results/{dataset}/select/{model}.torch.npy",
+        code=device_code("evaluate_engine.py"),
+    output:
+        accuracy="results/{dataset}/select/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/evaluate_select.{model}.{precision}.{target}.log",
+    threads: EVERY_CORE
+    params:
+        recipe=options(
+            runtime=recipes.runtime, model=recipes.normalization, recipe=recipes.running, identity=recipes.identity
+        ),
+    shell:
+        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} '
+        "--index {input.index:q} --reference {input.reference:q} --split select {params.recipe} "
+        "--accuracy {output.accuracy:q} --log {log:q}"
+
+
 rule bisect:
     """Find the fallback as the original did, with an engine build per step: a peer to compare plans with."""
     input:

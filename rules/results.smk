@@ -27,6 +27,25 @@ rule result:
         "--target {wildcards.target} {params.recipe} {params.files} --result {output.result:q} --log {log:q}"
 
 
+rule choose:
+    """Choose the fastest of a target's engines that is accurate enough."""
+    input:
+        code=code("choose_precision.py"),
+        results=candidates("results/{m}.{p}.{t}.json"),
+        select=candidates(active("select/{m}.{p}.{t}.json")),
+    output:
+        result="results/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/choose.{model}.{precision}.{target}.log",
+    wildcard_constraints:
+        precision=CHOOSING,
+    params:
+        recipe=options(budget=recipes.budget),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --results {input.results:q} --select {input.select:q} '
+        "--precision {wildcards.precision} {params.recipe} --result {output.result:q} --log {log:q}"
+
+
 rule summary:
     """Gather the listed results in one table."""
     input:

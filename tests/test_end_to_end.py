@@ -41,5 +41,7 @@ def test_every_artifact(tmp_path):
     assert "LeViT-tiny" in workflow.path("results/report.html").read_text()
     heading = output.split("\nLeViT-tiny  top-1 %", 1)[0].splitlines()[-1]  # of the table that ends a run
     assert heading.split() == ["fp32", "bf16", "int8_ptq", "int8_qat"]
+    auto = json.loads(workflow.path("results/LeViT-tiny.auto.cpu.json").read_text())
+    assert auto["chosen"] in [one["precision"] for one in auto["candidates"]] and len(auto["candidates"]) == 4
     assert not list(workflow.path("results").rglob("*.partial"))
     assert "Nothing to be done" in workflow.run("--", "all", *RTX, LEVIT_PYTHON=sys.executable)[1]

@@ -53,6 +53,13 @@ def test_strongly_typed_targets_build_from_typed_graphs(workflow):
     assert "type_graph int8_ptq" in workflow.plan("results/LeViT-tiny.int8_ptq.rtx.json")
 
 
+def test_a_choice_scores_every_engine_on_the_select_split(workflow):
+    jobs = workflow.plan("results/LeViT-tiny.auto.cpu.json")
+    names = [f"{precision}.cpu" for precision in ("bf16", "fp32", "int8_ptq", "int8_qat")]
+    assert [job for job in jobs if job.startswith("evaluate_select ")] == [f"evaluate_select {name}" for name in names]
+    assert "choose auto.cpu" in jobs and "result auto.cpu" not in jobs
+
+
 def test_accelerators_have_a_class_of_graph_of_their_own(workflow):
     jobs = workflow.plan("results/LeViT-tiny.int8_dla.xavier.json")
     assert {"export_cache int8_dla.xavier", "clean dla"} <= set(jobs)

@@ -77,6 +77,7 @@ class Tables:
             if row["typed"] and row["graph"] != TYPED_CLASS:
                 raise UserError(f"targets.{name}: typed graphs are made of the class {TYPED_CLASS}, not {row['graph']}")
         for name, row in config["precisions"].items():
+            self._check_choice(name, row)
             if "graph" in row:
                 self.row("graph", row["graph"])
             if "qat" in row and "calibration" not in row:
@@ -102,6 +103,13 @@ class Tables:
             raise UserError(
                 f"precisions.{name}: INT8 on a DLA comes from a cache, which no plan changes: fallback: none"
             )
+
+    def _check_choice(self, name, row):
+        if ("choose" in row) == ("compute" in row):
+            raise UserError(f"precisions.{name}: give either compute or choose")
+        for other in row.get("choose", ()) if row.get("choose") != "all" else ():
+            if "choose" in self.row("precision", other):
+                raise UserError(f"precisions.{name}: it cannot choose {other}, which chooses itself")
 
     # Rows and names
 
@@ -166,6 +174,9 @@ class Tables:
         """Return why a result makes no sense, or None."""
         row, place = self.row("precision", precision), self.row("target", target)
         what = f"{precision} on {target}"
+        if "choose" in row:
+            able = self.candidates(model, precision, target, dataset)
+            return None if able else f"{what}: none of what it chooses from makes sense there"
         if row["dla"] and not place["dla"]:
             return f"{what}: {target} has no deep learning accelerator"
         for kind in (row["compute"], row.get("high_precision")):
@@ -178,6 +189,16 @@ class Tables:
         if self.source(dataset) == "official" and not self.row("model", model).get("url"):
             return f"{model} on {dataset}: the model has no official weights (url in config.yaml)"
         return None
+
+    def choosing(self):
+        """Return the precisions that have no engine of their own but choose one."""
+        return [name for name, row in self.names("precision").items() if "choose" in row]
+
+    def candidates(self, model, precision, target, dataset=None):
+        """Return the precisions that a choosing one chooses from on a target."""
+        wanted, chooses = self.row("precision", precision)["choose"], self.choosing()
+        names = [name for name in self.names("precision") if name not in chooses] if wanted == "all" else wanted
+        return [name for name in names if not self.refusal(model, name, target, dataset)]
 
     def valid(self, names):
         """Return the (model, precision, target) that make sense, of what `names(kind)` gives."""

@@ -13,6 +13,7 @@ from workflow import Workflow, jobs_of, reasons_of
 MODEL = "LeViT-tiny"
 BUILT = ("fp32.cpu", "int8_ptq.cpu", "int8_qat.cpu", "fp32.ort")
 CPU = BUILT[:3]
+AUTO = f"results/{MODEL}.auto.cpu.json"
 PROFILE = f"results/digits/profile/{MODEL}.fp32.cpu.json"
 
 
@@ -329,6 +330,18 @@ def trtexec_of_a_target(workflow):
 @change(["profile fp32.cpu"], targets=[PROFILE])
 def profile_of_an_engine(workflow):
     pass
+
+
+@change([*(f"evaluate_select {name}" for name in CPU), "choose auto.cpu"], targets=[AUTO])
+def choice_of_a_precision(workflow):
+    workflow.config(row("precisions", "auto", choose=[name.split(".")[0] for name in CPU]))
+
+
+@change(["choose auto.cpu"], targets=[AUTO])
+def budget_of_a_choice(workflow):
+    choice_of_a_precision(workflow)
+    workflow.build(AUTO)
+    workflow.config(row("precisions", "auto", budget=0.7))
 
 
 # Code
