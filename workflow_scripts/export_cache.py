@@ -10,7 +10,7 @@ def produce(args):
     from files import UserError, read_json, replacing
     from graph import onnxio, qdq
     from model import checkpoint
-    from quantization import quantizers
+    from quantization.amax import split_state
     from runtimes import _calibration
 
     if not args.version:
@@ -18,7 +18,13 @@ def produce(args):
             "the target's TensorRT version is not known here: give it in the target's row (version), or bring "
             "results/targets/ from the target"
         )
-    amax = quantizers.split_state(checkpoint.read(args.qat))[1] if args.qat else read_json(args.calibration)["amax"]
+    calibration = read_json(args.calibration)
+    if calibration.get("scaling"):
+        raise UserError(
+            f"{args.calibration} is of a scaled network (equalize or smoothing), and a cache is read with the graph as "
+            "it was: calibrate without them"
+        )
+    amax = split_state(checkpoint.read(args.qat))[1] if args.qat else calibration["amax"]
     scales = qdq.activation_scales(onnxio.load(args.clean), amax, args.placement)
     with replacing(args.cache) as partial, open(partial, "w", encoding="ascii") as stream:
         stream.write(_calibration.text(scales, args.version))

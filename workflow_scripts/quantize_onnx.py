@@ -7,18 +7,29 @@ def produce(args):
     from files import read_json
     from graph import onnxio, passes, qdq
     from model import checkpoint, deploy, export, zoo
-    from quantization import quantizers
+    from quantization import recipe
+    from quantization.amax import split_state
 
     model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint))
-    amax = read_json(args.calibration)["amax"]
+    calibration = read_json(args.calibration)
+    amax = calibration["amax"]
     if args.qat:
-        weights, amax = quantizers.split_state(checkpoint.read(args.qat))
+        weights, amax = split_state(checkpoint.read(args.qat))
         checkpoint.load_state(model, weights, args.qat)
+    else:
+        recipe.adjust(model, calibration, lambda name: kind_of(model.get_submodule(name)) in args.placement)
     exported = onnxio.imported(export.to_onnx(model, args.model["size"]))
     clean = passes.apply(exported, args.passes)
     quantized = qdq.insert(clean, amax, args.placement)
     onnxio.save(quantized, args.quantized)
     log.info("%d nodes, %d Q/DQ pairs", onnxio.count(quantized), sum(n.op == "QuantizeLinear" for n in quantized.nodes))
+
+
+def kind_of(module):
+    """Return the kind, as placements name it, of a module that has a weight."""
+    import torch
+
+    return "conv" if isinstance(module, torch.nn.Conv2d) else "linear"
 
 
 def command():
