@@ -59,6 +59,17 @@ def own_weights(w):
     return tables.row("dataset", w.dataset)["weights"].replace("{model}", w.model)
 
 
+def sweep_choice(w):
+    """Return the sweep that chooses a precision's calibration, or nothing where its row says all."""
+    return f"results/{w.dataset}/sweeps/{w.model}.{w.precision}.json" if tables.is_swept(w.precision) else []
+
+
+def own_ranges(w):
+    """Return the user's quantized checkpoint that a precision's ranges are imported from, or nothing."""
+    path = tables.row("precision", w.precision)["calibration"].get("import")
+    return path.replace("{model}", w.model) if path else []
+
+
 def qat_checkpoint(w):
     """Return the quantization-aware checkpoint, or nothing where the precision has none."""
     return f"results/{w.dataset}/qat/{w.model}.{w.precision}.pth" if tables.has_qat(w.precision) else []

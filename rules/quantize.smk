@@ -1,4 +1,25 @@
-"""Calibration, quantization-aware training and the explicit Q/DQ graph."""
+"""Calibration and its sweep, quantization-aware training and the explicit Q/DQ graph."""
+
+
+rule sweep:
+    """Try the calibration recipes that a precision lists and choose one, on the select split."""
+    input:
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+        images=images("calib"),
+        select=images("select"),
+        index="results/{dataset}/data/index.json",
+        code=code("sweep_calibration.py"),
+    output:
+        sweep="results/{dataset}/sweeps/{model}.{precision}.json",
+    log:
+        "results/logs/{dataset}/sweep.{model}.{precision}.log",
+    threads: EVERY_CORE
+    params:
+        recipe=options(model=recipes.vision, classes=recipes.classes, recipe=recipes.sweep),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
+        "--select {input.select:q} --index {input.index:q} {params.recipe} --sweep {output.sweep:q} "
+        "--threads {threads} --log {log:q}"
 
 
 rule calibrate:
@@ -6,6 +27,8 @@ rule calibrate:
     input:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         images=images("calib"),
+        sweep=sweep_choice,
+        imported=own_ranges,
         code=code("calibrate.py"),
     output:
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
@@ -15,7 +38,8 @@ rule calibrate:
     params:
         recipe=options(model=recipes.vision, classes=recipes.classes, recipe=recipes.calibration),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} {params.recipe} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
+        "--sweep={input.sweep:q} --imported={input.imported:q} {params.recipe} "
         "--calibration {output.calibration:q} --threads {threads} --log {log:q}"
 
 

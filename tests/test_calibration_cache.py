@@ -1,16 +1,16 @@
 """TensorRT's calibration cache has the scales of the explicit Q/DQ graph, and one for every other activation."""
 
-import copy
+import json
 
 import numpy as np
 import pytest
-import torch
 
 import export_cache
 from files import UserError
 from graph import onnxio, passes, qdq, ranges
 from model import deploy, export
-from quantization import quantizers
+from quantization.methods import SMALLEST
+from quantizing import calibrated, random_images
 from runtimes import _calibration
 from test_graph import CLASS_PASSES, EVERYTHING, SIZE, images, logits, trained_like
 
@@ -20,11 +20,26 @@ def folded():
     return deploy.fold(trained_like())
 
 
-@pytest.fixture(scope="module")
-def by_max(folded):
-    model = quantizers.add(copy.deepcopy(folded), "max")
-    quantizers.calibrate(model, [torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))], "max")
-    return model
+def test_no_cache_is_written_for_a_scaled_network(folded, tmp_path):
+    found = calibrated(folded, random_images(8), equalize=True)[0]
+    (tmp_path / "c.json").write_text(json.dumps(found))
+    given = [
+        "--clean",
+        "x",
+        "--calibration",
+        str(tmp_path / "c.json"),
+        "--images",
+        "x",
+        "--model",
+        "{}",
+        "--count",
+        "1",
+    ]
+    given += ["--placement", "[]", "--version", "8.5", "--cache", "x"]
+    with pytest.raises(
+        UserError, match=r"c.json is of a scaled network \(equalize or smoothing\), and a cache is read"
+    ):
+        export_cache.produce(export_cache.command().parser.parse_args(given))
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +48,8 @@ def clean(folded):
 
 
 @pytest.fixture(scope="module")
-def amax(by_max):
-    return quantizers.ranges(by_max)
+def amax(folded):
+    return calibrated(folded, random_images(8))[0]["amax"]
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +88,10 @@ def test_dead_and_infinite_activations(clean):
     graph = onnxio.imported(clean)
     zero = {name for name, value in ranges.magnitudes(graph, [0 * images(1)]).items() if value == 0}
     assert zero == {"input_0"}
-    assert export_cache.scales_of(graph, {}, [], [0 * images(1)])["input_0"] == np.float32(quantizers.SMALLEST / 127)
+    assert export_cache.scales_of(graph, {}, [], [0 * images(1)])["input_0"] == np.float32(SMALLEST / 127)
     with pytest.raises(UserError, match="calibration: input_0 saw nan; check the checkpoint and the images"):
         ranges.magnitudes(graph, [images(1), np.nan * images(1), images(1)])
 
 
 def test_both_halves_have_the_same_constants():
-    assert (_calibration.QMAX, _calibration.SMALLEST) == (qdq.QMAX, quantizers.SMALLEST)
+    assert (_calibration.QMAX, _calibration.SMALLEST) == (qdq.QMAX, SMALLEST)

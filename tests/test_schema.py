@@ -15,6 +15,8 @@ CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 ABSENT = {"url", "sha256", "options", "top1", "builtin", "path", "val", "plan", "threads"}
 ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreement", "tolerance"}
 ABSENT |= {"drawing", "families", "compute", "choose"}
+ABSENT |= {"candidates", "import", "backend", "percentile", "weights", "equalize", "smoothing", "bias_correction"}
+ABSENT |= {"steps"}
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
 ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers"}
@@ -40,6 +42,10 @@ BROKEN = {  # path of keys -> a value that is wrong there
     ("precisions", "fp32", "fallback"): {"plans": "x"},
     ("precisions", "fp16", "criterion"): {"agrement": 99},
     ("precisions", "int8_qat", "qat", "epochs"): 1.5,
+    ("precisions", "int8_qat", "qat", "scales"): "learnt",
+    ("precisions", "int8_qat", "calibration", "smoothing"): 1.5,
+    ("precisions", "int8_qat", "calibration", "backend"): "torchao",
+    ("precisions", "int8_ptq", "calibration", "candidates"): [{"method": "sweep"}],
     ("targets", "cpu", "precisions"): [],
     ("targets", "cpu", "batches"): [1, 0],
     ("targets", "cpu", "typed"): "perhaps",

@@ -22,6 +22,7 @@ REQUESTS = {
     "results/LeViT-tiny.auto.cpo.json": "unknown target cpo: did you mean cpu",
     "results/digits/qat/LeViT-tiny.fp32.pth": "precision fp32 has no qat",
     "results/digits/calibration/LeViT-tiny.fp32.json": "precision fp32 has no calibration",
+    "results/digits/sweeps/LeViT-tiny.int8_qat.json": "precision int8_qat has no sweep: its calibration.method is not",
     "results/imagenet/checkpoints/LeViT-tiny.pth": "LeViT-tiny on imagenet: the model has no official weights",
 }
 SETTINGS = {
@@ -31,6 +32,10 @@ SETTINGS = {
     "results={models: [LeViT-129]}": "unknown model LeViT-129: did you mean",
     "precisions={int8_ptq: {calibration: {method: entropie}}}": "calibration.method: 'entropie' is none of",
     "precisions={int8_ptq: {calibration: {images: 9999}}}": "but datasets.digits.splits.calib gives",
+    "precisions={int8_ptq: {calibration: {method: max}}}": "the method sweep and a list of candidates need each other",
+    "precisions={int8_qat: {calibration: {method: sweep}}}": "the method sweep and a list of candidates need each",
+    "precisions={int8_dla: {calibration: {smoothing: 0.5}}}": "int8_dla.calibration: smoothing changes weights, and a",
+    "precisions={int8_qat: {calibration: {equalize: true, import: x.pth}}}": "imported ranges are of the network as it",
     "precisions={int8_ptq: {callibration: {method: max}}}": "unknown key precisions.int8_ptq.callibration",
     "precisions={auto: {choose: [int9]}}": "unknown precision int9: did you mean",
     "precisions={auto: {choose: [auto]}}": "precisions.auto: it cannot choose auto, which chooses itself",

@@ -1,50 +1,33 @@
-"""Find the range (amax) of every quantizer of the folded network on calibration images."""
+"""Calibrate the folded network: the range (amax) of every quantizer, and what is scaled and corrected before."""
 
 from cli import Command, log
 
-BATCH = 32
-
 
 def produce(args):
-    import torch
-
-    from data import cache, preprocess
-    from files import UserError, write_json
+    import progress
+    from files import read_json, write_json
     from model import checkpoint, deploy, training, zoo
-    from quantization import quantizers
+    from quantization import images, imported, recipe
 
     training.start(0, args.threads, "cpu")
-    recipe, images = args.recipe, cache.read(args.images)
-    if len(images) < recipe["images"]:
-        log.warning("calibration asks for %d images, the split has %d: all are used", recipe["images"], len(images))
-    used = min(recipe["images"], len(images))
-    if used < 1:
-        raise UserError(f"calibration.images {recipe['images']} with {len(images)} images in the split: at least 1")
-    model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint))
-    model = quantizers.add(model, recipe["method"])
-    starts = range(0, used, BATCH)
-    chunks = (images[start : min(start + BATCH, used)] for start in starts)
-    batches = (torch.from_numpy(preprocess.normalize(c, args.model["mean"], args.model["std"])) for c in chunks)
-    quantizers.calibrate(model, _shown(batches, used), recipe["method"])
-    amax = quantizers.ranges(model)
-    write_json(args.calibration, {"method": recipe["method"], "images": used, "amax": amax})
-    log.info("%d quantizers, %s over %d images", len(amax), recipe["method"], used)
-
-
-def _shown(batches, total):
-    import progress
-
-    with progress.bar(total, "calibrate") as bar:
-        for batch in batches:
-            yield batch
-            bar.update(len(batch))
+    pixels = images.CalibrationImages(args.images, args.recipe["images"], args.model)
+    source = checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint)
+    chosen = read_json(args.sweep)["chosen"] if args.sweep else args.recipe
+    with progress.bar(len(pixels), "calibrate") as bar:
+        calibrator = recipe.Calibrator(deploy.fold(source), pixels, bar.update)
+        own = (lambda network: imported.ranges(args.imported, network, source)) if args.imported else None
+        calibration, _ = calibrator.calibrate(chosen, own)
+    write_json(args.calibration, {"method": chosen["method"], "images": len(pixels), "recipe": chosen, **calibration})
+    log.info("%d quantizers, %s over %d images", len(calibration["amax"]), recipe.spoken(chosen), len(pixels))
 
 
 def command():
     c = Command(__file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "numpy"), heavy=True)
     c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
+    c.input("--sweep", required=False, help="JSON of sweep_calibration.py: its choice is the recipe")
+    c.input("--imported", required=False, help="checkpoint of another program's quantized network, with its ranges")
     c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
-    c.recipe("--recipe", help="JSON: method (max, entropy, percentile), images")
+    c.recipe("--recipe", help="JSON of the precision's `calibration` row")
     return c.output("--calibration").setting("--threads", type=int, default=0)
 
 

@@ -18,11 +18,11 @@ def scales_of(graph, amax, placement, batches, threads=0):
     amax: {quantizer: range}; batches: float32 [N, 3, H, W] each. Raises UserError as qdq.activation_scales does.
     """
     from graph import qdq, ranges
-    from quantization import quantizers
+    from quantization.methods import SMALLEST
 
     paired = qdq.activation_scales(graph, amax, placement)
     largest = ranges.magnitudes(graph, batches, threads)
-    others = {name: max(value, quantizers.SMALLEST) / qdq.QMAX for name, value in largest.items()}
+    others = {name: max(value, SMALLEST) / qdq.QMAX for name, value in largest.items()}
     return {**{name: float(np.float32(scale)) for name, scale in others.items()}, **paired}
 
 
@@ -40,7 +40,7 @@ def produce(args):
     from files import UserError, read_json, replacing
     from graph import onnxio
     from model import checkpoint
-    from quantization import quantizers
+    from quantization.amax import split_state
     from runtimes import _calibration
 
     if not args.version:
@@ -49,7 +49,12 @@ def produce(args):
             "results/targets/ from the target"
         )
     calibration = read_json(args.calibration)
-    amax = quantizers.split_state(checkpoint.read(args.qat))[1] if args.qat else calibration["amax"]
+    if calibration.get("scaling"):
+        raise UserError(
+            f"{args.calibration} is of a scaled network (equalize or smoothing), and a cache is read with the graph as "
+            "it was: calibrate without them"
+        )
+    amax = split_state(checkpoint.read(args.qat))[1] if args.qat else calibration["amax"]
     batches = batches_of(args.images, args.count, args.model)
     scales = scales_of(onnxio.load(args.clean), amax, args.placement, batches, args.threads)
     with replacing(args.cache) as partial, open(partial, "w", encoding="ascii") as stream:

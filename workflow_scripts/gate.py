@@ -78,6 +78,8 @@ def _check_names(rule, names, tables):
             tables.row(kind, names[kind])
     if "preprocess" in names:
         tables.geometry(names["preprocess"])
+    if rule == "sweep" and not tables.is_swept(names["precision"]):
+        raise UserError(f"precision {names['precision']} has no sweep: its calibration.method is not sweep")
     need = NEEDS.get(rule)
     if need and tables.row("precision", names["precision"]).get(need) in (None, "none"):
         raise UserError(f"precision {names['precision']} has no {need} in config.yaml")

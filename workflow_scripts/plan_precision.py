@@ -12,7 +12,7 @@ def produce(args):
     from planning import search
     from quantization import retrained
 
-    graph, amax = retrained.clean_graph(args, args.graph["passes"])
+    graph, amax = retrained.clean_graph(args, args.graph["passes"], args.graph["placement"])
     found = search.plan(graph, amax, args.graph["placement"], args.recipe, inputs_of(args), args.given, args.threads)
     write_json(args.plan, found)
     measured = found["measured"]

@@ -8,7 +8,7 @@ def produce(args):
     from planning import plan
     from quantization import retrained
 
-    clean, amax = retrained.clean_graph(args, args.passes)
+    clean, amax = retrained.clean_graph(args, args.passes, args.placement)
     excluded = plan.modules(plan.read(args.plan)) if args.plan else ()
     quantized = qdq.insert(clean, amax, args.placement, excluded)
     onnxio.save(quantized, args.quantized)

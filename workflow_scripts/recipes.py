@@ -70,7 +70,11 @@ class Recipes:
         return self.tables.row("graph", w.graph)["placement"]
 
     def calibration(self, w):
-        return self.tables.row("precision", w.precision)["calibration"]
+        row = self.tables.row("precision", w.precision)["calibration"]
+        return pick(row, "method", "images") if self.tables.is_swept(w.precision) else row
+
+    def sweep(self, w):
+        return pick(self.tables.row("precision", w.precision)["calibration"], "images", "candidates")
 
     def calibration_images(self, w):
         return self.calibration(w)["images"]

@@ -20,6 +20,7 @@ TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock on it (cli.py), a starting run tries it
 PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
+UNFOLDED = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change the network's weights
 TABLES = {"model": "models", "dataset": "datasets", "precision": "precisions", "target": "targets", "graph": "graphs"}
 
 
@@ -83,6 +84,7 @@ class Tables:
             if "qat" in row and "calibration" not in row:
                 raise UserError(f"precisions.{name}: qat needs a calibration to start from")
             self._check_fallback(name, row)
+            self._check_calibration(name, row)
             wanted, given = row.get("calibration", {}).get("images", 0), active["splits"]["calib"]
             if wanted > given:
                 raise UserError(
@@ -110,6 +112,23 @@ class Tables:
         for other in row.get("choose", ()) if row.get("choose") != "all" else ():
             if "choose" in self.row("precision", other):
                 raise UserError(f"precisions.{name}: it cannot choose {other}, which chooses itself")
+
+    def _check_calibration(self, name, row):
+        calibration = row.get("calibration", {})
+        if ("candidates" in calibration) != (calibration.get("method") == "sweep"):
+            raise UserError(f"precisions.{name}.calibration: the method sweep and a list of candidates need each other")
+        scaled = [key for key in ("candidates", "equalize", "smoothing") if calibration.get(key)]
+        if calibration.get("import") and scaled:
+            raise UserError(
+                f"precisions.{name}.calibration: imported ranges are of the network as it is: no {scaled[0]}"
+            )
+        for recipe in [calibration, *calibration.get("candidates", [])] if row["dla"] else []:
+            for key in UNFOLDED:
+                if recipe.get(key):
+                    raise UserError(
+                        f"precisions.{name}.calibration: {key} changes weights, and a DLA (dla: true) is given the "
+                        "unchanged graph with a calibration cache: take it out"
+                    )
 
     # Rows and names
 
@@ -231,6 +250,10 @@ class Tables:
         """Return whether INT8 comes from a calibration cache: a DLA takes no Q/DQ nodes (before TensorRT 11.4)."""
         row = self.row("precision", precision)
         return bool(row["dla"] and row.get("calibration") and not self.row("target", target)["typed"])
+
+    def is_swept(self, precision):
+        """Return whether a precision's calibration recipe is chosen among candidates by measurement."""
+        return self.row("precision", precision).get("calibration", {}).get("method") == "sweep"
 
     def has_qat(self, precision):
         return bool(self.row("precision", precision).get("qat"))

@@ -1,78 +1,87 @@
-"""Quantization-aware training: the quantized network learns the FP32 network's logits, with calibrated ranges kept."""
+"""Quantization-aware training: the quantized network learns the FP32 network's logits and block outputs."""
+
+import os
+from contextlib import nullcontext
 
 from cli import Command, log
+from files import partial_of
+
+PARTIAL = partial_of("")  # what cli.py adds to the name of an output while it is written
 
 
 def produce(args):
-    import copy
-
-    import progress
-    from data import augment, index
-    from files import UserError, read_json
-    from model import checkpoint, deploy, training, zoo
-    from quantization import quantizers
+    from data import index
+    from files import UserError, digest_of
+    from model import training
+    from quantization import parallel
 
     device = training.start(args.seed, args.threads, args.device)
     listing = index.read(args.index)
     if len(listing["classes"]) != args.classes:
         raise UserError(f"--classes {args.classes}: {args.index} has {len(listing['classes'])} classes")
-    model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint)).to(device)
-    student = quantizers.add(copy.deepcopy(model))
-    quantizers.load_ranges(student, read_json(args.calibration)["amax"])
+    images = len(index.positions(listing, "train"))
+    if images < args.recipe["batch"]:
+        raise UserError(f"qat.batch {args.recipe['batch']} is more than the {images} training images")
+    args.key = digest_of(command().key_parts(args))
+    processes = parallel.count(args.processes, args.recipe["batch"])
+    if processes > 1:
+        parallel.launch(train, processes, args)
+    else:
+        train(args)
+    log.info("QAT on %d images on %s, %d processes", images, device, processes)
+
+
+def train(args):
+    """Train in one of the processes; the first of them writes the checkpoint."""
+    import progress
+    from model import checkpoint, training
+    from quantization import amax, parallel
+    from quantization.resume import Resume
+
+    device = training.start(args.seed, args.threads, args.device)
+    resume = Resume(args.qat.removesuffix(PARTIAL), args.key)
+    with parallel.group(device, args.threads) as (rank, processes, device):
+        job = setup(args, device)
+        images = job.steps * args.recipe["batch"]
+        with progress.bar(images, f"QAT {args.model['timm']}") if rank == 0 else nullcontext(parallel.Silent()) as bar:
+            job.run(rank, processes, resume, bar)
+        if rank == 0:
+            checkpoint.save(amax.state(job.student.network), args.qat)
+            resume.remove()
+
+
+def setup(args, device):
+    """Return the job: the folded network as teacher, quantized and calibrated as student."""
+    import copy
+
+    import quantization
+    from data import augment, index
+    from files import read_json
+    from model import checkpoint, deploy, zoo
+    from quantization import amax, qat, recipe, scaling
+
+    calibration = read_json(args.calibration)
+    model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint))
+    student = quantization.add(recipe.adjust(copy.deepcopy(model), calibration), recipe.backend(calibration))
+    amax.load(student, calibration["amax"])
+    teacher = scaling.apply(model, calibration.get("scaling", {}))  # its blocks then give what the student's should
     geometry = {name: args.model[name] for name in ("size", "crop", "interpolation")}
-    images = augment.TrainImages(listing, args.index, geometry, args.augmentation, args.seed)
-    if len(images) < args.recipe["batch"]:
-        raise UserError(f"qat.batch {args.recipe['batch']} is more than the {len(images)} training images")
-    with progress.bar(args.recipe["epochs"] * len(images), f"QAT {args.model['timm']}") as bar:
-        fit(model, student, images, args, device, bar)
-    checkpoint.save(quantizers.state(student), args.qat)
-    log.info("%d epochs of %d images on %s", args.recipe["epochs"], len(images), device)
-
-
-def fit(teacher, student, images, args, device, bar):
-    """Run every epoch: AdamW on the distillation loss, warm-up then cosine, gradients clipped to norm 1."""
-    import torch
-
-    from data import augment
-    from model import training
-
-    recipe = args.recipe
-    steps = recipe["epochs"] * (len(images) // recipe["batch"])
-    groups = [{"params": list(student.parameters()), "weight_decay": 0.0}]
-    descent = training.Descent(groups, steps, recipe["learning_rate"])
-    whole = len(images) - len(images) % recipe["batch"]
-    for epoch in range(recipe["epochs"]):
-        images.epoch = epoch
-        order = augment.order(len(images), args.seed, f"qat {epoch}")[:whole]
-        for inputs, labels in training.batches(images, order, recipe["batch"], args.model, device):
-            with torch.no_grad():
-                target = teacher(inputs)
-            loss = distillation(student(inputs), target, recipe["temperature"])
-            descent.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
-            bar.set_postfix_str(f"epoch {epoch + 1}/{recipe['epochs']} loss {loss.item():.5f}", refresh=False)
-            bar.update(len(labels))
-
-
-def distillation(logits, target, temperature):
-    """Return KL(teacher || student) of softened logits [N, C], times T^2.
-
-    The factor keeps gradients alike whatever the temperature T (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
-    """
-    import torch.nn.functional as F
-
-    student, teacher = (F.log_softmax(x.float() / temperature, dim=1) for x in (logits, target))
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    images = augment.TrainImages(index.read(args.index), args.index, geometry, args.augmentation, args.seed)
+    return qat.Job(teacher.to(device), student.to(device), images, args.recipe, args.seed, args.model, device)
 
 
 def command():
     c = Command(__file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "numpy", "pillow"), heavy=True)
     c.input("--checkpoint").input("--calibration").input("--index", help="index.json of the dataset")
     c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
-    c.recipe("--recipe", help="JSON of the precision's `qat` row").recipe(
-        "--augmentation", help="JSON of the dataset's"
+    c.recipe("--recipe", help="JSON of the precision's `qat` row")
+    c.recipe("--augmentation", help="JSON of the dataset's").param("--seed", type=int, required=True)
+    c.output("--qat", help="state dict: weights, and amax of each quantizer")
+    c.setting("--threads", type=int, default=0).setting("--device", default="auto", help="auto, cpu or cuda")
+    wanted = int(os.environ.get("LEVIT_PROCESSES") or 0)
+    return c.setting(
+        "--processes", type=int, default=wanted, help="sharing each batch; 0: one a GPU ($LEVIT_PROCESSES)"
     )
-    c.param("--seed", type=int, required=True).output("--qat", help="state dict: weights, and amax of each quantizer")
-    return c.setting("--threads", type=int, default=0).setting("--device", default="auto", help="auto, cpu or cuda")
 
 
 if __name__ == "__main__":

@@ -219,6 +219,31 @@ def calibration_size(workflow):
     workflow.config(row("precisions", "int8_ptq", calibration={"method": "entropy", "images": 64}))
 
 
+SWEPT = {"method": "sweep", "images": 256, "candidates": [{"method": "max"}, {"method": "mse", "weights": "mse"}]}
+SWEEP = f"sweep_calibration digits/sweeps/{MODEL}.int8_ptq.json"
+
+
+@change(
+    ["sweep int8_ptq", "calibrate int8_ptq", *planned("int8_ptq")],
+    [SWEEP, PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")],
+)
+def sweep_in_place_of_a_recipe(workflow):
+    workflow.config(row("precisions", "int8_ptq", calibration=SWEPT))
+
+
+@change(["calibrate int8_ptq", *planned("int8_ptq")], [PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")])
+def parts_of_a_recipe(workflow):
+    recipe = {"method": "entropy", "images": 256, "equalize": True, "smoothing": 0.5, "bias_correction": True}
+    workflow.config(row("precisions", "int8_ptq", calibration=recipe))
+
+
+@change(["calibrate int8_ptq", *planned("int8_ptq")], [PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")])
+def imported_ranges(workflow):
+    workflow.path(f"{MODEL}.quantized.pth").write_text("ranges")
+    recipe = {"method": "entropy", "images": 256, "import": "{model}.quantized.pth"}
+    workflow.config(row("precisions", "int8_ptq", calibration=recipe))
+
+
 @change(CALIBRATED, [RETRAINING, PTQ_PLAN, QAT_PLAN, *builds("int8_ptq.cpu", "int8_qat.cpu")])
 def swapped_calibrations(workflow):
     def swap(config):
@@ -231,6 +256,11 @@ def swapped_calibrations(workflow):
 @change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")])
 def qat_epochs(workflow):
     workflow.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(epochs=7))
+
+
+@change(QAT, [RETRAINING, *builds("int8_qat.cpu")])
+def qat_scales(workflow):
+    workflow.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(scales="learned", ema=0.5))
 
 
 @change(engine("int8_ptq.cpu"), builds("int8_ptq.cpu"))
@@ -477,6 +507,17 @@ def test_change_costs_exactly(name, base, tmp_path):
     if jobs or name == "nothing":  # an empty plan runs nothing: shown once
         assert workflow.build(*asked) == heavy
         assert workflow.plan(*asked) == []
+
+
+def test_a_sweep_follows_its_candidates_and_a_calibration_follows_the_sweep(base, tmp_path):
+    workflow = base.copy(tmp_path / "changed")
+    sweep_in_place_of_a_recipe(workflow)
+    workflow.build(*result(*BUILT))
+    steps = ["sweep int8_ptq", "calibrate int8_ptq", *quantized("int8_ptq")]
+    for change_of_it in ({"candidates": SWEPT["candidates"][:1]}, {"images": 64}):
+        workflow.config(row("precisions", "int8_ptq", calibration={**SWEPT, **change_of_it}))
+        assert workflow.plan(*result(*BUILT)) == sorted(steps)
+        assert workflow.build(*result(*BUILT)) == sorted([SWEEP, PTQ_RANGES, *builds("int8_ptq.cpu")])
 
 
 def test_override_as_text_is_the_same_value(base):

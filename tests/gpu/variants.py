@@ -16,7 +16,7 @@ import export_cache  # noqa: E402
 from files import read_json  # noqa: E402
 from graph import onnxio, passes, qdq  # noqa: E402
 from model import checkpoint  # noqa: E402
-from quantization import quantizers  # noqa: E402
+from quantization.amax import split_state  # noqa: E402
 from runtimes import _calibration  # noqa: E402
 
 MODEL, VERSION = "LeViT-128S", "8.5.3.1"
@@ -56,7 +56,7 @@ def main():
     for precision in ("int8_ptq", "int8_qat"):
         name = f"{MODEL}.{precision}.gpu.onnx"
         shutil.copyfile(source / "quantized" / name, stage / "quantized" / name)
-    amax = quantizers.split_state(checkpoint.read(source / "qat" / f"{MODEL}.int8_qat.pth"))[1]
+    amax = split_state(checkpoint.read(source / "qat" / f"{MODEL}.int8_qat.pth"))[1]
     learned = source / "quantized" / f"{MODEL}.int8_qat.gpu.onnx"
     for variant, placement in PLACEMENTS.items():
         graph = qdq.insert(without_pairs(onnxio.load(learned)), amax, placement)

@@ -1,20 +1,32 @@
-"""The clean graph of a precision's weights: the checkpoint's, or those that quantization-aware training left."""
+"""The clean graph of a precision's weights: the checkpoint's, as calibration adjusted them or as QAT left them."""
+
+import torch
 
 from files import read_json
 from graph import onnxio, passes
 from model import checkpoint, deploy, export, zoo
-from quantization import quantizers
+from quantization import recipe
+from quantization.amax import split_state
 
 
-def clean_graph(args, passes_of_class):
-    """Return (clean graph, {quantizer: amax} or None) of a command's arguments and a class's passes.
+def clean_graph(args, passes_of_class, placement):
+    """Return (clean graph, {quantizer: amax} or None) of a command's arguments and a class's passes and placement.
 
     args: model (row), classes, checkpoint, qat (a checkpoint with ranges, or nothing) and calibration (or nothing).
+    Biases are corrected only where the placement quantizes.
     """
     model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint))
-    amax = read_json(args.calibration)["amax"] if args.calibration else None
+    calibration = read_json(args.calibration) if args.calibration else {}
+    amax = calibration.get("amax")
     if args.qat:
-        weights, amax = quantizers.split_state(checkpoint.read(args.qat))
+        weights, amax = split_state(checkpoint.read(args.qat))
         checkpoint.load_state(model, weights, args.qat)
+    else:
+        recipe.adjust(model, calibration, lambda name: _kind_of(model.get_submodule(name)) in placement)
     exported = onnxio.imported(export.to_onnx(model, args.model["size"]))
     return passes.apply(exported, passes_of_class), amax
+
+
+def _kind_of(module):
+    """Return the kind, as placements name it, of a module that has a weight."""
+    return "conv" if isinstance(module, torch.nn.Conv2d) else "linear"

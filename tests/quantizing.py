@@ -1,0 +1,66 @@
+"""What the tests of quantization share: a small network, random images, and commands run in this process."""
+
+import copy
+import importlib
+import json
+
+import torch
+
+import quantization
+from model import checkpoint, deploy
+from quantization import recipe
+from test_graph import CLASSES, ROW, SIZE, trained_like
+
+VISION = {**ROW, "crop": 0.9, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}
+
+
+def random_images(count=24, seed=3):
+    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def calibrated(folded, images, **row):
+    """Return (calibration, quantized network with its ranges) of a recipe; by default of the method max."""
+    return recipe.Calibrator(copy.deepcopy(folded), images).calibrate({"method": "max", **row})
+
+
+def quantized(folded):
+    """Return a copy of a folded network with quantizers, without ranges."""
+    return quantization.add(copy.deepcopy(folded), "modelopt")
+
+
+class Digits:
+    """Runs the commands, in this process, on digits at 64 px in one folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        row = {"builtin": "digits", "classes": CLASSES, "splits": {"calib": 64, "select": 100}}
+        self.run("index_dataset", dataset=row, seed=0, index=self["index.json"], images_root=self["images"])
+        geometry = {name: VISION[name] for name in ("size", "crop", "interpolation")}
+        for split in ("calib", "select"):
+            self.run(
+                "decode_split",
+                **{"index": self["index.json"], "geometry": geometry, "split": split, "images": self[f"{split}.u8"]},
+            )
+        self.network = trained_like()
+        checkpoint.save(self.network.state_dict(), self["m.pth"])
+
+    def __getitem__(self, name):
+        return str(self.folder / name)
+
+    def folded(self):
+        return deploy.fold(self.network)
+
+    def run(self, script, **options):
+        module = importlib.import_module(script)
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+        args = [f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]
+        module.produce(module.command().parser.parse_args(args))
+
+    def calibrate(self, name, images=64, **row):
+        self.run(
+            "calibrate",
+            **{"checkpoint": self["m.pth"], "images": self["calib.u8"], "model": VISION, "classes": CLASSES},
+            **{"recipe": {"method": "max", "images": images, **row}, "calibration": self[name], "threads": "1"},
+            **({"imported": row["import"]} if "import" in row else {}),
+        )
+        return json.loads((self.folder / name).read_text())

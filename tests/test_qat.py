@@ -1,0 +1,226 @@
+"""Quantization-aware training: it repairs what clipping broke, goes on after a kill, and shares its batches."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from files import UserError, write_json
+from model import checkpoint
+from quantization import amax, images, qat, recipe
+from quantization.distillation import divergence
+from quantization.lsq import LearnedScale, LearnedScales
+from quantizing import VISION, Digits, calibrated, quantized, random_images
+from test_graph import CLASSES
+from workflow import REPOSITORY
+
+AUGMENTATION = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.9, 1.1], "flip": 0.0}
+QAT = {"epochs": 1, "batch": 32, "learning_rate": 3e-4, "temperature": 1.0}
+SHORT = {"epochs": 3, "batch": 300, "ema": 0.9, "scales": "learned", "features": 1.0}  # 4 steps an epoch
+CLIPPED = 0.3  # of the calibrated range: a start that quantization-aware training has something to repair in
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Digits with ranges that clip, of a network that was scaled and corrected too."""
+    made = Digits(tmp_path_factory.mktemp("digits"))
+    found = made.calibrate("c.json", equalize=True, bias_correction=True)
+    clipped = {n: a if n.endswith("weight_quantizer") else CLIPPED * a for n, a in found["amax"].items()}
+    write_json(made["clipped.json"], {**found, "amax": clipped})
+    return made
+
+
+def options(digits, name, **changes):
+    return {
+        **{"checkpoint": digits["m.pth"], "calibration": digits["clipped.json"], "index": digits["index.json"]},
+        **{"model": VISION, "classes": CLASSES, "seed": 0, "augmentation": AUGMENTATION},
+        **{"recipe": {**QAT, **changes}, "qat": digits[name], "device": "cpu", "processes": "1", "threads": "1"},
+    }
+
+
+def trained(digits, name, **changes):
+    digits.run("train_qat", **options(digits, name, **changes))
+    return digits.folder / name
+
+
+def loss_on_calibration(digits, weights, ranges):
+    student = quantized(checkpoint.load_state(digits.folded(), weights, "qat.pth"))
+    amax.load(student, ranges)
+    inputs = images.CalibrationImages(digits["calib.u8"], 64, VISION)[:]
+    with torch.no_grad():
+        return divergence(student(inputs), digits.folded()(inputs)).item()
+
+
+@pytest.mark.parametrize("changes", [{}, {"scales": "learned", "features": 0.5, "ema": 0.9}], ids=["plain", "all"])
+def test_qat_brings_the_quantized_network_nearer_to_fp32(digits, changes):
+    calibration = json.loads((digits.folder / "clipped.json").read_text())
+    start = recipe.adjust(digits.folded(), calibration).state_dict()
+    before = loss_on_calibration(digits, start, calibration["amax"])
+    after = loss_on_calibration(digits, *amax.split_state(checkpoint.read(trained(digits, "qat.pth", **changes))))
+    assert after < 0.7 * before
+
+
+def test_qat_gives_the_same_bytes_twice(digits):
+    assert trained(digits, "a.pth", **SHORT).read_bytes() == trained(digits, "b.pth", **SHORT).read_bytes()
+
+
+def test_steps_end_a_long_training_early(digits):
+    one = trained(digits, "one.pth", batch=300, steps=1).read_bytes()
+    assert one == trained(digits, "ten.pth", batch=300, epochs=10, steps=1).read_bytes()
+    assert one != trained(digits, "two.pth", batch=300, epochs=10, steps=2).read_bytes()
+
+
+def test_frozen_scales_stay_and_learned_ones_move_together(digits):
+    calibration = json.loads((digits.folder / "clipped.json").read_text())["amax"]
+    frozen, learned = (
+        amax.split_state(checkpoint.read(trained(digits, f"{scales}.pth", batch=300, scales=scales)))[1]
+        for scales in ("frozen", "learned")
+    )
+    assert all(frozen[name] == pytest.approx(calibration[name], rel=1e-6) for name in calibration)
+    assert learned.keys() == frozen.keys()
+    assert sum(learned[name] != frozen[name] for name in frozen) > 0.75 * len(frozen)
+    shared = [f"stages.0.blocks.0.{name}" for name in ("attn.qkv.input_quantizer", "add1.skipped_quantizer")]
+    assert len({learned[name] for name in shared}) == 1, "one tensor has one Q/DQ pair"
+
+
+def test_a_batch_larger_than_the_training_split_is_refused(digits):
+    with pytest.raises(UserError, match="qat.batch 2000 is more than the 1337 training images"):
+        trained(digits, "c.pth", batch=2000)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(digits):
+    with pytest.raises(UserError, match="--processes 3: qat.batch 32 cannot be shared evenly among them"):
+        digits.run("train_qat", **{**options(digits, "d.pth"), "processes": "3"})
+
+
+# The parts
+
+
+def test_learned_scales_compute_like_the_quantizers_and_have_lsqs_gradient():
+    values = torch.tensor([[-3.0, 0.24, 0.26, 1.0]], requires_grad=True)
+    scale = LearnedScale(torch.tensor(127 / 64))  # a step of 1/64
+    quantized = scale(values)
+    assert torch.allclose(quantized, torch.tensor([[-2.0, 15 / 64, 17 / 64, 1.0]]))  # -128 steps at most
+    quantized.sum().backward()
+    assert torch.equal(values.grad, torch.tensor([[0.0, 1.0, 1.0, 1.0]]))
+    steps = torch.tensor([-128.0, 15 - 0.24 * 64, 17 - 0.26 * 64, 0.0])  # rounded minus exact; the bound where clipped
+    expected = steps.sum() * (4 * 127) ** -0.5 * (127 / 64) / 127
+    assert scale.ratio.grad.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_learned_scales_start_from_the_calibrated_network_and_leave_it_usable(digits):
+    batch = random_images(4)
+    _, network = calibrated(digits.folded(), batch)
+    with torch.no_grad():
+        before = network(batch)
+        scales = LearnedScales(network, batch[:2])
+        assert torch.allclose(network(batch), before, atol=1e-5)
+        for scale in scales:
+            scale.ratio.mul_(1.5)
+        halfway = network(batch)
+        scales.release()
+        assert not torch.equal(halfway, before) and torch.allclose(network(batch), halfway, atol=1e-5)
+
+
+def test_features_weigh_in_the_loss():
+    logits, features = torch.zeros(2, 3), (torch.ones(2, 4, 5), 2 * torch.ones(2, 4, 5))
+    off = tuple(1.1 * feature for feature in features)
+    row = {"temperature": 1.0, "features": 0.0}
+    assert qat.loss_of((logits, off), (logits, features), row) == 0
+    assert qat.loss_of((logits, off), (logits, features), {**row, "features": 3.0}).item() == pytest.approx(
+        0.03, rel=1e-4
+    )
+
+
+def test_the_average_of_weights_follows_them():
+    weight = torch.nn.Parameter(torch.zeros(3))
+    average = qat.Average([weight], 0.5)
+    for step, value in enumerate((1.0, 1.0, 4.0)):
+        weight.data.fill_(value)
+        average.update(step)
+    average.apply()
+    after_two = 1 - (1 / 10) * (2 / 11)  # the shares of what was there before: 1/10, 2/11, then 3/12
+    assert weight[0].item() == pytest.approx(after_two * 3 / 12 + 4 * 9 / 12, rel=1e-5)
+
+
+def test_distillation_is_zero_for_equal_logits_and_grows():
+    logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+    assert divergence(logits, logits, 2.0).item() == pytest.approx(0, abs=1e-6)
+    far, near = (divergence(logits + d * torch.arange(10.0), logits, 2.0).item() for d in (1.0, 0.1))
+    assert far > near > 0
+
+
+# Going on after a kill, and several processes
+
+
+def command_of(given):
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+    script = str(REPOSITORY / "workflow_scripts/train_qat.py")
+    return [sys.executable, script, *(f"--{name}={text}" for name, text in texts.items())]
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(digits):
+    whole = trained(digits, "whole.pth", **SHORT).read_bytes()
+    assert not Path(digits["whole.pth.resume"]).exists()
+    given = options(digits, "killed.pth", **SHORT)
+    state = Path(digits["killed.pth.resume"])
+    process = subprocess.Popen(command_of(given), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not state.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not Path(digits["killed.pth"]).exists()
+    kept = torch.load(state, weights_only=True)["state"]["step"]
+    assert 0 < kept < 12 and kept % 4 == 0
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            qat.Job, "restore", lambda job, saved, old=qat.Job.restore: (seen.append(saved["step"]), old(job, saved))
+        )
+        digits.run("train_qat", **given)
+    assert seen == [kept]
+    assert Path(digits["killed.pth"]).read_bytes() == whole
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("damage", ["another recipe", "half a file"])
+def test_a_state_that_is_not_this_jobs_is_not_used(digits, damage):
+    own = trained(digits, "own.pth", batch=400).read_bytes()
+    state = Path(digits["other.pth.resume"])
+    torch.save({"key": "another", "state": {"step": 2}}, state)
+    if damage == "half a file":
+        state.write_bytes(state.read_bytes()[:100])
+    assert trained(digits, "other.pth", batch=400).read_bytes() == own
+    assert not state.exists()
+
+
+def test_two_processes_average_their_gradients(digits):
+    alone = checkpoint.read(trained(digits, "alone.pth", **SHORT))
+    given = {**options(digits, "shared.pth", **SHORT), "processes": "2"}
+    done = subprocess.run(command_of(given), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shared = checkpoint.read(digits["shared.pth"])
+    calibration = json.loads((digits.folder / "clipped.json").read_text())
+    start = recipe.adjust(digits.folded(), calibration).state_dict()
+    moved, apart = (distance(alone, other) for other in (start, shared))
+    lone_share = checkpoint.read(trained(digits, "half.pth", **{**SHORT, "batch": 150, "steps": 12}))
+    assert apart < 0.02 * moved and apart < 0.05 * distance(alone, lone_share)
+
+
+def distance(one, other):
+    """Return the mean of absolute differences between the weights of two state dicts."""
+    weights = [name for name in other if "_quantizer" not in name]
+    return torch.cat([(one[name] - other[name]).abs().flatten() for name in weights]).mean().item()
+
+
+def test_what_goes_wrong_in_a_process_is_one_line(digits):
+    given = {**options(digits, "bad.pth", temperature=1e-40, batch=300), "processes": "2"}
+    done = subprocess.run(command_of(given), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: one of 2 processes failed: QAT diverged in epoch" in done.stderr.splitlines()[-1]

@@ -1,0 +1,151 @@
+"""Quantization-aware training: a quantized student learns what the FP32 network gives, with its blocks' outputs."""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+
+from data import augment
+from model import deploy, training
+from quantization.distillation import divergence
+from quantization.lsq import LearnedScales
+
+EVERY = 200  # steps between two saved states, besides the end of each epoch
+DEFAULTS = {
+    "epochs": 1,
+    "steps": 0,
+    "temperature": 1.0,
+    "features": 0.0,
+    "scales": "frozen",
+    "scale_learning_rate": 3e-4,
+    "ema": 0.0,
+}
+
+
+class Observed(torch.nn.Module):
+    """A network that gives (logits [B, classes], outputs of its blocks, each [B, N, C])."""
+
+    def __init__(self, network, scales=None):
+        super().__init__()
+        self.network, self.scales, self._outputs = network, scales, []
+        for module in network.modules():
+            if isinstance(module, (deploy.Block, deploy.Downsample)):
+                module.register_forward_hook(lambda _, __, output: self._outputs.append(output))
+
+    def forward(self, images):
+        self._outputs.clear()
+        return self.network(images), tuple(self._outputs)
+
+
+class Average:
+    """Exponential moving average of parameters; the first steps weigh more, so that it does not lag at the start."""
+
+    def __init__(self, parameters, decay):
+        self.parameters, self.decay = parameters, decay
+        self.values = [parameter.detach().clone() for parameter in parameters] if decay else []
+
+    @torch.no_grad()
+    def update(self, step):
+        if self.decay:
+            torch._foreach_lerp_(self.values, self.parameters, 1 - min(self.decay, (step + 1) / (step + 10)))
+
+    @torch.no_grad()
+    def apply(self):
+        for parameter, value in zip(self.parameters, self.values):
+            parameter.copy_(value)
+
+
+def loss_of(student, teacher, recipe):
+    """Return the loss of (logits, features) against the teacher's: divergence + `features` * the features' error.
+
+    The features' error is the mean over blocks of the squared error as a share of the teacher's squared size.
+    """
+    loss = divergence(student[0], teacher[0], recipe["temperature"])
+    if recipe["features"]:
+        errors = [F.mse_loss(a, b) / b.square().mean() for a, b in zip(student[1], teacher[1])]
+        loss = loss + recipe["features"] * torch.stack(errors).mean()
+    return loss
+
+
+class Job:
+    """The training of one student: what it needs in every process, and what is saved to go on from."""
+
+    def __init__(self, teacher, student, images, recipe, seed, row, device):
+        """Set up.
+
+        teacher, student: folded networks on the device, the student quantized and with ranges; images: TrainImages;
+        recipe: the precision's `qat` row; row: of `models`.
+        """
+        self.recipe = recipe = {**DEFAULTS, **recipe}
+        self.images, self.seed, self.row, self.device = images, seed, row, device
+        self.per_epoch = len(images) // recipe["batch"]
+        self.steps = recipe["steps"] or recipe["epochs"] * self.per_epoch
+        scales = self._scales(student) if recipe["scales"] == "learned" else None
+        self.teacher, self.student = Observed(teacher), Observed(student, scales)
+        groups = [{"params": list(student.parameters()), "weight_decay": 0.0}]
+        if scales is not None:
+            groups.append(
+                {"params": list(scales.parameters()), "weight_decay": 0.0, "lr": recipe["scale_learning_rate"]}
+            )
+        self.descent = training.Descent(groups, self.steps, recipe["learning_rate"])
+        self.average = Average(self.descent.parameters, recipe["ema"])
+
+    def _scales(self, student):
+        first = augment.order(len(self.images), self.seed, "scales")[:2]
+        inputs, _ = next(training.batches(self.images, first, 2, self.row, self.device))
+        return LearnedScales(student, inputs).to(self.device)
+
+    def state(self):
+        """Return all that a step changes, as tensors and plain values."""
+        descent = self.descent
+        return {
+            "parameters": [parameter.detach() for parameter in descent.parameters],
+            "average": self.average.values,
+            "optimizer": descent.optimizer.state_dict(),
+            "course": descent.course.state_dict(),
+        }
+
+    @torch.no_grad()
+    def restore(self, state):
+        """Take up what `state` gave."""
+        for own, saved in ((self.descent.parameters, state["parameters"]), (self.average.values, state["average"])):
+            for tensor, value in zip(own, saved):
+                tensor.copy_(value)
+        self.descent.optimizer.load_state_dict(state["optimizer"])
+        self.descent.course.load_state_dict(state["course"])
+
+    def run(self, rank, processes, resume, bar):
+        """Take every step: AdamW, warm-up then cosine, gradients clipped to norm 1 and averaged over processes."""
+        saved = resume.load()
+        if saved:
+            self.restore(saved)
+            bar.update(saved["step"] * self.recipe["batch"])
+        student = self.student if processes == 1 else torch.nn.parallel.DistributedDataParallel(self.student)
+        for step, epoch, inputs in self._batches(saved["step"] if saved else 0, rank, processes):
+            with torch.no_grad():
+                target = self.teacher(inputs)
+            loss = loss_of(student(inputs), target, self.recipe)
+            self.descent.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
+            self.average.update(step)
+            bar.set_postfix_str(f"epoch {epoch + 1} loss {loss.item():.5f}", refresh=False)
+            bar.update(self.recipe["batch"])
+            done = step + 1
+            if rank == 0 and done < self.steps and (done % EVERY == 0 or done % self.per_epoch == 0):
+                resume.save({"step": done, **self.state()})
+        self.average.apply()
+        if self.student.scales is not None:
+            self.student.scales.release()
+
+    def _batches(self, start, rank, processes):
+        """Yield (step, epoch, this process's share of the batch, float32 [N, 3, H, W])."""
+        size = self.recipe["batch"]
+        for epoch in range(start // self.per_epoch, -(-self.steps // self.per_epoch)):
+            first = max(start, epoch * self.per_epoch)
+            last = min(self.steps, (epoch + 1) * self.per_epoch)
+            order = augment.order(len(self.images), self.seed, f"qat {epoch}")
+            mine = order[(first - epoch * self.per_epoch) * size : (last - epoch * self.per_epoch) * size]
+            self.images.epoch = epoch
+            shares = training.batches(self.images, mine[rank::processes], size // processes, self.row, self.device)
+            with contextlib.closing(shares):
+                for step, (inputs, _) in zip(range(first, last), shares):
+                    yield step, epoch, inputs

@@ -1,0 +1,80 @@
+"""Choose a calibration recipe by measurement: each candidate quantizes the network, the `select` split judges it.
+
+The choice is the least KL divergence from the FP32 network's logits: it tells recipes apart long before a few hundred
+images change their top-1. Each candidate's top-1, agreement and largest error stand beside it.
+"""
+
+from cli import Command, log
+
+REPORTED = ("top1", "agreement_with_fp32", "max_abs_logit_error")
+
+
+def produce(args):
+    import progress
+    from data import index
+    from files import write_json
+    from model import checkpoint, deploy, training, zoo
+    from quantization import images, recipe
+
+    training.start(0, args.threads, "cpu")
+    labels = index.labels(index.read(args.index), "select")
+    pixels = images.CalibrationImages(args.images, args.recipe["images"], args.model)
+    shown = images.CalibrationImages(args.select, len(labels), args.model)
+    model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint))
+    calibrator, reference, found = recipe.Calibrator(model, pixels), logits(model, shown), []
+    for candidate in progress.over(args.recipe["candidates"], "sweep", "recipe"):
+        found.append({"recipe": candidate, **judge(calibrator.calibrate(candidate)[1], shown, labels, reference)})
+        log.info("%-60s KL %.6f top-1 %.2f %%", recipe.spoken(candidate), found[-1]["kl"], found[-1]["top1"])
+    write_json(args.sweep, summary(found, len(pixels), len(labels), judge(model, shown, labels, reference)["top1"]))
+
+
+def logits(model, images):
+    """Return a network's float32 logits [N, classes] of all images."""
+    import torch
+
+    from quantization.statistics import BATCH
+
+    with torch.no_grad():
+        return torch.cat([model(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+
+
+def judge(network, images, labels, reference):
+    """Return a network's figures on images, against labels int64 [N] and the FP32 network's logits [N, classes]."""
+    from measure import accuracy
+    from quantization.distillation import divergence
+
+    found = logits(network, images)
+    scores = accuracy.score(found.numpy(), labels, reference.numpy())
+    kl = max(divergence(found.double(), reference.double()).item(), 0.0)
+    return {"kl": kl, "net_lost": scores["paired_with_fp32"]["net_lost"], **{k: scores[k] for k in REPORTED}}
+
+
+def summary(found, images, judged, top1):
+    """Return the sweep's table: candidates from the least divergence to the largest, the first one chosen, and why."""
+    table = sorted(found, key=lambda row: (row["kl"], -row["top1"], len(row["recipe"])))
+    why = (
+        f"least KL divergence from FP32 of {len(table)} candidates on {judged} images of select "
+        f"({table[0]['kl']:.2e}; the last has {table[-1]['kl']:.2e})"
+    )
+    return {
+        "split": "select",
+        "num_images": judged,
+        "calibration_images": images,
+        "fp32_top1": top1,
+        "chosen": table[0]["recipe"],
+        "why": why,
+        "candidates": table,
+    }
+
+
+def command():
+    c = Command(__file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "numpy"), heavy=True)
+    c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
+    c.input("--select", help="preprocessed select split (.u8)").input("--index", help="index.json of the dataset")
+    c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
+    c.recipe("--recipe", help="JSON: images, candidates (recipes)")
+    return c.output("--sweep").setting("--threads", type=int, default=0)
+
+
+if __name__ == "__main__":
+    command().run(produce)
