@@ -1,4 +1,4 @@
-"""Latency and throughput of an engine."""
+"""Latency and throughput of an engine, ours and trtexec's, and what each of its layers takes."""
 
 
 rule benchmark:
@@ -16,3 +16,37 @@ rule benchmark:
     shell:
         '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
         "--benchmark {output.benchmark:q} --log {log:q}"
+
+
+rule trtexec:
+    """Time an engine with trtexec as well, where that is installed."""
+    input:
+        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        code=device_code("run_trtexec.py"),
+    output:
+        trtexec="results/{dataset}/trtexec/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/trtexec.{model}.{precision}.{target}.log",
+    threads: EVERY_CORE
+    params:
+        recipe=options(runtime=recipes.runtime, recipe=recipes.timing, identity=recipes.identity),
+    shell:
+        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
+        "--trtexec {output.trtexec:q} --log {log:q}"
+
+
+rule profile:
+    """Time each layer of an engine, in a run of its own: nothing else needs it, so it is asked for by name."""
+    input:
+        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        code=device_code("profile_engine.py"),
+    output:
+        profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/profile.{model}.{precision}.{target}.log",
+    threads: EVERY_CORE
+    params:
+        recipe=options(runtime=recipes.runtime, recipe=recipes.profiling, identity=recipes.identity),
+    shell:
+        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
+        "--profile {output.profile:q} --log {log:q}"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow_scripts"))
@@ -116,6 +117,17 @@ def result_graph(w):
 def result_calibration(w):
     """Return the active dataset's calibration, or nothing where the precision has none."""
     return active(f"calibration/{w.model}.{w.precision}.json") if tables.is_calibrated(w.precision) else []
+
+
+def result_trtexec(w):
+    """Return trtexec's timing of the active dataset's engine, or nothing where the target's row does without."""
+    return active(f"trtexec/{w.model}.{w.precision}.{w.target}.json") if tables.has_trtexec(w.target) else []
+
+
+def named(wildcards, input):
+    """Return a rule's inputs but its code as `--name=path`: empty where there is no such file."""
+    files = {name: path for name, path in input.items() if name != "code"}
+    return " ".join(f"--{name}={shlex.quote(str(path))}" for name, path in files.items())
 
 
 def listed_results(wildcards):

@@ -9,6 +9,7 @@ rule result:
         engine=active("engines/{model}.{precision}.{target}.engine"),
         accuracy=active("accuracy/{model}.{precision}.{target}.json"),
         benchmark=active("benchmark/{model}.{precision}.{target}.json"),
+        trtexec=result_trtexec,
         identity="results/targets/{target}.json",
         checkpoint=active("checkpoints/{model}.pth"),
         index=active("data/index.json"),
@@ -20,12 +21,10 @@ rule result:
         "results/logs/result.{model}.{precision}.{target}.log",
     params:
         recipe=options(dataset=recipes.active_name, recipe=recipes.lineage, budget=recipes.budget),
+        files=named,
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --model {wildcards.model} --precision {wildcards.precision} '
-        "--target {wildcards.target} {params.recipe} --engine-description {input.description:q} "
-        "--engine {input.engine:q} --accuracy {input.accuracy:q} --benchmark {input.benchmark:q} "
-        "--identity {input.identity:q} --checkpoint {input.checkpoint:q} --index {input.index:q} "
-        "--calibration={input.calibration:q} --graph {input.graph:q} --result {output.result:q} --log {log:q}"
+        "--target {wildcards.target} {params.recipe} {params.files} --result {output.result:q} --log {log:q}"
 
 
 rule summary:

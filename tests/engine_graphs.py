@@ -32,7 +32,7 @@ def older_nodes():
 
 def _common(activation):
     return [
-        _node("Conv", ["input_0", "w_conv", "b_conv"], "conv", strides=[4, 4], pads=[1, 1, 1, 1]),
+        _node("Conv", ["input_0", "w_conv", "b_conv"], "conv", kernel_shape=[3, 3], strides=[4, 4], pads=[1, 1, 1, 1]),
         *activation,
         _node("Reshape", ["act", "tokens"], "flat"),
         _node("Transpose", ["flat"], "sequence", perm=[0, 2, 1]),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import engine_graphs
+import fake_trtexec
 import probe
+import profile_engine
 from conftest import ROOT
-from files import canonical, sha256_file
+from files import UserError, canonical, sha256_file
 
 MODEL = canonical({"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]})
 TIMING = {"batches": [1, 4], "warmup_ms": 20, "duration_ms": 50, "iterations": 10, "threads": 1}
@@ -51,11 +53,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def build(folder, runtime, engine="net.engine", **recipe):
+def build(folder, runtime, engine="net.engine", graph="net.onnx", **recipe):
     recipe = {"compute": "fp32", "batches": [1, 4], "threads": 1, **recipe}
     return call(
         "build_engine.py",
-        *options(onnx=str(folder / "net.onnx"), runtime=runtime, recipe=recipe, identity=probe.facts(runtime)),
+        *options(onnx=str(folder / graph), runtime=runtime, recipe=recipe, identity=probe.facts(runtime)),
         *options(engine=str(folder / engine), description=str(folder / f"{engine}.json")),
     )
 
@@ -93,10 +95,11 @@ def benchmark(folder, runtime, engine):
 
 
 def assemble(folder, **changes):
-    names = {"engine_description": "net.engine.json", "engine": "net.engine", "accuracy": "accuracy.json"}
+    names = {"description": "net.engine.json", "engine": "net.engine", "accuracy": "accuracy.json"}
     names.update(graph="net.onnx")
     names.update(benchmark="benchmark.json", identity="identity.json", checkpoint="net.pth", index="index.json")
     given = {name: str(folder / path) for name, path in {**names, **changes}.items()}
+    given["trtexec"] = given.get("trtexec", "")
     given.update(model="M", precision="fp32", target="cpu", dataset="digits", recipe={"a": 1}, budget=0.1)
     return call("assemble_result.py", *options(**given), "--result", folder / "result.json")
 
@@ -125,6 +128,7 @@ def test_result(result):
     assert found["dataset"] == {"name": "digits", "split": "val", "num_images": COUNT, "num_classes": 10}
     assert found["engine"]["sha256"] == sha256_file(folder / "net.engine") and found["engine"]["engine_builds"] == 1
     assert found["engine"]["layers"] >= found["engine"]["precision_of_layers"]["fp32"] > 0
+    assert found["engine"]["warnings"] == [] and found["trtexec"] is None
     assert found["provenance"]["graph_sha256"] == sha256_file(folder / "net.onnx")
     assert found["provenance"]["calibration_sha256"] is None and found["plan"] is None
     assert found["provenance"]["versions"][runtime] == probe.facts(runtime)["version"]
@@ -162,6 +166,31 @@ def test_a_plan_that_an_int8_engine_meets_costs_one_build(folder, runtime):
     assert status == 0, text
     found = read(folder / "int8.json")
     assert found["engine_builds"] == 1 and found["select"][0]["met"] and found["precision_of_layers"]["int8"] > 0
+
+
+def test_trtexec_beside_our_timing(result, tmp_path):
+    """Of a trtexec whose times are known; it runs the engine with ONNX Runtime, so OpenVINO's is not for it."""
+    runtime, folder = result
+    fake_trtexec.install(tmp_path, "8")
+    given = options(engine=str(folder / "net.engine"), trtexec=str(folder / "trtexec.json"), runtime=runtime)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    status, text = call("run_trtexec.py", *given, *options(recipe=TIMING, identity=probe.facts(runtime)), PATH=path)
+    if runtime == "openvino":
+        assert status == 1 and "trtexec failed with status 1: Engine deserialization failed: " in text
+        assert not (folder / "trtexec.json").exists()
+        return
+    assert status == 0, text
+    status, text = assemble(folder, trtexec="trtexec.json")
+    assert status == 0, text
+    found = read(folder / "result.json")
+    for ours, theirs, median in zip(found["benchmark"], found["trtexec"], (1.45, 5.8)):
+        assert theirs["batch"] == ours["batch"] and theirs["compute_ms"]["median"] == pytest.approx(median)
+        assert theirs["median_compute_ratio"] == pytest.approx(ours["compute_ms"]["median"] / median)
+    assert "warning: at batch 4 our median compute is 0.0" in text, "this network takes microseconds"
+    (folder / "other.json").write_text(json.dumps({**read(folder / "trtexec.json"), "engine_sha256": "0"}))
+    status, text = assemble(folder, trtexec="other.json")
+    assert status == 1 and "other.json was measured on another engine" in text
+    assert assemble(folder)[0] == 0 and read(folder / "result.json")["trtexec"] is None
 
 
 def test_plain_onnx_is_evaluated(folder):
@@ -244,3 +273,57 @@ def test_rtx_benchmark_is_refused_in_one_line(folder):
     status, text = call("benchmark.py", *arguments, *options(recipe=TIMING, identity={}))
     assert status == 1 and text.count("\n") == 1 and "rtx.engine cannot be loaded here: " in text
     assert "take the engine file to a machine that can run it" in text
+
+
+# Profiles
+
+
+def profiled(folder, runtime, batches, engine="net.engine"):
+    given = options(engine=str(folder / engine), profile=str(folder / "profile.json"), runtime=runtime)
+    recipe = {"batches": batches, "threads": 1}
+    return call("profile_engine.py", *given, *options(recipe=recipe, identity=probe.facts(runtime)))
+
+
+@pytest.mark.parametrize("compute", ["fp32", "int8"])
+def test_profile_of_each_layer(result, compute):
+    (runtime, folder), engine = result, f"{compute}.engine"
+    graph, batches = f"{compute}.onnx", [32, 64]  # large enough to take microseconds
+    {"fp32": engine_graphs.network, "int8": engine_graphs.quantized}[compute](folder / graph)
+    assert build(folder, runtime, engine, graph, compute=compute, high_precision="fp32", batches=batches)[0] == 0
+    status, text = profiled(folder, runtime, batches, engine)
+    assert status == 0, text
+    built, found = read(folder / f"{engine}.json"), read(folder / "profile.json")
+    assert found["engine_sha256"] == sha256_file(folder / engine)
+    assert [one["batch"] for one in found["profile"]] == batches
+    for one in found["profile"]:
+        assert len(one["layers"]) >= built["layer_count"] - 1, "all layers, those of no microsecond as well"
+        assert sum(layer["share"] for layer in one["layers"]) == pytest.approx(1)
+        for name in ("precision", "type"):
+            parts = one[f"ms_by_{name}"]
+            assert sum(parts.values()) == pytest.approx(one["total_ms"]) and compute in one["ms_by_precision"]
+            assert set(parts) == {layer[name] for layer in one["layers"]}
+        shown = (
+            text.split(f"batch {one['batch']}: {len(one['layers'])} layers in ")[1].split("batch ")[0].splitlines()[1:]
+        )
+        slowest = sorted((layer["ms"] for layer in one["layers"]), reverse=True)[:10]
+        assert [line.split()[0] for line in shown] == [f"{ms:.4f}" for ms in slowest]
+
+
+def test_profile_of_a_batch_that_was_not_built(folder):
+    assert build(folder, "openvino", "one.engine", batches=[1])[0] == 0
+    status, text = profiled(folder, "openvino", [4], "one.engine")
+    assert status == 1 and "one.engine: OpenVINO cannot load its batch 4" in text and "error: " in text
+
+
+def test_profile_without_times():
+    with pytest.raises(UserError, match="the runtime tells no time of any of the 1 layers at batch 2"):
+        profile_engine.profile(2, [{"name": "a", "type": "b", "precision": "fp32", "ms": 0.0}])
+
+
+def test_sums_and_shares():
+    layers = [("conv", "fp32", 1.5), ("conv", "int8", 1.0), ("add", "fp32", 0.5), ("conv", "int8", 2.0)]
+    rows = [{"name": str(n), "type": kind, "precision": p, "ms": ms} for n, (kind, p, ms) in enumerate(layers)]
+    found = profile_engine.profile(1, rows)
+    assert found["total_ms"] == 5.0 and found["ms_by_type"] == {"conv": 4.5, "add": 0.5}
+    assert found["ms_by_precision"] == {"fp32": 2.0, "int8": 3.0}
+    assert [layer["share"] for layer in found["layers"]] == [0.3, 0.2, 0.1, 0.4]

@@ -45,7 +45,7 @@ def test_newest_interface_that_there_is(cuda):
 def test_profile_that_was_tuned_for_the_batch(cuda):
     found = session(cuda, ((1, 1, 1), (1, 64, 64)))
     assert found.batches == [1, 64]
-    assert [found._profile(count)[0] for count in (1, 2, 64)] == [0, 1, 1]
+    assert [found.optimization_profile(count) for count in (1, 2, 64)] == [0, 1, 1]
 
 
 def test_profile_that_excludes_the_batch(cuda):

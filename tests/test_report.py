@@ -27,6 +27,7 @@ def result(precision, speed, model="LeViT-128S", target="cpu", top1=98.0, stable
         "dataset": {"name": "digits", "split": "val", "num_images": 360, "num_classes": 10},
         "accuracy": {"top1": top1, "top5": 100.0, "agreement_with_fp32": 99.7, "within_budget": within, "budget": 0.3},
         "engine": {"bytes": 28_000_000, "layers": 90, "precision_of_layers": {"int8": 60, "fp32": 30}},
+        "trtexec": [{"batch": 16, "median_compute_ratio": 1.0125}] if target == "gpu" else None,
         "target_identity": {"device": "A <CPU> & more", "runtime": "openvino", "version": "2026.4.1"},
         "provenance": {"versions": {"openvino": "2026.4.1"}},
     }
@@ -61,6 +62,11 @@ def test_summary_has_a_line_per_result_and_batch(files):
     assert ratios["LeViT-128S", "int8_qat", "16"] == "2.5000" and ratios["LeViT-128S", "fp32", "1"] == "1.0000"
     assert ratios["LeViT-384", "int8_qat", "1"] == ""  # no FP32 of that model was measured
     assert {r["stable"] for r in table if r["precision"] == "bf16"} == {"no"}
+
+
+def test_summary_has_the_ratio_to_trtexec_where_that_was_measured():
+    table = rows.flat([result("fp32", 400.0), result("fp32", 400.0, target="gpu")])
+    assert [row["ratio_to_trtexec"] for row in table] == [None, None, None, 1.0125]
 
 
 def test_summary_of_nothing_is_a_header(files):

@@ -10,7 +10,7 @@ import yaml
 
 import assemble_result
 from conftest import ROOT
-from files import UserError
+from files import UserError, sha256_file
 
 SUMMARY = dict.fromkeys(("mean", "median", "p90", "p95", "p99", "min", "max"), 1.5)
 SHA256 = "0" * 64
@@ -50,6 +50,7 @@ VALID = {
             "clocks_mhz": {"before": 2596.1, "after": None},
         }
     ],
+    "trtexec": None,
     "engine": {
         "path": "results/digits/engines/a.engine",
         "bytes": 10,
@@ -58,6 +59,7 @@ VALID = {
         "engine_builds": 1,
         "layers": 135,
         "precision_of_layers": {"int8": 1, "fp16": 0, "bf16": 0, "fp32": 134},
+        "warnings": ["the recipe asks for int8, and no layer computes in it"],
     },
     "plan": None,
     "checkpoint_bytes": 10,
@@ -70,6 +72,15 @@ VALID = {
         "versions": {"python": "3.11"},
         "git_commit": "a" * 40 + "-dirty",
     },
+}
+
+
+TRTEXEC = {
+    "batch": 1,
+    "throughput_qps": 600.0,
+    "latency_ms": SUMMARY,
+    "compute_ms": SUMMARY,
+    "median_compute_ratio": 1.0,
 }
 
 
@@ -87,6 +98,8 @@ def test_valid_result():
     assemble_result.check_schema(changed(("engine", "precision_of_layers"), None))
     assemble_result.check_schema(changed(("plan",), {"nodes_total": 3, "nodes_high_precision": 0, "path": "p.json"}))
     assemble_result.check_schema(changed(("provenance", "git_commit"), None))
+    assemble_result.check_schema(changed(("trtexec",), [TRTEXEC]))
+    assemble_result.check_schema(changed(("engine", "warnings"), []))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +118,10 @@ def test_valid_result():
         (("engine", "sha256"), "abc"),
         (("engine", "layers"), 0),
         (("engine", "precision_of_layers"), {"int8": 1}),
+        (("engine", "warnings"), None),
+        (("trtexec",), []),
+        (("trtexec",), [{**TRTEXEC, "compute_ms": None}]),
+        (("trtexec",), [{**TRTEXEC, "median_compute_ratio": 0}]),
         (("plan",), {}),
         (("provenance", "git_commit"), "main"),
         (("provenance", "versions", "torch"), None),
@@ -156,22 +173,33 @@ def test_budget():
 
 
 def test_another_engine_s_figures_are_refused(tmp_path):
-    class Args:
-        engine, accuracy, benchmark = str(tmp_path / "e"), "a.json", "b.json"
-
     (tmp_path / "e").write_bytes(b"engine")
-    good = {"engine_sha256": assemble_result_sha(tmp_path / "e")}
-    assemble_result.check_engine(Args, good, good)
-    with pytest.raises(UserError, match="b.json was measured on another engine"):
-        assemble_result.check_engine(Args, good, {"engine_sha256": "0"})
-    with pytest.raises(UserError, match="a.json was measured on another engine"):
-        assemble_result.check_engine(Args, {}, good)
+    good, names = {"engine_sha256": sha256_file(tmp_path / "e")}, ("a.json", "b.json", "t.json")
+    assemble_result.check_engine(tmp_path / "e", dict.fromkeys(names, good))
+    assemble_result.check_engine(tmp_path / "e", {"a.json": good, "b.json": good, None: None})
+    for name in names:
+        for bad in ({"engine_sha256": "0"}, {}):
+            with pytest.raises(UserError, match=f"{name} was measured on another engine"):
+                assemble_result.check_engine(tmp_path / "e", {**dict.fromkeys(names, good), name: bad})
 
 
-def assemble_result_sha(path):
-    import hashlib
+def test_trtexec_beside_our_timing():
+    """The ratio is our median compute over trtexec's, of the same batch; nothing timed is null."""
+    ours = [{"batch": batch, "compute_ms": {**SUMMARY, "median": median}} for batch, median in ((1, 1.5), (16, 6.6))]
+    theirs = [{**TRTEXEC, "batch": batch, "compute_ms": {**SUMMARY, "median": 6.0}} for batch in (16, 1)]
+    found = assemble_result.trtexec_of({"installed": True, "trtexec": theirs}, ours)
+    assert [(entry["batch"], entry["median_compute_ratio"]) for entry in found] == [(16, pytest.approx(1.1)), (1, 0.25)]
+    assert all(set(entry) == set(TRTEXEC) for entry in found)
+    assert assemble_result.trtexec_of({"installed": False, "trtexec": []}, ours) is None
+    assert assemble_result.trtexec_of(None, ours) is None
 
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+@pytest.mark.parametrize("ratio, said", [(1.0, False), (1.029, False), (0.971, False), (1.031, True), (0.969, True)])
+def test_warning_where_trtexec_differs(caplog, ratio, said):
+    with caplog.at_level("INFO", "levit"):
+        assemble_result.tell(changed(("trtexec",), [{**TRTEXEC, "median_compute_ratio": ratio}]))
+    assert (f"our median compute is {ratio:.3f} times trtexec's" in caplog.text) == said
+    assert "warning: of the engine's build: the recipe asks for int8, and no layer computes in it" in caplog.text
 
 
 def test_git_commit(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import probe
 import runtimes
 from conftest import ROOT
 from files import UserError
-from runtimes import _calibration, _gpu, _layers, _tensorrt, tensorrt
+from runtimes import _calibration, _gpu, _layers, _tensorrt, missing_precisions, tensorrt
 
 SURFACES = json.loads((ROOT / "tests" / "data" / "tensorrt_api.json").read_text())
 FP32 = {"compute": "fp32", "batches": [1, 8]}
@@ -309,6 +309,17 @@ def test_inspector_whose_text_is_no_json():
     engine = types.SimpleNamespace(create_engine_inspector=lambda: inspector, num_layers=2)
     found = _tensorrt.layers_of_engine(trt, engine)
     assert [{**row, "tactic": None} for row in found] == [{**row, "tactic": None} for row in ROWS]
+
+
+def test_a_conversion_is_no_computing():
+    recipe = {"compute": "int8", "high_precision": "fp16"}
+    said = "the recipe asks for {}, and no layer computes in it".format
+    assert missing_precisions(recipe, ROWS) == [said("fp16")]
+    halves = [{**ROWS[0], "precision": "int8"}, {**ROWS[1], "precision": "fp16"}]
+    assert missing_precisions(recipe, halves) == [said("int8")], "it is quantized, and then nothing is INT8"
+    assert missing_precisions(recipe, halves + ROWS) == []
+    unknown = "whether any layer computes in int8 or fp16 is not known: they cannot be read back"
+    assert missing_precisions(recipe, None) == [unknown]
 
 
 # Calibration caches

@@ -7,14 +7,15 @@ from cli import Command, log, tool_versions
 TOOLS = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "numpy")
 SCHEMA = "result.schema.yaml"
 EPSILON = 1e-9  # percentages are quotients of counts
+APART = 0.03  # of 1: two timings of one engine that differ by more are not both right
 
 
 def produce(args):
     from files import read_json, write_json
 
-    engine, accuracy, timing = (read_json(p) for p in (args.engine_description, args.accuracy, args.benchmark))
-    identity = read_json(args.identity)
-    check_engine(args, accuracy, timing)
+    engine, accuracy, timing = (read_json(p) for p in (args.description, args.accuracy, args.benchmark))
+    identity, other = read_json(args.identity), read_json(args.trtexec) if args.trtexec else None
+    check_engine(args.engine, {args.accuracy: accuracy, args.benchmark: timing, args.trtexec: other})
     result = {
         "model": args.model,
         "precision": args.precision,
@@ -22,6 +23,7 @@ def produce(args):
         "dataset": dataset_of(args.dataset, accuracy, read_json(args.index)),
         "accuracy": accuracy_of(accuracy, args.budget),
         "benchmark": timing["benchmark"],
+        "trtexec": trtexec_of(other, timing["benchmark"]),
         "engine": engine_of(args.engine, engine),
         "plan": plan_of(engine),
         "checkpoint_bytes": size_of(args.checkpoint),
@@ -33,14 +35,14 @@ def produce(args):
     tell(result, engine.get("warnings", ()))
 
 
-def check_engine(args, *measured):
-    """Raise UserError where accuracy or benchmark were measured on another engine file."""
+def check_engine(engine, measured):
+    """Raise UserError where one of {path: what was measured, or None} was measured on another engine file."""
     from files import UserError, sha256_file
 
-    sha256 = sha256_file(args.engine)
-    for path, found in zip((args.accuracy, args.benchmark), measured):
-        if found.get("engine_sha256") != sha256:
-            raise UserError(f"{path} was measured on another engine than {args.engine}: delete it and run again")
+    sha256 = sha256_file(engine)
+    for path, found in measured.items():
+        if found is not None and found.get("engine_sha256") != sha256:
+            raise UserError(f"{path} was measured on another engine than {engine}: delete it and run again")
 
 
 def dataset_of(name, accuracy, index):
@@ -62,6 +64,16 @@ def accuracy_of(accuracy, budget):
     return {**{name: accuracy[name] for name in names}, "budget": budget, "within_budget": lost <= budget + EPSILON}
 
 
+def trtexec_of(timed, benchmark):
+    """Return trtexec's timings, each with our median compute over its own, or None where it timed nothing."""
+    ours = {entry["batch"]: entry["compute_ms"]["median"] for entry in benchmark if entry["compute_ms"]}
+    names = ("batch", "throughput_qps", "latency_ms", "compute_ms")
+    entries = [{name: entry[name] for name in names} for entry in (timed or {}).get("trtexec", ())]
+    for entry in entries:
+        entry["median_compute_ratio"] = ours[entry["batch"]] / entry["compute_ms"]["median"]
+    return entries or None
+
+
 def engine_of(path, described):
     """Return what the engine file is."""
     from files import sha256_file
@@ -74,6 +86,7 @@ def engine_of(path, described):
         "engine_builds": described["engine_builds"],
         "layers": described["layer_count"],
         "precision_of_layers": described["precision_of_layers"],
+        "warnings": described["warnings"],
     }
 
 
@@ -138,7 +151,7 @@ def size_of(path):
     return Path(path).stat().st_size
 
 
-def tell(result, warnings):
+def tell(result, warnings=()):
     """Log a result in a line, and others for what should not be overlooked; warnings: of the engine's builder."""
     accuracy = result["accuracy"]
     speed = ", ".join(f"{e['images_per_second']:.1f} images/s at batch {e['batch']}" for e in result["benchmark"])
@@ -152,6 +165,12 @@ def tell(result, warnings):
     unstable = [str(entry["batch"]) for entry in result["benchmark"] if not entry["stable"]]
     if unstable:
         log.info("warning: the timing at batch %s is not stable", ", ".join(unstable))
+    for entry in result["trtexec"] or ():
+        if abs(entry["median_compute_ratio"] - 1) > APART:
+            figures = entry["batch"], entry["median_compute_ratio"]
+            log.info("warning: at batch %d our median compute is %.3f times trtexec's: time both again", *figures)
+    for warning in result["engine"]["warnings"]:
+        log.info("warning: of the engine's build: %s", warning)
 
 
 def command():
@@ -159,7 +178,7 @@ def command():
     for name in ("--model", "--precision", "--target", "--dataset"):
         c.param(name, required=True, help="its name in config.yaml")
     for name in (
-        "--engine-description",
+        "--description",
         "--engine",
         "--accuracy",
         "--benchmark",
@@ -169,7 +188,8 @@ def command():
     ):
         c.input(name)
     c.input("--graph", help="what the engine was built from")
-    c.input("--calibration", nargs="?", required=False)
+    for name in ("--trtexec", "--calibration"):
+        c.input(name, nargs="?", required=False)
     c.recipe("--recipe", help="JSON of the rows that decided the result").param("--budget", type=float, required=True)
     return c.output("--result")
 

@@ -5,8 +5,9 @@
     tar -xf kit.tar && python3 workflow_scripts/device_kit.py run                                    # there
     python workflow_scripts/device_kit.py bring brought.tar                                          # here again
 
-`run` records the target's identity, builds, evaluates and times, and goes on where an interrupted run stopped. `bring`
-refuses files that were made of other inputs or recipes than those that are here now, and tells Snakemake of the rest.
+`run` records the target's identity, builds, evaluates and times, with trtexec as well where the target's row says so,
+and goes on where an interrupted run stopped. `bring` refuses files that were made of other inputs or recipes than those
+that are here now, and tells Snakemake of the rest.
 """
 
 import argparse
@@ -75,6 +76,7 @@ def _jobs(names, tables, recipes):
     folder, common = f"results/{names.dataset}", {"--runtime": recipes.runtime(names), "--identity": IDENTITY}
     engine = {"--engine": f"{folder}/engines/{label}.engine"}
     model = {"--split": "val", "--model": recipes.normalization(names)}
+    timed = {**engine, **common, "--recipe": recipes.timing(names)}
     steps = [
         ("fingerprint.py", {"--target": recipes.facts(names)}, {"--identity": f"results/targets/{names.target}.json"}),
         (
@@ -92,12 +94,10 @@ def _jobs(names, tables, recipes):
             {**engine, **given["evaluate_engine.py"], **common, **model, "--recipe": recipes.running(names)},
             {"--accuracy": f"{folder}/accuracy/{label}.json"},
         ),
-        (
-            "benchmark.py",
-            {**engine, **common, "--recipe": recipes.timing(names)},
-            {"--benchmark": f"{folder}/benchmark/{label}.json"},
-        ),
+        ("benchmark.py", timed, {"--benchmark": f"{folder}/benchmark/{label}.json"}),
     ]
+    other = [("run_trtexec.py", timed, {"--trtexec": f"{folder}/trtexec/{label}.json"})]
+    steps += other if tables.has_trtexec(names.target) else []
     return [_job(script, names.target, given, outputs) for script, given, outputs in steps]
 
 

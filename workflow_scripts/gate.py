@@ -22,7 +22,7 @@ NEEDS = {
 }
 PURPOSES = {
     **dict.fromkeys(("build_engine", "fingerprint"), "build"),
-    **dict.fromkeys(("evaluate_engine", "benchmark", "bisect"), "run"),
+    **dict.fromkeys(("evaluate_engine", "benchmark", "trtexec", "profile", "bisect"), "run"),
 }
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 RUN_LOCK = ".snakemake/levit.run.lock"

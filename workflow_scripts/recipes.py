@@ -110,6 +110,9 @@ class Recipes:
     def running(self, w):
         return pick(self.tables.row("target", w.target), "threads")
 
+    def profiling(self, w):
+        return pick(self.tables.row("target", w.target), "batches", "threads")
+
     def timing(self, w):
         return pick(self.tables.row("target", w.target), *TIMING)
 

@@ -217,6 +217,9 @@ class Tables:
         fallback = self.row("precision", precision)["fallback"]
         return fallback["plan"].replace("{model}", model) if isinstance(fallback, dict) else []
 
+    def has_trtexec(self, target):
+        return self.row("target", target)["trtexec"]
+
     def is_calibrated(self, precision):
         return bool(self.row("precision", precision).get("calibration"))
 

@@ -49,7 +49,7 @@ def test_there_and_back(travelled, tmp_path):
     workflow.build(RESULT)
     assert workflow.plan(RESULT) == []
     workflow.config(lambda config: config["targets"]["gpu"].update(iterations=77))
-    assert workflow.plan(RESULT) == ["benchmark fp32.gpu", "result fp32.gpu"]
+    assert workflow.plan(RESULT) == ["benchmark fp32.gpu", "result fp32.gpu", "trtexec fp32.gpu"]
     workflow.config(lambda config: config["targets"]["gpu"].update(workspace_mb=77))
     assert "build_engine fp32.gpu" in workflow.plan(RESULT)
 
@@ -62,6 +62,17 @@ def test_a_second_run_repeats_nothing(travelled):
     before = engine.stat().st_mtime_ns
     assert kit(device, workflow.environment(), "run")[0] == 0
     assert engine.stat().st_mtime_ns == before and not log.exists()
+
+
+def test_a_target_without_trtexec_has_no_job_for_it(travelled, tmp_path):
+    made = [path.name for path in travelled[1].rglob("trtexec/*.json")]
+    assert made == ["LeViT-tiny.fp32.gpu.json"]
+    workflow = travelled[0].copy(tmp_path / "host")
+    workflow.config(lambda config: config["targets"]["gpu"].update(trtexec=False))
+    status, output = kit(workflow.folder, workflow.environment(), "pack", RESULT)
+    assert status == 0 and "kit.tar: 4 jobs" in output
+    with tarfile.open(workflow.path("kit.tar")) as archive:
+        assert "workflow_scripts/run_trtexec.py" not in archive.getnames()
 
 
 @pytest.mark.parametrize("changed", ["recipe", "input"])

@@ -11,6 +11,7 @@ STALE = [
     "evaluate_engine fp32.gpu",
     "fingerprint gpu",
     "result fp32.gpu",
+    "trtexec fp32.gpu",
 ]
 SMI = '#!/bin/sh\necho "{device}, {capability}, {memory} MiB, {driver}"\n'
 FACTS = {"device": "NVIDIA H200", "capability": "9.0", "memory": "143771", "driver": "580.1"}
@@ -51,13 +52,50 @@ def test_what_a_changed_machine_makes_stale(built, tmp_path, change):
     assert workflow.plan(RESULT) == []
 
 
-@pytest.mark.parametrize("change", [{"cuda_graph": False}, {"transfers": False}])
-def test_how_it_is_timed_is_the_benchmarks_alone(built, tmp_path, change):
+TIMED = ["benchmark fp32.gpu", "result fp32.gpu", "trtexec fp32.gpu"]
+ROWS = [
+    ({"cuda_graph": False}, TIMED),
+    ({"transfers": False}, TIMED),
+    ({"spin_wait": False}, TIMED),
+    ({"iterations": 77}, TIMED),
+    ({"trtexec": False}, ["result fp32.gpu"]),
+]
+SCRIPTS = [
+    ("run_trtexec.py", ["result fp32.gpu", "trtexec fp32.gpu"]),
+    ("measure/trtexec.py", ["result fp32.gpu", "trtexec fp32.gpu"]),
+    ("benchmark.py", ["benchmark fp32.gpu", "result fp32.gpu"]),
+    ("measure/stats.py", TIMED),
+    ("profile_engine.py", []),
+]
+
+
+@pytest.mark.parametrize("change, jobs", ROWS, ids=[next(iter(change)) for change, _ in ROWS])
+def test_how_it_is_timed_is_the_timings_alone(built, tmp_path, change, jobs):
     workflow = built.copy(tmp_path / "changed")
     machine(workflow)
     assert workflow.plan(RESULT) == []
     workflow.config(lambda config: config["targets"]["gpu"].update(change))
-    assert workflow.plan(RESULT) == ["benchmark fp32.gpu", "result fp32.gpu"]
+    assert workflow.plan(RESULT) == jobs
+    assert workflow.build(RESULT) == [] and workflow.plan(RESULT) == []
+
+
+def test_trtexec_that_is_asked_for_later(built, tmp_path):
+    workflow = built.copy(tmp_path / "changed")
+    machine(workflow)
+    workflow.config(lambda config: config["targets"]["gpu"].update(trtexec=False))
+    workflow.path("results/digits/trtexec/LeViT-tiny.fp32.gpu.json").unlink()
+    workflow.build(RESULT)
+    workflow.config(lambda config: config["targets"]["gpu"].update(trtexec=True))
+    assert workflow.plan(RESULT) == ["result fp32.gpu", "trtexec fp32.gpu"]
+
+
+@pytest.mark.parametrize("script, jobs", SCRIPTS, ids=[script for script, _ in SCRIPTS])
+def test_code_of_a_timing(built, tmp_path, script, jobs):
+    workflow = built.copy(tmp_path / "changed")
+    machine(workflow)
+    path = workflow.path(f"workflow_scripts/{script}")
+    path.write_text(path.read_text() + "\nEXTRA = 1\n")
+    assert workflow.plan(RESULT) == jobs
 
 
 def test_timing_caches_decide_nothing(built, tmp_path):

@@ -13,6 +13,7 @@ from workflow import Workflow, jobs_of, reasons_of
 MODEL = "LeViT-tiny"
 BUILT = ("fp32.cpu", "int8_ptq.cpu", "int8_qat.cpu", "fp32.ort")
 CPU = BUILT[:3]
+PROFILE = f"results/digits/profile/{MODEL}.fp32.cpu.json"
 
 
 def result(*names):
@@ -108,7 +109,7 @@ def key_order_in_config(workflow):
 
 @change([])
 def default_written_out(workflow):
-    workflow.config(row("targets", "cpu", typed=False, dla=0))
+    workflow.config(row("targets", "cpu", typed=False, dla=0, trtexec=False))
 
 
 @change([])
@@ -310,6 +311,16 @@ def new_target(workflow):
     workflow.config(add)
 
 
+@change([f"{rule} {name}" for name in CPU for rule in ("trtexec", "result")])
+def trtexec_of_a_target(workflow):
+    workflow.config(row("targets", "cpu", trtexec=True))
+
+
+@change(["profile fp32.cpu"], targets=[PROFILE])
+def profile_of_an_engine(workflow):
+    pass
+
+
 # Code
 
 
@@ -344,6 +355,18 @@ def code_of_a_shared_module(workflow):
 @change(["fingerprint ort", *engine("fp32.ort")], builds("fp32.ort"))
 def code_of_a_runtime(workflow):
     workflow.edit("workflow_scripts/runtimes/onnxruntime.py", "def build", "EXTRA = 1\n\n\ndef build")
+
+
+@change(["profile fp32.cpu"], targets=[PROFILE])
+def code_of_a_profile(workflow):
+    workflow.build(PROFILE)
+    workflow.edit("workflow_scripts/profile_engine.py", "def produce", "EXTRA = 1\n\n\ndef produce")
+
+
+@change(timed(*CPU), targets=[PROFILE])
+def iterations_are_no_part_of_a_profile(workflow):
+    workflow.build(PROFILE)
+    workflow.config(row("targets", "cpu", iterations=78))
 
 
 @change(timed(*BUILT))

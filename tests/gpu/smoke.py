@@ -62,7 +62,7 @@ def main():
         bad.write_bytes(data)
         command = [sys.executable, "-c", CHILD, str(ROOT / "workflow_scripts"), str(bad)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-        return [done.returncode, done.stdout.decode(errors="replace")[-500:]]
+        return [done.returncode, done.stdout.decode(errors="replace").strip().splitlines()[-1:]]
 
     def too_much():
         try:

@@ -7,6 +7,9 @@ Standard library alone, Python 3.8. Builds come in the order of the stages, as m
 is timed when nothing else runs on its GPU. Each step writes its own JSON under OUT, so that a visit that is
 cut short loses only what it did not reach; OUT/visit.json says which steps were done. A step that is done is not
 repeated. Builds that are not done after --build-seconds are given up. The recipes are config.yaml's, less the batches.
+A stage is PRECISION[-VARIANT]@BATCH[+BATCH...]; a variant is another graph of the precision,
+clean/{model}.gpu-VARIANT.onnx or quantized/{model}.PRECISION-VARIANT.gpu.onnx. Stages of --rebuild are built a
+second time, from the timing cache.
 """
 
 import argparse
@@ -28,6 +31,7 @@ PRECISIONS = {
     "fp16": {"compute": "fp16"},
     "int8_qat": {"compute": "int8", "high_precision": "fp16"},
     "int8_ptq": {"compute": "int8", "high_precision": "fp16"},
+    "int8_cache": {"compute": "int8", "high_precision": "fp16"},  # the clean graph with a calibration cache
 }
 TIMING = {"warmup_ms": 500, "duration_ms": 3000, "iterations": 100, "spin_wait": True}
 NORMALIZATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -49,7 +53,8 @@ class Visit:
             return True
         begin = time.monotonic()
         caches = {"LEVIT_TIMING_CACHES": str(self.out / "timing")} if self.args.timing_cache else {}
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, **caches}
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "TORCHINDUCTOR_CACHE_DIR": str(self.out / "inductor")}
+        environment.update(caches)
         with open(self.out / f"{name}.log", "ab") as log:
             try:
                 done = subprocess.run(
@@ -77,10 +82,16 @@ class Visit:
 
     # Engines
 
-    def graph(self, precision):
-        if precision.startswith("int8"):
-            return self.artifacts / "quantized" / f"{self.args.model}.{precision}.gpu.onnx"
-        return self.artifacts / "clean" / f"{self.args.model}.gpu.onnx"
+    def graph(self, stage):
+        name = stage.split("@")[0]
+        precision, _, variant = name.partition("-")
+        if precision.startswith("int8") and precision != "int8_cache":
+            return self.artifacts / "quantized" / f"{self.args.model}.{name}.gpu.onnx"
+        return self.artifacts / "clean" / f"{self.args.model}.gpu{variant and '-' + variant}.onnx"
+
+    def cache(self, stage):
+        path = self.artifacts / "calibration" / f"{self.args.model}.int8_ptq.gpu.cache"
+        return ["--cache", path] if stage.startswith("int8_cache") else []
 
     def path(self, stage, suffix):
         return self.out / f"{stage}.{suffix}"
@@ -92,16 +103,16 @@ class Visit:
         self.step("fingerprint", command, ["target.json"], self.gpus[0], 60)
         return (self.out / "target.json").read_text()
 
-    def build(self, stage, gpu, identity):
-        precision, batch = stage.split("@")
-        recipe = {**self.recipe, **PRECISIONS[precision], "batches": [int(batch)]}
-        files = self.path(stage, "engine"), self.path(stage, "build.json")
+    def build(self, stage, gpu, identity, again=""):
+        name = stage.split("@")[0]
+        recipe = {**self.recipe, **PRECISIONS[name.split("-")[0]], "batches": _batches(stage)}
+        files = self.path(stage, f"{again}engine"), self.path(stage, f"{again}build.json")
         command = self.script(
-            *("build_engine", "--onnx", self.graph(precision), "--runtime", "tensorrt"),
+            *("build_engine", "--onnx", self.graph(stage), "--runtime", "tensorrt", *self.cache(stage)),
             *("--recipe", json.dumps(recipe), "--identity", identity),
             *("--engine", files[0], "--description", files[1]),
         )
-        return self.step(f"{stage}.build", command, [path.name for path in files], gpu, self.left())
+        return self.step(f"{stage}.{again}build", command, [path.name for path in files], gpu, self.left())
 
     def score(self, stage, gpu, identity):
         """Score an engine: that may be done while others are built."""
@@ -118,7 +129,7 @@ class Visit:
 
     def time(self, stage, gpu, identity):
         """Time an engine, alone on its GPU."""
-        recipe = {**TIMING, "duration_ms": self.args.duration_ms, "batches": [int(stage.split("@")[1])]}
+        recipe = {**TIMING, "duration_ms": self.args.duration_ms, "batches": _batches(stage)}
         command = self.script(
             *("benchmark", "--engine", self.path(stage, "engine"), "--runtime", "tensorrt", "--identity", identity),
             *("--recipe", json.dumps(recipe), "--benchmark", self.path(stage, "benchmark.json")),
@@ -128,7 +139,7 @@ class Visit:
     def cross(self, stage, gpu):
         """Check an engine's timing and interfaces, alone on its GPU."""
         milliseconds, out = str(self.args.duration_ms // 3), self.path(stage, "cross.json")
-        script, batch = HERE / "cross_check.py", stage.split("@")[1]
+        script, batch = HERE / "cross_check.py", str(_batches(stage)[-1])
         command = [self.args.python, script, self.path(stage, "engine"), batch, out, milliseconds]
         return self.step(f"{stage}.cross", command, [f"{stage}.cross.json"], gpu, 120)
 
@@ -136,22 +147,31 @@ class Visit:
         command = [self.args.python, HERE / "smoke.py", self.out / "smoke.json"]
         self.step("smoke", command, ["smoke.done"], self.gpus[-1], self.left())
 
-    def torch(self, gpu):
-        command = [self.args.torch_python, HERE / "torch_side.py", self.out / "torch.json"]
-        self.step("torch", command, ["torch.done"], gpu, 300)
+    def torch(self, gpu, warm=()):
+        name = "torch_warm" if warm else "torch"
+        command = [self.args.torch_python, HERE / "torch_side.py", self.out / f"{name}.json", *warm]
+        self.step(name, command, [f"{name}.done"], gpu, 300)
+
+    def beside(self, stages):
+        """What may run beside builds."""
+        self.smoke()
+        if "torch" in stages:
+            self.torch(self.gpus[-1], ["warm"])
 
     # The whole
 
     def run(self):
         stages = self.args.stages.split(",")
         identity = self.identity()
-        smoke = threading.Thread(target=self.smoke)
-        smoke.start()
-        pending = [stage for stage in stages if stage != "torch" and self.graph(stage.split("@")[0]).exists()]
+        beside = threading.Thread(target=self.beside, args=(stages,))
+        beside.start()
+        pending = [stage for stage in stages if stage != "torch" and self.graph(stage).exists()]
         for stage in set(stages) - set(pending) - {"torch"}:
             self.note(stage, {"status": "no graph"})
         built = self.build_all(pending, identity)
-        smoke.join()
+        beside.join()
+        again = [stage for stage in self.args.rebuild.split(",") if stage in built]
+        self.on_every_gpu([lambda gpu, stage=stage: self.build(stage, gpu, identity, "again.") for stage in again])
         works = [lambda gpu, stage=stage: self.time(stage, gpu, identity) for stage in stages if stage in built]
         works += [self.torch] if "torch" in stages else []
         works += [lambda gpu, stage=stage: self.cross(stage, gpu) for stage in stages if stage in built]
@@ -201,6 +221,10 @@ class Visit:
             thread.join()
 
 
+def _batches(stage):
+    return [int(batch) for batch in stage.split("@")[1].split("+")]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--artifacts", required=True, help="results/{dataset}: clean/, quantized/, data/, accuracy/")
@@ -214,6 +238,7 @@ def main():
     parser.add_argument("--duration-ms", type=int, default=3000, help="of each timing")
     parser.add_argument("--recipe", default="{}", help="JSON: more of a target's row for all builds")
     parser.add_argument("--stages", default=STAGES)
+    parser.add_argument("--rebuild", default="", help="stages to build again, with --timing-cache")
     parser.add_argument("--timing-cache", action="store_true", help="share kernel timings between builds")
     Visit(parser.parse_args()).run()
 

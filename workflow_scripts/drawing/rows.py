@@ -14,6 +14,7 @@ COLUMNS = (
     "ratio_to_fp32",
     "latency_median_ms",
     "latency_p99_ms",
+    "ratio_to_trtexec",
     "stable",
     "top1",
     "top5",
@@ -54,6 +55,11 @@ def ratio(results, result, batch):
     return own["images_per_second"] / base["images_per_second"] if base and own else None
 
 
+def beside_trtexec(result, batch):
+    """Return our median compute over trtexec's at a batch size, or None where trtexec did not time it."""
+    return {entry["batch"]: entry["median_compute_ratio"] for entry in result["trtexec"] or ()}.get(batch)
+
+
 def spoken_ratio(results, result, batch):
     """Return the ratio in words, marked `~` where either of its timings is not stable; empty without a ratio."""
     over = ratio(results, result, batch)
@@ -77,6 +83,7 @@ def flat(results):
                 "ratio_to_fp32": ratio(results, result, entry["batch"]),
                 "latency_median_ms": entry["latency_ms"]["median"],
                 "latency_p99_ms": entry["latency_ms"]["p99"],
+                "ratio_to_trtexec": beside_trtexec(result, entry["batch"]),
                 "engine_bytes": result["engine"]["bytes"],
                 "layers_int8": layers.get("int8"),
                 "layers": result["engine"]["layers"],

@@ -42,7 +42,10 @@ def _is_output(graph, tensor):
 
 
 def _reshape(graph, source, shape, name):
-    """Add a Reshape of a tensor to a symbolic shape and return its output."""
+    """Add a Reshape of a tensor to a symbolic shape and return its output; a name that is taken gets a `_` more."""
+    taken = {node.name for node in graph.nodes}
+    while name in taken:
+        name += "_"
     output = gs.Variable(f"{name}_output_0", dtype=source.dtype, shape=list(shape))
     value = gs.Constant(f"{name}_shape", np.array(shapes.target(shape), dtype=np.int64))
     graph.nodes.append(gs.Node("Reshape", name, inputs=[source, value], outputs=[output]))
@@ -158,7 +161,7 @@ def linear_to_gemm(graph):
         constants = [t for t in bias.inputs if isinstance(t, gs.Constant) and len(t.shape) == 1]
         if constants and len(node.inputs[1].shape) == 2:
             _as_gemm(graph, node, bias, constants[0])
-    return drop_noops(merge_reshapes(_sink_reshapes(merge_reshapes(graph.cleanup().toposort()))))
+    return _flat_between(graph)
 
 
 def _as_gemm(graph, node, add, bias):
@@ -175,6 +178,30 @@ def _as_gemm(graph, node, add, bias):
     add.outputs.clear()
 
 
+def gemm_to_conv(graph):
+    """Write each Gemm with a constant weight as a 1x1 convolution on [rows, C, 1, 1]; the form stays."""
+    shapes.annotate(graph)
+    for node in [n for n in graph.nodes if n.op == "Gemm" and isinstance(n.inputs[1], gs.Constant)]:
+        _as_conv(graph, node)
+    return _flat_between(graph)
+
+
+def _as_conv(graph, node):
+    (source, weight, bias), result, name = node.inputs, node.outputs[0], node.name.rsplit("/", 1)[0]
+    values = weight.values if node.attrs.get("transB", 0) else weight.values.T
+    kernel = gs.Constant(f"{name}/kernel", np.ascontiguousarray(values[:, :, None, None]))
+    wide = _reshape(graph, source, [*source.shape, 1, 1], f"{name}/Widen")
+    output = gs.Variable(f"{name}/Conv_output_0", dtype=result.dtype, shape=[*result.shape, 1, 1])
+    graph.nodes.append(gs.Node("Conv", f"{name}/Conv", {"kernel_shape": [1, 1]}, [wide, kernel, bias], [output]))
+    narrow = _reshape(graph, output, result.shape, f"{name}/Narrow")
+    for reader in list(result.outputs):
+        _reads(reader, result, narrow)
+    if _is_output(graph, result):
+        narrow.name, result.name = result.name, narrow.name
+        graph.outputs = [narrow if tensor is result else tensor for tensor in graph.outputs]
+    node.outputs.clear()
+
+
 def _product(dimensions):
     """Return the symbolic product of dimensions of which at most one depends on the batch."""
     factor = int(np.prod([d for d in dimensions if isinstance(d, int)]))
@@ -183,6 +210,12 @@ def _product(dimensions):
         return factor
     factor *= int((scaled[0].split("*") + ["1"])[1])
     return "batch" if factor == 1 else f"batch*{factor}"
+
+
+def _flat_between(graph):
+    """Return the graph with the Reshapes between its linear layers gone, skip connections included."""
+    graph = merge_reshapes(_sink_reshapes(merge_reshapes(graph.cleanup().toposort())))
+    return drop_noops(merge_reshapes(_share_reshapes(graph)))
 
 
 def _sink_reshapes(graph):
@@ -195,27 +228,46 @@ def _sink_reshapes(graph):
 def _sink(graph, node):
     data = [t for t in node.inputs if not isinstance(t, gs.Constant)]
     before = [_producer(t, "Reshape") for t in data]
+    first = next((reshape for reshape in before if reshape is not None), None)
     scalars = all(t.values.size == 1 for t in node.inputs if isinstance(t, gs.Constant))
-    if (
-        not data
-        or not all(reshape is not None for reshape in before)
-        or not scalars
-        or _is_output(graph, node.outputs[0])
-    ):
+    if first is None or not scalars or _is_output(graph, node.outputs[0]):
         return False
-    sources = [reshape.inputs[0].shape for reshape in before]
-    targets = [reshape.outputs[0].shape for reshape in before]
-    if any(s != sources[0] for s in sources) or any(t != targets[0] for t in targets):
+    source, target = first.inputs[0].shape, first.outputs[0].shape
+    if not all(_sinks(tensor, reshape, source, target) for tensor, reshape in zip(data, before)):
         return False
-    result = node.outputs[0]
-    readers = list(result.outputs)
     for tensor, reshape in zip(data, before):
-        _reads(node, tensor, reshape.inputs[0])
-    result.shape = sources[0]
-    behind = _reshape(graph, result, targets[0], f"{node.name}_Reshape")
+        other = reshape is None and _reshape(graph, tensor, source, f"{node.name}_Flatten")
+        _reads(node, tensor, other or reshape.inputs[0])
+    result = node.outputs[0]
+    readers, result.shape = list(result.outputs), source
+    behind = _reshape(graph, result, target, f"{node.name}_Reshape")
     for reader in readers:
         _reads(reader, result, behind)
     return True
+
+
+def _sinks(tensor, reshape, source, target):
+    """Return whether an input has the Reshape that is to sink, or can be given its inverse.
+
+    Only towards the form that linear layers work in, fewer dimensions that are not 1, so that sinking comes to an end.
+    """
+    if reshape is not None:
+        return reshape.inputs[0].shape == source and reshape.outputs[0].shape == target
+    return tensor.shape == target and _flatness(source) < _flatness(target)
+
+
+def _flatness(shape):
+    return sum(d != 1 for d in shape), -len(shape)
+
+
+def _share_reshapes(graph):
+    """Keep one of several Reshapes of a tensor to one shape."""
+    first = {}
+    for node in [n for n in graph.toposort().nodes if n.op == "Reshape"]:
+        kept = first.setdefault((node.inputs[0].name, tuple(node.outputs[0].shape)), node).outputs[0]
+        for reader in list(node.outputs[0].outputs) if kept is not node.outputs[0] else []:
+            _reads(reader, node.outputs[0], kept)
+    return graph.cleanup()
 
 
 PASSES = {
@@ -230,6 +282,7 @@ PASSES = {
         merge_transposes,
         merge_hardswish,
         linear_to_gemm,
+        gemm_to_conv,
     )
 }
 

@@ -1,6 +1,14 @@
-"""trtexec's own timing of an engine, from the file that it writes with --exportTimes, for a comparison with ours."""
+"""trtexec, where it is installed: the options that this one has, and its own timing of an engine to compare with ours.
+
+Options are looked for in what `trtexec --help` lists: TensorRT 11 turned three defaults round and named the opposites.
+"""
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
 
 import numpy as np
 
@@ -8,25 +16,86 @@ from files import UserError
 from runtimes import Timing
 
 FIELDS = ("latencyMs", "computeMs", "h2dMs", "d2hMs")
+OLDER = {"inMs": "h2dMs", "outMs": "d2hMs", "startInMs": "startH2dMs", "endOutMs": "endD2hMs"}
+PACKAGED = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and Debian packages put it, which is not on PATH
+SWITCHES = {  # key of a target's row: the option that turns it on, and the one that turns it off
+    "cuda_graph": ("--useCudaGraph", "--noCudaGraph"),
+    "spin_wait": ("--useSpinWait", "--noSpinWait"),
+    "transfers": ("--includeDataTransfers", "--noDataTransfers"),
+}
+OPTION = re.compile(r"^ {1,8}(--\w+)", re.MULTILINE)  # further in, it is what a description speaks of
+BANNER = re.compile(r"\[TensorRT v([\d.]+)\]")
+ERROR = re.compile(r"\[E\]\s*(.*)")
 
 
-def read(path):
-    """Return the Timing in a file of --exportTimes.
+def find():
+    """Return the path of trtexec, or None where it is not installed."""
+    return shutil.which("trtexec") or (PACKAGED if os.access(PACKAGED, os.X_OK) else None)
 
-    Its queries per second are trtexec's: from the first query's copy to the device to the last one's copy back.
-    Versions before 8.5 write inMs and outMs for the copies. Raises UserError where the file is something else.
+
+class Trtexec:
+    """An installed trtexec: `version` as it prints it, `known` the names of its options."""
+
+    def __init__(self, program):
+        """Ask a program for its help; raise UserError where that lists no options."""
+        self.program, text = program, _said([program, "--help"])
+        banner = BANNER.search(text)
+        self.version, self.known = banner.group(1) if banner else None, set(OPTION.findall(text))
+        if "--loadEngine" not in self.known:
+            raise UserError(f"{program} --help lists no --loadEngine: it is no trtexec, take it off PATH")
+
+    def serves(self, profile):
+        """Return whether it can run an engine's optimization profile of that number: older ones run the first alone."""
+        return profile == 0 or "--useProfile" in self.known
+
+    def arguments(self, engine, shapes, profile, recipe, times):
+        """Return its arguments for a query of `shapes` (name:1x3x4x4), timed as a benchmark's recipe says.
+
+        An option that it does not list is what it does by itself. times: path of the file that it writes.
+        """
+        given = [f"--loadEngine={engine}", f"--shapes={shapes}", f"--warmUp={recipe['warmup_ms']}"]
+        given += [f"--duration={recipe['duration_ms'] / 1000:g}", f"--iterations={recipe['iterations']}"]
+        wanted = [pair[0 if recipe.get(key, True) else 1] for key, pair in SWITCHES.items()]
+        given += [option for option in wanted if option in self.known]
+        return given + ([f"--useProfile={profile}"] if profile else []) + [f"--exportTimes={times}"]
+
+    def time(self, engine, shapes, profile, recipe):
+        """Return its Timing of an engine; raise UserError with its last error where it fails."""
+        with tempfile.TemporaryDirectory() as folder:
+            times = os.path.join(folder, "times.json")
+            _said([self.program, *self.arguments(engine, shapes, profile, recipe, times)])
+            return read(times, recipe["warmup_ms"])
+
+
+def _said(command):
+    """Return what a command prints; raise UserError with the last error that it prints."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except OSError as error:
+        raise UserError(f"{command[0]} does not start ({error.strerror}): set `trtexec: false` in the row") from None
+    text = done.stdout.decode("utf-8", "replace")
+    if done.returncode:
+        errors = ERROR.findall(text) or [line for line in text.splitlines() if line.strip()] or ["it says nothing"]
+        reason = f"{command[0]} failed with status {done.returncode}: {errors[-1].strip()}"
+        raise UserError(f"{reason}: set `trtexec: false` in the target's row to do without it")
+    return text
+
+
+def read(path, warmup_ms=0):
+    """Return the Timing in a file of --exportTimes, less the queries whose network began within the warm-up.
+
+    Some versions export the warm-up as well, others leave it out; all count from its start. Queries per second are
+    trtexec's: from the first query's copy to the device to the last one's copy back. Copies are None where none was
+    timed. Old versions write inMs and outMs for them. Raises UserError where the file is something else.
     """
     try:
         with open(path, encoding="utf-8") as stream:
-            rows = [_renamed(row) for row in json.load(stream)]
-        columns = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in FIELDS}
+            rows = [{OLDER.get(name, name): value for name, value in row.items()} for row in json.load(stream)]
+        rows = [row for row in rows if row["startComputeMs"] >= warmup_ms]
+        columns = [np.array([row[name] for row in rows], dtype=np.float64) for name in FIELDS]
         enqueue = np.array([row["endEnqMs"] - row["startEnqMs"] for row in rows]) if "endEnqMs" in rows[0] else None
         wall = (max(row["endD2hMs"] for row in rows) - rows[0]["startH2dMs"]) / 1e3
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        raise UserError(f"{path} is no file of trtexec --exportTimes") from None
-    return Timing(*(columns[name] for name in FIELDS), enqueue, wall)
-
-
-def _renamed(row):
-    older = {"inMs": "h2dMs", "outMs": "d2hMs", "startInMs": "startH2dMs", "endOutMs": "endD2hMs"}
-    return {older.get(name, name): value for name, value in row.items()}
+        raise UserError(f"{path} is no file of trtexec --exportTimes with queries after the warm-up") from None
+    latency, compute, *copies = columns
+    return Timing(latency, compute, *(column if column.any() else None for column in copies), enqueue, wall)

@@ -7,7 +7,7 @@ A runtime is one file with these functions (a new one needs nothing else but its
                                           `calibration=` (a cache's path) where a recipe quantizes implicitly
     load(engine, threads=0)            -> Session: from the file alone, in a fresh process
     inspect(engine)                    -> [{"name", "type", "precision"}]: the layers that a query really executes
-    profile(engine, batch)             -> [{"name", "type", "precision", "ms"}]: the same with the time that each takes
+    profile(engine, batch, threads=0)  -> [{"name", "type", "precision", "ms"}]: the same with the time that each takes
 
 `recipe` is {"compute", "high_precision"?, "batches", ...}: the slices of a precision's and a target's row that the
 runtime reads. `plan` names the nodes that keep a higher precision, or is None: a module that tells a builder of its
@@ -22,6 +22,7 @@ from pathlib import Path
 from files import UserError
 
 PRECISIONS = ("int8", "fp16", "bf16", "fp32")
+CONVERSIONS = ("Reformat", "Reorder", "Cast", "Convert", "Quantize", "Dequantize", "QuantizeLinear", "DequantizeLinear")
 
 # Arrays of milliseconds, one value a query, or None for what a device has not; wall: seconds of all queries together;
 # energy: millijoules of the whole device meanwhile. latency is h2d + compute + d2h where there are transfers.
@@ -70,11 +71,14 @@ def description(fingerprint, layers, seconds, warnings, **more):
 
 
 def missing_precisions(recipe, layers):
-    """Return warnings for the precisions that a recipe asks for and no layer has."""
-    if not layers:
-        return []
+    """Return warnings for the precisions that a recipe asks for and no layer computes in: converting is no computing.
+
+    Where the layers cannot be read back (None) the one warning is that nothing is known.
+    """
     asked = [recipe["compute"]] + ([recipe["high_precision"]] if recipe.get("high_precision") else [])
-    present = {layer["precision"] for layer in layers}
+    if not layers:
+        return [f"whether any layer computes in {' or '.join(asked)} is not known: they cannot be read back"]
+    present = {layer["precision"] for layer in layers if layer["type"] not in CONVERSIONS}
     return [f"the recipe asks for {name}, and no layer computes in it" for name in asked if name not in present]
 
 
@@ -94,6 +98,10 @@ class Session:
     def run(self, images):
         """Return the logits, float32 [N, C], of images, float32 [N, 3, H, W], for any N."""
         raise NotImplementedError
+
+    def optimization_profile(self, batch):
+        """Return the number of the engine's optimization profile that a batch runs with."""
+        return 0
 
     def time(self, images, loop):
         """Return the Timing of queries with these images: N must be one of `batches`, if there are any.

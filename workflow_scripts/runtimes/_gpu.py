@@ -40,10 +40,14 @@ class Tensors:
     def profile(self, number, name):
         return self.engine.get_tensor_profile_shape(name, number)
 
-    def enqueuer(self, context, number, addresses, batch, stream):
-        """Return a function that puts a query into a stream. addresses: {name: address}; batch: its images."""
+    def set_batch(self, context, number, batch):
+        """Say how many images a context's queries have. number: of its optimization profile."""
         for name in self.inputs:
             context.set_input_shape(name, (batch,) + self.shape(name)[1:])
+
+    def enqueuer(self, context, number, addresses, batch, stream):
+        """Return a function that puts a query into a stream. addresses: {name: address}; batch: its images."""
+        self.set_batch(context, number, batch)
 
         def enqueue():
             for name, address in addresses.items():
@@ -77,13 +81,17 @@ class Bindings:
     def profile(self, number, name):
         return self.engine.get_profile_shape(number, self.numbers[name])
 
+    def set_batch(self, context, number, batch):
+        """Say how many images a context's queries have. number: of its optimization profile."""
+        for name in self.inputs:
+            context.set_binding_shape(number * self.count + self.numbers[name], (batch,) + self.shape(name)[1:])
+
     def enqueuer(self, context, number, addresses, batch, stream):
         """Return a function that puts a query into a stream. addresses: {name: address}; batch: its images."""
-        first, places = number * self.count, [0] * self.engine.num_bindings
+        self.set_batch(context, number, batch)
+        places = [0] * self.engine.num_bindings
         for name, position in self.numbers.items():
-            places[first + position] = addresses[name]
-            if name in self.inputs:
-                context.set_binding_shape(first + position, (batch,) + self.shape(name)[1:])
+            places[number * self.count + position] = addresses[name]
         return lambda: context.execute_async_v2(bindings=places, stream_handle=stream)
 
 
@@ -163,6 +171,9 @@ class GpuSession(Session):
         built = ", ".join(f"{least} to {most}" if least < most else f"{most}" for least, _, most in self.ranges)
         remedy = "add it to the target's batches"
         raise UserError(f"{self.name} has no profile for batch {count}, only for {built}: {remedy}")
+
+    def optimization_profile(self, batch):
+        return self._profile(batch)[0]
 
     def _context(self, number):
         if number not in self._contexts:
@@ -313,6 +324,22 @@ class Pipeline:
             rows.append(self.retire(last))
         last = self.slots[(count - 1) % depth]
         return rows, last.events[5 if self.transfers else 3]
+
+
+def layers(session):
+    """Return the layers that the inspector says an engine has.
+
+    Of free sizes it tells nothing (`N/A due to dynamic shapes`) until a context of the profile has been given them.
+    """
+    found = _tensorrt.layers_of_engine(session.trt, session.engine)
+    for number, (_, best, _) in enumerate(session.ranges):
+        if all(row["precision"] != "none" for row in found):
+            break
+        context = session._context(number)
+        session.io.set_batch(context, number, best)
+        more = _tensorrt.layers_of_engine(session.trt, session.engine, context)
+        found = [new if old["precision"] == "none" else old for old, new in zip(found, more)]
+    return found
 
 
 def profile(session, layers, batch, queries):

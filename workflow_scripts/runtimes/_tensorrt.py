@@ -236,9 +236,14 @@ FORMAT = re.compile(r"\b(" + "|".join(sorted(TYPES, key=len, reverse=True)) + r"
 FIELD = r'"%s"\s*:\s*"((?:[^"\\]|\\.)*)"'
 
 
-def layers_of_engine(trt, engine):
-    """Return the layers that the inspector says an engine has, with tactics; a reformat is a layer like any other."""
+def layers_of_engine(trt, engine, context=None):
+    """Return the layers that the inspector says an engine has, with tactics; a reformat is a layer like any other.
+
+    context: an execution context whose sizes are set, for an engine that has free ones.
+    """
     inspector, form = engine.create_engine_inspector(), trt.LayerInformationFormat.JSON
+    if context is not None:
+        inspector.execution_context = context
     return layers_of_json(inspector.get_engine_information(form)) or [
         _layer_of_text(inspector.get_layer_information(number, form)) for number in range(engine.num_layers)
     ]

@@ -57,12 +57,15 @@ def load(engine, threads=0):
 
 def inspect(engine):
     """Return the nodes that a query executes, from ONNX Runtime's own profile of one query."""
-    return [{k: layer[k] for k in ("name", "type", "precision")} for layer in _executed(engine, 1, 1)]
+    return [{k: layer[k] for k in ("name", "type", "precision")} for layer in _executed(engine, 1, 0)]
 
 
-def profile(engine, batch, queries=20):
-    """Return the executed nodes with the milliseconds that each takes, averaged over some queries of a batch."""
-    return _executed(engine, batch, queries)
+def profile(engine, batch, threads=0, queries=20):
+    """Return the executed nodes with the milliseconds that each takes, averaged over some queries of a batch.
+
+    A first query, in which it sets itself up, is not part of the average.
+    """
+    return _executed(engine, batch, queries, threads)
 
 
 def _source(path):
@@ -88,29 +91,31 @@ def _session(path, source, threads, optimize, **options):
         raise UserError(f"{path}: ONNX Runtime cannot load it ({reason}): delete it and run again") from None
 
 
-def _executed(path, batch, queries):
+def _executed(path, batch, queries, threads=0):
     import numpy as np
 
     source, optimize = _source(path)
     with tempfile.TemporaryDirectory() as folder:
         options = {"enable_profiling": True, "profile_file_prefix": os.path.join(folder, "profile")}
-        session = _session(path, source, _cpu.threads_of(0), optimize, **options)
+        session = _session(path, source, _cpu.threads_of(threads), optimize, **options)
         entry = session.get_inputs()[0]
         images = np.zeros([batch] + entry.shape[1:], np.float32)
-        for _ in range(queries):
+        for _ in range(1 + queries):
             session.run(None, {entry.name: images})
         with open(session.end_profiling(), encoding="utf-8") as stream:
             return _layers(json.load(stream), queries)
 
 
 def _layers(events, queries):
-    """Return one layer per node of a profile's events, in order of execution, times averaged over its queries."""
+    """Return one layer per node of a profile's events, in order of execution, times averaged over all but the first."""
     layers, suffix = {}, "_kernel_time"
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(suffix):
             arguments = event["args"]
-            layer = layers.setdefault(arguments["node_index"], _layer(event["name"][: -len(suffix)], arguments))
-            layer["ms"] += event["dur"] / 1000 / queries
+            if arguments["node_index"] in layers:
+                layers[arguments["node_index"]]["ms"] += event["dur"] / 1000 / queries
+            else:
+                layers[arguments["node_index"]] = _layer(event["name"][: -len(suffix)], arguments)
     return list(layers.values())
 
 

@@ -52,12 +52,15 @@ def load(engine, threads=0):
 
 def inspect(engine):
     """Return the layers that a query executes, read from the compiled model's runtime graph after one query."""
-    return [{k: layer[k] for k in ("name", "type", "precision", "kernel")} for layer in _executed(engine, None, 1)]
+    return [{k: layer[k] for k in ("name", "type", "precision", "kernel")} for layer in _executed(engine, None, 0)]
 
 
-def profile(engine, batch, queries=20):
-    """Return the executed layers with the milliseconds that each takes, averaged over some queries of a batch."""
-    return _executed(engine, batch, queries)
+def profile(engine, batch, threads=0, queries=20):
+    """Return the executed layers with the milliseconds that each takes, averaged over some queries of a batch.
+
+    OpenVINO tells whole microseconds. A first query, in which it sets itself up, is not part of the average.
+    """
+    return _executed(engine, batch, queries, threads)
 
 
 def _hint(recipe):
@@ -108,15 +111,26 @@ def _reason(error):
     return " ".join(telling or lines)[:400]
 
 
-def _executed(path, batch, queries):
+def _executed(path, batch, queries, threads=0):
     import numpy as np
 
     header, parts = _container.read(path, probe.facts(NAME))
     batch = batch or header["batches"][0]
-    model = _import(path, header, parts, batch, _cpu.threads_of(0), PERF_COUNT=True)
-    request = model.create_infer_request()
+    model = _import(path, header, parts, batch, _cpu.threads_of(threads), PERF_COUNT=True)
+    request, images = model.create_infer_request(), np.zeros(list(model.input(0).shape), np.float32)
+    request.infer([images])
+    first = _told(model)
+    if not queries:
+        return first
     for _ in range(queries):
-        request.infer([np.zeros(list(model.input(0).shape), np.float32)])
+        request.infer([images])
+    means = {layer["name"]: layer["ms"] for layer in _told(model)}  # of all queries: it knows no other
+    total = {layer["name"]: (queries + 1) * means.get(layer["name"], 0.0) for layer in first}
+    return [{**layer, "ms": max(total[layer["name"]] - layer["ms"], 0.0) / queries} for layer in first]
+
+
+def _told(model):
+    """Return the layers that a compiled model says it executed, with the mean of its queries until now."""
     layers, constant = [], set()
     for node in model.get_runtime_model().get_ordered_ops():
         layer, sources = _layer(node), [value.get_node().get_friendly_name() for value in node.input_values()]
@@ -128,7 +142,10 @@ def _executed(path, batch, queries):
 
 
 def _layer(node):
-    """Return a node of a runtime graph as a row; `ms` is None where it is not executed (folded, or done in place)."""
+    """Return a node of a runtime graph as a row; `ms` is None where it is not executed (folded, or done in place).
+
+    A mean of less than a microsecond is told as not executed as well.
+    """
     info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
     taken = info.get("execTimeMcs", "")
     return {

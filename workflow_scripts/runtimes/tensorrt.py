@@ -82,7 +82,7 @@ def load(engine, threads=0, interface=None):
 
 def inspect(engine):
     """Return the layers that an engine file has, with the precision and tactic of each."""
-    return _tensorrt.layers_of_engine(library(), _tensorrt.deserialize(library(), engine))
+    return _gpu.layers(load(engine))
 
 
 def _read_back(engine):
@@ -95,7 +95,7 @@ def _read_back(engine):
         return None, [f"the engine's layers cannot be read back: {type(error).__name__}: {error}"]
 
 
-def profile(engine, batch, queries=20):
+def profile(engine, batch, threads=0, queries=20):
     """Return the layers with the milliseconds that each takes, averaged over some queries of a batch."""
     return _gpu.profile(load(engine), inspect(engine), batch, queries)
 

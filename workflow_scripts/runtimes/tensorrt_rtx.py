@@ -75,7 +75,7 @@ def inspect(engine):
     return _tensorrt.layers_of_engine(library(), load(engine).engine)
 
 
-def profile(engine, batch, queries=20):
+def profile(engine, batch, threads=0, queries=20):
     """Return the layers with the milliseconds that each takes, on an RTX GPU."""
     return _gpu.profile(load(engine), inspect(engine), batch, queries)
 

@@ -1,0 +1,68 @@
+"""Write what visit.py asks for of a built results/{dataset}: its graphs, and others that answer where INT8 pays.
+
+    python tests/gpu/variants.py results/digits STAGE
+
+Variants of the gpu class: linear layers as 1x1 convolutions (`conv`), and Q/DQ pairs on fewer kinds of nodes.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "workflow_scripts"))
+
+from files import read_json  # noqa: E402
+from graph import onnxio, passes, qdq  # noqa: E402
+from model import checkpoint  # noqa: E402
+from quantization import quantizers  # noqa: E402
+from runtimes import _calibration  # noqa: E402
+
+MODEL, VERSION = "LeViT-128S", "8.5.3.1"
+EVERYTHING = ["conv", "linear", "attention", "residual"]
+PLACEMENTS = {
+    "linear": ["conv", "linear"],
+    "residual": ["conv", "linear", "residual"],
+    "stem": ["conv"],
+    "attention": ["conv", "linear", "attention"],
+}
+COPIED = ("data/index.json", "data/224px-crop900-bicubic.val.u8", f"accuracy/{MODEL}.torch.npy")
+
+
+def without_pairs(graph):
+    """Return a Q/DQ graph as the clean graph of its weights."""
+    for node in [n for n in graph.nodes if n.op == "DequantizeLinear"]:
+        source, values = node.inputs[0].inputs[0].inputs[0], node.outputs[0]
+        for reader in list(values.outputs):
+            reader.inputs = [source if tensor is values else tensor for tensor in reader.inputs]
+        node.outputs.clear()
+    return graph.cleanup().toposort()
+
+
+def main():
+    source, stage = Path(sys.argv[1]), Path(sys.argv[2])
+    for folder in ("clean", "quantized", "calibration", "data", "accuracy"):
+        (stage / folder).mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        shutil.copyfile(source / name, stage / name)
+    clean = source / "clean" / f"{MODEL}.gpu.onnx"
+    shutil.copyfile(clean, stage / "clean" / clean.name)
+    onnxio.save(passes.apply(onnxio.load(clean), ["gemm_to_conv"]), stage / "clean" / f"{MODEL}.gpu-conv.onnx")
+    for precision in ("int8_ptq", "int8_qat"):
+        name = f"{MODEL}.{precision}.gpu.onnx"
+        shutil.copyfile(source / "quantized" / name, stage / "quantized" / name)
+    amax = quantizers.split_state(checkpoint.read(source / "qat" / f"{MODEL}.int8_qat.pth"))[1]
+    learned = source / "quantized" / f"{MODEL}.int8_qat.gpu.onnx"
+    for variant, placement in PLACEMENTS.items():
+        graph = qdq.insert(without_pairs(onnxio.load(learned)), amax, placement)
+        onnxio.save(graph, stage / "quantized" / f"{MODEL}.int8_qat-{variant}.gpu.onnx")
+    wide = passes.apply(without_pairs(onnxio.load(learned)), ["gemm_to_conv"])
+    onnxio.save(qdq.insert(wide, amax, ["conv", "residual"]), stage / "quantized" / f"{MODEL}.int8_qat-conv.gpu.onnx")
+    ranges = read_json(source / "calibration" / f"{MODEL}.int8_ptq.json")["amax"]
+    scales = qdq.activation_scales(onnxio.load(clean), ranges, EVERYTHING)
+    text = _calibration.text(scales, VERSION)
+    (stage / "calibration" / f"{MODEL}.int8_ptq.gpu.cache").write_text(text, encoding="ascii")
+
+
+if __name__ == "__main__":
+    main()

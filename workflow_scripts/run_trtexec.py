@@ -1,0 +1,63 @@
+"""Time an engine with NVIDIA's trtexec, where that is installed, as benchmark.py times it: a check of our own timing.
+
+The recipe is benchmark.py's. Where trtexec is not installed the file says so, and has no timing.
+"""
+
+from cli import Command, log
+
+LATENCIES = ("latency", "compute", "h2d", "d2h", "enqueue")
+
+
+def produce(args):
+    from files import sha256_file, write_json
+    from measure import trtexec
+
+    program = trtexec.find()
+    found = {"installed": bool(program), "engine_sha256": sha256_file(args.engine), "version": None, "trtexec": []}
+    if program:
+        tool = trtexec.Trtexec(program)
+        log.info("%s of TensorRT %s", program, tool.version)
+        found.update(version=tool.version, trtexec=list(entries(tool, args)))
+    else:
+        log.info("trtexec is not installed here (neither on PATH nor %s): nothing is compared", trtexec.PACKAGED)
+    write_json(args.trtexec, found)
+
+
+def entries(tool, args):
+    """Yield the timing of each batch that this trtexec can run."""
+    for batch, shapes, profile in queries(args.runtime, args.engine, args.recipe["batches"]):
+        if tool.serves(profile):
+            yield entry(batch, tool.time(args.engine, shapes, profile, args.recipe))
+        else:
+            log.info("batch %d: not timed, because this trtexec runs an engine's first profile alone", batch)
+
+
+def queries(runtime, engine, batches):
+    """Return [(batch, shapes as trtexec wants them, number of the optimization profile)] of an engine."""
+    import runtimes
+
+    session = runtimes.load(runtime).load(engine)
+    name, shape = next(iter(session.inputs.items()))
+    texts = {batch: "x".join(str(size) for size in [batch, *list(shape)[1:]]) for batch in batches}
+    return [(batch, f"{name}:{text}", session.optimization_profile(batch)) for batch, text in texts.items()]
+
+
+def entry(batch, times):
+    """Return one batch size's timing, with the summaries that a benchmark has."""
+    from measure import stats
+
+    count, summaries = len(times.latency), {f"{name}_ms": stats.summary(getattr(times, name)) for name in LATENCIES}
+    figures = batch, summaries["compute_ms"]["median"], summaries["compute_ms"]["p99"], count
+    log.info("batch %d: trtexec's compute: median %.3f ms, p99 %.3f ms, %d queries", *figures)
+    return {"batch": batch, "throughput_qps": count / times.wall, **summaries, "iterations": count}
+
+
+def command():
+    c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
+    c.input("--engine").param("--runtime", required=True)
+    c.recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    return c.output("--trtexec")
+
+
+if __name__ == "__main__":
+    command().run(produce)
