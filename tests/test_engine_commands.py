@@ -67,7 +67,7 @@ def build_by_plan(folder, runtime, tolerance):
     engine_graphs.quantized(folder / "int8.onnx")
     plan = {"compute": "int8", "fallback_precision": "fp16", "nodes": [], "nodes_total": 16, "nodes_high_precision": 0}
     plan.update(criterion={"budget": 100.0, "tolerance": tolerance}, met=True, measured={}, graph=[])
-    plan["groups"] = [{"name": "all", "nodes": ["/qkv", "/conv"]}]
+    plan["groups"] = [{"name": "all", "nodes": ["/qkv", "/conv"], "effect": 0.1}]
     (folder / "plan.json").write_text(json.dumps(plan))
     names = ("val.u8", "index.json", "reference.npy")
     recipe = {"compute": "int8", "high_precision": "fp32", "batches": [1, 4], "threads": 1}

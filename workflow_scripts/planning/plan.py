@@ -77,7 +77,7 @@ def grown(plan):
 
 def _noise(groups, present):
     """Return the sum of the squared effects of the groups that a plan's nodes do not cover."""
-    effects = [group["effect"] for group in groups if not present.issuperset(group["nodes"])]
+    effects = [group.get("effect") for group in groups if not present.issuperset(group["nodes"])]
     return sum(math.inf if effect is None else effect * effect for effect in effects)
 
 
