@@ -83,6 +83,17 @@ def test_timing(cuda, interface, options):
         assert times.h2d is None and times.d2h is None and (times.latency == times.compute).all()
 
 
+def test_layers_of_the_largest_batch():
+    def rows(suffix, precision):
+        return [{"name": f"{name}{suffix}", "precision": precision} for name in ("conv", "gemm")]
+
+    assert _gpu.of_largest_batch(rows("", "fp32")) == rows("", "fp32")
+    told = rows("", "fp32") + rows(" [profile 1]", "fp16")
+    assert _gpu.of_largest_batch(told) == rows(" [profile 1]", "fp16")
+    untold = rows("", "fp32") + rows(" [profile 1]", "none")
+    assert _gpu.of_largest_batch(untold) == rows("", "fp32") and _gpu.of_largest_batch([]) == []
+
+
 @pytest.mark.parametrize("iterations", [1, 2, 3, 7])
 def test_exactly_as_many_queries_as_asked(cuda, iterations):
     found = session(cuda)

@@ -6,6 +6,7 @@ ways (8.4) to say which buffer is which.
 """
 
 import gc
+import re
 import time
 
 import numpy as np
@@ -14,6 +15,9 @@ from cli import log
 from files import UserError
 from runtimes import Session, Timing, _cuda, _tensorrt
 
+OF_PROFILE = re.compile(
+    r" \[profile (\d+)\]$"
+)  # how TensorRT names the layers of all optimization profiles but the first
 IN_FLIGHT = 2  # queries: one computes while the next one's images are copied
 OPTIONS = {"cuda_graph": True, "spin_wait": True, "transfers": True}
 
@@ -341,6 +345,20 @@ def layers(session):
         more = _tensorrt.layers_of_engine(session.trt, session.engine, context)
         found = [new if old["precision"] == "none" else old for old, new in zip(found, more)]
     return found
+
+
+def of_largest_batch(layers):
+    """Return the layers of the last optimization profile, which a query of the largest batch executes.
+
+    The inspector lists those of all profiles, later ones by names that end in `[profile N]`. Where it does not tell
+    their precision, those of the first profile stand for them.
+    """
+    by_profile = {}
+    for row in layers:
+        found = OF_PROFILE.search(row["name"])
+        by_profile.setdefault(int(found.group(1)) if found else 0, []).append(row)
+    last = by_profile[max(by_profile)] if by_profile else []
+    return last if all(row["precision"] != "none" for row in last) else by_profile.get(0, last)
 
 
 def profile(session, layers, batch, queries):

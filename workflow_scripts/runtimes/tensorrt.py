@@ -88,7 +88,7 @@ def inspect(engine):
 def _read_back(engine):
     """Return (layers, warnings): an engine that was built is not lost for an inspector that says something new."""
     try:
-        return inspect(engine), []
+        return _gpu.of_largest_batch(inspect(engine)), []
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001
