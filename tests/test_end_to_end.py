@@ -36,6 +36,9 @@ def test_every_artifact(tmp_path):
         assert workflow.path(result["engine"]["path"]).stat().st_size == result["engine"]["bytes"]
     for path in RTX:
         assert workflow.path(path).stat().st_size > 0
+    sweep = json.loads(workflow.path("results/digits/sweeps/LeViT-tiny.int8_ptq.json").read_text())
+    calibration = json.loads(workflow.path("results/digits/calibration/LeViT-tiny.int8_ptq.json").read_text())
+    assert calibration["recipe"] == sweep["chosen"] and calibration["images"] == 512
     table = csv.DictReader(workflow.path("results/summary.tsv").read_text().splitlines(), delimiter="\t")
     assert {f"{row['precision']}.{row['target']}" for row in table} == set(RESULTS)
     assert "LeViT-tiny" in workflow.path("results/report.html").read_text()

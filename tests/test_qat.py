@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from files import UserError, write_json
+from graph import onnxio
 from model import checkpoint
 from quantization import amax, images, qat, recipe
 from quantization.distillation import divergence
 from quantization.lsq import LearnedScale, LearnedScales
 from quantizing import VISION, Digits, calibrated, quantized, random_images
-from test_graph import CLASSES
+from test_graph import CLASS_PASSES, CLASSES, EVERYTHING
 from workflow import REPOSITORY
 
 AUGMENTATION = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.9, 1.1], "flip": 0.0}
@@ -85,6 +86,18 @@ def test_frozen_scales_stay_and_learned_ones_move_together(digits):
     assert sum(learned[name] != frozen[name] for name in frozen) > 0.75 * len(frozen)
     shared = [f"stages.0.blocks.0.{name}" for name in ("attn.qkv.input_quantizer", "add1.skipped_quantizer")]
     assert len({learned[name] for name in shared}) == 1, "one tensor has one Q/DQ pair"
+
+
+def test_the_graph_has_the_pairs_of_the_calibrated_one(digits):
+    given = {"checkpoint": digits["m.pth"], "calibration": digits["clipped.json"], "model": VISION, "classes": CLASSES}
+    given.update(passes=CLASS_PASSES["gpu"], placement=EVERYTHING, quantized=digits["q.onnx"])
+    pairs, trained_state = [], trained(digits, "pairs.pth", batch=300, scales="learned")
+    for qat_state in ("", str(trained_state)):
+        digits.run("quantize_onnx", **given, qat=qat_state)
+        graph = onnxio.load(digits["q.onnx"])
+        pairs.append(sorted(node.name for node in graph.nodes if node.op == "QuantizeLinear"))
+        assert onnxio.outputs(graph, 2).shape == (2, CLASSES)
+    assert len(pairs[0]) > 50 and pairs[0] == pairs[1]
 
 
 def test_a_batch_larger_than_the_training_split_is_refused(digits):

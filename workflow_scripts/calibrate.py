@@ -13,7 +13,8 @@ def produce(args):
     pixels = images.CalibrationImages(args.images, args.recipe["images"], args.model)
     source = checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint)
     chosen = read_json(args.sweep)["chosen"] if args.sweep else args.recipe
-    with progress.bar(len(pixels), "calibrate") as bar:
+    passes = 2 if recipe.is_scaled(chosen) else 1
+    with progress.bar(passes * len(pixels), "calibrate") as bar:
         calibrator = recipe.Calibrator(deploy.fold(source), pixels, bar.update)
         own = (lambda network: imported.ranges(args.imported, network, source)) if args.imported else None
         calibration, _ = calibrator.calibrate(chosen, own)
@@ -22,7 +23,9 @@ def produce(args):
 
 
 def command():
-    c = Command(__file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "numpy"), heavy=True)
+    c = Command(
+        __file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy"), heavy=True
+    )
     c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
     c.input("--sweep", required=False, help="JSON of sweep_calibration.py: its choice is the recipe")
     c.input("--imported", required=False, help="checkpoint of another program's quantized network, with its ranges")

@@ -23,7 +23,7 @@ def produce(args):
     if images < args.recipe["batch"]:
         raise UserError(f"qat.batch {args.recipe['batch']} is more than the {images} training images")
     args.key = digest_of(command().key_parts(args))
-    processes = parallel.count(args.processes, args.recipe["batch"])
+    processes = parallel.count(args.processes, args.recipe["batch"], device)
     if processes > 1:
         parallel.launch(train, processes, args)
     else:
@@ -62,7 +62,8 @@ def setup(args, device):
 
     calibration = read_json(args.calibration)
     model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint))
-    student = quantization.add(recipe.adjust(copy.deepcopy(model), calibration), recipe.backend(calibration))
+    student = recipe.adjust(copy.deepcopy(model), calibration)
+    student = quantization.add(student, recipe.backend(calibration.get("recipe", {})))
     amax.load(student, calibration["amax"])
     teacher = scaling.apply(model, calibration.get("scaling", {}))  # its blocks then give what the student's should
     geometry = {name: args.model[name] for name in ("size", "crop", "interpolation")}
@@ -71,7 +72,8 @@ def setup(args, device):
 
 
 def command():
-    c = Command(__file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "numpy", "pillow"), heavy=True)
+    tools = ("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy", "pillow")
+    c = Command(__file__, __doc__, tools=tools, heavy=True)
     c.input("--checkpoint").input("--calibration").input("--index", help="index.json of the dataset")
     c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
     c.recipe("--recipe", help="JSON of the precision's `qat` row")

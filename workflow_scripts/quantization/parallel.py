@@ -15,20 +15,20 @@ from torch.distributed.launcher import api
 from files import UserError
 
 
-def count(wanted, batch):
-    """Return how many processes to start. wanted: their number, or 0 for one a GPU (none: one process).
+def count(wanted, batch, device):
+    """Return how many processes to start. wanted: their number, or 0 for one a GPU (on a CPU: one).
 
     Of 0, fewer where a batch cannot be shared evenly; raises UserError where a wanted number cannot share it.
     """
     if wanted and batch % wanted:
         raise UserError(f"--processes {wanted}: qat.batch {batch} cannot be shared evenly among them")
-    most = wanted or max(torch.cuda.device_count(), 1)
+    most = wanted or (torch.cuda.device_count() if device.type == "cuda" else 1)
     return next(number for number in range(most, 0, -1) if batch % number == 0)
 
 
 def launch(function, processes, *arguments):
     """Run function(*arguments) in several processes; raise UserError with the text of the first one's that failed."""
-    os.environ["NCCL_NVLS_ENABLE"] = "0"  # NVLink multicast hangs where a driver only claims to have it
+    os.environ["NCCL_NVLS_ENABLE"] = "0"  # no NVLink multicast: not every host that reports it has it
     name = f"levit-{uuid.uuid4().hex}"
     config = api.LaunchConfig(
         1, 1, processes, run_id=name, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0

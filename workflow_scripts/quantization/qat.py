@@ -122,12 +122,8 @@ class Job:
             bar.update(saved["step"] * self.recipe["batch"])
         student = self.student if processes == 1 else torch.nn.parallel.DistributedDataParallel(self.student)
         for step, epoch, inputs in self._batches(saved["step"] if saved else 0, rank, processes):
-            with torch.no_grad():
-                target = self.teacher(inputs)
-            loss = loss_of(student(inputs), target, self.recipe)
-            self.descent.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
-            self.average.update(step)
-            bar.set_postfix_str(f"epoch {epoch + 1} loss {loss.item():.5f}", refresh=False)
+            loss = self._step(student, inputs, step, epoch)
+            bar.set_postfix_str(f"epoch {epoch + 1} loss {loss:.5f}", refresh=False)
             bar.update(self.recipe["batch"])
             done = step + 1
             if rank == 0 and done < self.steps and (done % EVERY == 0 or done % self.per_epoch == 0):
@@ -135,6 +131,14 @@ class Job:
         self.average.apply()
         if self.student.scales is not None:
             self.student.scales.release()
+
+    def _step(self, student, inputs, step, epoch):
+        with torch.no_grad():
+            target = self.teacher(inputs)
+        loss = loss_of(student(inputs), target, self.recipe)
+        self.descent.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
+        self.average.update(step)
+        return loss.item()
 
     def _batches(self, start, rank, processes):
         """Yield (step, epoch, this process's share of the batch, float32 [N, 3, H, W])."""

@@ -24,7 +24,7 @@ class Calibrator:
 
         imported: function of a quantized network that gives ranges {quantizer: amax} over those that are found here.
         """
-        scale = scaling.find(self.model, self.seen({}, recipe), recipe) if _scales(recipe) else {}
+        scale = scaling.find(self.model, self.seen({}, recipe), recipe) if is_scaled(recipe) else {}
         seen = self.seen(scale, recipe)
         network = self._quantized(scale, recipe)
         found = {"amax": ranges(network, seen, recipe), "scaling": scale, "bias": {}}
@@ -47,7 +47,8 @@ class Calibrator:
         return quantization.add(network, backend(recipe))
 
 
-def _scales(recipe):
+def is_scaled(recipe):
+    """Return whether a recipe scales the network, which takes a second pass over the images."""
     return bool(recipe.get("equalize") or recipe.get("smoothing"))
 
 
