@@ -3,6 +3,7 @@
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
 
+import atexit
 import difflib
 import fcntl
 import functools
@@ -10,7 +11,7 @@ import os
 import subprocess
 import sys
 
-from files import UserError
+from files import UserError, read_json
 from tables import JOBS_LOCK
 
 NEEDS = {
@@ -25,8 +26,9 @@ PURPOSES = {
     **dict.fromkeys(("evaluate_engine", "evaluate_select", "benchmark", "trtexec", "profile", "bisect"), "run"),
 }
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
+MEASURES = ("result", "choose")  # rules whose output says whether a budget is met
 RUN_LOCK = ".snakemake/levit.run.lock"
-_held = []
+_held, _making = [], []
 
 
 def stop(problem):
@@ -97,6 +99,7 @@ def _check_names(rule, names, tables):
 def start(dag, tables):
     """Take the folder's lock, then compare the targets of a run's pending jobs with this machine."""
     lock()
+    _making.extend(str(path) for job in dag.needrun_jobs() if job.rule.name in MEASURES for path in job.output)
     purposes = {
         (job.wildcards.target, PURPOSES[job.rule.name]) for job in dag.needrun_jobs() if job.rule.name in PURPOSES
     }
@@ -125,5 +128,12 @@ def _exclusive(path, problem):
 
 
 def show():
-    """Print the table of the results there are."""
+    """Print the table of the results there are; let Snakemake end with status 1 where one of this run's is no success.
+
+    All files are there then, as after any success: it is the budget of accuracy that is not met.
+    """
     subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)
+    missed = [path for path in _making if not read_json(path).get("accuracy", {}).get("within_budget", True)]
+    if missed:
+        print(f"error: not within the budget of top-1 points: {', '.join(missed)}", file=sys.stderr, flush=True)
+        atexit.register(os._exit, 1)  # once Snakemake has put everything away

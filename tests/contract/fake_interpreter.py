@@ -3,7 +3,8 @@
     fake_interpreter.py workflow_scripts/train.py --index ... --checkpoint ...
 
 The work writes bytes that depend only on what the store's key covers, so equal inputs give equal bytes, and adds a line
-to the file $LEVIT_WORK. $LEVIT_PAUSE names a command that waits a minute in the middle of its first output.
+to the file $LEVIT_WORK. $LEVIT_PAUSE names a command that waits a minute in the middle of its first output,
+$LEVIT_LOSES one that says that a budget is not met.
 """
 
 import os
@@ -32,7 +33,8 @@ def execute(produce, args):
             stream.flush()
             if os.environ.get("LEVIT_PAUSE") == parts["command"]:
                 time.sleep(60)
-            stream.write(f'"{digest_of(parts)}","output":"{name}"' + "}\n")
+            loses = ',"accuracy":{"within_budget":false}' if os.environ.get("LEVIT_LOSES") == parts["command"] else ""
+            stream.write(f'"{digest_of(parts)}","output":"{name}"{loses}' + "}\n")
 
 
 if "--print" not in sys.argv:  # the table that is printed after a run reads real results

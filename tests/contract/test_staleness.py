@@ -533,5 +533,15 @@ def test_two_dry_runs_print_the_same_plan(base, tmp_path):
     assert reasons_of(plans[0]) == reasons_of(plans[1]) != []
 
 
+def test_a_missed_budget_is_the_exit_status(base, tmp_path):
+    """Everything is made, and a second run, which makes nothing, has nothing to complain about."""
+    workflow, wanted = base.copy(tmp_path / "missed"), result("fp32.cpu")[0]
+    deleted_result(workflow)
+    status, output = workflow.run("--quiet", "--", *result(*BUILT), LEVIT_LOSES="assemble_result")
+    assert status == 1 and f"error: not within the budget of top-1 points: {wanted}" in output, output
+    assert workflow.path(wanted).exists() and "Traceback" not in output
+    assert workflow.run("--quiet", "--", *result(*BUILT))[0] == 0
+
+
 def test_the_matrix_is_wide_enough():
     assert len(CHANGES) >= 20
