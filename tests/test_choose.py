@@ -21,7 +21,8 @@ def figures(precision, speed, lost=0.0, stable=True, batches=(1, 16)):
     result["benchmark"] = [{**result["benchmark"][0], "batch": batch} for batch in batches]
     for entry in result["benchmark"]:
         entry.update(images_per_second=speed * entry["batch"], stable=stable)
-    return result, {"engine_sha256": result["engine"]["sha256"], "top1": 98.0 - lost, "fp32_top1": 98.0}
+    top1 = {"top1": 98.0 - lost, "fp32_top1": 98.0, "num_images": 1000}
+    return result, {"engine_sha256": result["engine"]["sha256"], **top1}
 
 
 def chosen(*candidates):
@@ -36,6 +37,12 @@ def test_the_fastest_within_the_budget():
     assert name == "fp16" and verdicts["fp16"] == "chosen: the fastest within the budget"
     assert verdicts["fp32"] == "0.50 times as fast as fp16"
     assert verdicts["int8_ptq"] == "loses 0.50 top-1 points on the select split, the budget is 0.30"
+
+
+def test_no_split_tells_less_than_one_of_its_images():
+    result, score = figures("fp16", 200, lost=0.5)
+    assert choose_precision.weigh([result], [{**score, "num_images": 200}], BUDGET)[0]["within_budget"]
+    assert not choose_precision.weigh([result], [{**score, "num_images": 201}], BUDGET)[0]["within_budget"]
 
 
 def test_int8_that_is_slower_loses_and_says_so():

@@ -47,6 +47,8 @@ def weigh(results, scores, budget):
 
 def candidate(result, score, batch, budget):
     """Return a candidate's figures: top1 and lost (top-1 points) are of the select split."""
+    from planning.criterion import allowed
+
     entry = next(entry for entry in result["benchmark"] if entry["batch"] == batch)
     lost = score["fp32_top1"] - score["top1"]
     return {
@@ -55,7 +57,7 @@ def candidate(result, score, batch, budget):
         "images_per_second": entry["images_per_second"],
         "top1": score["top1"],
         "lost": lost,
-        "within_budget": lost <= budget + EPSILON,
+        "within_budget": lost <= allowed(budget, score["num_images"]) + EPSILON,
         "stable": entry["stable"],
     }
 

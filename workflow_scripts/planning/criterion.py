@@ -1,7 +1,8 @@
 """What a plan must meet on the `select` split: {"budget", "agreement"?, "tolerance"?}. Device side: Python 3.8, numpy.
 
-budget: points of top-1 that may be lost against PyTorch FP32; agreement: percent of images that must keep FP32's top-1;
-tolerance: every logit must be within it of FP32's, absolutely or relatively (Polygraphy's elementwise check).
+budget: points of top-1 that may be lost against PyTorch FP32, one image where that is more; agreement: percent of
+images that must keep FP32's top-1; tolerance: every logit must be within it of FP32's, absolutely or relatively
+(Polygraphy's elementwise check).
 """
 
 import numpy as np
@@ -10,6 +11,11 @@ from measure import accuracy
 
 EPSILON = 1e-9  # percentages are quotients of counts
 WORST = -100.0  # slack of logits that are not finite
+
+
+def allowed(budget, count):
+    """Return the points of top-1 that may be lost on `count` images: no split can tell less than one of its images."""
+    return max(budget, 100.0 / count)
 
 
 def verdict(logits, labels, reference, criterion):
@@ -25,7 +31,7 @@ def verdict(logits, labels, reference, criterion):
         finite = True
     scores = accuracy.score(logits, labels, reference)
     outside = _outside(logits, reference, criterion.get("tolerance")) if finite else None
-    parts = [criterion["budget"] - (scores["fp32_top1"] - scores["top1"])]
+    parts = [allowed(criterion["budget"], len(labels)) - (scores["fp32_top1"] - scores["top1"])]
     if criterion.get("agreement") is not None:
         parts.append(scores["agreement_with_fp32"] - criterion["agreement"])
     if outside is not None:
