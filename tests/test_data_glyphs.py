@@ -171,6 +171,8 @@ def test_it_is_trained_built_and_scored(drawn, tmp_path):
             drawing=dict(ROW["drawing"], fonts=str(drawn / "fonts"), train=8), splits={"calib": 256, "select": 47}
         )
         row["training"].update(SMALL_TRAINING)
+        for precision in config["precisions"].values():
+            precision.get("calibration", {}).update(images=256)
         for target in config["targets"].values():
             target.update(warmup_ms=10, duration_ms=50, iterations=3)
 

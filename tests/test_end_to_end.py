@@ -21,6 +21,9 @@ def quick(config):
     config["datasets"]["digits"]["training"]["epochs"] = 2
     for precision in config["precisions"].values():
         precision["budget"] = 100.0  # hardly trained: what is lost is no matter here
+        precision.get("calibration", {}).update(images=64)
+    config["precisions"]["int8_ptq"]["calibration"]["candidates"] = [{"method": "max"}, {"method": "mse"}]
+    config["precisions"]["int8_qat"]["qat"]["steps"] = 10
     for target in config["targets"].values():
         target.update(warmup_ms=50, duration_ms=200, iterations=10)
 
@@ -40,12 +43,12 @@ def test_every_artifact(tmp_path):
         assert workflow.path(path).stat().st_size > 0
     sweep = json.loads(workflow.path("results/digits/sweeps/LeViT-tiny.int8_ptq.json").read_text())
     calibration = json.loads(workflow.path("results/digits/calibration/LeViT-tiny.int8_ptq.json").read_text())
-    assert calibration["recipe"] == sweep["chosen"] and calibration["images"] == 512
+    assert calibration["recipe"] == sweep["chosen"] and calibration["images"] == 64
     table = csv.DictReader(workflow.path("results/summary.tsv").read_text().splitlines(), delimiter="\t")
-    assert {f"{row['precision']}.{row['target']}" for row in table} == set(RESULTS)
+    assert {f"{row['precision']}.{row['target']}" for row in table} == {*RESULTS, "auto.cpu", "auto.ort"}
     assert "LeViT-tiny" in workflow.path("results/report.html").read_text()
     heading = output.split("\nLeViT-tiny  top-1 %", 1)[0].splitlines()[-1]  # of the table that ends a run
-    assert heading.split() == ["fp32", "bf16", "int8_ptq", "int8_qat"]
+    assert heading.split() == ["fp32", "bf16", "int8_ptq", "int8_qat", "auto"]
     auto = json.loads(workflow.path("results/LeViT-tiny.auto.cpu.json").read_text())
     assert auto["chosen"] in [one["precision"] for one in auto["candidates"]] and len(auto["candidates"]) == 4
     assert not list(workflow.path("results").rglob("*.partial"))

@@ -18,6 +18,8 @@ VALID = {
     "model": "LeViT-128S",
     "precision": "int8_qat",
     "target": "cpu",
+    "chosen": None,
+    "candidates": None,
     "dataset": {"name": "digits", "split": "val", "num_images": 360, "num_classes": 10},
     "accuracy": {
         "top1": 98.0,

@@ -27,8 +27,9 @@ def test_engines_of_levit_128s(tmp_path):
     def few_images(config):
         config["datasets"]["digits"].update(weights="w.pth", splits={"calib": 16, "select": 200})
         for precision in config["precisions"].values():
+            precision["fallback"] = "none"
             if "calibration" in precision:
-                precision["calibration"]["images"] = 16
+                precision["calibration"] = {"method": "max", "images": 16}
 
     workflow.config(few_images)
     engines = [f"results/digits/engines/LeViT-128S.{precision}.rtx" for precision in PRECISIONS]

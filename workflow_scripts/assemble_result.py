@@ -20,6 +20,8 @@ def produce(args):
         "model": args.model,
         "precision": args.precision,
         "target": args.target,
+        "chosen": None,
+        "candidates": None,
         "dataset": dataset_of(args.dataset, accuracy, read_json(args.index)),
         "accuracy": accuracy_of(accuracy, args.budget),
         "benchmark": timing["benchmark"],

@@ -258,7 +258,7 @@ def qat_epochs(workflow):
     workflow.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(epochs=7))
 
 
-@change(QAT, [RETRAINING, *builds("int8_qat.cpu")])
+@change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")])
 def qat_scales(workflow):
     workflow.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(scales="learned", ema=0.5))
 
@@ -513,11 +513,11 @@ def test_a_sweep_follows_its_candidates_and_a_calibration_follows_the_sweep(base
     workflow = base.copy(tmp_path / "changed")
     sweep_in_place_of_a_recipe(workflow)
     workflow.build(*result(*BUILT))
-    steps = ["sweep int8_ptq", "calibrate int8_ptq", *quantized("int8_ptq")]
+    steps = ["sweep int8_ptq", "calibrate int8_ptq", *planned("int8_ptq")]
     for change_of_it in ({"candidates": SWEPT["candidates"][:1]}, {"images": 64}):
         workflow.config(row("precisions", "int8_ptq", calibration={**SWEPT, **change_of_it}))
         assert workflow.plan(*result(*BUILT)) == sorted(steps)
-        assert workflow.build(*result(*BUILT)) == sorted([SWEEP, PTQ_RANGES, *builds("int8_ptq.cpu")])
+        assert workflow.build(*result(*BUILT)) == sorted([SWEEP, PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")])
 
 
 def test_override_as_text_is_the_same_value(base):

@@ -75,7 +75,9 @@ class Visit:
         made = self.out / "torch.json"
         options = ("--checkpoint", self.work / "fp32.pth", "--images", self.decoded("val"), "--index", self.index)
         options += ("--model", self.model, "--classes", self.dataset["classes"])
-        self.script("evaluate_torch", made, *options, "--accuracy", made, "--logits", self.out / "torch.npy")
+        self.script(
+            "evaluate_torch", made, *options, "--split", "val", "--accuracy", made, "--logits", self.out / "torch.npy"
+        )
         print(made.read_text(), flush=True)
 
     def calibrate(self):
