@@ -109,16 +109,15 @@ def engine_graph(w):
     return tables.engine_graph(w.dataset, w.model, w.precision, w.target)
 
 
-def engine_cache(w):
-    """Return the calibration cache that an engine is built with, or nothing where its graph says all."""
-    implicit = tables.is_implicit(w.precision, w.target)
-    return f"results/{w.dataset}/calibration/{w.model}.{w.precision}.{w.target}.cache" if implicit else []
-
-
 def peer_cache(w):
     """Return the calibration cache of an INT8 precision, whatever its engine takes, or nothing."""
     calibrated = tables.is_calibrated(w.precision)
     return f"results/{w.dataset}/calibration/{w.model}.{w.precision}.{w.target}.cache" if calibrated else []
+
+
+def engine_cache(w):
+    """Return the calibration cache that an engine is built with, or nothing where its graph says all."""
+    return peer_cache(w) if tables.is_implicit(w.precision, w.target) else []
 
 
 def clean_graph(w):

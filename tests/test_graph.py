@@ -60,6 +60,16 @@ def images(batch, seed=1):
     return np.random.default_rng(seed).standard_normal((batch, 3, SIZE, SIZE), dtype=np.float32)
 
 
+def planted(clean, module, scale=1e6):
+    """Return a clean graph with one linear layer's weight scaled up and the next one's down: FP32 stays finite."""
+    graph = clean.copy()
+    for node in graph.nodes:
+        factor = {f"{module}.ln1/Gemm": scale, f"{module}.ln2/Gemm": 1 / scale}.get(node.name)
+        if factor:
+            node.inputs[1].values = (node.inputs[1].values * factor).astype(np.float32)
+    return graph
+
+
 def amax_of(graph, activation=4.0):
     """Return a range for every quantizer of a clean graph: the weights' own, one number for activations."""
     found = {}

@@ -13,7 +13,7 @@ from files import UserError
 from graph import onnxio, passes, qdq, typed
 from model import deploy, export
 from planning import choose, criterion, groups, plan, ranges, search, simulate
-from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, trained_like
+from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, planted, trained_like
 
 MODEL = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 FP16 = {"compute": "fp16", "budget": 0.5}
@@ -34,16 +34,6 @@ def clean():
 @pytest.fixture(scope="module")
 def pixels():
     return np.random.default_rng(3).integers(0, 256, (48, SIZE, SIZE, 3)).astype(np.uint8)
-
-
-def planted(clean, scale=1e6):
-    """Return the graph with one linear layer's weight scaled up and the next one's down: FP32 stays finite."""
-    graph = clean.copy()
-    for node in graph.nodes:
-        factor = {f"{LINEAR}.ln1/Gemm": scale, f"{LINEAR}.ln2/Gemm": 1 / scale}.get(node.name)
-        if factor:
-            node.inputs[1].values = (node.inputs[1].values * factor).astype(np.float32)
-    return graph
 
 
 def normalized(pixels):
@@ -135,7 +125,7 @@ def test_only_what_a_treatment_changes_is_computed_again(clean, pixels):
 
 
 def test_ranges_of_planted_values(clean, pixels):
-    found = search.plan(planted(clean), None, EVERYTHING, FP16, inputs_of(planted(clean), pixels))
+    found = search.plan(planted(clean, LINEAR), None, EVERYTHING, FP16, inputs_of(planted(clean, LINEAR), pixels))
     overflowing = next(node for node in found["nodes"] if node["name"] == f"{LINEAR}.ln1/Gemm")["evidence"]
     shrunk = next(node for node in found["nodes"] if node["name"] == f"{LINEAR}.ln2/Gemm")["evidence"]
     assert overflowing["max_abs"] > ranges.HIGHEST and overflowing["headroom"] < 0 and overflowing["effect"] is None
@@ -165,7 +155,7 @@ def test_nothing_is_kept_where_fp16_is_enough(clean, pixels):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_exactly_the_planted_overflow_is_kept(pixels, seed):
-    graph = planted(cleaned(seed))
+    graph = planted(cleaned(seed), LINEAR)
     found = search.plan(graph.copy(), None, EVERYTHING, FP16, inputs_of(graph, pixels))
     assert {node["name"] for node in found["nodes"]} == PLANTED and found["met"]
     assert {(node["precision"], node["evidence"]["reason"]) for node in found["nodes"]} == {("fp32", "overflow")}

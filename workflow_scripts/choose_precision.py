@@ -7,8 +7,6 @@ that loses least, the fastest of those, and the result says that it is not withi
 
 from cli import Command, log
 
-EPSILON = 1e-9  # percentages are quotients of counts
-
 
 def produce(args):
     from assemble_result import check_schema
@@ -23,8 +21,9 @@ def produce(args):
         log.info("%-10s %s", candidate["precision"], candidate["verdict"])
     accuracy = {**chosen["accuracy"], "budget": args.budget, "within_budget": winner["within_budget"]}
     more = {"precision": args.precision, "chosen": winner["precision"], "candidates": candidates, "accuracy": accuracy}
-    check_schema({**chosen, **more})
-    write_json(args.result, {**chosen, **more})
+    result = {**chosen, **more}
+    check_schema(result)
+    write_json(args.result, result)
 
 
 def weigh(results, scores, budget):
@@ -47,7 +46,7 @@ def weigh(results, scores, budget):
 
 def candidate(result, score, batch, budget):
     """Return a candidate's figures: top1 and lost (top-1 points) are of the select split."""
-    from planning.criterion import allowed
+    from planning.criterion import EPSILON, allowed
 
     entry = next(entry for entry in result["benchmark"] if entry["batch"] == batch)
     lost = score["fp32_top1"] - score["top1"]

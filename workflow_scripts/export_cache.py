@@ -29,11 +29,11 @@ def scales_of(graph, amax, placement, batches, threads=0):
 def batches_of(path, count, model):
     """Yield the first `count` images of a split in small batches, float32 [N, 3, H, W], under a progress bar."""
     import progress
-    from data import cache, preprocess
+    from quantization.images import CalibrationImages
 
-    images = cache.read(path)[:count]
+    images = CalibrationImages(path, count, model)
     for start in progress.over(range(0, len(images), BATCH), "ranges", "batch"):
-        yield preprocess.normalize(images[start : start + BATCH], model["mean"], model["std"])
+        yield images[start : start + BATCH].numpy()
 
 
 def produce(args):

@@ -16,6 +16,7 @@ import export_cache  # noqa: E402
 from files import read_json  # noqa: E402
 from graph import onnxio, passes, qdq  # noqa: E402
 from model import checkpoint  # noqa: E402
+from planning import pairs  # noqa: E402
 from quantization.amax import split_state  # noqa: E402
 from runtimes import _calibration  # noqa: E402
 
@@ -34,14 +35,9 @@ IMAGES, NORMALIZATION = (
 COPIED = ("data/index.json", "data/224px-crop900-bicubic.val.u8", f"accuracy/{MODEL}.torch.npy")
 
 
-def without_pairs(graph):
-    """Return a Q/DQ graph as the clean graph of its weights."""
-    for node in [n for n in graph.nodes if n.op == "DequantizeLinear"]:
-        source, values = node.inputs[0].inputs[0].inputs[0], node.outputs[0]
-        for reader in list(values.outputs):
-            reader.inputs = [source if tensor is values else tensor for tensor in reader.inputs]
-        node.outputs.clear()
-    return graph.cleanup().toposort()
+def without_pairs(path, target):
+    """Write the clean graph of a Q/DQ graph's weights to a file."""
+    pairs.without(path, {qdq.module_of(node) for node in onnxio.load(path).nodes}, target)
 
 
 def main():
@@ -57,12 +53,14 @@ def main():
         name = f"{MODEL}.{precision}.gpu.onnx"
         shutil.copyfile(source / "quantized" / name, stage / "quantized" / name)
     amax = split_state(checkpoint.read(source / "qat" / f"{MODEL}.int8_qat.pth"))[1]
-    learned = source / "quantized" / f"{MODEL}.int8_qat.gpu.onnx"
+    learned = stage / "learned.onnx"
+    without_pairs(source / "quantized" / f"{MODEL}.int8_qat.gpu.onnx", learned)
     for variant, placement in PLACEMENTS.items():
-        graph = qdq.insert(without_pairs(onnxio.load(learned)), amax, placement)
+        graph = qdq.insert(onnxio.load(learned), amax, placement)
         onnxio.save(graph, stage / "quantized" / f"{MODEL}.int8_qat-{variant}.gpu.onnx")
-    wide = passes.apply(without_pairs(onnxio.load(learned)), ["gemm_to_conv"])
+    wide = passes.apply(onnxio.load(learned), ["gemm_to_conv"])
     onnxio.save(qdq.insert(wide, amax, ["conv", "residual"]), stage / "quantized" / f"{MODEL}.int8_qat-conv.gpu.onnx")
+    learned.unlink()
     calibration = read_json(source / "calibration" / f"{MODEL}.int8_ptq.json")
     batches = export_cache.batches_of(source / IMAGES, calibration["images"], NORMALIZATION)
     scales = export_cache.scales_of(onnxio.load(clean), calibration["amax"], EVERYTHING, batches)

@@ -97,7 +97,8 @@ def _read_back(engine):
 
 def profile(engine, batch, threads=0, queries=20):
     """Return the layers with the milliseconds that each takes, averaged over some queries of a batch."""
-    return _gpu.profile(load(engine), inspect(engine), batch, queries)
+    session = load(engine)
+    return _gpu.profile(session, _gpu.layers(session), batch, queries)
 
 
 # Building
