@@ -11,8 +11,6 @@ where an engine misses the criterion. A hand-made plan needs {"nodes": [name, ..
 Read on devices too: standard library only, Python 3.8.
 """
 
-import math
-
 from files import UserError, read_json
 from schema import nearest
 
@@ -63,22 +61,23 @@ def modules(plan):
 def grown(plan):
     """Return the plan with its next groups, or None where all are in.
 
-    As many are added, in their order, as take away half of the noise that is left: the sum of the squared effects of
-    the groups that still have a node in the lower precision.
+    All groups without a bound of their effect (None: something overflows) are added, and of the others, in their
+    order, as many as take away half of the noise that is left: the sum of the squared effects of the groups that still
+    have a node in the lower precision.
     """
     present, groups = names(plan), plan.get("groups", ())
     more, enough = {}, _noise(groups, present) * LEFT
     for group in groups:
-        if more and _noise(groups, present | more.keys()) <= enough < math.inf:
+        if more and group.get("effect") is not None and _noise(groups, present | more.keys()) <= enough:
             break
         more.update({name: group["name"] for name in group["nodes"] if name not in present | more.keys()})
     return _with(plan, more) if more else None
 
 
 def _noise(groups, present):
-    """Return the sum of the squared effects of the groups that a plan's nodes do not cover."""
-    effects = [group.get("effect") for group in groups if not present.issuperset(group["nodes"])]
-    return sum(math.inf if effect is None else effect * effect for effect in effects)
+    """Return the sum of the squared effects that have a bound, of the groups that a plan's nodes do not cover."""
+    effects = (group.get("effect") for group in groups if not present.issuperset(group["nodes"]))
+    return sum(effect * effect for effect in effects if effect is not None)
 
 
 def _with(plan, more):
