@@ -1,10 +1,10 @@
 """What TensorRT does with plans of FP16, on a network whose FP16 overflows: one linear layer was scaled up on purpose.
 
     python tests/gpu/planned.py make results/digits STAGE                              (on the host)
-    python3 tests/gpu/planned.py run STAGE OUT --python PYTHON_WITH_TENSORRT [--skip bisect]
+    python3 tests/gpu/planned.py run STAGE OUT --python PYTHON_WITH_TENSORRT [--steps plan,bisect]
 
 `run` builds it without a plan, by its plan, and by one that lacks the node that overflows, which must grow; each is
-scored on the select split. Then the original's bisection of the same graph. OUT/{name}.json and OUT/{name}.log say
+scored on the select split. Then comes the original's bisection. OUT/{name}.json and OUT/{name}.log say
 what came of each; a step that is done is not repeated. `run` needs the standard library alone, Python 3.8.
 """
 
@@ -69,19 +69,19 @@ class Run:
         print(f"{name}: status {status}, {time.monotonic() - start:.1f} s", flush=True)
         return made
 
-    def all(self, skip):
+    def all(self, steps):
         runtime, target = '{"runtime":"tensorrt"}', self.json("target")
         self.step("target", "fingerprint", "--target", runtime, "--identity", target)
         common = ("--identity", target.read_text(), "--recipe", json.dumps(RECIPE))
         graph, images = self.stage / "planted.onnx", self.stage / "select.u8"
         select = (images, self.stage / "index.json", self.stage / "select.npy")
-        for plan in ("none", "plan", "short"):
+        for plan in [step for step in steps if step != "bisect"]:
             options = ("--onnx", graph, "--runtime", "tensorrt", "--plan", self.stage / f"{plan}.json")
             options += ("--select", *select, *common)
             options += ("--verification", json.dumps({"model": NORMALIZATION, "typed": False}))
             files = ("--engine", self.out / f"{plan}.engine", "--description", self.json(plan))
             self.step(plan, "build_engine", *options, *files)
-        if "bisect" not in skip:
+        if "bisect" in steps:
             options = ("--onnx", graph, "--images", images, "--model", json.dumps(NORMALIZATION), *common)
             self.step("bisect", "bisect_precision", *options, "--bisect", self.json("bisect"))
 
@@ -95,12 +95,12 @@ def main():
     parser.add_argument("stage", type=Path, help="make: results/{dataset}; run: the folder that make wrote")
     parser.add_argument("out", type=Path, help="make: the folder to write; run: where results go")
     parser.add_argument("--python", default=sys.executable, help="with TensorRT, numpy, Pillow; Polygraphy to bisect")
-    parser.add_argument("--skip", default="", help="bisect")
+    parser.add_argument("--steps", default="none,plan,short,bisect", help="what to run, in this order")
     args = parser.parse_args()
     if args.what == "make":
         make(args.stage, args.out)
     else:
-        Run(args).all(args.skip.split(","))
+        Run(args).all(args.steps.split(","))
 
 
 if __name__ == "__main__":
