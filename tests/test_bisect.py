@@ -15,7 +15,7 @@ POLYGRAPHY = """#!{python}
 import subprocess, sys
 arguments = sys.argv[1:]
 if arguments[0] == "--version":
-    print("Polygraphy | Version: 0.53.6")
+    print("Polygraphy | Version: 0.53.6 | Path: ['/site/polygraphy']")
 elif arguments[0] == "run" and "--onnxrt" in arguments:
     open("outputs.json", "w").write("logits")
     open("inputs.json", "w").write(open(arguments[arguments.index("--data-loader-script") + 1]).read())
@@ -100,3 +100,15 @@ def test_what_an_older_polygraphy_says():
     assert bisect_precision.described(text, 1.0)["kept"] == 4
     with pytest.raises(UserError, match="said nothing of its iterations"):
         bisect_precision.described("", 1.0)
+
+
+def test_why_no_engine_was_right_is_kept():
+    """The lines of Polygraphy 0.49.26 with TensorRT 8.5.3.1, which can build none with all layers in FP32."""
+    text = (
+        "[I]     RUNNING | Iteration 1 | Approximately 10 iteration(s) remaining\n"
+        "[I]     Selecting first 669 layer(s) to run in higher precision\n"
+        "[E]     2: [optimizer.cpp::getFormatRequirements::3103] Error Code 2: Internal Error (Assertion failed.)\n"
+        "[E]     FAILED | Iteration 1 | Duration 7.65s\n"
+    )
+    found = bisect_precision.described(text, 7.65)
+    assert not found["met"] and found["error"].startswith("2: [optimizer.cpp::getFormatRequirements::3103]")

@@ -197,7 +197,7 @@ class Layer:
 
 
 def planned_network(metadata):
-    """Return what a parser makes of Gemm, Softmax (and a reshape of its own) and Gemm_1; metadata: 8.6's."""
+    """Return what a parser makes of Gemm, Softmax (and a reshape of its own), Gemm_1 and Add; metadata: 8.6's."""
     rows = [
         ("m/Flatten", "SHUFFLE", ["x"], ["a"], "m/Flatten"),
         ("m.weight", "CONSTANT", [], ["w"], None),
@@ -208,7 +208,8 @@ def planned_network(metadata):
         ("m/Softmax", "SOFTMAX", ["e"], ["f"], "m/Softmax"),
         ("(Unnamed Layer* 7) [Shuffle]", "SHUFFLE", ["f"], ["g"], None),
         ("m/Gemm_1", "MATRIX_MULTIPLY", ["g", None], ["h"], "m/Gemm_1"),
-        ("shape", "SHAPE", ["h"], ["i"], None),
+        ("m/Add", "ELEMENTWISE", ["x", "h"], ["j"], "m/Add"),
+        ("shape", "SHAPE", ["j"], ["i"], None),
     ]
     found = [
         Layer(name, kind, reads, writes, "i32" if name == "shape" else "f32", metadata and f"[ONNX Layer: {node}]")
@@ -217,10 +218,10 @@ def planned_network(metadata):
     return types.SimpleNamespace(num_layers=len(found), get_layer=found.__getitem__, layers=found)
 
 
-GRAPH = ["m/Flatten", "m/Gemm", "m/Softmax", "m/Gemm_1"]
+GRAPH = ["m/Flatten", "m/Gemm", "m/Softmax", "m/Gemm_1", "m/Add"]
 PLANS = {
     ("m/Gemm",): ["m/Gemm", "(Unnamed Layer* 4) [Shuffle]", "m/Gemm_7"],
-    ("m/Gemm_1",): ["(Unnamed Layer* 7) [Shuffle]", "m/Gemm_1"],
+    ("m/Gemm_1",): ["(Unnamed Layer* 7) [Shuffle]", "m/Gemm_1", "m/Add"],
     ("m/Softmax", "m/Flatten"): ["m/Flatten", "m/Softmax", "(Unnamed Layer* 7) [Shuffle]"],
 }
 

@@ -17,7 +17,9 @@ TOOL, ENGINE, TOLERANCE = "polygraphy", "polygraphy_debug.engine", "1e-2"  # the
 FLAGS = {"fp16": ["--fp16"], "int8": ["--int8"]}
 BUILT = re.compile(r"RUNNING \| Iteration (\d+)")
 SELECTED = re.compile(r"Selecting first (\d+) layer")
+VERSION = re.compile(r"\d+(?:\.\d+)+")
 FOUND = re.compile(r"try running the first (\d+) layer")
+ERROR = re.compile(r"\[E\] +(.+)")
 LOADER = """import numpy
 def load_data():
     yield {{"input_0": numpy.load({path!r})}}
@@ -55,7 +57,7 @@ def check(recipe):
         raise UserError(f"TensorRT {version} takes no precision of a layer, which bisect sets: use 10.x or older")
     if shutil.which(TOOL) is None:
         raise UserError("bisect needs Polygraphy's command line on PATH: pip install polygraphy")
-    return {"tensorrt": version, TOOL: run([TOOL, "--version"], None).strip().split()[-1]}
+    return {"tensorrt": version, TOOL: (VERSION.search(run([TOOL, "--version"], None)) or [None])[0]}
 
 
 def commands(args, folder):
@@ -106,10 +108,10 @@ def run(command, folder):
 
 
 def described(text, seconds):
-    """Return {builds, seconds, layers, kept, met} of what the search printed.
+    """Return {builds, seconds, layers, kept, met, error} of what the search printed.
 
     layers: of TensorRT's network (the search begins with all of them); kept: how many of the first stay in FP32, None
-    where no number of them is enough.
+    where no number of them is enough; error: the first that was printed where that is so.
     """
     from files import UserError
 
@@ -124,6 +126,7 @@ def described(text, seconds):
         "layers": max(tried),
         "kept": kept,
         "met": kept is not None,
+        "error": None if kept is not None else next(iter(ERROR.findall(text)), None),
     }
 
 

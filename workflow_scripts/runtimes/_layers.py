@@ -8,6 +8,7 @@ instance, are named after no node.
 import re
 
 METADATA = re.compile(r"\[ONNX Layer: (.*?)\]")
+PRODUCTS = ("Conv", "Gemm", "MatMul")  # operations whose kernel also adds what an Add behind it does
 LEFT_ALONE = ("CONSTANT", "QUANTIZE", "DEQUANTIZE", "SHAPE", "CAST")  # kinds of helper that take no precision
 
 
@@ -44,13 +45,15 @@ def follow(trt, network, plan):
     """Give the layers of a plan's nodes their precision and outputs' type; return (layers, nodes without a layer).
 
     plan: {"nodes": [{"name", "precision"}], "graph": [all names]}. The float layers that the parser added beside a
-    plan's node, and behind those, get its precision too: what they hold may be beyond the narrower type.
+    plan's node, and behind those, get its precision too: what they hold may be beyond the narrower type. So do
+    additions behind a plan's product.
     """
     types = {"fp32": trt.float32, "fp16": trt.float16}
     wanted = {node["name"]: types[node["precision"]] for node in plan["nodes"]}
     layers, nodes = layers_of(network), {*plan.get("graph", ()), *wanted}
     origins = [node_of(layer, nodes) for layer in layers]
     kinds = {number: wanted[origin] for number, origin in enumerate(origins) if origin in wanted}
+    kinds.update(_sums(layers, origins, kinds))
     _spread(trt, layers, origins, kinds)
     followed = 0
     for number, kind in kinds.items():
@@ -60,6 +63,22 @@ def follow(trt, network, plan):
                 layers[number].set_output_type(place, kind)
             followed += 1
     return followed, sorted(wanted.keys() - set(origins))
+
+
+def _sums(layers, origins, kinds):
+    """Return {layer number: precision} of the Add nodes that read a plan's product.
+
+    TensorRT makes one kernel of both. Told of the product alone, 8.5.3 lost a residual stream to an overflow that the
+    product in FP32 does not have (docs/measurements/plans-h200.md).
+    """
+    held = {t.name: kind for n, kind in kinds.items() if _op(origins[n]) in PRODUCTS for t in outputs_of(layers[n])}
+    sums = [number for number, origin in enumerate(origins) if number not in kinds and _op(origin) == "Add"]
+    return {number: held[t.name] for number in sums for t in inputs_of(layers[number]) if t.name in held}
+
+
+def _op(node):
+    """Return the operation in a node's name (module/Operation_number), or None."""
+    return node and node.rsplit("/", 1)[-1].split("_")[0]
 
 
 def _spread(trt, layers, origins, kinds):
