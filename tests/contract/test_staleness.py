@@ -268,6 +268,11 @@ def high_precision(workflow):
     workflow.config(row("precisions", "int8_ptq", high_precision="bf16"))
 
 
+@change(engine(*CPU[1:]), builds(*CPU[1:]))
+def high_precision_of_a_target(workflow):
+    workflow.config(row("targets", "cpu", high_precision="bf16"))
+
+
 @change(engine(*CPU), builds(*CPU))
 def threads_of_a_target(workflow):
     workflow.config(row("targets", "cpu", threads=1))
@@ -486,6 +491,7 @@ def base(tmp_path_factory):
         config["precisions"]["int8_qat"]["calibration"] = {"method": "max", "images": 256}
         config["precisions"]["int8_ptq"].update(high_precision="fp32", fallback="auto")
         config["precisions"]["int8_qat"]["fallback"] = "auto"
+        config["targets"]["cpu"].pop("high_precision", None)
         config["targets"]["cpu"].update(threads=0, batches=[1, 16], warmup_ms=500, duration_ms=3000, iterations=50)
         config["targets"]["ort"].update(warmup_ms=500, duration_ms=3000)
         for graph in ("cpu", "gpu"):
