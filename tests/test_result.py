@@ -61,6 +61,7 @@ VALID = {
         "engine_builds": 1,
         "layers": 135,
         "precision_of_layers": {"int8": 1, "fp16": 0, "bf16": 0, "fp32": 134},
+        "reformats": 1,
         "warnings": ["the recipe asks for int8, and no layer computes in it"],
     },
     "plan": None,

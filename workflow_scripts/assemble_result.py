@@ -88,6 +88,7 @@ def engine_of(path, described):
         "engine_builds": described["engine_builds"],
         "layers": described["layer_count"],
         "precision_of_layers": described["precision_of_layers"],
+        "reformats": described["reformats"],
         "warnings": described["warnings"],
     }
 
