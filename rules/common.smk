@@ -9,7 +9,7 @@ sys.path.insert(0, os.path.join(workflow.basedir, "workflow_scripts"))
 
 import gate
 from recipes import Recipes, code
-from tables import Tables
+from tables import SCORED, Tables
 
 tables = gate.one_line(Tables.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
 recipes = Recipes(tables)
@@ -27,6 +27,7 @@ wildcard_constraints:
     graph="[A-Za-z0-9_-]+",
     preprocess="[a-z0-9-]+",
     split="calib|select|val",
+    scores="|".join(SCORED),  # a folder of scores
 
 
 def active(path):
@@ -47,6 +48,11 @@ def dataset_code(script):
 def images(split):
     """Return a function of wildcards: the images of a split as the model looks at them."""
     return lambda w: f"results/{w.dataset}/data/{tables.preprocess(w.model)}.{split}.u8"
+
+
+def scored_images(w):
+    """Return the images that the scores in a folder are of."""
+    return images(SCORED[w.scores])(w)
 
 
 def datasets_with(source):
@@ -133,6 +139,11 @@ def result_graph(w):
 def result_calibration(w):
     """Return the active dataset's calibration, or nothing where the precision has none."""
     return active(f"calibration/{w.model}.{w.precision}.json") if tables.is_calibrated(w.precision) else []
+
+
+def result_typed(w):
+    """Return the score of the active dataset's typed graph, or nothing where it predicts no engine of the target."""
+    return active(f"typed/{w.model}.{w.precision}.json") if tables.is_predicted(w.precision, w.target) else []
 
 
 def result_trtexec(w):

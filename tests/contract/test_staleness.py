@@ -26,7 +26,7 @@ def result(*names):
 
 def measured(*names):
     """Return the jobs behind an engine."""
-    return [f"{rule} {name}" for name in names for rule in ("evaluate_engine", "benchmark", "result")]
+    return [f"{rule}{name}" for name in names for rule in ("evaluate_engine accuracy.", "benchmark ", "result ")]
 
 
 def timed(*names):
@@ -48,7 +48,7 @@ def planned(*precisions):
 QAT = ["train_qat int8_qat", *planned("int8_qat")]
 CALIBRATED = ["calibrate int8_ptq", *planned("int8_ptq"), "calibrate int8_qat", *QAT]
 EXPORTED = ["export", "clean cpu", *engine("fp32.cpu", "fp32.ort")]
-CHECKPOINT = ["train", "evaluate_torch", "reference", *EXPORTED, *CALIBRATED]
+CHECKPOINT = ["train", "evaluate_torch accuracy", "evaluate_torch select", *EXPORTED, *CALIBRATED]
 IMAGES = ["decode calib", "decode select", "decode val"]
 TARGETS = ["fingerprint cpu", "fingerprint ort"]
 ALL = ["index", *IMAGES, *CHECKPOINT, *TARGETS]
@@ -367,7 +367,7 @@ def profile_of_an_engine(workflow):
     pass
 
 
-@change([*(f"evaluate_select {name}" for name in CPU), "choose auto.cpu"], targets=[AUTO])
+@change([*(f"evaluate_engine select.{name}" for name in CPU), "choose auto.cpu"], targets=[AUTO])
 def choice_of_a_precision(workflow):
     workflow.config(row("precisions", "auto", choose=[name.split(".")[0] for name in CPU]))
 
@@ -539,12 +539,19 @@ def test_two_dry_runs_print_the_same_plan(base, tmp_path):
     assert reasons_of(plans[0]) == reasons_of(plans[1]) != []
 
 
-def test_a_missed_budget_is_the_exit_status(base, tmp_path):
+@pytest.mark.parametrize(
+    "loss, problem",
+    [
+        ("budget", "not within the budget of top-1 points"),
+        ("plan", "its plan's criterion is not met on the select split"),
+    ],
+)
+def test_a_missed_budget_is_the_exit_status(base, tmp_path, loss, problem):
     """Everything is made, and a second run, which makes nothing, has nothing to complain about."""
     workflow, wanted = base.copy(tmp_path / "missed"), result("fp32.cpu")[0]
     deleted_result(workflow)
-    status, output = workflow.run("--quiet", "--", *result(*BUILT), LEVIT_LOSES="assemble_result")
-    assert status == 1 and f"error: not within the budget of top-1 points: {wanted}" in output, output
+    status, output = workflow.run("--quiet", "--", *result(*BUILT), LEVIT_LOSES=f"assemble_result {loss}")
+    assert status == 1 and f"error: {problem}: {wanted}" in output, output
     assert workflow.path(wanted).exists() and "Traceback" not in output
     assert workflow.run("--quiet", "--", *result(*BUILT))[0] == 0
 
