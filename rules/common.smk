@@ -169,6 +169,18 @@ def listed_results(wildcards):
     return [f"results/{m}.{p}.{t}.json" for m, p, t in tables.reachable_results()]
 
 
+def listed_plans(wildcards):
+    """Return the plans behind the listed results."""
+    planned = {(m, p) for m, p, _ in tables.reachable_results() if tables.has_plan(p)}
+    return [active(f"plans/{model}.{precision}.json") for model, precision in sorted(planned)]
+
+
+def listed_bisects(wildcards):
+    """Return the bisections of listed results that somebody asked for: those that are there."""
+    paths = [active(f"bisect/{m}.{p}.{t}.json") for m, p, t in tables.reachable_results() if tables.has_plan(p)]
+    return [path for path in paths if os.path.exists(path)]
+
+
 def listed_onnx_accuracies(wildcards):
     """Return the accuracy of each listed model's exported graph."""
     return [active(f"accuracy/{model}.onnx.json") for model in tables.onnx_models()]

@@ -526,6 +526,23 @@ def test_a_sweep_follows_its_candidates_and_a_calibration_follows_the_sweep(base
         assert workflow.build(*result(*BUILT)) == sorted([SWEEP, PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")])
 
 
+def test_a_report_follows_its_plans_and_the_bisections_that_are_there(base, tmp_path):
+    workflow, report = base.copy(tmp_path / "changed"), "results/report.html"
+    listed = {"models": [MODEL], "precisions": ["fp32", "int8_ptq"], "targets": ["cpu"]}
+    workflow.config(lambda config: config.update(results=listed))
+    assert workflow.plan(report) == ["report"]
+    workflow.build(report)
+    assert workflow.plan(report) == []
+    bisect = workflow.path(f"results/digits/bisect/{MODEL}.int8_ptq.cpu.json")
+    bisect.parent.mkdir()
+    bisect.write_text("{}")
+    assert workflow.plan(report) == ["report"], "what somebody asked for is shown, and nothing is bisected for a report"
+    workflow.build(report)
+    assert workflow.plan(report) == []
+    workflow.config(row("precisions", "int8_ptq", criterion={"agreement": 90.0}))
+    assert workflow.plan(report) == sorted(["report", *planned("int8_ptq")])
+
+
 def test_override_as_text_is_the_same_value(base):
     options = ["--config", "seed=0", "targets={cpu: {iterations: 50, batches: [1, 16]}}"]
     assert base.plan(*result(*BUILT), options=options) == []
