@@ -573,5 +573,12 @@ def test_a_missed_budget_is_the_exit_status(base, tmp_path, loss, problem):
     assert workflow.run("--quiet", "--", *result(*BUILT))[0] == 0
 
 
+def test_a_choice_of_which_none_qualifies_is_the_exit_status(base, tmp_path):
+    workflow = base.copy(tmp_path / "missed")
+    status, output = workflow.run("--quiet", "--", AUTO, LEVIT_LOSES="choose_precision budget")
+    assert status == 1 and f"error: not within the budget of top-1 points: {AUTO}" in output, output
+    assert workflow.path(AUTO).exists() and "Traceback" not in output
+
+
 def test_the_matrix_is_wide_enough():
     assert len(CHANGES) >= 20
