@@ -192,6 +192,16 @@ def test_page_shows_plans_their_evidence_and_the_bisection_beside_them(files, ev
     assert float(bars[0][2]) == float(bars[2][2]) == pytest.approx(5 * float(bars[1][2]), abs=0.5)
 
 
+def test_page_says_why_a_bisection_found_nothing(files, evidence):
+    failed = {**BISECT, "met": False, "kept": None, "error": "no supported formats <x>"}
+    (files[0] / evidence["--bisects"]).write_text(json.dumps(failed))
+    given = [part for pair in evidence.items() for part in pair]
+    done = run(files[0], "report.py", "--results", *files[1], *given, "--models", "{}", "--report", "a.html")
+    text = (files[0] / "a.html").read_text()
+    assert done.returncode == 0 and "no number of its 749 layers is enough" in text
+    assert "no supported formats &lt;x&gt;" in text and Page(text).open == []
+
+
 def test_page_shows_what_a_choice_was_made_of(files):
     one = {"batch": 1, "images_per_second": 9.0, "top1": 98.0, "lost": 1.0, "within_budget": False, "stable": True}
     verdicts = [
