@@ -238,3 +238,13 @@ def test_dots_lie_inside_the_plot_in_their_order():
 
 def test_one_dot_and_none_can_be_drawn():
     assert plot.scatter([{"x": 400.0, "y": 100.0}])["dots"] and plot.scatter([]) is None
+
+
+@pytest.mark.parametrize("largest", [1e-7, 0.004, 0.9, 3e4])
+def test_bars_of_any_size_have_an_axis(largest):
+    drawn = plot.bars(
+        [{"value": largest, "part": "stem"}, {"value": None, "part": "head"}, {"value": 0.0, "part": "head"}]
+    )
+    assert 2 <= len(drawn["ticks"]) <= 10 and all(drawn["base"] >= y >= plot.TOP - 0.1 for y, _ in drawn["ticks"])
+    assert [bar["height"] for bar in drawn["bars"]] == [drawn["base"] - plot.TOP, drawn["base"] - plot.TOP, 1.0]
+    assert [text for _, text in drawn["parts"]] == ["stem", "head"] and plot.bars([]) is None

@@ -59,13 +59,11 @@ def _decades(low, high):
 
 def _steps(low, high):
     """Return four to nine round numbers between two percentages."""
-    step = next(
-        s
-        for s in (1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000)
-        if (high - low) / s <= 9
-    )
+    rough = (high - low) / 9
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
     first = math.ceil(low / step)
-    return [round(k * step, 4) for k in range(first, math.floor(high / step) + 1)]
+    return [round(k * step, 9) for k in range(first, math.floor(high / step) + 1)]
 
 
 def bars(values):
