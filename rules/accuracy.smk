@@ -1,24 +1,27 @@
-"""Accuracy on the validation split: PyTorch's, the exported graph's and each engine's."""
+"""Accuracy of PyTorch, of the exported graph and of each engine.
+
+Under accuracy/ on the val split, which results speak of; under select/ on the select split, which all that chooses reads.
+"""
 
 
 rule evaluate_torch:
     """Evaluate the FP32 checkpoint in PyTorch and keep its logits as everyone's reference."""
     input:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
-        images=images("val"),
+        images=scored_images,
         index="results/{dataset}/data/index.json",
         code=code("evaluate_torch.py"),
     output:
-        accuracy="results/{dataset}/accuracy/{model}.torch.json",
-        logits="results/{dataset}/accuracy/{model}.torch.npy",
+        accuracy="results/{dataset}/{scores}/{model}.torch.json",
+        logits="results/{dataset}/{scores}/{model}.torch.npy",
     log:
-        "results/logs/{dataset}/evaluate_torch.{model}.log",
+        "results/logs/{dataset}/evaluate_torch.{scores}.{model}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(model=recipes.vision, classes=recipes.classes),
+        recipe=options(model=recipes.vision, classes=recipes.classes, split=recipes.scored_split),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "--index {input.index:q} --split val {params.recipe} "
+        "--index {input.index:q} {params.recipe} "
         "--accuracy {output.accuracy:q} --logits {output.logits:q} --threads {threads} --log {log:q}"
 
 
@@ -47,20 +50,24 @@ rule evaluate_engine:
     """Evaluate an engine on its target, from its file."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
-        images=images("val"),
+        images=scored_images,
         index="results/{dataset}/data/index.json",
-        reference="results/{dataset}/accuracy/{model}.torch.npy",
+        reference="results/{dataset}/{scores}/{model}.torch.npy",
         code=device_code("evaluate_engine.py"),
     output:
-        accuracy="results/{dataset}/accuracy/{model}.{precision}.{target}.json",
+        accuracy="results/{dataset}/{scores}/{model}.{precision}.{target}.json",
     log:
-        "results/logs/{dataset}/evaluate_engine.{model}.{precision}.{target}.log",
+        "results/logs/{dataset}/evaluate_engine.{scores}.{model}.{precision}.{target}.log",
     threads: EVERY_CORE
     params:
         recipe=options(
-            runtime=recipes.runtime, model=recipes.normalization, recipe=recipes.running, identity=recipes.identity
+            runtime=recipes.runtime,
+            model=recipes.normalization,
+            split=recipes.scored_split,
+            recipe=recipes.running,
+            identity=recipes.identity,
         ),
     shell:
         '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} '
-        "--index {input.index:q} --reference {input.reference:q} --split val {params.recipe} "
+        "--index {input.index:q} --reference {input.reference:q} {params.recipe} "
         "--accuracy {output.accuracy:q} --log {log:q}"

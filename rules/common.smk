@@ -9,7 +9,7 @@ sys.path.insert(0, os.path.join(workflow.basedir, "workflow_scripts"))
 
 import gate
 from recipes import Recipes, code
-from tables import Tables
+from tables import SCORED, Tables
 
 tables = gate.one_line(Tables.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
 recipes = Recipes(tables)
@@ -27,6 +27,7 @@ wildcard_constraints:
     graph="[A-Za-z0-9_-]+",
     preprocess="[a-z0-9-]+",
     split="calib|select|val",
+    scores="|".join(SCORED),  # a folder of scores
 
 
 def active(path):
@@ -47,6 +48,11 @@ def dataset_code(script):
 def images(split):
     """Return a function of wildcards: the images of a split as the model looks at them."""
     return lambda w: f"results/{w.dataset}/data/{tables.preprocess(w.model)}.{split}.u8"
+
+
+def scored_images(w):
+    """Return the images that the scores in a folder are of."""
+    return images(SCORED[w.scores])(w)
 
 
 def datasets_with(source):
@@ -135,6 +141,11 @@ def result_calibration(w):
     return active(f"calibration/{w.model}.{w.precision}.json") if tables.is_calibrated(w.precision) else []
 
 
+def result_typed(w):
+    """Return the score of the active dataset's typed graph, or nothing where it predicts no engine of the target."""
+    return active(f"typed/{w.model}.{w.precision}.json") if tables.is_predicted(w.precision, w.target) else []
+
+
 def result_trtexec(w):
     """Return trtexec's timing of the active dataset's engine, or nothing where the target's row does without."""
     return active(f"trtexec/{w.model}.{w.precision}.{w.target}.json") if tables.has_trtexec(w.target) else []
@@ -156,6 +167,18 @@ def named(wildcards, input):
 def listed_results(wildcards):
     """Return the results that config.yaml lists for targets within reach; name the others on stderr."""
     return [f"results/{m}.{p}.{t}.json" for m, p, t in tables.reachable_results()]
+
+
+def listed_plans(wildcards):
+    """Return the plans behind the listed results."""
+    planned = {(m, p) for m, p, _ in tables.reachable_results() if tables.has_plan(p)}
+    return [active(f"plans/{model}.{precision}.json") for model, precision in sorted(planned)]
+
+
+def listed_bisects(wildcards):
+    """Return the bisections of listed results that somebody asked for: those that are there."""
+    paths = [active(f"bisect/{m}.{p}.{t}.json") for m, p, t in tables.reachable_results() if tables.has_plan(p)]
+    return [path for path in paths if os.path.exists(path)]
 
 
 def listed_onnx_accuracies(wildcards):

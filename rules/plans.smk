@@ -1,27 +1,6 @@
 """Which nodes keep a higher precision, found on the host and judged on the select split."""
 
 
-rule reference:
-    """Evaluate the FP32 checkpoint on the select split: what plans and the engines made by them are held to."""
-    input:
-        checkpoint="results/{dataset}/checkpoints/{model}.pth",
-        images=images("select"),
-        index="results/{dataset}/data/index.json",
-        code=code("evaluate_torch.py"),
-    output:
-        accuracy="results/{dataset}/select/{model}.torch.json",
-        logits="results/{dataset}/select/{model}.torch.npy",
-    log:
-        "results/logs/{dataset}/reference.{model}.log",
-    threads: EVERY_CORE
-    params:
-        recipe=options(model=recipes.vision, classes=recipes.classes),
-    shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "--index {input.index:q} --split select {params.recipe} "
-        "--accuracy {output.accuracy:q} --logits {output.logits:q} --threads {threads} --log {log:q}"
-
-
 rule plan:
     """Find the cheapest nodes that must keep a higher precision, or check those of a plan made by hand."""
     input:
@@ -48,27 +27,25 @@ rule plan:
         "--plan {output.plan:q} --threads {threads} --log {log:q}"
 
 
-rule evaluate_select:
-    """Evaluate an engine on the select split: what a choice among engines looks at."""
+rule evaluate_typed:
+    """Evaluate the strongly typed graph in ONNX Runtime on the select split: what a plan predicts of its engines."""
     input:
-        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        onnx="results/{dataset}/typed/{model}.{precision}.onnx",
         images=images("select"),
         index="results/{dataset}/data/index.json",
         reference="results/{dataset}/select/{model}.torch.npy",
-        code=device_code("evaluate_engine.py"),
+        code=code("evaluate_engine.py", "runtimes/onnxruntime.py"),
     output:
-        accuracy="results/{dataset}/select/{model}.{precision}.{target}.json",
+        accuracy="results/{dataset}/typed/{model}.{precision}.json",
     log:
-        "results/logs/{dataset}/evaluate_select.{model}.{precision}.{target}.log",
+        "results/logs/{dataset}/evaluate_typed.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(
-            runtime=recipes.runtime, model=recipes.normalization, recipe=recipes.running, identity=recipes.identity
-        ),
+        recipe=options(model=recipes.normalization, identity=recipes.onnx_identity),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} '
-        "--index {input.index:q} --reference {input.reference:q} --split select {params.recipe} "
-        "--accuracy {output.accuracy:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} --engine {input.onnx:q} --images {input.images:q} --index {input.index:q} '
+        "--reference {input.reference:q} --runtime onnxruntime --recipe '{{}}' --split select "
+        "{params.recipe} --accuracy {output.accuracy:q} --log {log:q}"
 
 
 rule bisect:

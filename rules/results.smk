@@ -10,6 +10,7 @@ rule result:
         accuracy=active("accuracy/{model}.{precision}.{target}.json"),
         benchmark=active("benchmark/{model}.{precision}.{target}.json"),
         trtexec=result_trtexec,
+        typed=result_typed,
         identity="results/targets/{target}.json",
         checkpoint=active("checkpoints/{model}.pth"),
         index=active("data/index.json"),
@@ -60,11 +61,13 @@ rule summary:
 
 
 rule report:
-    """Draw the accuracy and speed tables as one self-contained page."""
+    """Draw the accuracy and speed of all results, and what their plans keep, as one self-contained page."""
     input:
         code=code("report.py"),
         template="workflow_scripts/drawing/page.html",
         results=listed_results,
+        plans=listed_plans,
+        bisects=listed_bisects,
     output:
         report="results/report.html",
     log:
@@ -72,5 +75,6 @@ rule report:
     params:
         recipe=options(models=recipes.published),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --results {input.results:q} {params.recipe} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} --results {input.results:q} --plans {input.plans:q} '
+        "--bisects {input.bisects:q} {params.recipe} "
         "--report {output.report:q} --log {log:q}"

@@ -76,9 +76,10 @@ def test_a_score_of_another_engine_is_refused():
         choose_precision.weigh([result], [{**score, "engine_sha256": "1" * 64}], 1)
 
 
-def test_result_is_the_winners_with_all_candidates(tmp_path):
+def assembled(tmp_path, *candidates):
+    """Run the command on (precision, speed, lost) and return its result."""
     paths = {"results": [], "select": []}
-    for precision, speed, lost in (("fp32", 100, 0.0), ("int8_qat", 300, 0.1), ("int8_ptq", 400, 1.0)):
+    for precision, speed, lost in candidates:
         for kind, value in zip(paths, figures(precision, speed, lost)):
             paths[kind].append(str(tmp_path / f"{precision}.{kind}.json"))
             (tmp_path / f"{precision}.{kind}.json").write_text(json.dumps(value))
@@ -87,7 +88,17 @@ def test_result_is_the_winners_with_all_candidates(tmp_path):
     command = [sys.executable, ROOT / "workflow_scripts" / "choose_precision.py", *given]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "auto.json").read_text())
+    return json.loads((tmp_path / "auto.json").read_text())
+
+
+def test_a_result_of_which_none_qualifies_says_so(tmp_path):
+    found = assembled(tmp_path, ("fp32", 100, 0.5), ("int8_qat", 300, 0.4))
+    assert found["chosen"] == "int8_qat" and not found["accuracy"]["within_budget"]
+    assert "chosen, though none is within the budget" in found["candidates"][1]["verdict"]
+
+
+def test_result_is_the_winners_with_all_candidates(tmp_path):
+    found = assembled(tmp_path, ("fp32", 100, 0.0), ("int8_qat", 300, 0.1), ("int8_ptq", 400, 1.0))
     assert (found["precision"], found["chosen"]) == ("auto", "int8_qat")
     assert [one["precision"] for one in found["candidates"]] == ["fp32", "int8_qat", "int8_ptq"]
     assert found["accuracy"]["within_budget"] and found["accuracy"]["budget"] == BUDGET

@@ -180,6 +180,7 @@ def test_a_plan_that_an_int8_engine_misses_grows_and_is_met(folder, runtime):
     found = read(folder / "int8.json")
     assert [verdict["met"] for verdict in found["select"]] == [False, True] and found["engine_builds"] == 2
     assert found["precision_of_layers"]["int8"] == 0 and found["plan"]["nodes"] == ["/conv", "/qkv"]
+    assert found["plan"]["engine"] == found["select"][1], "of the engine that is kept"
     assert not [path for path in folder.iterdir() if "grown" in path.name]
     assert evaluate(folder, runtime, "int8.engine", "int8.accuracy.json")[0] == 0
     assert read(folder / "int8.accuracy.json")["max_abs_logit_error"] < 1e-3
@@ -191,6 +192,7 @@ def test_a_plan_that_an_int8_engine_meets_costs_one_build(folder, runtime):
     assert status == 0, text
     found = read(folder / "int8.json")
     assert found["engine_builds"] == 1 and found["select"][0]["met"] and found["precision_of_layers"]["int8"] > 0
+    assert found["plan"]["engine"] == found["select"][0]
 
 
 def test_plain_onnx_is_evaluated(folder):

@@ -17,6 +17,28 @@ from files import UserError
 SPREAD = {"mean": 2.0, "median": 1.9, "p90": 2.2, "p95": 2.4, "p99": 2.9, "min": 1.5, "max": 3.0}
 
 
+GROUPS = [
+    {"name": "stages.0.blocks.0.mlp", "nodes": ["stages.0.blocks.0.mlp.ln1/Gemm"], "effect": 0.02},
+    {"name": "stem.conv1", "nodes": ["stem.conv1/Conv", "stem.act1/Mul"], "effect": 0.1},
+    {"name": "head", "nodes": ["head/Gemm"], "effect": None},
+]
+PLAN = {
+    "criterion": {"budget": 0.3, "agreement": 99.0},
+    "nodes": [{"name": "stem.conv1/Conv", "evidence": {"reason": "overflow", "effect": None}}],
+    "graph": ["stem.conv1/Conv", "stem.act1/Mul", "stages.0.blocks.0.mlp.ln1/Gemm", "head/Gemm"],
+    "groups": GROUPS,
+}
+BISECT = {"builds": 10, "seconds": 628.4, "layers": 749, "kept": 398, "met": True}
+
+
+def planned(precision):
+    """Return the plan of a result."""
+    score = {"num_images": 200, "top1": 98.5, "agreement_with_fp32": 99.5}
+    select = {"simulated": score, "typed": None, "engine": {**score, "top1": 97.25}}
+    path = f"results/digits/plans/LeViT-128S.{precision}.json"
+    return {"nodes_total": 246, "nodes_high_precision": 3, "path": path, "met": False, "select": select}
+
+
 def result(precision, speed, model="LeViT-128S", target="cpu", top1=98.0, stable=True, within=True):
     entries = [
         {"batch": batch, "images_per_second": speed * batch**0.5, "latency_ms": SPREAD, "stable": stable, "threads": 2}
@@ -26,7 +48,11 @@ def result(precision, speed, model="LeViT-128S", target="cpu", top1=98.0, stable
         **{"model": model, "precision": precision, "target": target, "benchmark": entries},
         "dataset": {"name": "digits", "split": "val", "num_images": 360, "num_classes": 10},
         "accuracy": {"top1": top1, "top5": 100.0, "agreement_with_fp32": 99.7, "within_budget": within, "budget": 0.3},
-        "engine": {"bytes": 28_000_000, "layers": 90, "precision_of_layers": {"int8": 60, "fp32": 30}},
+        "engine": {
+            **{"bytes": 28_000_000, "layers": 90, "precision_of_layers": {"int8": 60, "fp32": 30}, "reformats": 1},
+            **{"engine_builds": 1, "build_seconds": 2.5},
+        },
+        **{"plan": planned(precision) if precision.startswith("int8") else None, "chosen": None, "candidates": None},
         "trtexec": [{"batch": 16, "median_compute_ratio": 1.0125}] if target == "gpu" else None,
         "target_identity": {"device": "A <CPU> & more", "runtime": "openvino", "version": "2026.4.1"},
         "provenance": {"versions": {"openvino": "2026.4.1"}},
@@ -75,6 +101,16 @@ def test_summary_of_nothing_is_a_header(files):
     assert (folder / "s.tsv").read_text().splitlines() == ["\t".join(rows.COLUMNS)]
 
 
+def test_summary_has_what_plans_keep_and_predict(files):
+    table = {row["precision"]: row for row in rows.flat(rows.load(files[1]))}
+    kept = ("nodes_high_precision", "plan_agreement", "reformats", "engine_builds")
+    assert [table["int8_qat"][name] for name in kept] == [3, 99.5, 1, 1]
+    assert [table["fp32"][name] for name in kept] == [None, None, 1, 1]
+    typed = planned("int8_qat")
+    typed["select"]["typed"] = {"num_images": 200, "top1": 98.5, "agreement_with_fp32": 98.0}
+    assert rows.predicted({"plan": typed}) == 98.0, "what computes as the engine does is the better prediction"
+
+
 def test_printed_table_marks_what_should_not_be_overlooked(files):
     text = run(files[0], "summarize.py", "--print").stdout
     assert re.search(r"^ +fp32 +bf16 +int8_qat$", text, re.MULTILINE)
@@ -105,11 +141,12 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.dots, self.foreign = [], [], []
+        self.open, self.dots, self.foreign, self.links = [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.foreign += [value for name, value in attrs if name in ("src", "href") or "://" in (value or "")]
+        self.foreign += [value for name, value in attrs if name == "src" or "://" in (value or "")]
+        self.links += [value for name, value in attrs if name == "href"]
         self.dots += [attrs] if tag == "path" and ("class", "dot") in [(n, v.split()[0]) for n, v in attrs] else []
         self.open += [] if tag in self.VOID else [tag]
 
@@ -124,7 +161,58 @@ def test_page_is_whole_self_contained_and_escaped(files):
     assert read.open == [] and read.foreign == [] and "@import" not in text and "url(" not in text
     assert "A &lt;CPU&gt; &amp; more" in text and "<CPU>" not in text
     assert len(read.dots) == 4 and "76.6" in text and "(2.50x)" in text and "not stable" in text
-    assert "60 int8, 30 fp32" in text
+    assert "60 int8, 30 fp32" in text and "What was chosen" not in text and "<rect" not in text
+
+
+@pytest.fixture
+def evidence(files):
+    """The paths of a plan and of a bisection of a result, as results name them, and where the page is drawn."""
+    folder = files[0] / "results/digits"
+    for path, value in (("plans/LeViT-128S.int8_qat", PLAN), ("bisect/LeViT-128S.int8_qat.cpu", BISECT)):
+        (folder / path).parent.mkdir(parents=True)
+        (folder / f"{path}.json").write_text(json.dumps(value))
+    paths = [str(path.relative_to(files[0])) for path in sorted(folder.rglob("*.json"))]
+    return {"--bisects": paths[0], "--plans": paths[1]}
+
+
+def test_page_shows_plans_their_evidence_and_the_bisection_beside_them(files, evidence):
+    folder, paths = files
+    given = [part for pair in evidence.items() for part in pair]
+    done = run(folder, "report.py", "--results", *paths, *given, "--models", "{}", "--report", "a.html")
+    assert done.returncode == 0, done.stderr
+    text = (folder / "a.html").read_text()
+    read = Page(text)
+    assert read.open == read.foreign == [] and set(read.links) == {"digits/plans/LeViT-128S.int8_qat.json"}
+    assert "3 of 246" in text and "stem.conv1/Conv: overflow, not finite" in text
+    assert "the first 398 of 749 layers" in text and "628.4" in text
+    assert '<span class="bad">97.25</span>' in text, "the engine misses its plan's criterion"
+    bars = re.findall(r'<rect class="bar( kept)?" x="([\d.]+)"[^>]* height="([\d.]+)"><title>([^:]*):', text)
+    assert [bar[3] for bar in bars] == ["stem.conv1", "stages.0.blocks.0.mlp", "head"], "in the network's order"
+    assert [bool(bar[0]) for bar in bars] == [True, False, False]
+    assert float(bars[0][2]) == float(bars[2][2]) == pytest.approx(5 * float(bars[1][2]), abs=0.5)
+
+
+def test_page_says_why_a_bisection_found_nothing(files, evidence):
+    failed = {**BISECT, "met": False, "kept": None, "error": "no supported formats <x>"}
+    (files[0] / evidence["--bisects"]).write_text(json.dumps(failed))
+    given = [part for pair in evidence.items() for part in pair]
+    done = run(files[0], "report.py", "--results", *files[1], *given, "--models", "{}", "--report", "a.html")
+    text = (files[0] / "a.html").read_text()
+    assert done.returncode == 0 and "no number of its 749 layers is enough" in text
+    assert "no supported formats &lt;x&gt;" in text and Page(text).open == []
+
+
+def test_page_shows_what_a_choice_was_made_of(files):
+    one = {"batch": 1, "images_per_second": 9.0, "top1": 98.0, "lost": 1.0, "within_budget": False, "stable": True}
+    verdicts = [
+        {**one, "precision": "fp32", "verdict": "slow"},
+        {**one, "precision": "int8_qat", "verdict": "chosen: b"},
+    ]
+    auto = {**result("int8_qat", 9.0), "precision": "auto", "chosen": "int8_qat", "candidates": verdicts}
+    (files[0] / "results/auto.json").write_text(json.dumps(auto))
+    text = page.render([files[0] / "results/auto.json"], {})
+    assert "What was chosen" in text and "chosen: b" in text and text.count('<tr class="best">') == 1
+    assert "What keeps a higher precision" not in text, "the plan is of what was chosen, and shown there"
 
 
 def test_page_of_nothing_says_so():
@@ -150,3 +238,13 @@ def test_dots_lie_inside_the_plot_in_their_order():
 
 def test_one_dot_and_none_can_be_drawn():
     assert plot.scatter([{"x": 400.0, "y": 100.0}])["dots"] and plot.scatter([]) is None
+
+
+@pytest.mark.parametrize("largest", [1e-7, 0.004, 0.9, 3e4])
+def test_bars_of_any_size_have_an_axis(largest):
+    drawn = plot.bars(
+        [{"value": largest, "part": "stem"}, {"value": None, "part": "head"}, {"value": 0.0, "part": "head"}]
+    )
+    assert 2 <= len(drawn["ticks"]) <= 10 and all(drawn["base"] >= y >= plot.TOP - 0.1 for y, _ in drawn["ticks"])
+    assert [bar["height"] for bar in drawn["bars"]] == [drawn["base"] - plot.TOP, drawn["base"] - plot.TOP, 1.0]
+    assert [text for _, text in drawn["parts"]] == ["stem", "head"] and plot.bars([]) is None

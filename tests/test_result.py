@@ -61,6 +61,7 @@ VALID = {
         "engine_builds": 1,
         "layers": 135,
         "precision_of_layers": {"int8": 1, "fp16": 0, "bf16": 0, "fp32": 134},
+        "reformats": 1,
         "warnings": ["the recipe asks for int8, and no layer computes in it"],
     },
     "plan": None,
@@ -95,10 +96,33 @@ def changed(path, value):
     return result
 
 
+SCORE = {"num_images": 200, "top1": 98.5, "agreement_with_fp32": 99.5, "met": True, "slack": 0.0, "fp32_top1": 99.0}
+
+
+def by_plan(**more):
+    """Return the description of an engine that was built by a plan."""
+    counts = {"nodes_total": 3, "nodes_high_precision": 0, "path": "p.json", "met": True}
+    return {"plan": {**counts, "measured": {**SCORE, "top1": 98.0}, **more}}
+
+
+def test_a_result_has_what_was_predicted_of_its_engine_beside_what_it_does():
+    found = assemble_result.plan_of(by_plan(engine={**SCORE, "top1": 97.0, "met": False}), {**SCORE, "top1": 98.5})
+    assert {who: score["top1"] for who, score in found["select"].items()} == {
+        "simulated": 98.0,
+        "typed": 98.5,
+        "engine": 97.0,
+    }
+    assert not found["met"], "the engine's own verdict counts"
+    unknown = assemble_result.plan_of(by_plan(engine=None), None)
+    assert unknown["met"] and unknown["select"]["engine"] is None and unknown["select"]["typed"] is None
+    assert assemble_result.plan_of({}, None) is None
+
+
 def test_valid_result():
     assemble_result.check_schema(VALID)
     assemble_result.check_schema(changed(("engine", "precision_of_layers"), None))
-    assemble_result.check_schema(changed(("plan",), {"nodes_total": 3, "nodes_high_precision": 0, "path": "p.json"}))
+    assemble_result.check_schema(changed(("plan",), assemble_result.plan_of(by_plan(engine=SCORE), SCORE)))
+    assemble_result.check_schema(changed(("plan",), assemble_result.plan_of(by_plan(engine=None), None)))
     assemble_result.check_schema(changed(("provenance", "git_commit"), None))
     assemble_result.check_schema(changed(("trtexec",), [TRTEXEC]))
     assemble_result.check_schema(changed(("engine", "warnings"), []))

@@ -87,6 +87,26 @@ def test_bf16(runtime, built, tmp_path):
     assert error < 0.2 and (not native or error > 1e-5)
 
 
+def test_bf16_beside_int8(runtime, tmp_path):
+    onnx, engine = engine_graphs.quantized(tmp_path / "q.onnx"), str(tmp_path / "q.engine")
+    described = runtime.build(onnx, {**INT8, "high_precision": "bf16"}, None, engine)
+    native, counts = "BF16" in described["fingerprint"]["capabilities"], described["precision_of_layers"]
+    assert counts["int8"] >= 3 and (counts["bf16"] > 0) == native == (not described["warnings"])
+    images = engine_graphs.images(4)
+    assert np.abs(runtime.load(engine).run(images) - engine_graphs.expected(images)).max() < 0.2
+
+
+def test_bf16_is_not_emulated(runtime, built, tmp_path, monkeypatch):
+    """OpenVINO takes the hint on any processor with AVX-512 and rounds FP32 to it: slower than FP32."""
+    here = runtime.fingerprint()
+    less = {**here, "capabilities": [name for name in here["capabilities"] if name != "BF16"]}
+    monkeypatch.setattr(runtime, "fingerprint", lambda: less)
+    described = runtime.build(built[0], {**RECIPE, "compute": "bf16"}, None, str(tmp_path / "e"))
+    counts = described["precision_of_layers"]
+    assert counts["bf16"] == 0 and counts["fp32"] == described["layer_count"]
+    assert described["warnings"] == ["the recipe asks for bf16, and no layer computes in it"]
+
+
 def test_asked_precision_that_is_not_there_is_told(runtime, built, tmp_path):
     described = runtime.build(built[0], INT8, None, str(tmp_path / "e"))
     assert described["warnings"] == ["the recipe asks for int8, and no layer computes in it"]

@@ -29,13 +29,13 @@ def test_demo_goes_through_every_artifact(workflow):
         "decode calib",
         "decode select",
         "decode val",
-        "evaluate_engine int8_qat.cpu",
-        "evaluate_torch",
+        "evaluate_engine accuracy.int8_qat.cpu",
+        "evaluate_torch accuracy",
+        "evaluate_torch select",
         "fingerprint cpu",
         "index",
         "plan int8_qat",
         "quantize int8_qat.cpu",
-        "reference",
         "result int8_qat.cpu",
         "train",
         "train_qat int8_qat",
@@ -53,10 +53,19 @@ def test_strongly_typed_targets_build_from_typed_graphs(workflow):
     assert "type_graph int8_ptq" in workflow.plan("results/LeViT-tiny.int8_ptq.rtx.json")
 
 
+@pytest.mark.parametrize(
+    "name, predicted", [("fp16.gpu", True), ("int8_ptq.rtx", True), ("fp32.gpu", False), ("int8_ptq.cpu", False)]
+)
+def test_a_typed_graph_is_scored_where_an_engine_follows_it(workflow, name, predicted):
+    precision = name.split(".")[0]
+    assert (f"evaluate_typed {precision}" in workflow.plan(f"results/LeViT-tiny.{name}.json")) == predicted
+
+
 def test_a_choice_scores_every_engine_on_the_select_split(workflow):
     jobs = workflow.plan("results/LeViT-tiny.auto.cpu.json")
     names = [f"{precision}.cpu" for precision in ("bf16", "fp32", "int8_ptq", "int8_qat")]
-    assert [job for job in jobs if job.startswith("evaluate_select ")] == [f"evaluate_select {name}" for name in names]
+    scored = [job for job in jobs if job.startswith("evaluate_engine select.")]
+    assert scored == [f"evaluate_engine select.{name}" for name in names]
     assert "choose auto.cpu" in jobs and "result auto.cpu" not in jobs
 
 

@@ -5,6 +5,7 @@ import subprocess
 from cli import Command, log, tool_versions
 
 TOOLS = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "numpy")
+SCORES = ("num_images", "top1", "agreement_with_fp32")  # of the select split
 SCHEMA = "result.schema.yaml"
 EPSILON = 1e-9  # percentages are quotients of counts
 APART = 0.03  # of 1: two timings of one engine that differ by more are not both right
@@ -27,7 +28,7 @@ def produce(args):
         "benchmark": timing["benchmark"],
         "trtexec": trtexec_of(other, timing["benchmark"]),
         "engine": engine_of(args.engine, engine),
-        "plan": plan_of(engine),
+        "plan": plan_of(engine, read_json(args.typed) if args.typed else None),
         "checkpoint_bytes": size_of(args.checkpoint),
         "target_identity": identity,
         "provenance": provenance_of(args, engine),
@@ -88,14 +89,25 @@ def engine_of(path, described):
         "engine_builds": described["engine_builds"],
         "layers": described["layer_count"],
         "precision_of_layers": described["precision_of_layers"],
+        "reformats": described["reformats"],
         "warnings": described["warnings"],
     }
 
 
-def plan_of(described):
-    """Return the counts of the plan that an engine was built by, and where it was made, or None where there is none."""
+def plan_of(described, typed):
+    """Return what a plan keeps, and its scores on the select split, or None where an engine was built by none.
+
+    typed: the score of the strongly typed graph in ONNX Runtime, or None.
+    """
     plan = described.get("plan")
-    return plan and {key: plan[key] for key in ("nodes_total", "nodes_high_precision", "path")}
+    if plan is None:
+        return None
+    scores = {"simulated": plan["measured"], "typed": typed, "engine": plan["engine"]}
+    return {
+        **{key: plan[key] for key in ("nodes_total", "nodes_high_precision", "path")},
+        "met": (plan["engine"] or plan)["met"],
+        "select": {who: score and {key: score[key] for key in SCORES} for who, score in scores.items()},
+    }
 
 
 def provenance_of(args, described):
@@ -188,7 +200,7 @@ def command():
     ):
         c.input(name)
     c.input("--graph", help="what the engine was built from")
-    for name in ("--trtexec", "--calibration"):
+    for name in ("--trtexec", "--typed", "--calibration"):
         c.input(name, nargs="?", required=False)
     c.recipe("--recipe", help="JSON of the rows that decided the result").param("--budget", type=float, required=True)
     return c.output("--result")

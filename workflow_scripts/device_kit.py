@@ -5,9 +5,9 @@
     tar -xf kit.tar && python3 workflow_scripts/device_kit.py run                                    # there
     python workflow_scripts/device_kit.py bring brought.tar                                          # here again
 
-`run` records the target's identity, builds, evaluates and times, with trtexec as well where the target's row says so,
-and goes on where an interrupted run stopped. `bring` refuses files that were made of other inputs or recipes than those
-that are here now, and tells Snakemake of the rest.
+A choice (`auto`) takes all that it chooses from along. `run` records the target's identity, builds, evaluates and
+times, with trtexec as well where the target's row says so, and goes on where an interrupted run stopped. `bring`
+refuses files that were made of other inputs or recipes than those that are here now, and tells Snakemake of the rest.
 """
 
 import argparse
@@ -21,9 +21,10 @@ import tarfile
 from pathlib import Path
 
 from files import UserError, canonical, read_json, sha256_file
+from tables import SCORED
 
 KIT, BROUGHT, IDENTITY = "kit.json", "brought.tar", "{identity}"
-Names = collections.namedtuple("Names", "dataset model precision target graph", defaults=(None,))
+Names = collections.namedtuple("Names", "dataset model precision target graph scores", defaults=(None, "accuracy"))
 
 
 def tables_of(folder="."):
@@ -47,6 +48,15 @@ def names_of(result, tables):
     return Names(tables.active, *parts[:3])
 
 
+def scored(result, tables):
+    """Return the Names of what is scored for a result: its engine; of a choice, each candidate's on both splits."""
+    names = names_of(result, tables)
+    if names.precision not in tables.choosing():
+        return [names]
+    able = tables.candidates(names.model, names.precision, names.target)
+    return [names._replace(precision=other, scores=folder) for other in able for folder in SCORED]
+
+
 def inputs_of(names, tables):
     """Return {script: {argument: path, or list of paths}} of what a result's jobs on the target read."""
     folder, label = f"results/{names.dataset}", f"{names.model}.{names.precision}"
@@ -57,8 +67,8 @@ def inputs_of(names, tables):
     if tables.has_plan(names.precision):
         build["--plan"] = f"{folder}/plans/{label}.json"
         build["--select"] = [f"{data}.select.u8", index, f"{folder}/select/{names.model}.torch.npy"]
-    reference = f"{folder}/accuracy/{names.model}.torch.npy"
-    evaluate = {"--images": f"{data}.val.u8", "--index": index, "--reference": reference}
+    reference = f"{folder}/{names.scores}/{names.model}.torch.npy"
+    evaluate = {"--images": f"{data}.{SCORED[names.scores]}.u8", "--index": index, "--reference": reference}
     return {"build_engine.py": build, "evaluate_engine.py": evaluate}
 
 
@@ -67,7 +77,7 @@ def jobs_of(results, tables):
     from recipes import Recipes
 
     recipes = Recipes(tables)
-    jobs = [job for result in results for job in _jobs(names_of(result, tables), tables, recipes)]
+    jobs = [job for result in results for names in scored(result, tables) for job in _jobs(names, tables, recipes)]
     return list({canonical(job): job for job in jobs}.values())
 
 
@@ -75,7 +85,7 @@ def _jobs(names, tables, recipes):
     given, label = inputs_of(names, tables), f"{names.model}.{names.precision}.{names.target}"
     folder, common = f"results/{names.dataset}", {"--runtime": recipes.runtime(names), "--identity": IDENTITY}
     engine = {"--engine": f"{folder}/engines/{label}.engine"}
-    model = {"--split": "val", "--model": recipes.normalization(names)}
+    model = {"--split": recipes.scored_split(names), "--model": recipes.normalization(names)}
     timed = {**engine, **common, "--recipe": recipes.timing(names)}
     steps = [
         ("fingerprint.py", {"--target": recipes.facts(names)}, {"--identity": f"results/targets/{names.target}.json"}),
@@ -92,7 +102,7 @@ def _jobs(names, tables, recipes):
         (
             "evaluate_engine.py",
             {**engine, **given["evaluate_engine.py"], **common, **model, "--recipe": recipes.running(names)},
-            {"--accuracy": f"{folder}/accuracy/{label}.json"},
+            {"--accuracy": f"{folder}/{names.scores}/{label}.json"},
         ),
         ("benchmark.py", timed, {"--benchmark": f"{folder}/benchmark/{label}.json"}),
     ]
@@ -113,7 +123,8 @@ def _texts(value):
 
 def needs(results, tables):
     """Return the sorted paths that the jobs of some results read."""
-    read = [given for r in results for given in inputs_of(names_of(r, tables), tables).values()]
+    wanted = [names for result in results for names in scored(result, tables)]
+    read = [given for names in wanted for given in inputs_of(names, tables).values()]
     return sorted({path for given in read for value in given.values() for path in _texts(value)})
 
 

@@ -23,7 +23,7 @@ NEEDS = {
 }
 PURPOSES = {
     **dict.fromkeys(("build_engine", "fingerprint"), "build"),
-    **dict.fromkeys(("evaluate_engine", "evaluate_select", "benchmark", "trtexec", "profile", "bisect"), "run"),
+    **dict.fromkeys(("evaluate_engine", "benchmark", "trtexec", "profile", "bisect"), "run"),
 }
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 MEASURES = ("result", "choose")  # rules whose output says whether a budget is met
@@ -130,10 +130,23 @@ def _exclusive(path, problem):
 def show():
     """Print the table of the results there are; let Snakemake end with status 1 where one of this run's is no success.
 
-    All files are there then, as after any success: it is the budget of accuracy that is not met.
+    All files are there then, as after any success: what is missed is a budget of accuracy or a plan's criterion.
     """
     subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)
-    missed = [path for path in _making if not read_json(path).get("accuracy", {}).get("within_budget", True)]
-    if missed:
-        print(f"error: not within the budget of top-1 points: {', '.join(missed)}", file=sys.stderr, flush=True)
+    made = {path: read_json(path) for path in _making}
+    _complain(
+        "not within the budget of top-1 points", [p for p in made if not _of(made[p], "accuracy", "within_budget")]
+    )
+    _complain(
+        "its plan's criterion is not met on the select split", [p for p in made if not _of(made[p], "plan", "met")]
+    )
+
+
+def _of(result, part, key):
+    return (result.get(part) or {}).get(key, True)
+
+
+def _complain(problem, paths):
+    if paths:
+        print(f"error: {problem}: {', '.join(paths)}", file=sys.stderr, flush=True)
         atexit.register(os._exit, 1)  # once Snakemake has put everything away

@@ -10,7 +10,7 @@ import shlex
 import imports
 import probe
 from files import canonical, read_json
-from tables import ONNX, TYPED_CLASS, ask, pick
+from tables import ONNX, SCORED, TYPED_CLASS, ask, pick
 
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 
@@ -116,6 +116,9 @@ class Recipes:
 
     def running(self, w):
         return pick(self.tables.row("target", w.target), "threads")
+
+    def scored_split(self, w):
+        return SCORED[w.scores]
 
     def profiling(self, w):
         return pick(self.tables.row("target", w.target), "batches", "threads")

@@ -1,4 +1,4 @@
-"""Draw the accuracy and speed tables of all results as one self-contained page."""
+"""Draw the accuracy and speed of all results, and what their plans keep, as one self-contained page."""
 
 from pathlib import Path
 
@@ -8,12 +8,13 @@ from cli import Command
 def produce(args):
     from drawing import page
 
-    Path(args.report).write_text(page.render(args.results, args.models), encoding="utf-8")
+    Path(args.report).write_text(page.render(args.results, args.models, args.plans, args.bisects), encoding="utf-8")
 
 
 def command():
     c = Command(__file__, __doc__, tools=("jinja2",))
-    c.input("--results", nargs="*", default=[])
+    for name in ("--results", "--plans", "--bisects"):
+        c.input(name, nargs="*", default=[])
     c.recipe("--models", help="JSON: published ImageNet top-1 by model")
     return c.output("--report")
 

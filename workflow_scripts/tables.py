@@ -20,6 +20,7 @@ TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock on it (cli.py), a starting run tries it
 PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
+SCORED = {"accuracy": "val", "select": "select"}  # folder of scores under a dataset's: the split that they are of
 UNFOLDED = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change the network's weights
 TABLES = {"model": "models", "dataset": "datasets", "precision": "precisions", "target": "targets", "graph": "graphs"}
 
@@ -263,6 +264,10 @@ class Tables:
 
     def has_plan(self, precision):
         return self.row("precision", precision)["fallback"] != "none"
+
+    def is_predicted(self, precision, target):
+        """Return whether an engine follows a plan by its typed graph, or layer by layer, and so computes as that."""
+        return self.has_plan(precision) and self.graph_class(precision, target) == TYPED_CLASS
 
     def given_plan(self, model, precision):
         """Return the path of a precision's hand-made plan, or nothing where it is searched for."""

@@ -6,7 +6,6 @@ its range the smallest and largest round. Needs the results of LeViT-128S in res
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 import statistics
@@ -16,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import turns
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
@@ -24,12 +25,12 @@ FOLDER = ROOT / "results" / DATASET
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 CONTENDERS = ("int8_qat.cpu", "int8_ptq.cpu", "bf16.cpu", "fp32.cpu", "fp32.ort", "PyTorch eager")
 PROMISES = [  # faster, slower, batch, promised ratio or None
-    ("int8_qat.cpu", "fp32.cpu", 1, 1.6),
+    ("int8_qat.cpu", "fp32.cpu", 1, 1.7),
     ("int8_qat.cpu", "PyTorch eager", 1, 3.5),
     ("fp32.cpu", "fp32.ort", 1, 1.0),
-    ("int8_qat.cpu", "bf16.cpu", 1, None),
+    ("int8_qat.cpu", "bf16.cpu", 1, 1.0),
     ("int8_ptq.cpu", "fp32.cpu", 1, None),
-    ("int8_qat.cpu", "fp32.cpu", 16, None),
+    ("int8_qat.cpu", "fp32.cpu", 16, 1.8),
     ("int8_qat.cpu", "PyTorch eager", 16, None),
     ("fp32.cpu", "fp32.ort", 16, None),
 ]
@@ -40,11 +41,6 @@ LOST = {"int8_ptq": 3, "int8_qat": 1}  # images net that each may lose on the 36
 def timer(contender):
     """Return a function (batch, seconds) -> median milliseconds of a query."""
     import yaml
-
-    from measure import stats, timing
-
-    def of(run):
-        return lambda batch, seconds: stats.median(sorted(run(batch, timing.Loop(200, 1000 * seconds, 10))))
 
     if contender == "PyTorch eager":
         import torch
@@ -60,7 +56,7 @@ def timer(contender):
             with torch.inference_mode():
                 return loop.run(lambda: model(images))[0]
 
-        return of(eager)
+        return turns.medians(eager)
 
     import benchmark
     import runtimes
@@ -68,36 +64,7 @@ def timer(contender):
     engine = FOLDER / "engines" / f"{MODEL}.{contender}.engine"
     runtime = {"cpu": "openvino", "ort": "onnxruntime"}[contender.rsplit(".", 1)[1]]
     session = runtimes.load(runtime).load(str(engine))
-    return of(lambda batch, loop: session.time(benchmark.images_for(session, batch), loop).latency)
-
-
-def _serve(contender, pipe):
-    measure = timer(contender)
-    pipe.send("ready")
-    while True:
-        request = pipe.recv()
-        if request is None:
-            return
-        pipe.send(measure(*request))
-
-
-def speeds(rounds, seconds):
-    """Return {(contender, batch): [median milliseconds of each round]}."""
-    context, pipes = multiprocessing.get_context("spawn"), {}
-    for contender in CONTENDERS:
-        ours, theirs = context.Pipe()
-        context.Process(target=_serve, args=(contender, theirs), daemon=True).start()
-        ours.recv()
-        pipes[contender] = ours
-    wanted = sorted({(c, batch) for fast, slow, batch, _ in PROMISES for c in (fast, slow)})
-    found = {key: [] for key in wanted}
-    for _ in range(rounds):
-        for contender, batch in wanted:
-            pipes[contender].send((batch, seconds))
-            found[contender, batch].append(pipes[contender].recv())
-    for pipe in pipes.values():
-        pipe.send(None)
-    return found
+    return turns.medians(lambda batch, loop: session.time(benchmark.images_for(session, batch), loop).latency)
 
 
 def report(name, measured, promised, better=max):
@@ -112,7 +79,8 @@ def report(name, measured, promised, better=max):
 
 def bench_speed(rounds, seconds):
     print(f"\nSpeed, {rounds} rounds of {seconds:g} s each, {len(os.sched_getaffinity(0))} cores: ratios of medians")
-    found = speeds(rounds, seconds)
+    wanted = sorted({(c, batch) for fast, slow, batch, _ in PROMISES for c in (fast, slow)})
+    found = turns.speeds(timer, CONTENDERS, wanted, rounds, seconds)
     for (contender, batch), times in found.items():
         print(f"  {contender + f', batch {batch}':<58} {statistics.median(times):8.3f} ms")
     for fast, slow, batch, promised in PROMISES:

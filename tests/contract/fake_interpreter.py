@@ -4,7 +4,7 @@
 
 The work writes bytes that depend only on what the store's key covers, so equal inputs give equal bytes, and adds a line
 to the file $LEVIT_WORK. $LEVIT_PAUSE names a command that waits a minute in the middle of its first output,
-$LEVIT_LOSES one that says that a budget is not met.
+$LEVIT_LOSES one and whether it says that a `budget` or a `plan` is not met.
 """
 
 import os
@@ -18,6 +18,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
 
 import cli  # noqa: E402
 from files import canonical, digest_of  # noqa: E402
+
+LOSSES = {"budget": ',"accuracy":{"within_budget":false}', "plan": ',"plan":{"met":false}'}
 
 
 def execute(produce, args):
@@ -33,7 +35,8 @@ def execute(produce, args):
             stream.flush()
             if os.environ.get("LEVIT_PAUSE") == parts["command"]:
                 time.sleep(60)
-            loses = ',"accuracy":{"within_budget":false}' if os.environ.get("LEVIT_LOSES") == parts["command"] else ""
+            command, _, what = os.environ.get("LEVIT_LOSES", "").partition(" ")
+            loses = LOSSES[what] if command == parts["command"] else ""
             stream.write(f'"{digest_of(parts)}","output":"{name}"{loses}' + "}\n")
 
 

@@ -54,6 +54,26 @@ def test_there_and_back(travelled, tmp_path):
     assert "build_engine fp32.gpu" in workflow.plan(RESULT)
 
 
+def test_a_choice_takes_its_candidates_along(tmp_path):
+    """There and back with all engines that `auto` chooses from, scored on both splits: only merging is left to do."""
+    workflow, auto = Workflow.fresh(tmp_path / "host"), "results/LeViT-tiny.auto.gpu.json"
+    environment, names = workflow.environment(), [f"{p}.gpu" for p in ("fp16", "fp32", "int8_ptq", "int8_qat")]
+    workflow.build(*kit(workflow.folder, environment, "needs", auto)[1].split())
+    assert kit(workflow.folder, environment, "pack", auto)[0] == 0
+    with tarfile.open(workflow.path("kit.tar")) as archive:
+        archive.extractall(tmp_path / "device", filter="data")
+    status, output = kit(tmp_path / "device", environment, "run")
+    assert status == 0, output
+    for folder in ("accuracy", "select"):
+        made = sorted(path.name for path in (tmp_path / "device/results/digits" / folder).glob("*.gpu.json"))
+        assert made == [f"LeViT-tiny.{name}.json" for name in names]
+    status, output = kit(workflow.folder, environment, "bring", str(tmp_path / "device/brought.tar"))
+    assert status == 0, output
+    left = workflow.plan(auto)
+    assert not [job for job in left if "gpu" in job and job.split()[0] not in ("result", "choose")]
+    assert "choose auto.gpu" in left and {f"result {name}" for name in names} <= set(left)
+
+
 def test_a_second_run_repeats_nothing(travelled):
     workflow, device = travelled
     log = workflow.path("work.log")

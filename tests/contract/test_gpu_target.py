@@ -8,7 +8,7 @@ RESULT = "results/LeViT-tiny.fp32.gpu.json"
 STALE = [
     "benchmark fp32.gpu",
     "build_engine fp32.gpu",
-    "evaluate_engine fp32.gpu",
+    "evaluate_engine accuracy.fp32.gpu",
     "fingerprint gpu",
     "result fp32.gpu",
     "trtexec fp32.gpu",

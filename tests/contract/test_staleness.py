@@ -26,7 +26,7 @@ def result(*names):
 
 def measured(*names):
     """Return the jobs behind an engine."""
-    return [f"{rule} {name}" for name in names for rule in ("evaluate_engine", "benchmark", "result")]
+    return [f"{rule}{name}" for name in names for rule in ("evaluate_engine accuracy.", "benchmark ", "result ")]
 
 
 def timed(*names):
@@ -48,7 +48,7 @@ def planned(*precisions):
 QAT = ["train_qat int8_qat", *planned("int8_qat")]
 CALIBRATED = ["calibrate int8_ptq", *planned("int8_ptq"), "calibrate int8_qat", *QAT]
 EXPORTED = ["export", "clean cpu", *engine("fp32.cpu", "fp32.ort")]
-CHECKPOINT = ["train", "evaluate_torch", "reference", *EXPORTED, *CALIBRATED]
+CHECKPOINT = ["train", "evaluate_torch accuracy", "evaluate_torch select", *EXPORTED, *CALIBRATED]
 IMAGES = ["decode calib", "decode select", "decode val"]
 TARGETS = ["fingerprint cpu", "fingerprint ort"]
 ALL = ["index", *IMAGES, *CHECKPOINT, *TARGETS]
@@ -268,6 +268,11 @@ def high_precision(workflow):
     workflow.config(row("precisions", "int8_ptq", high_precision="bf16"))
 
 
+@change(engine(*CPU[1:]), builds(*CPU[1:]))
+def high_precision_of_a_target(workflow):
+    workflow.config(row("targets", "cpu", high_precision="bf16"))
+
+
 @change(engine(*CPU), builds(*CPU))
 def threads_of_a_target(workflow):
     workflow.config(row("targets", "cpu", threads=1))
@@ -362,7 +367,7 @@ def profile_of_an_engine(workflow):
     pass
 
 
-@change([*(f"evaluate_select {name}" for name in CPU), "choose auto.cpu"], targets=[AUTO])
+@change([*(f"evaluate_engine select.{name}" for name in CPU), "choose auto.cpu"], targets=[AUTO])
 def choice_of_a_precision(workflow):
     workflow.config(row("precisions", "auto", choose=[name.split(".")[0] for name in CPU]))
 
@@ -486,6 +491,7 @@ def base(tmp_path_factory):
         config["precisions"]["int8_qat"]["calibration"] = {"method": "max", "images": 256}
         config["precisions"]["int8_ptq"].update(high_precision="fp32", fallback="auto")
         config["precisions"]["int8_qat"]["fallback"] = "auto"
+        config["targets"]["cpu"].pop("high_precision", None)
         config["targets"]["cpu"].update(threads=0, batches=[1, 16], warmup_ms=500, duration_ms=3000, iterations=50)
         config["targets"]["ort"].update(warmup_ms=500, duration_ms=3000)
         for graph in ("cpu", "gpu"):
@@ -520,6 +526,23 @@ def test_a_sweep_follows_its_candidates_and_a_calibration_follows_the_sweep(base
         assert workflow.build(*result(*BUILT)) == sorted([SWEEP, PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")])
 
 
+def test_a_report_follows_its_plans_and_the_bisections_that_are_there(base, tmp_path):
+    workflow, report = base.copy(tmp_path / "changed"), "results/report.html"
+    listed = {"models": [MODEL], "precisions": ["fp32", "int8_ptq"], "targets": ["cpu"]}
+    workflow.config(lambda config: config.update(results=listed))
+    assert workflow.plan(report) == ["report"]
+    workflow.build(report)
+    assert workflow.plan(report) == []
+    bisect = workflow.path(f"results/digits/bisect/{MODEL}.int8_ptq.cpu.json")
+    bisect.parent.mkdir()
+    bisect.write_text("{}")
+    assert workflow.plan(report) == ["report"], "what somebody asked for is shown, and nothing is bisected for a report"
+    workflow.build(report)
+    assert workflow.plan(report) == []
+    workflow.config(row("precisions", "int8_ptq", criterion={"agreement": 90.0}))
+    assert workflow.plan(report) == sorted(["report", *planned("int8_ptq")])
+
+
 def test_override_as_text_is_the_same_value(base):
     options = ["--config", "seed=0", "targets={cpu: {iterations: 50, batches: [1, 16]}}"]
     assert base.plan(*result(*BUILT), options=options) == []
@@ -533,14 +556,28 @@ def test_two_dry_runs_print_the_same_plan(base, tmp_path):
     assert reasons_of(plans[0]) == reasons_of(plans[1]) != []
 
 
-def test_a_missed_budget_is_the_exit_status(base, tmp_path):
+@pytest.mark.parametrize(
+    "loss, problem",
+    [
+        ("budget", "not within the budget of top-1 points"),
+        ("plan", "its plan's criterion is not met on the select split"),
+    ],
+)
+def test_a_missed_budget_is_the_exit_status(base, tmp_path, loss, problem):
     """Everything is made, and a second run, which makes nothing, has nothing to complain about."""
     workflow, wanted = base.copy(tmp_path / "missed"), result("fp32.cpu")[0]
     deleted_result(workflow)
-    status, output = workflow.run("--quiet", "--", *result(*BUILT), LEVIT_LOSES="assemble_result")
-    assert status == 1 and f"error: not within the budget of top-1 points: {wanted}" in output, output
+    status, output = workflow.run("--quiet", "--", *result(*BUILT), LEVIT_LOSES=f"assemble_result {loss}")
+    assert status == 1 and f"error: {problem}: {wanted}" in output, output
     assert workflow.path(wanted).exists() and "Traceback" not in output
     assert workflow.run("--quiet", "--", *result(*BUILT))[0] == 0
+
+
+def test_a_choice_of_which_none_qualifies_is_the_exit_status(base, tmp_path):
+    workflow = base.copy(tmp_path / "missed")
+    status, output = workflow.run("--quiet", "--", AUTO, LEVIT_LOSES="choose_precision budget")
+    assert status == 1 and f"error: not within the budget of top-1 points: {AUTO}" in output, output
+    assert workflow.path(AUTO).exists() and "Traceback" not in output
 
 
 def test_the_matrix_is_wide_enough():

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from drawing import plot, rows
+from drawing import plans, plot, rows
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def render(paths, published):
-    """Return the page for result files; published: {model: ImageNet top-1 in percent}."""
+def render(paths, published, plan_paths=(), bisect_paths=()):
+    """Return the page for the files of results, plans and bisections; published: {model: ImageNet top-1 in percent}."""
     import jinja2
 
-    results = rows.load(paths)
+    results, planned, bisected = rows.load(paths), plans.load(plan_paths), plans.load(bisect_paths)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     targets = sorted({result["target"] for result in results})
     precisions = rows.ordered(result["precision"] for result in results)
@@ -22,6 +22,8 @@ def render(paths, published):
         precisions=precisions,
         plot=plot.scatter([_dot(result, precisions, targets) for result in results]),
         published=published,
+        plans=plans.rows(results, planned, bisected),
+        pictures=plans.pictures(planned),
         timing=rows.timing,
         ratio=rows.ratio,
         spoken_ratio=rows.spoken_ratio,

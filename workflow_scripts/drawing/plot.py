@@ -1,8 +1,9 @@
-"""Accuracy over speed as the numbers of a small SVG plot. Standard library only."""
+"""Plots as the numbers of small SVGs: accuracy over speed, bars of effects. Standard library only."""
 
 import math
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 320, 56, 16, 16, 44
+BARS = 150  # height of a bar chart
 
 # One shape a target, as SVG paths around the origin: circle, square, diamond, triangle, cross.
 MARKS = (
@@ -58,6 +59,37 @@ def _decades(low, high):
 
 def _steps(low, high):
     """Return four to nine round numbers between two percentages."""
-    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if (high - low) / s <= 9)
+    rough = (high - low) / 9
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
     first = math.ceil(low / step)
-    return [round(k * step, 3) for k in range(first, math.floor(high / step) + 1)]
+    return [round(k * step, 9) for k in range(first, math.floor(high / step) + 1)]
+
+
+def bars(values):
+    """Return {width, height, base, bars, ticks, parts} for values {value: share or None, part: text, ...}, or None.
+
+    Heights are of a linear axis in percent; None is drawn to the top. `parts` are runs of bars with an equal `part`.
+    """
+    known = [one["value"] for one in values if one["value"] is not None]
+    if not values:
+        return None
+    highest, step = max(known, default=0.0) or 0.01, (WIDTH - LEFT - RIGHT) / len(values)
+    base = BARS - BOTTOM / 2
+
+    def height(value):
+        return round((1.0 if value is None else value / highest) * (base - TOP), 1)
+
+    drawn = [
+        {**one, "px": round(LEFT + number * step, 1), "height": max(height(one["value"]), 1.0)}
+        for number, one in enumerate(values)
+    ]
+    ticks = [(round(base - height(share / 100), 1), f"{share:g}") for share in _steps(0.0, 100 * highest)]
+    frame = {"width": WIDTH, "height": BARS, "left": LEFT, "right": WIDTH - RIGHT, "base": base, "step": round(step, 2)}
+    return {**frame, "bars": drawn, "ticks": ticks, "parts": _parts(drawn)}
+
+
+def _parts(drawn):
+    """Return (pixels, text) of where each part of the network begins."""
+    before = [None, *(one["part"] for one in drawn)]
+    return [(one["px"], one["part"]) for one, last in zip(drawn, before) if one["part"] != last]

@@ -23,6 +23,10 @@ COLUMNS = (
     "engine_bytes",
     "layers_int8",
     "layers",
+    "reformats",
+    "nodes_high_precision",
+    "plan_agreement",
+    "engine_builds",
     "threads",
 )
 
@@ -60,6 +64,12 @@ def beside_trtexec(result, batch):
     return {entry["batch"]: entry["median_compute_ratio"] for entry in result["trtexec"] or ()}.get(batch)
 
 
+def predicted(result):
+    """Return the agreement with FP32 that a plan predicted on the select split, by its typed graph where it has one."""
+    scores = (result["plan"] or {}).get("select")
+    return scores and (scores["typed"] or scores["simulated"])["agreement_with_fp32"]
+
+
 def spoken_ratio(results, result, batch):
     """Return the ratio in words, marked `~` where either of its timings is not stable; empty without a ratio."""
     over = ratio(results, result, batch)
@@ -87,6 +97,10 @@ def flat(results):
                 "engine_bytes": result["engine"]["bytes"],
                 "layers_int8": layers.get("int8"),
                 "layers": result["engine"]["layers"],
+                "reformats": result["engine"]["reformats"],
+                "nodes_high_precision": (result["plan"] or {}).get("nodes_high_precision"),
+                "plan_agreement": predicted(result),
+                "engine_builds": result["engine"]["engine_builds"],
             }
             rows.append({name: values[name] for name in COLUMNS})
     return rows

@@ -90,7 +90,7 @@ def _described(attempts, unreachable, path):
     return {
         **best.described,
         "warnings": warnings,
-        "plan": {**kept, "path": path, "nodes": sorted(plans.names(best.plan))},
+        "plan": {**kept, "engine": best.verdict, "path": path, "nodes": sorted(plans.names(best.plan))},
         "select": [one.verdict for one in attempts],
         "engine_builds": len(attempts),
         "build_seconds": round(sum(one.described["build_seconds"] for one in attempts), 3),

@@ -55,7 +55,8 @@ def description(fingerprint, layers, seconds, warnings, **more):
     """Return what `build` says of an engine.
 
     layers: as `inspect` returns them, or None where they cannot be read back. A layer that moves or converts data
-    counts like any other; a layer whose type is none of PRECISIONS (shapes, indices) is listed but not counted there.
+    counts like any other, and once more in `reformats`; a layer whose type is none of PRECISIONS (shapes, indices) is
+    listed but not counted there.
     """
     counts = layers and {name: sum(layer["precision"] == name for layer in layers) for name in PRECISIONS}
     return {
@@ -63,6 +64,7 @@ def description(fingerprint, layers, seconds, warnings, **more):
         "layers": layers,
         "layer_count": len(layers) if layers else None,
         "precision_of_layers": counts or None,
+        "reformats": sum(layer["type"] in CONVERSIONS for layer in layers) if layers else None,
         "build_seconds": round(seconds, 3),
         "engine_builds": 1,
         "warnings": warnings,

@@ -29,14 +29,16 @@ def fingerprint():
 def build(onnx, recipe, plan, engine):
     """Compile a graph (clean or with Q/DQ) for each batch of the recipe: {compute, high_precision?, batches, threads?}.
 
+    BF16 is FP32 on a processor without it, with a warning: OpenVINO would emulate it, slowly and without a word.
     Raises UserError for a precision that the CPU plug-in has not and for a graph that it cannot read or reshape.
     """
     if plan is not None:
         raise UserError("openvino takes no plan of precisions: quantize fewer nodes instead (placement)")
-    start, parts, hint = time.monotonic(), {}, _hint(recipe)
+    here = fingerprint()
+    start, parts, hint = time.monotonic(), {}, _hint(recipe, here["capabilities"])
     for batch in sorted(set(recipe["batches"])):
         parts[f"batch{batch}.blob"] = _compile(onnx, batch, hint, _cpu.threads_of(recipe.get("threads", 0)))
-    seconds, here = time.monotonic() - start, fingerprint()
+    seconds = time.monotonic() - start
     header = {**{key: here[key] for key in ("runtime",) + _container.BOUND}, "hint": hint}
     _container.write(engine, {**header, "batches": sorted(set(recipe["batches"]))}, parts)
     layers = inspect(engine)
@@ -63,11 +65,11 @@ def profile(engine, batch, threads=0, queries=20):
     return _executed(engine, batch, queries, threads)
 
 
-def _hint(recipe):
+def _hint(recipe, capabilities):
     compute = recipe.get("high_precision") or recipe["compute"]
     if compute not in HINTS:
         raise UserError(f"openvino cannot compute in {compute} on a CPU: one of {', '.join(sorted(HINTS))}")
-    return HINTS[compute]
+    return HINTS[compute if compute.upper() in capabilities else "fp32"]
 
 
 def _properties(hint, threads):

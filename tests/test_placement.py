@@ -1,0 +1,112 @@
+"""Where Q/DQ pairs go, by what OpenVINO makes of them: INT8 layers and reformats, read back from its runtime graph.
+
+Engines are built by the command line, in processes of their own: OpenVINO and torch do not share one.
+"""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import probe
+import runtimes
+from conftest import ROOT
+from files import canonical
+from graph import onnxio, passes, qdq
+from model import deploy, export
+from test_graph import CLASSES, amax_of, trained_like
+
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+PLACEMENT = CONFIG["graphs"]["cpu"]["placement"]
+KEPT = ("stem.conv2.linear", "stages.0.blocks.0.mlp.ln1", "head.linear")  # a convolution, a layer between, the last one
+
+pytestmark = pytest.mark.skipif(probe.facts("openvino")["version"] is None, reason="OpenVINO is not installed")
+
+
+@pytest.fixture(scope="module", params=["LeViT-tiny", "LeViT-128S"])
+def clean(request):
+    """A model's clean graph of the class cpu, with random weights."""
+    row = CONFIG["models"][request.param]
+    folded = deploy.fold(trained_like(row, CLASSES))
+    return passes.apply(onnxio.imported(export.to_onnx(folded, row["size"])), CONFIG["graphs"]["cpu"]["passes"])
+
+
+@pytest.fixture
+def layers_of(clean, tmp_path):
+    """A function (placement, modules that a plan keeps, high precision) -> (Q/DQ graph, its engine's description)."""
+
+    def build(placement, kept=(), high="fp32"):
+        graph = qdq.insert(clean.copy(), amax_of(clean), placement, kept)
+        onnxio.save(graph, tmp_path / "q.onnx")
+        values = {"recipe": {"compute": "int8", "high_precision": high, "batches": [1], "threads": 1}}
+        values.update(identity=probe.facts("openvino"), runtime="openvino", onnx=str(tmp_path / "q.onnx"))
+        values.update(engine=str(tmp_path / "e"), description=str(tmp_path / "e.json"))
+        texts = {name: value if isinstance(value, str) else canonical(value) for name, value in values.items()}
+        command = [sys.executable, ROOT / "workflow_scripts/build_engine.py"]
+        done = subprocess.run(
+            [*command, *(f"--{k}={v}" for k, v in texts.items())], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        return graph, json.loads((tmp_path / "e.json").read_text())
+
+    return build
+
+
+def products(graph, quantized):
+    """Return the names of a graph's convolutions and linear layers that read a Q/DQ pair, or read none."""
+    layers = [node for node in graph.nodes if node.op in ("Conv", "MatMul", "Gemm")]
+    constant = ("DequantizeLinear", None)  # a weight comes out of its own pair, or out of no node
+    linear = [n for n in layers if n.op != "MatMul" or (n.i(1).op if n.inputs[1].inputs else None) in constant]
+    return {n.name for n in linear if (n.inputs[0].inputs and n.i(0).op == "DequantizeLinear") == quantized}
+
+
+def int8_products(described):
+    return [
+        layer
+        for layer in described["layers"]
+        if layer["type"] in ("Convolution", "FullyConnected") and layer["precision"] == "int8"
+    ]
+
+
+@pytest.mark.parametrize("kept", [(), KEPT], ids=["no plan", "a plan"])
+@pytest.mark.parametrize("high", ["fp32", "bf16"])
+def test_what_is_quantized_is_int8_and_nothing_is_reformatted_but_the_images(clean, layers_of, kept, high):
+    modules = {qdq.module_of(node) for node in clean.nodes if qdq.kind_of(node) in ("conv", "linear")}
+    kept = [name for name in modules if any(name.endswith(end) for end in kept)]
+    graph, described = layers_of(PLACEMENT, kept, high)
+    assert len(int8_products(described)) == len(products(graph, True)) == len(modules) - len(kept)
+    entries = len(graph.inputs)  # planar FP32 images become INT8 with channels last, in one pass
+    assert described["reformats"] <= entries + 2 * len(kept), (
+        "a layer that is kept may convert what it reads and writes"
+    )
+
+
+def test_each_rule_of_the_placement_pays(clean, layers_of):
+    """Without pairs on skip connections these leave INT8 and come back: more layers, and more reformats."""
+    described = layers_of(PLACEMENT)[1]
+    without = layers_of([kind for kind in PLACEMENT if kind != "residual"])[1]
+    assert without["reformats"] > described["reformats"]
+    assert without["precision_of_layers"]["int8"] < described["precision_of_layers"]["int8"]
+    attention = layers_of([*PLACEMENT, "attention"])[1]
+    assert attention["layer_count"] > described["layer_count"], "its operands are quantized in layers of their own"
+
+
+def test_reformats_are_counted_from_the_layers(layers_of):
+    described = layers_of(["conv"])[1]
+    assert described["reformats"] == sum(layer["type"] in runtimes.CONVERSIONS for layer in described["layers"]) > 1
+
+
+def test_the_documented_table_is_the_configured_one():
+    text = (ROOT / "docs/quantization.md").read_text()
+    table = text[text.index("## Placement") :].split("\n## ", 2)[0]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    classes = [name.strip("`") for name in rows[0][1:-1]]
+    assert classes == list(CONFIG["graphs"])
+    documented = {
+        name: {re.sub("`", "", row[0]) for row in rows[2:] if row[1 + n] == "yes"} for n, name in enumerate(classes)
+    }
+    assert documented == {name: set(row["placement"]) for name, row in CONFIG["graphs"].items()}
+    assert all(len(row[-1]) > 20 for row in rows[2:]), "every rule has a reason"
