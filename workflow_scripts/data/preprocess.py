@@ -3,31 +3,49 @@
 Equal to timm's evaluation transform of the same size, crop and interpolation to within one uint8 level.
 """
 
+import io
 import math
+import re
 import struct
 
 import numpy as np
 from PIL import Image
 
+from data import source
 from files import UserError
 
 FILTERS = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
+BUFFER = re.compile(r" <_io.BytesIO[^>]*>")  # Pillow's name of bytes in memory
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def load(path):
-    """Return the image in `path` as a decoded Pillow image of mode L or RGB; raise UserError naming it if it cannot be.
+def load(image):
+    """Return an image (a path, or a Member of an archive) as `decoded` does; raise UserError naming it."""
+    return decoded(content(image), image)
+
+
+def content(image):
+    """Return the bytes of an image; raise UserError where it is not there or cannot be read."""
+    try:
+        return source.read(image)
+    except FileNotFoundError:
+        raise UserError(f"image {image} is in the index but not there: restore it, or delete the index") from None
+    except OSError as error:
+        raise UserError(f"image {image} cannot be read ({error.strerror or error}): replace or remove it") from None
+
+
+def decoded(data, name):
+    """Return the image in bytes as a decoded Pillow image of mode L or RGB; raise UserError naming it if it cannot be.
 
     Gray stays one channel, for speed: resizing it and repeating it gives what resizing three equal channels gives.
+    As timm does, the content says what format it is, and an EXIF orientation is not applied.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data)) as image:
             return image.copy() if image.mode == "L" else image.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"image {path} is in the index but not there: restore it, or delete the index") from None
     except DAMAGE as error:
-        reason = " ".join(str(error).split()).replace(f" '{path}'", "") or type(error).__name__
-        raise UserError(f"image {path} cannot be read ({reason}): replace or remove it") from None
+        reason = BUFFER.sub("", " ".join(str(error).split())) or type(error).__name__
+        raise UserError(f"image {name} cannot be read ({reason}): replace or remove it") from None
 
 
 def filter_of(interpolation):
