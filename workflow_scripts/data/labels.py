@@ -44,6 +44,7 @@ def _imagenet():
 def kit_names(path):
     """Return {number: synset} of the classes in a development kit's meta.mat; raise UserError where it is none."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     if not os.path.exists(path):
         raise UserError(
@@ -53,7 +54,7 @@ def kit_names(path):
     try:
         rows = loadmat(path, squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
-    except (ValueError, KeyError, TypeError, IndexError, NotImplementedError, OSError) as error:
+    except (MatReadError, ValueError, KeyError, TypeError, IndexError, NotImplementedError, OSError) as error:
         raise UserError(f"{path} is not ILSVRC2012's meta.mat ({error}): take it from the development kit") from None
 
 

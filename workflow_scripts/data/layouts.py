@@ -138,7 +138,7 @@ def _folders(images, place, root):
     """Return the class folder of each image of a half."""
     prefix = "" if images[0].archive else _prefix(place, root)
     parts = [image.path[len(prefix) :].split("/") for image in images]
-    if images[0].archive and min(map(len, parts)) > 2 and len({part[0] for part in parts}) == 1:
+    while images[0].archive and min(map(len, parts)) > 2 and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
     if min(map(len, parts)) < 2:
         raise UserError(f"{place} holds images and no class folders: name the file of their labels in `labels`")

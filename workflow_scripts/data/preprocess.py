@@ -16,6 +16,7 @@ from files import UserError
 
 FILTERS = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
 BUFFER = re.compile(r" <_io.BytesIO[^>]*>")  # Pillow's name of bytes in memory
+LARGE = 1 << 24  # pixels of a resized image above which only what is kept of it is made
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -59,15 +60,20 @@ def prepare(image, geometry):
     """Return a Pillow image (L or RGB) as the network sees it: uint8 [size, size, 3].
 
     geometry: {size, crop, interpolation} of a model's row. The shorter side becomes floor(size / crop) pixels,
-    antialiased, and the middle size x size of that is kept.
+    antialiased, and the middle size x size of that is kept. Of an image so long that the whole would be huge, the
+    middle alone is made, which rounding may put a level apart.
     """
     size, short = geometry["size"], math.floor(geometry["size"] / geometry["crop"])
     wide = image.width > image.height
     width = int(short * image.width / image.height) if wide else short
     height = short if wide else int(short * image.height / image.width)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    whole = image.resize((width, height), filter_of(geometry["interpolation"]))
-    return rgb(whole.crop((left, top, left + size, top + size)))
+    resample = filter_of(geometry["interpolation"])
+    if width * height > LARGE:
+        across, down = image.width / width, image.height / height
+        middle = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return rgb(image.resize((size, size), resample, box=middle))
+    return rgb(image.resize((width, height), resample).crop((left, top, left + size, top + size)))
 
 
 def rgb(image):
