@@ -60,7 +60,7 @@ def _processors():
 
 
 def in_turns(rounds, ours, theirs):
-    """Return {"seconds", "processor_seconds"} of theirs over ours, as median, least, most; both: of a round's number."""
+    """Return theirs over ours in seconds and in processors' seconds; both are functions of a round's number."""
     ratios = {"seconds": [], "processor_seconds": []}
     for number in range(rounds):
         order = [ours, theirs] if number % 2 else [theirs, ours]
@@ -74,7 +74,7 @@ def bench_decode(args):
     """Our decoding into the cache, each image held to its SHA-256, against the bare loop."""
     from data import cache, source
 
-    paths = sorted(map(str, Path(args.images).rglob("*.JPEG")))
+    paths = [str(path) for path in sorted(Path(args.images).rglob("*.JPEG"), key=lambda path: path.name)][: args.limit]
     digests = dict(zip(paths, map(source.digest, paths)))
     size, workers, speeds = len(paths) // args.rounds, args.workers, {"ours": [], "bare": []}
 
@@ -213,6 +213,7 @@ def main():
     parser.add_argument("--engine", default=str(ROOT / "results/digits/engines/LeViT-128S.fp32.cpu.engine"))
     parser.add_argument("--cache", help="preprocessed images that `score` reads (default: those of `whole`)")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--limit", type=int, default=10000, help="images of `decode`")
     parser.add_argument("--score", type=int, default=640, help="images a round of `score`")
     parser.add_argument("--tiny", type=int, default=200000, help="training files of `index`, a multiple of 1000")
     parser.add_argument("--classes", type=int, default=1000)

@@ -148,3 +148,25 @@ def test_of_many_images_folders_tell(workflow):
     assert workflow.plan(VAL, CALIB) == []
     os.utime(workflow.path("pictures/val/a"))
     assert decoded(workflow) == ["val"]
+
+
+def test_without_train_what_needs_it_is_refused_by_name(workflow):
+    shutil.rmtree(workflow.path("pictures/train"))
+
+    def evaluated(config):
+        config["dataset"] = "mine"
+        config["datasets"]["mine"]["splits"] = {"calib": 0, "select": 0}
+
+    workflow.config(evaluated)
+    for name, said in {
+        "int8_ptq.cpu": "int8_ptq on mine: it is calibrated on training images, and splits.calib is 0",
+        "fp16.gpu": "fp16 on mine: it chooses by the select split, and splits.select is 0: fallback: none in its row",
+        "auto.cpu": "auto on mine: it chooses by the select split, and splits.select is 0: name a precision",
+    }.items():
+        status, output = workflow.run("-n", "--", f"results/LeViT-tiny.{name}.json")
+        assert status == 1 and said in output, output
+    assert workflow.plan(VAL) == ["decode val", "index"]
+    assert decoded(workflow, VAL) == []
+    assert "evaluate_engine fp32.cpu" in workflow.plan("results/LeViT-tiny.fp32.cpu.json")
+    workflow.config(lambda config: config["precisions"]["fp16"].update(fallback="none"))
+    assert "evaluate_engine fp16.gpu" in workflow.plan("results/LeViT-tiny.fp16.gpu.json")
