@@ -82,7 +82,7 @@ def _files(place, root, flat):
     """Yield the images below a folder; without a file of labels only those in class folders, each of which has some."""
     inside = sorted((e for e in os.scandir(place) if not e.name.startswith(".")), key=lambda entry: entry.name)
     folders = [entry for entry in inside if entry.is_dir()]
-    loose = [entry for entry in inside if not entry.is_dir() and entry.name.lower().endswith(SUFFIXES)]
+    loose = [entry for entry in inside if not entry.is_dir() and _is_image(entry.name)]
     prefix = _prefix(place, root)
     if flat:
         yield from (_described(entry, prefix + entry.name) for entry in loose)
@@ -109,15 +109,23 @@ def _walk(folder, below):
     for entry in os.scandir(folder):
         if entry.is_dir():
             yield from _walk(entry.path, f"{below}/{entry.name}")
-        elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+        elif _is_image(entry.name):
             yield entry, f"{below}/{entry.name}"
+
+
+def _is_image(name):
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _plain(path):
+    if "\t" in path or "\n" in path:
+        raise UserError(f"image {path!r} has a tab or a line's end in its name: rename it")
+    return path
 
 
 def _described(entry, path):
     state = entry.stat()
-    if "\t" in path or "\n" in path:
-        raise UserError(f"image {path!r} has a tab or a line's end in its name: rename it")
-    return Found(path, state.st_size, state.st_mtime_ns)
+    return Found(_plain(path), state.st_size, state.st_mtime_ns)
 
 
 def _members(place, root):
@@ -127,8 +135,8 @@ def _members(place, root):
         with tarfile.open(place, "r:") as archive:
             for member in archive:
                 name = posixpath.normpath(member.name)
-                if member.isfile() and name.lower().endswith(SUFFIXES) and "\t" not in name and "\n" not in name:
-                    yield Found(name, member.size, int(member.mtime * 10**9), prefix, member.offset_data)
+                if member.isfile() and _is_image(posixpath.basename(name)):
+                    yield Found(_plain(name), member.size, int(member.mtime * 10**9), prefix, member.offset_data)
                 archive.members.clear()  # else it keeps them all
     except tarfile.TarError as error:
         raise UserError(f"{place} is no whole, uncompressed tar ({error}): copy it again, or unpack it") from None
