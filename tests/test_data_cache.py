@@ -91,16 +91,16 @@ def test_equal_inputs_come_from_the_store_without_the_images(listing, tmp_path):
 
 
 def test_a_decoding_process_that_dies_is_an_error(listing, monkeypatch):
-    monkeypatch.setattr(preprocess, "decoded", lambda content, name: os._exit(9))
+    monkeypatch.setattr(preprocess, "pixels", lambda *image: os._exit(9))
     with pytest.raises(UserError, match=r"a decoding process died \(status 9\): use fewer --workers"):
         cache.write(listing.parent / "x.u8", [str(listing)] * 20, GEOMETRY, 2)
 
 
 def test_no_memory_is_an_error_that_names_the_image(listing, monkeypatch):
-    def exhausted(content, name):
+    def exhausted(*image):
         raise MemoryError
 
-    monkeypatch.setattr(preprocess, "decoded", exhausted)
+    monkeypatch.setattr(preprocess, "pixels", exhausted)
     with pytest.raises(UserError, match=r"no memory left at image .*index.json: use fewer --workers"):
         cache.write(listing.parent / "x.u8", [str(listing)] * 20, GEOMETRY, 2)
 

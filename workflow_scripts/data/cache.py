@@ -62,7 +62,7 @@ def _fill(writer, rows, images, digests, geometry, share):
     for done, position in enumerate(share, start=1):
         try:
             content = _checked(images[position], digests[position])
-            rows.put(position, preprocess.prepare(preprocess.decoded(content, images[position]), geometry))
+            rows.put(position, preprocess.pixels(content, images[position], geometry))
         except UserError as error:
             writer.send(str(error))
         except MemoryError:

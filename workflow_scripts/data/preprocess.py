@@ -21,8 +21,17 @@ DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, str
 
 
 def load(image):
-    """Return an image (a path, or a Member of an archive) as `decoded` does; raise UserError naming it."""
-    return decoded(content(image), image)
+    """Return an image (a path, or a Member of an archive) as a Pillow image, L or RGB; raise UserError naming it.
+
+    Gray stays one channel, for speed: resizing it and repeating it gives what resizing three equal channels gives.
+    As timm does, the content says what format it is, and an EXIF orientation is not applied.
+    """
+    return _of(content(image), image, lambda opened: opened.copy())
+
+
+def pixels(data, name, geometry):
+    """Return the bytes of an image file as `prepare` does; raise UserError naming it if they are none."""
+    return _of(data, name, lambda opened: prepare(opened, geometry))
 
 
 def content(image):
@@ -35,15 +44,12 @@ def content(image):
         raise UserError(f"image {image} cannot be read ({error.strerror or error}): replace or remove it") from None
 
 
-def decoded(data, name):
-    """Return the image in bytes as a decoded Pillow image of mode L or RGB; raise UserError naming it if it cannot be.
-
-    Gray stays one channel, for speed: resizing it and repeating it gives what resizing three equal channels gives.
-    As timm does, the content says what format it is, and an EXIF orientation is not applied.
-    """
+def _of(data, name, function):
+    """Return function(the Pillow image in bytes, of mode L or RGB); raise UserError naming it where they hold none."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.copy() if image.mode == "L" else image.convert("RGB")
+            image.load()
+            return function(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     except DAMAGE as error:
         reason = BUFFER.sub("", " ".join(str(error).split())) or type(error).__name__
         raise UserError(f"image {name} cannot be read ({reason}): replace or remove it") from None

@@ -62,7 +62,6 @@ class Rows:
 
     def finish(self, path):
         """Give the file its name; nothing else is left."""
-        os.fsync(self.descriptor)
         os.close(self.descriptor)
         os.replace(self.data, path)
         with contextlib.suppress(FileNotFoundError):
