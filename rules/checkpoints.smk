@@ -21,6 +21,7 @@ rule train:
     """Train the model on the dataset's train split."""
     input:
         index="results/{dataset}/data/index.json",
+        listing="results/{dataset}/data/train.tsv",
         code=code("train.py"),
     output:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",

@@ -7,14 +7,17 @@ rule index:
         code=dataset_code("index_dataset.py"),
     output:
         index="results/{dataset}/data/index.json",
+        train="results/{dataset}/data/train.tsv",
+        seen="results/{dataset}/data/seen.txt",
     log:
         "results/logs/{dataset}/index.log",
     params:
-        recipe=options(dataset=recipes.dataset, seed=recipes.seed),
+        recipe=options(dataset=recipes.dataset, seed=recipes.seed, state=recipes.seen),
         images="results/{dataset}/data/images",
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.recipe} '
-        "--images-root {params.images:q} --index {output.index:q} --log {log:q}"
+        "--images-root {params.images:q} --index {output.index:q} --train-images {output.train:q} "
+        "--seen {output.seen:q} --log {log:q}"
 
 
 rule decode:

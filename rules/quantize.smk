@@ -49,6 +49,7 @@ rule train_qat:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
         index="results/{dataset}/data/index.json",
+        listing="results/{dataset}/data/train.tsv",
         code=code("train_qat.py"),
     output:
         qat="results/{dataset}/qat/{model}.{precision}.pth",

@@ -34,7 +34,8 @@ class Digits:
     def __init__(self, folder):
         self.folder = folder
         row = {"builtin": "digits", "classes": CLASSES, "splits": {"calib": 64, "select": 100}}
-        self.run("index_dataset", dataset=row, seed=0, index=self["index.json"], images_root=self["images"])
+        beside = {"train_images": self["train.tsv"], "seen": self["seen.txt"], "images_root": self["images"]}
+        self.run("index_dataset", dataset=row, seed=0, index=self["index.json"], **beside)
         geometry = {name: VISION[name] for name in ("size", "crop", "interpolation")}
         for split in ("calib", "select"):
             self.run(

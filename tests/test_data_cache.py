@@ -2,16 +2,19 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import ROOT
-from data import cache, preprocess
-from files import UserError, write_json
+from data import cache, index, preprocess, rows
+from files import UserError, sha256_file, write_json
 
 GEOMETRY = {"size": 32, "crop": 0.9, "interpolation": "bilinear"}
 
@@ -23,16 +26,21 @@ def listing(tmp_path):
     for number in range(21):
         pixels = np.random.RandomState(number).randint(0, 256, (20 + number, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number:02d}.png")
-        images.append({"path": f"{number:02d}.png", "label": 0, "bytes": 1, "sha256": None})
-    positions = {"train": [0], "calib": [0], "select": [1, 3], "val": list(range(20, -1, -1))}
+        digest = sha256_file(tmp_path / f"{number:02d}.png")
+        images.append({"path": f"{number:02d}.png", "label": 0, "bytes": 1, "sha256": digest})
+    positions = {"calib": [0], "select": [1, 3], "val": list(range(20, -1, -1))}
     write_json(tmp_path / "index.json", {"classes": ["c"], "root": ".", "images": images, "splits": positions})
     return tmp_path / "index.json"
 
 
-def decode(listing, split="val", workers=3, **environment):
-    line = [sys.executable, str(ROOT / "workflow_scripts" / "decode_split.py"), "--index", str(listing)]
-    line += ["--geometry", json.dumps(GEOMETRY), "--split", split, "--workers", str(workers)]
-    line += ["--images", str(listing.parent / "out" / f"{split}.u8")]
+def arguments(listing, split, workers, geometry=GEOMETRY):
+    line = ["--index", str(listing), "--geometry", json.dumps(geometry), "--split", split, "--workers", str(workers)]
+    return [*line, "--images", str(listing.parent / "out" / f"{split}.u8")]
+
+
+def decode(listing, split="val", workers=3, geometry=GEOMETRY, **environment):
+    script = str(ROOT / "workflow_scripts" / "decode_split.py")
+    line = [sys.executable, script, *arguments(listing, split, workers, geometry)]
     environment = dict({k: v for k, v in os.environ.items() if k != "LEVIT_STORE"}, **environment)
     done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=60)
     return done.returncode, done.stderr
@@ -56,16 +64,19 @@ def test_a_split_smaller_than_the_workers_is_written(listing):
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing"])
-def test_an_image_that_cannot_be_read_is_named_and_nothing_is_left(listing, damage):
+def test_an_image_that_cannot_be_read_is_named_and_nothing_half_done_has_the_name(listing, damage):
     image = listing.parent / "07.png"
     content = image.read_bytes()
     image.unlink()
     if damage == "cut":
         image.write_bytes(content[: len(content) // 2])
+        table = index.read(listing)
+        table["images"][7]["sha256"] = sha256_file(image)
+        write_json(listing, table)
     code, text = decode(listing)
     said = "07.png cannot be read (" if damage == "cut" else "07.png is in the index but not there"
     assert code == 1 and said in text and text.count("error:") == 1 and "Traceback" not in text
-    assert list((listing.parent / "out").iterdir()) == []
+    assert not (listing.parent / "out" / "val.u8").exists()
 
 
 def test_equal_inputs_come_from_the_store_without_the_images(listing, tmp_path):
@@ -80,16 +91,16 @@ def test_equal_inputs_come_from_the_store_without_the_images(listing, tmp_path):
 
 
 def test_a_decoding_process_that_dies_is_an_error(listing, monkeypatch):
-    monkeypatch.setattr(preprocess, "load", lambda path: os._exit(9))
+    monkeypatch.setattr(preprocess, "pixels", lambda *image: os._exit(9))
     with pytest.raises(UserError, match=r"a decoding process died \(status 9\): use fewer --workers"):
         cache.write(listing.parent / "x.u8", [str(listing)] * 20, GEOMETRY, 2)
 
 
 def test_no_memory_is_an_error_that_names_the_image(listing, monkeypatch):
-    def exhausted(path):
+    def exhausted(*image):
         raise MemoryError
 
-    monkeypatch.setattr(preprocess, "load", exhausted)
+    monkeypatch.setattr(preprocess, "pixels", exhausted)
     with pytest.raises(UserError, match=r"no memory left at image .*index.json: use fewer --workers"):
         cache.write(listing.parent / "x.u8", [str(listing)] * 20, GEOMETRY, 2)
 
@@ -123,3 +134,103 @@ def test_a_file_cut_short_or_missing_is_refused(tmp_path):
         cache.read(tmp_path / "x.u8", 3)
     with pytest.raises(UserError, match=r"none.u8 does not exist"):
         cache.read(tmp_path / "none.u8")
+
+
+def test_a_killed_run_goes_on_where_it_was(listing):
+    """Rows that are there are kept, one that never reached the disk is made again: the bytes are those of any run."""
+    assert decode(listing)[0] == 0
+    path = listing.parent / "out" / "val.u8"
+    whole = path.read_bytes()
+    path.unlink()
+    process = started(listing, slow=True)
+    while done_rows(path) < 6:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = done_rows(path)
+    assert not path.exists() and 6 <= before < 21
+    _zero_a_row(path)
+    code, text = decode(listing)
+    assert code == 0 and f"{21 - before + 1} of 21 images in" in text, text
+    assert path.read_bytes() == whole
+    assert [entry.name for entry in path.parent.iterdir()] == ["val.u8"]
+
+
+def test_what_is_left_of_other_images_or_of_another_crop_is_not_used(listing):
+    path = listing.parent / "out" / "val.u8"
+    kill_midway(listing, path)
+    table = index.read(listing)
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(listing.parent / "20.png")
+    table["images"][20]["sha256"] = sha256_file(listing.parent / "20.png")
+    write_json(listing, table)
+    before = done_rows(path)
+    code, text = decode(listing)
+    assert code == 0 and f"{21 - before + 1} of 21 images" in text
+    assert np.array_equal(cache.read(path)[0], np.broadcast_to(np.uint8([1, 2, 3]), (32, 32, 3)))
+    path.unlink()
+    kill_midway(listing, path)
+    code, text = decode(listing, geometry=dict(GEOMETRY, crop=0.5))
+    assert code == 0 and "21 of 21 images" in text
+
+
+def started(listing, slow):
+    """Start a decoding of val in a process group of its own, `slow` with a pause before each image."""
+    program = (
+        "import sys, time; sys.path.insert(0, 'workflow_scripts'); import decode_split; from data import preprocess\n"
+    )
+    program += (
+        "of = preprocess.content; preprocess.content = lambda image: (time.sleep(0.1), of(image))[1]\n" if slow else ""
+    )
+    program += "decode_split.command().run(decode_split.produce)"
+    line = [sys.executable, "-c", program, *arguments(listing, "val", 2)]
+    return subprocess.Popen(line, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def done_rows(path):
+    state = path.with_name(f"{path.name}.done")
+    return int(np.fromfile(state, rows.STATE)["done"].sum()) if state.exists() else 0
+
+
+def kill_midway(listing, path):
+    process = started(listing, slow=True)
+    while done_rows(path) < 6:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _zero_a_row(path):
+    """Undo the first row that is done, as a machine that went down might."""
+    position = int(np.flatnonzero(np.fromfile(f"{path}.done", rows.STATE)["done"])[0])
+    filled = np.load(f"{path}.rows", mmap_mode="r+")
+    filled[position] = 0
+    filled.flush()
+
+
+def test_all_images_that_cannot_be_read_are_told_at_once(listing):
+    for name in ("03.png", "12.png"):
+        (listing.parent / name).write_bytes(b"no image")
+    code, text = decode(listing)
+    assert code == 1 and "03.png has changed since it was indexed" in text and "(and 1 others)" in text
+    assert "12.png has changed" in text and done_rows(listing.parent / "out" / "val.u8") == 19
+
+
+def test_batches_of_a_memory_map_do_not_stay_in_memory(tmp_path, monkeypatch):
+    images = np.lib.format.open_memmap(tmp_path / "x.u8", mode="w+", dtype=np.uint8, shape=(64, 224, 224, 3))
+    images[:] = np.arange(64, dtype=np.uint8)[:, None, None, None]
+    images.flush()
+    del images
+    monkeypatch.setattr(cache, "RELEASE", 1 << 20)
+    mapped = cache.read(tmp_path / "x.u8")
+    for start, batch in cache.batches(mapped, 5):
+        assert (batch == np.arange(start, start + len(batch))[:, None, None, None]).all()
+        assert resident(tmp_path / "x.u8") < 3 << 20
+    assert start == 60 and len(batch) == 4
+
+
+def resident(path):
+    """Return how many bytes of a mapped file are in this process's memory."""
+    text = Path("/proc/self/smaps").read_text()
+    blocks = [block for block in text.split("VmFlags") if str(path) in block]
+    return 1024 * sum(int(block.split("\nRss:")[1].split()[0]) for block in blocks)

@@ -20,6 +20,7 @@ DIGITS = {"builtin": "digits", "classes": 10, "splits": {"calib": 256, "select":
 def run(folder, row, seed=0, name="index.json"):
     line = [sys.executable, str(ROOT / "workflow_scripts" / "index_dataset.py"), "--dataset", json.dumps(row)]
     line += ["--seed", str(seed), "--index", f"data/{name}", "--images-root", "data/images"]
+    line += ["--train-images", f"data/{name}.train.tsv", "--seen", f"data/{name}.seen.txt"]
     done = subprocess.run(line, capture_output=True, text=True, cwd=folder, timeout=60)
     return done.returncode, done.stderr
 
@@ -51,13 +52,13 @@ def digits(tmp_path_factory):
 
 def test_digits_have_their_splits(digits):
     listing = index.read(digits / "data" / "index.json")
-    parts = {name: set(positions) for name, positions in listing["splits"].items()}
+    parts = {name: set(index.images(listing, name).sources) for name in index.SPLITS}
     assert {name: len(part) for name, part in parts.items()} == {"train": 1237, "calib": 256, "select": 200, "val": 360}
     assert parts["calib"] <= parts["train"] and not parts["train"] & parts["select"]
-    assert parts["train"] | parts["select"] | parts["val"] == set(range(1797))
+    assert len(parts["train"] | parts["select"] | parts["val"]) == 1797
     for name in ("select", "val"):
         assert set(collections.Counter(index.labels(listing, name).tolist()).values()) == {len(parts[name]) // 10}
-    assert all(("val/" in listing["images"][p]["path"]) == (p in parts["val"]) for p in range(1797))
+    assert all(path.startswith("val/") == (path in parts["val"]) for part in parts.values() for path in part)
     assert listing["classes"] == [str(digit) for digit in range(10)] and listing["root"] == "images"
 
 
@@ -78,7 +79,10 @@ def test_digits_are_the_scans_themselves(digits):
 def test_digits_records_are_of_the_files(digits):
     listing = index.read(digits / "data" / "index.json")
     assert [image["path"] for image in listing["images"]] == sorted(image["path"] for image in listing["images"])
-    for image in listing["images"][::100]:
+    lines = [line.split("\t") for line in (digits / "data" / "index.json.train.tsv").read_text().splitlines()]
+    assert [path for *_, path in lines] == sorted(index.images(listing, "train").sources)
+    trained = [{"path": path, "bytes": int(size), "sha256": stamp[len("sha256:") :]} for _, size, stamp, path in lines]
+    for image in listing["images"][::100] + trained[::100]:
         content = (digits / "data" / "images" / image["path"]).read_bytes()
         assert image["bytes"] == len(content) and image["sha256"] == hashlib.sha256(content).hexdigest()
 
@@ -86,11 +90,11 @@ def test_digits_records_are_of_the_files(digits):
 def test_digits_again_is_the_same_and_another_seed_moves_all_but_val(digits):
     first = (digits / "data" / "index.json").read_bytes()
     assert run(digits, DIGITS, name="again.json")[0] == 0
-    assert (digits / "data" / "again.json").read_bytes() == first
+    assert (digits / "data" / "again.json").read_bytes().replace(b"again.json", b"index.json") == first
     assert run(digits, DIGITS, seed=1, name="seed.json")[0] == 0
-    before, after = json.loads(first), index.read(digits / "data" / "seed.json")
-    assert before["images"] == after["images"] and before["splits"]["val"] == after["splits"]["val"]
-    assert before["splits"]["select"] != after["splits"]["select"]
+    before, after = index.read(digits / "data" / "index.json"), index.read(digits / "data" / "seed.json")
+    assert index.files(before, "index.json", "val") == index.files(after, "index.json", "val")
+    assert index.files(before, "index.json", "select") != index.files(after, "index.json", "select")
     assert not list((digits / "data").glob("*.partial")) and not list((digits / "data").glob("*.old"))
 
 
@@ -113,13 +117,12 @@ def test_a_folder_with_halves_keeps_them(tmp_path):
     folder_of(tmp_path / "pictures" / "train", 2, 6)
     folder_of(tmp_path / "pictures" / "val", 2, 3)
     code, text = run(tmp_path, {"path": "pictures", "classes": 2, "splits": {"calib": 4, "select": 2}})
-    assert code == 0 and "18 images in 2 classes (10 train, 4 calib, 2 select, 6 val)" in text
+    assert code == 0 and "2 classes (10 train, 4 calib, 2 select, 6 val)" in text
     path = tmp_path / "data" / "index.json"
     listing = index.read(path)
     assert listing["root"] == "../pictures" and listing["classes"] == ["c0", "c1"]
     assert all(Path(file).read_bytes()[:4] == b"\x89PNG" for file in index.files(listing, path, "val"))
-    known = {p for name in ("calib", "select", "val") for p in listing["splits"][name]}
-    assert all((image["sha256"] is not None) == (p in known) for p, image in enumerate(listing["images"]))
+    assert len(listing["images"]) == 12 and all(image["sha256"] for image in listing["images"])
 
 
 def test_one_folder_is_split(tmp_path):
@@ -129,11 +132,12 @@ def test_one_folder_is_split(tmp_path):
     row = {"path": str(root), "classes": 3, "splits": {"calib": 6, "select": 3, "val": 9}}
     assert run(tmp_path, row)[0] == 0
     listing = index.read(tmp_path / "data" / "index.json")
-    assert {name: len(part) for name, part in listing["splits"].items()} == {
+    assert {name: index.count(listing, name) for name in index.SPLITS} == {
         "train": 18, "calib": 6, "select": 3, "val": 9
     }  # fmt: skip
     assert listing["root"] == str(root) and collections.Counter(index.labels(listing, "val")) == {0: 3, 1: 3, 2: 3}
-    assert not set(listing["splits"]["val"]) & set(listing["splits"]["train"] + listing["splits"]["select"])
+    parts = {name: set(index.images(listing, name).sources) for name in index.SPLITS}
+    assert not parts["val"] & (parts["train"] | parts["select"])
 
 
 ROW = {"path": "pictures", "classes": 2, "splits": {"calib": 2, "select": 2, "val": 2}}

@@ -1,5 +1,8 @@
 """The one preprocessing equals timm's evaluation transform to within one level, and the arrays kept in golden/."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -46,10 +49,65 @@ def test_equal_to_timm_within_one_level(tmp_path, width, height, mode):
     picture(width, height, mode).save(path)
     pixels = preprocess.prepare(preprocess.load(path), ROW)
     ours = preprocess.normalize(pixels[None], ROW["mean"], ROW["std"])[0]
-    theirs = timm_transform(224, ROW["crop"], "bicubic")(Image.open(path).convert("RGB")).numpy()
-    levels = np.abs(ours - theirs) * np.array(ROW["std"], dtype=np.float32).reshape(3, 1, 1) * 255
     assert pixels.shape == (224, 224, 3) and pixels.dtype == np.uint8
-    assert levels.max() <= 1.01
+    assert levels_apart(path, ours) <= 1.01
+
+
+def levels_apart(path, ours):
+    """Return the largest distance, in uint8 levels, of a normalized image from what timm's pipeline makes of a file."""
+    theirs = timm_transform(224, ROW["crop"], "bicubic")(Image.open(path).convert("RGB")).numpy()
+    return (np.abs(ours - theirs) * np.array(ROW["std"], dtype=np.float32).reshape(3, 1, 1) * 255).max()
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera held upright: neither timm nor we turn it
+    return exif
+
+
+def ramp(kind):
+    return Image.fromarray((np.arange(333 * 251).reshape(251, 333) % 65536).astype(kind))
+
+
+def palette():
+    return picture(333, 251).quantize(64)
+
+
+ODD = {
+    "cmyk.jpg": lambda path: picture(333, 251, "CMYK").save(path),
+    "gray.jpg": lambda path: picture(333, 251, "L").save(path),
+    "turned.jpg": lambda path: picture(333, 251).save(path, exif=turned()),
+    "jpeg_inside.png": lambda path: picture(333, 251).save(path, "JPEG"),
+    "png_inside.JPEG": lambda path: picture(333, 251).save(path, "PNG"),
+    "progressive.jpg": lambda path: picture(333, 251).save(path, progressive=True),
+    "palette.png": lambda path: palette().save(path),
+    "palette_of_transparencies.png": lambda path: palette().save(path, transparency=bytes(range(64))),
+    "palette_with_a_hole.png": lambda path: palette().save(path, transparency=3),
+    "gray_with_a_hole.png": lambda path: picture(333, 251, "L").save(path, transparency=9),
+    "16_bit.png": lambda path: ramp(np.uint16).save(path),
+    "16_bit.tif": lambda path: ramp(np.uint16).save(path),
+    "float.tif": lambda path: ramp(np.float32).save(path),
+    "tall.png": lambda path: picture(1, 1200).save(path),
+    "wide.png": lambda path: picture(1200, 1).save(path),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("name", ODD)
+def test_odd_images_are_what_timm_makes_of_them(tmp_path, name):
+    ODD[name](tmp_path / name)
+    pixels = preprocess.prepare(preprocess.load(tmp_path / name), ROW)
+    assert levels_apart(tmp_path / name, preprocess.normalize(pixels[None], ROW["mean"], ROW["std"])[0]) <= 1.01
+
+
+def test_a_very_long_image_needs_little_memory(tmp_path):
+    """timm would make 248 x 992,000 pixels of it."""
+    picture(1, 4000).save(tmp_path / "long.png")
+    program = "import sys; sys.path.insert(0, 'workflow_scripts'); from data import preprocess\n"
+    program += f"preprocess.prepare(preprocess.load({str(tmp_path / 'long.png')!r}), {ROW!r})\n"
+    program += "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"  # the most that was in memory
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200_000  # KiB
 
 
 @pytest.mark.parametrize(("size", "crop"), [(64, 0.9), (224, 0.875), (224, 1.0), (384, 0.95), (33, 0.77)])

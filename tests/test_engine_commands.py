@@ -125,7 +125,8 @@ def test_result(result):
     assert found["accuracy"]["top1"] == pytest.approx(100 * 20 / COUNT)
     assert found["accuracy"]["agreement_with_fp32"] == 100.0 and found["accuracy"]["within_budget"]
     assert found["accuracy"]["max_abs_logit_error"] < 1e-4
-    assert found["dataset"] == {"name": "digits", "split": "val", "num_images": COUNT, "num_classes": 10}
+    whole = {"name": "digits", "split": "val", "num_images": COUNT, "num_classes": 10, "subset": None}
+    assert found["dataset"] == whole
     assert found["engine"]["sha256"] == sha256_file(folder / "net.engine") and found["engine"]["engine_builds"] == 1
     assert found["engine"]["layers"] >= found["engine"]["precision_of_layers"]["fp32"] > 0
     assert found["engine"]["warnings"] == [] and found["trtexec"] is None

@@ -15,6 +15,7 @@ CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 ABSENT = {"url", "sha256", "options", "top1", "builtin", "path", "val", "plan", "threads"}
 ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreement", "tolerance"}
 ABSENT |= {"drawing", "families", "compute", "choose"}
+ABSENT |= {"labels", "synsets", "subset", "classes", "images"}  # of a dataset: what its folders do not say
 ABSENT |= {"candidates", "import", "backend", "percentile", "weights", "equalize", "smoothing", "bias_correction"}
 ABSENT |= {"steps"}
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}

@@ -15,7 +15,7 @@ from torch import nn
 
 from conftest import ROOT
 from data import augment, folder, index, preprocess
-from files import write_json
+from files import sha256_file, write_json
 from model import checkpoint, training, zoo
 
 ROW = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-tiny"]
@@ -39,7 +39,9 @@ def stripes(tmp_path_factory):
             noisy = np.clip(square + dice.randint(-60, 60, square.shape), 0, 255)
             Image.fromarray(noisy.astype(np.uint8)).save(root / name / f"{number}.png")
     row = {"classes": 2, "splits": {"calib": 8, "select": 20, "val": 20}}
-    write_json(root / "index.json", dict(folder.build(str(root), row, 0, hash_all=True), root="."))
+    listing, lines = folder.build(str(root), row, 0, hash_all=True)
+    (root / "train.tsv").write_bytes(lines)
+    write_json(root / "index.json", dict(listing, root="."))
     return root / "index.json"
 
 
@@ -102,10 +104,12 @@ def test_a_gpu_that_is_not_there_is_said(stripes, tmp_path):
 
 
 def test_an_unreadable_training_image_is_named(stripes, tmp_path):
-    listing = index.read(stripes)
-    bad = listing["images"][listing["splits"]["train"][3]]
+    listing, lines = index.read(stripes), (stripes.parent / "train.tsv").read_bytes().split(b"\n")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    bad["path"] = os.path.relpath(tmp_path / "bad.png", stripes.parent)
+    where = os.path.relpath(tmp_path / "bad.png", stripes.parent).encode()
+    lines[3] = b"\t".join([*lines[3].split(b"\t")[:3], where])
+    (stripes.parent / "bad.tsv").write_bytes(b"\n".join(lines))
+    listing["train"].update(file="bad.tsv", sha256=sha256_file(stripes.parent / "bad.tsv"))
     write_json(stripes.parent / "bad.json", listing)
     code, text = train(stripes.parent / "bad.json", tmp_path / "x.pth")
     assert code == 1 and "bad.png cannot be read (" in text and not (tmp_path / "x.pth").exists()

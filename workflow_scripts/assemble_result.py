@@ -57,7 +57,8 @@ def dataset_of(name, accuracy, index):
         raise UserError(
             f"the accuracy is of {count} images, split {split} has {len(index['splits'][split])}: run again"
         )
-    return {"name": name, "split": split, "num_images": count, "num_classes": len(index["classes"])}
+    found = {"name": name, "split": split, "num_images": count, "num_classes": len(index["classes"])}
+    return {**found, "subset": index.get("subset")}
 
 
 def accuracy_of(accuracy, budget):

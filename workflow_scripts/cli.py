@@ -52,16 +52,23 @@ class Command:
         self.script, self.tools, self.heavy, self.modules = Path(script), tools, heavy, modules
         self.parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.parser.add_argument("--log", help="also write log lines and tracebacks to this file")
-        self.inputs, self.outputs, self.params = [], [], []
+        self.inputs, self.outputs, self.params, self.contents = [], [], [], {}
 
     def _add(self, kind, flag, **options):
         kind.append(self.parser.add_argument(flag, **options).dest)
         return self
 
     def input(self, flag, **options):
-        """Declare an input file; `nargs="*"` for several, `required=False` where it may be absent."""
+        """Declare an input file; `nargs="*"` for several, `required=False` where it may be absent.
+
+        content: args -> JSON value of what of the file decides the outputs, where that is not every byte of it.
+        """
+        content = options.pop("content", None)
         options.setdefault("required", options.get("nargs") is None)
-        return self._add(self.inputs, flag, **options)
+        self._add(self.inputs, flag, **options)
+        if content:
+            self.contents[self.inputs[-1]] = content
+        return self
 
     def output(self, flag, **options):
         """Declare an output file."""
@@ -84,11 +91,14 @@ class Command:
         """Return everything that decides the outputs' contents, as a JSON value."""
         given = {name: getattr(args, name) for name in self.inputs}
         paths = {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
+        whole = {name: several for name, several in paths.items() if name not in self.contents}
+        hashes = {name: [sha256_file(path) for path in several] for name, several in whole.items()}
+        hashes.update({name: [digest_of(content(args))] for name, content in self.contents.items()})
         scripts = [self.script.name] + (self.modules(args) if self.modules else [])
         code = imports.closure(*scripts)
         return {
             "command": self.script.stem,
-            "inputs": {name: [sha256_file(path) for path in several] for name, several in paths.items()},
+            "inputs": hashes,
             "params": {name: json.loads(canonical(getattr(args, name))) for name in self.params},
             "code": {str(path.relative_to(imports.ROOT)): imports.meaning(path) for path in code},
             "tools": tool_versions(self.tools),

@@ -1,18 +1,40 @@
-"""Decode and preprocess the images of a split once, in parallel, into one memory-mapped file of uint8."""
+"""Decode and preprocess the images of a split once, in parallel, into one memory-mapped file of uint8.
 
-from cli import Command
+A killed run goes on where it stopped. The store knows the result by the images' contents, not by where they are.
+"""
+
+from cli import Command, log
+from files import canonical, partial_of
+
+PARTIAL = partial_of("")  # what cli.py adds to the name of an output while it is written
 
 
 def produce(args):
+    import time
+
     from data import cache, index
 
-    listing = index.read(args.index)
-    cache.write(args.images, index.files(listing, args.index, args.split), args.geometry, args.workers)
+    listing, start = index.read(args.index), time.monotonic()
+    images = index.files(listing, args.index, args.split)
+    final = args.images[: -len(PARTIAL)] if args.images.endswith(PARTIAL) else args.images
+    parts = command().key_parts(args)
+    code = canonical([parts["code"], parts["tools"]])
+    digests = index.digests(listing, args.split)
+    decoded = cache.write(args.images, images, args.geometry, args.workers, digests, code, final)
+    seconds = time.monotonic() - start
+    log.info("%d of %d images in %.1f s: %.0f images/s", decoded, len(images), seconds, decoded / seconds)
+
+
+def contents(args):
+    """Return what decides the pixels: the SHA-256 of each image of the split."""
+    from data import index
+
+    return index.digests(index.read(args.index), args.split)
 
 
 def command():
     c = Command(__file__, __doc__, tools=("numpy", "pillow"), heavy=True)
-    c.input("--index", help="index.json")
+    c.input("--index", help="index.json", content=contents)
     c.recipe("--geometry", help="JSON of a model's {size, crop, interpolation}")
     c.param("--split", required=True, choices=["calib", "select", "val"])
     c.output("--images", help=".npy of uint8 [N, size, size, 3] to write")

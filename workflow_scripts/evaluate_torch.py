@@ -21,8 +21,8 @@ def produce(args):
     model = checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint).eval()
     logits = np.empty((len(images), args.classes), dtype=np.float32)
     with progress.bar(len(images), "PyTorch FP32") as bar, torch.no_grad():
-        for start in range(0, len(images), BATCH):
-            batch = preprocess.normalize(images[start : start + BATCH], args.model["mean"], args.model["std"])
+        for start, pixels in cache.batches(images, BATCH):
+            batch = preprocess.normalize(pixels, args.model["mean"], args.model["std"])
             logits[start : start + len(batch)] = model(torch.from_numpy(batch)).numpy()
             bar.update(len(batch))
     scores = accuracy.score(logits, labels, logits)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from pathlib import Path
 
 from cli import Command, log
 
@@ -10,7 +11,7 @@ BUILTINS = ("digits", "glyphs")  # data/{name}.py: write_tree(folder, row) -> wh
 
 def produce(args):
     from data import folder
-    from files import UserError, write_json
+    from files import UserError, partial_of, write_json
 
     row, origin = args.dataset, {}
     if row.get("builtin"):
@@ -20,12 +21,17 @@ def produce(args):
         origin = importlib.import_module(f"data.{row['builtin']}").write_tree(root, row)
     else:
         root = row["path"]
-    index = {**origin, **folder.build(root, row, args.seed, hash_all=bool(row.get("builtin")))}
+    train_file = os.path.basename(args.train_images).replace(partial_of(""), "")
+    built, lines = folder.build(root, row, args.seed, bool(row.get("builtin")), train_file)
+    index = {**origin, **built}
     if not os.path.isabs(root) or row.get("builtin"):
         index["root"] = os.path.relpath(root, os.path.dirname(os.path.abspath(args.index)))
+    Path(args.train_images).write_bytes(lines)
+    Path(args.seen).write_text(args.state + "\n", encoding="utf-8")
     write_json(args.index, index)
-    counts = ", ".join(f"{len(positions)} {name}" for name, positions in index["splits"].items())
-    log.info("%s: %d images in %d classes (%s)", root, len(index["images"]), len(index["classes"]), counts)
+    sizes = {"train": index["train"]["images"], **{name: len(part) for name, part in index["splits"].items()}}
+    counts = ", ".join(f"{size} {name}" for name, size in sizes.items())
+    log.info("%s: %d classes (%s)", root, len(index["classes"]), counts)
 
 
 def writers(args):
@@ -36,7 +42,10 @@ def command():
     c = Command(__file__, __doc__, tools=("numpy", "pillow", "scikit-learn"), modules=writers)
     c.recipe("--dataset", help="JSON row of `datasets`: builtin (and drawing) or path, classes, splits")
     c.param("--seed", type=int, required=True, help="of the splits")
+    c.param("--state", default="", help="what was seen of the user's folder before: data/watch.py")
     c.output("--index", help="JSON file to write")
+    c.output("--train-images", help="file of the images that train, to write beside it")
+    c.output("--seen", help="text file of the state, to write")
     c.setting("--images-root", default="images", help="folder where a builtin dataset writes its PNG files")
     return c
 

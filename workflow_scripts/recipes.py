@@ -9,9 +9,11 @@ import shlex
 
 import imports
 import probe
-from files import canonical, read_json
+from data import watch
+from files import canonical, read_json, system_text
 from tables import ONNX, SCORED, TYPED_CLASS, ask, pick
 
+DATASET = ("builtin", "drawing", "path", "val", "labels", "synsets", "subset", "classes", "splits")  # of its row
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 
 SEARCH = ("workspace_mb", "optimization_level", "external_tactics", "dynamic_batch")  # of kernels, by a builder
@@ -19,14 +21,20 @@ TIMING = ("batches", "warmup_ms", "duration_ms", "iterations", "threads", "cuda_
 
 
 class Recipes:
-    """Functions of wildcards over the tables; none depends on this machine, except `identity` and `onnx_identity`."""
+    """Functions of wildcards over the tables; only `seen` and the identities ask about this machine."""
 
     def __init__(self, tables):
         self.tables = tables
         self._identities, self._options = {}, {}
 
     def dataset(self, w):
-        return pick(self.tables.row("dataset", w.dataset), "builtin", "drawing", "path", "classes", "splits")
+        return pick(self.tables.row("dataset", w.dataset), *DATASET)
+
+    def seen(self, w):
+        """Return what is seen of the user's images where they are here, else what was when they were indexed."""
+        row, recorded = self.tables.row("dataset", w.dataset), f"results/{w.dataset}/data/seen.txt"
+        found = watch.state(row) if "path" in row else ""
+        return found if found is not None else system_text(recorded).strip()
 
     def classes(self, w):
         return self.tables.row("dataset", w.dataset)["classes"]

@@ -87,7 +87,7 @@ class Tables:
             self._check_fallback(name, row)
             self._check_calibration(name, row)
             wanted, given = row.get("calibration", {}).get("images", 0), active["splits"]["calib"]
-            if wanted > given:
+            if wanted > given > 0:
                 raise UserError(
                     f"precisions.{name}.calibration.images is {wanted}, but datasets.{self.active}.splits.calib "
                     f"gives {given}"
@@ -194,6 +194,9 @@ class Tables:
         """Return why a result makes no sense, or None."""
         row, place = self.row("precision", precision), self.row("target", target)
         what = f"{precision} on {target}"
+        without = self.without_images(precision, dataset or self.active)
+        if without:
+            return without
         if "choose" in row:
             able = self.candidates(model, precision, target, dataset)
             return None if able else f"{what}: none of what it chooses from makes sense there"
@@ -208,6 +211,16 @@ class Tables:
         """Return why a model has no checkpoint for a dataset, or None."""
         if self.source(dataset) == "official" and not self.row("model", model).get("url"):
             return f"{model} on {dataset}: the model has no official weights (url in config.yaml)"
+        return None
+
+    def without_images(self, precision, dataset):
+        """Return why a dataset has no images for a precision, or None."""
+        row, sizes = self.row("precision", precision), self.row("dataset", dataset)["splits"]
+        if row.get("calibration") and not sizes["calib"]:
+            return f"{precision} on {dataset}: it is calibrated on training images, and splits.calib is 0"
+        if ("choose" in row or row["fallback"] != "none") and not sizes["select"]:
+            remedy = "fallback: none in its row, or" if row.get("compute") else "name a precision, or have"
+            return f"{precision} on {dataset}: it chooses by the select split, and splits.select is 0: {remedy} train/"
         return None
 
     def choosing(self):

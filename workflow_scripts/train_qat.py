@@ -19,7 +19,7 @@ def produce(args):
     listing = index.read(args.index)
     if len(listing["classes"]) != args.classes:
         raise UserError(f"--classes {args.classes}: {args.index} has {len(listing['classes'])} classes")
-    images = len(index.positions(listing, "train"))
+    images = index.count(listing, "train")
     if images < args.recipe["batch"]:
         raise UserError(f"qat.batch {args.recipe['batch']} is more than the {images} training images")
     args.key = digest_of(command().key_parts(args))

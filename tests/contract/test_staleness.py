@@ -171,6 +171,12 @@ def drawing_of_another_dataset(workflow):
 
 
 @change([])
+def images_of_another_dataset(workflow):
+    workflow.path("pictures/val/a").mkdir(parents=True)
+    workflow.config(lambda config: config["datasets"]["imagenet"].update(path="pictures", labels="x"))
+
+
+@change([])
 def code_of_another_builtin_dataset(workflow):
     workflow.edit("workflow_scripts/data/glyphs.py", "PIXELS = ", "EXTRA = 1\nPIXELS = ")
 
@@ -325,6 +331,12 @@ def seed(workflow):
 @change(["index", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
 def splits_of_the_dataset(workflow):
     workflow.config(lambda config: config["datasets"]["digits"]["splits"].update(select=100))
+
+
+@change(["index", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+def subset_of_the_dataset(workflow):
+    """That only what is different of the images is decoded again is shown with real ones: test_images.py."""
+    workflow.config(lambda config: config["datasets"]["digits"].update(subset={"classes": "0-4"}))
 
 
 @change(["index", *IMAGES, *CHECKPOINT])

@@ -1,6 +1,6 @@
 """Train a network on `glyphs` on a GPU host that has neither fonts nor a network, from an archive made elsewhere.
 
-    tar -C results/glyphs -cf - data/index.json data/images | xz -T0 -2 > glyphs.tar.xz      (where the dataset is)
+    tar -C results/glyphs -cf - data/index.json data/train.tsv data/images | xz -2 > glyphs.tar.xz   (at the dataset)
     python3 tests/gpu/train_glyphs.py --archive glyphs.tar.xz --work /tmp/glyphs --out OUT    (on the GPU host)
         [--model LeViT-128S] [--stages unpack,train,score,calibrate,qat] [--training '{"epochs": 6}'] [--piece BYTES]
         [--in-memory]       one process decodes all images once, where /dev/shm is too small for processes that load

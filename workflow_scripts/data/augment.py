@@ -21,8 +21,7 @@ class TrainImages:
         self.files = indexing.files(listing, index_path, "train")
         self.labels = indexing.labels(listing, "train")
         self.geometry, self.recipe, self.seed, self.epoch = geometry, recipe, seed, 0
-        sizes = [listing["images"][position]["bytes"] for position in indexing.positions(listing, "train")]
-        self.in_memory = sum(sizes) <= IN_MEMORY
+        self.in_memory = indexing.images(listing, "train").bytes.sum() <= IN_MEMORY
         self._decoded = [None] * len(self.files)
 
     def __len__(self):

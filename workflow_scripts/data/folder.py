@@ -1,84 +1,64 @@
-"""A dataset's folder becomes an index: one folder a class, splits by hash and seed, contents by SHA-256."""
+"""A dataset's images become an index: splits by hash and seed, contents by SHA-256."""
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import progress
-from data import splits
-from files import UserError, sha256_file
+from data import index, labels, layouts, source, splits
+from files import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-HALVES = ("train", "val")
+HASHED = 4 << 30  # bytes of training images up to which each is known by its content, above by its time
+BLOCK = 64  # images that a thread hashes at a time
 
 
-def scan(root):
-    """Return [(path relative to root, class)] of the images under root's class folders, sorted by path.
+def build(root, row, seed, hash_all, train_file="train.tsv"):
+    """Return (index of the folder `root` with its `root` as given, bytes of its file of training images).
 
-    Raises UserError where root is no folder, has no class folder, or a class folder has no image.
+    row: of `datasets` ({classes, splits, ...}); seed: of the splits; hash_all: also of whatever only trains.
+    A dataset with images of val is split already; another one gives `splits: val` images of its own.
     """
-    if not os.path.isdir(root):
-        raise UserError(f"dataset folder {root} does not exist: correct `path` in config.yaml")
-    names = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
-    if not names:
-        raise UserError(f"dataset folder {root} is empty: it must hold one folder a class")
-    found = []
-    for name in names:
-        inside = sorted(_images(os.path.join(root, name)))
-        if not inside:
-            raise UserError(f"class folder {os.path.join(root, name)} holds no image ({', '.join(SUFFIXES)})")
-        found += [(os.path.relpath(path, root).replace(os.sep, "/"), name) for path in inside]
-    return sorted(found)
-
-
-def _images(folder):
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.join(parent, name)
-
-
-def build(root, row, seed, hash_all):
-    """Return the index of the folder `root` (see data/index.py), its `root` as given.
-
-    row: of `datasets` ({classes, splits, ...}); seed: of the splits; hash_all: also of the images that only train.
-    A folder with train/ and val/ is split already; another one gives `splits: val` images of its own.
-    """
-    halves = [half for half in HALVES if os.path.isdir(os.path.join(root, half))]
-    if len(halves) == 1:
-        missing = HALVES[1 - HALVES.index(halves[0])]
-        raise UserError(f"dataset folder {root} has {halves[0]}/ but no {missing}/: add it, or give the class folders")
-    found = _two_halves(root) if halves else [(path, name, None) for path, name in scan(root)]
-    classes = sorted({name for _, name, half in found if half != "val"})
+    found, classes = layouts.find(root, row)
     if len(classes) != row["classes"]:
         raise UserError(
             f"dataset folder {root} holds {len(classes)} classes, config.yaml says {row['classes']}: correct `classes`"
         )
-    labels = [classes.index(name) for _, name, _ in found]
-    parts = _split(root, found, labels, row["splits"], seed)
+    empty = [image for image in found if image.bytes == 0]
+    if empty:
+        raise UserError(f"image {os.path.join(root, empty[0].path)} is empty: replace or remove it")
+    number = {name: position for position, name in enumerate(classes)}
+    numbers = [number[image.name] for image in found]
+    parts = _split(root, found, numbers, row["splits"], seed)
+    parts["val"] = _subset(parts["val"], found, numbers, classes, row.get("subset"))
+    train = parts.pop("train")
+    measured = sorted({position for part in parts.values() for position in part})
+    place = {position: there for there, position in enumerate(measured)}
+    digests = _hashed(root, found, measured + _only(train, place, found, hash_all))
+    lines = index.train_lines(_trained(found[p], numbers[p], digests.get(p)) for p in train)
     return {
         "classes": classes,
         "root": root,
-        "images": _describe(root, found, labels, parts, hash_all),
-        "splits": parts,
-    }
-
-
-def _two_halves(root):
-    found = []
-    for half in HALVES:
-        found += [(f"{half}/{path}", name, half) for path, name in scan(os.path.join(root, half))]
-    train, val = ({name for _, name, half in found if half == wanted} for wanted in HALVES)
-    if train != val:
-        odd = sorted(train ^ val)
-        raise UserError(f"dataset folder {root}: classes differ between train/ and val/: {', '.join(odd[:5])}")
-    return found
+        "images": [{**_described(found[p], numbers[p]), "sha256": digests[p]} for p in measured],
+        "splits": {name: [place[position] for position in part] for name, part in parts.items()},
+        "train": {"file": train_file, "images": len(train), "sha256": hashlib.sha256(lines).hexdigest()},
+        "subset": row.get("subset"),
+    }, lines
 
 
 def _split(root, found, labels, sizes, seed):
     """Return {split: positions}: val, then select out of the rest, then calib within what is left to train."""
-    keys = [path for path, _, _ in found]
-    given = [position for position, (_, _, half) in enumerate(found) if half == "val"]
-    rest = [position for position, (_, _, half) in enumerate(found) if half != "val"]
+    keys = [image.path for image in found]
+    given = [position for position, image in enumerate(found) if image.half == "val"]
+    rest = [position for position, image in enumerate(found) if image.half != "val"]
+    if not rest and sizes.get("val"):
+        given, rest = [], given  # val is all there is, and the row says how many of it are to be the final accuracy's
+    elif not rest and (sizes["calib"] or sizes["select"]):
+        raise UserError(
+            f"dataset folder {root} has no train/, which calib (INT8) and select (plans, choices) are taken from: add "
+            "it; or set both to 0 in `splits` to evaluate what needs neither; or add `val: N` there to divide val"
+        )
+    elif not rest:
+        return {"train": [], "calib": [], "select": [], "val": given}
     if not given and not sizes.get("val"):
         raise UserError(f"dataset folder {root} has no train/ and val/: add `val: N` to its `splits` in config.yaml")
     wanted = (0 if given else sizes["val"]) + sizes["select"]
@@ -98,18 +78,49 @@ def _split(root, found, labels, sizes, seed):
     return {"train": train, "calib": take(train, sizes["calib"], "calib"), "select": select, "val": val}
 
 
-def _describe(root, found, labels, parts, hash_all):
-    measured = set(range(len(found))) if hash_all else set(parts["calib"] + parts["select"] + parts["val"])
-    paths = [os.path.join(root, path) for path, _, _ in found]
-    hashes = {}
-    with progress.bar(len(measured), "index") as bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for position, digest in zip(sorted(measured), pool.map(sha256_file, (paths[p] for p in sorted(measured)))):
-            hashes[position] = digest
-            bar.update(1)
-    images = []
-    for position, (path, _, _) in enumerate(found):
-        size = os.path.getsize(paths[position])
-        if size == 0:
-            raise UserError(f"image {paths[position]} is empty: replace or remove it")
-        images.append({"path": path, "label": labels[position], "bytes": size, "sha256": hashes.get(position)})
-    return images
+def _subset(val, found, numbers, classes, wanted):
+    """Return the positions of val that a row's `subset` ({classes, images}) leaves."""
+    if not wanted:
+        return val
+    kept = labels.chosen(wanted["classes"], classes) if "classes" in wanted else set(numbers)
+    val = [position for position in val if numbers[position] in kept]
+    count = wanted.get("images", len(val))
+    if not val or count > len(val):
+        raise UserError(f"subset asks for {count or 1} images of val, {len(val)} are of its classes: lower `images`")
+    return sorted(splits.balanced(val, numbers, [image.path for image in found], count, "subset"))
+
+
+def _only(train, measured, found, hash_all):
+    """Return the positions of the images that only train and are to be known by content."""
+    few = hash_all or sum(found[position].bytes for position in train) <= HASHED
+    return [position for position in train if position not in measured] if few else []
+
+
+def _hashed(root, found, positions):
+    """Return {position: hex SHA-256 of the image's bytes}."""
+    blocks = [positions[start : start + BLOCK] for start in range(0, len(positions), BLOCK)]
+    digests = {}
+
+    def of_block(block):
+        return [source.digest(_source(root, found[position])) for position in block]
+
+    with progress.bar(len(positions), "index") as bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for block, several in zip(blocks, pool.map(of_block, blocks)):
+            digests.update(zip(block, several))
+            bar.update(len(block))
+    return digests
+
+
+def _source(root, image):
+    if image.archive is None:
+        return os.path.join(root, image.path)
+    return source.Member(os.path.join(root, image.archive), image.offset, image.bytes, image.path)
+
+
+def _described(image, label):
+    there = {} if image.archive is None else {"archive": image.archive, "offset": image.offset}
+    return {"path": image.path, "label": label, "bytes": image.bytes, **there}
+
+
+def _trained(image, label, digest):
+    return {**_described(image, label), "stamp": f"sha256:{digest}" if digest else f"changed:{image.changed}"}

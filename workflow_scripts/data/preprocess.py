@@ -3,31 +3,56 @@
 Equal to timm's evaluation transform of the same size, crop and interpolation to within one uint8 level.
 """
 
+import io
 import math
+import re
 import struct
 
 import numpy as np
 from PIL import Image
 
+from data import source
 from files import UserError
 
 FILTERS = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
+BUFFER = re.compile(r" <_io.BytesIO[^>]*>")  # Pillow's name of bytes in memory
+LARGE = 1 << 24  # pixels of a resized image above which only what is kept of it is made
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def load(path):
-    """Return the image in `path` as a decoded Pillow image of mode L or RGB; raise UserError naming it if it cannot be.
+def load(image):
+    """Return an image (a path, or a Member of an archive) as a Pillow image, L or RGB; raise UserError naming it.
 
     Gray stays one channel, for speed: resizing it and repeating it gives what resizing three equal channels gives.
+    As timm does, the content says what format it is, and an EXIF orientation is not applied.
     """
+    return _of(content(image), image, lambda opened: opened.copy())
+
+
+def pixels(data, name, geometry):
+    """Return the bytes of an image file as `prepare` does; raise UserError naming it if they are none."""
+    return _of(data, name, lambda opened: prepare(opened, geometry))
+
+
+def content(image):
+    """Return the bytes of an image; raise UserError where it is not there or cannot be read."""
     try:
-        with Image.open(path) as image:
-            return image.copy() if image.mode == "L" else image.convert("RGB")
+        return source.read(image)
     except FileNotFoundError:
-        raise UserError(f"image {path} is in the index but not there: restore it, or delete the index") from None
+        raise UserError(f"image {image} is in the index but not there: restore it, or delete the index") from None
+    except OSError as error:
+        raise UserError(f"image {image} cannot be read ({error.strerror or error}): replace or remove it") from None
+
+
+def _of(data, name, function):
+    """Return function(the Pillow image in bytes, of mode L or RGB); raise UserError naming it where they hold none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return function(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     except DAMAGE as error:
-        reason = " ".join(str(error).split()).replace(f" '{path}'", "") or type(error).__name__
-        raise UserError(f"image {path} cannot be read ({reason}): replace or remove it") from None
+        reason = BUFFER.sub("", " ".join(str(error).split())) or type(error).__name__
+        raise UserError(f"image {name} cannot be read ({reason}): replace or remove it") from None
 
 
 def filter_of(interpolation):
@@ -41,15 +66,20 @@ def prepare(image, geometry):
     """Return a Pillow image (L or RGB) as the network sees it: uint8 [size, size, 3].
 
     geometry: {size, crop, interpolation} of a model's row. The shorter side becomes floor(size / crop) pixels,
-    antialiased, and the middle size x size of that is kept.
+    antialiased, and the middle size x size of that is kept. Of an image so long that the whole would be huge, the
+    middle alone is made, which rounding may put a level apart.
     """
     size, short = geometry["size"], math.floor(geometry["size"] / geometry["crop"])
     wide = image.width > image.height
     width = int(short * image.width / image.height) if wide else short
     height = short if wide else int(short * image.height / image.width)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    whole = image.resize((width, height), filter_of(geometry["interpolation"]))
-    return rgb(whole.crop((left, top, left + size, top + size)))
+    resample = filter_of(geometry["interpolation"])
+    if width * height > LARGE:
+        across, down = image.width / width, image.height / height
+        middle = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return rgb(image.resize((size, size), resample, box=middle))
+    return rgb(image.resize((width, height), resample).crop((left, top, left + size, top + size)))
 
 
 def rgb(image):

@@ -17,7 +17,7 @@ def balanced(candidates, labels, keys, count, salt):
         turns.setdefault(labels[position], []).append(position)
     columns = [turns[label] for label in sorted(turns)]
     rounds = itertools.zip_longest(*columns)
-    return [position for turn in rounds for position in turn if position is not None][:count]
+    return list(itertools.islice((p for turn in rounds for p in turn if p is not None), count))
 
 
 def _hash(salt, key):

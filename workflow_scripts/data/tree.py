@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from data.folder import HALVES
+from data.layouts import HALVES
 
 
 @contextlib.contextmanager

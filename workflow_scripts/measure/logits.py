@@ -3,7 +3,7 @@
 import numpy as np
 
 import progress
-from data import preprocess
+from data import cache, preprocess
 from files import UserError
 
 BATCH = 32  # images at a time, where the engine takes any number
@@ -11,14 +11,14 @@ BATCH = 32  # images at a time, where the engine takes any number
 
 def logits_of(session, name, images, model):
     """Return float32 [N, C] logits of uint8 images [N, size, size, 3], normalized as the model's row says."""
-    step = session.batches[-1] if session.batches else BATCH
-    parts = []
+    logits = None
     with progress.bar(len(images), f"evaluate {name}") as bar:
-        for start in range(0, len(images), step):
-            batch = preprocess.normalize(images[start : start + step], model["mean"], model["std"])
-            parts.append(session.run(batch))
-            bar.update(len(batch))
-    return np.concatenate(parts)
+        for start, batch in cache.batches(images, session.batches[-1] if session.batches else BATCH):
+            part = session.run(preprocess.normalize(batch, model["mean"], model["std"]))
+            logits = np.empty((len(images), part.shape[1]), np.float32) if logits is None else logits
+            logits[start : start + len(part)] = part
+            bar.update(len(part))
+    return logits
 
 
 def read_logits(path):

@@ -1,0 +1,172 @@
+"""A user's images: what makes their index and their preprocessed files stale, and what is then really decoded.
+
+Snakemake and the command lines are real, and so is the work.
+"""
+
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workflow import Workflow
+
+VAL, CALIB, NARROW = (
+    f"results/mine/data/64px-crop{name}.u8" for name in ("900-bicubic.val", "900-bicubic.calib", "500-bicubic.val")
+)
+ALL = ["decode calib", "decode val", "index"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A workflow whose dataset is a folder of 2 classes, indexed and decoded."""
+    workflow = Workflow.fresh(tmp_path_factory.mktemp("images") / "base")
+    for half, count in (("train", 8), ("val", 4)):
+        for label in "ab":
+            workflow.path(f"pictures/{half}/{label}").mkdir(parents=True)
+            for number in range(count):
+                picture(workflow, f"{half}/{label}/{number}.png", ord(label) * 100 + count * 10 + number)
+
+    def mine(config):
+        config["datasets"]["mine"] = {"path": "pictures", "classes": 2, "weights": "train"}
+        config["datasets"]["mine"]["splits"] = {"calib": 4, "select": 2}
+
+    workflow.config(mine)
+    workflow.variables["LEVIT_PYTHON"] = sys.executable
+    assert decoded(workflow) == ["calib", "val"]
+    assert workflow.plan(VAL, CALIB) == []
+    return workflow
+
+
+def picture(workflow, name, seed):
+    pixels = np.random.RandomState(seed).randint(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(workflow.path(f"pictures/{name}"))
+
+
+def decoded(workflow, *targets):
+    """Build; return the splits that were really decoded, and not taken from the store."""
+    for log in workflow.path("results/logs/mine").glob("decode.*"):
+        log.unlink()
+    status, output = workflow.run("--quiet", "--", *(targets or (VAL, CALIB)))
+    assert status == 0, output
+    logs = sorted(workflow.path("results/logs/mine").glob("decode.*"))
+    return [log.name.split(".")[2] for log in logs if "images/s" in log.read_text()]
+
+
+@pytest.fixture
+def workflow(base, tmp_path):
+    copy = base.copy(tmp_path / "changed")
+    copy.variables.update(base.variables)
+    return copy
+
+
+def test_nothing_changed_in_a_copy_elsewhere_but_its_times(workflow):
+    """Copied files keep their times, copied folders do not need to: images are few enough to be looked at singly."""
+    os.utime(workflow.path("pictures/val/a"))
+    assert workflow.plan(VAL, CALIB) == []
+
+
+@pytest.mark.parametrize(("half", "done"), [("val", ["val"]), ("train", ["calib"])], ids=["val", "train"])
+def test_added_images_are_noticed_and_only_their_split_is_decoded(workflow, half, done):
+    for number in range(8, 16):
+        picture(workflow, f"{half}/a/{number}.png", number)
+    assert workflow.plan(VAL, CALIB) == ALL
+    assert decoded(workflow) == done
+    assert workflow.plan(VAL, CALIB) == []
+
+
+def test_a_removed_image_is_noticed(workflow):
+    workflow.path("pictures/val/a/0.png").unlink()
+    assert workflow.plan(VAL, CALIB) == ALL
+    assert decoded(workflow) == ["val"]
+
+
+def test_an_image_edited_in_place_is_noticed(workflow):
+    path = workflow.path("pictures/val/b/1.png")
+    with open(path, "r+b") as stream:  # another image of the same size in the same file
+        Image.open(path).transpose(Image.FLIP_LEFT_RIGHT).save(workflow.path("other.png"))
+        stream.write(workflow.path("other.png").read_bytes())
+    assert workflow.plan(VAL, CALIB) == ALL
+    assert decoded(workflow) == ["val"]
+
+
+def test_touched_images_cost_an_index_and_no_decoding(workflow):
+    for path in workflow.path("pictures").rglob("*.png"):
+        os.utime(path, (1, 1))
+    index = workflow.path("results/mine/data/index.json").read_bytes()
+    assert workflow.plan(VAL, CALIB) == ALL
+    assert decoded(workflow) == [] and workflow.path("results/mine/data/index.json").read_bytes() == index
+
+
+def test_moved_images_cost_no_decoding(workflow):
+    workflow.path("pictures").rename(workflow.path("moved"))
+    workflow.config(lambda config: config["datasets"]["mine"].update(path="moved"))
+    assert workflow.plan(VAL, CALIB) == ALL and decoded(workflow) == []
+
+
+def test_where_the_images_are_not_nothing_is_stale(workflow):
+    shutil.rmtree(workflow.path("pictures"))
+    assert workflow.plan(VAL, CALIB) == []
+
+
+def test_a_subset_costs_its_images(workflow):
+    workflow.config(lambda config: config["datasets"]["mine"].update(subset={"classes": "b"}))
+    assert workflow.plan(VAL, CALIB) == ALL and decoded(workflow) == ["val"]
+
+
+def test_another_crop_is_another_file(workflow):
+    workflow.config(lambda config: config["models"]["LeViT-tiny"].update(crop=0.5))
+    assert workflow.plan(NARROW) == ["decode val"] and decoded(workflow, NARROW) == ["val"]
+
+
+def test_precisions_and_targets_decode_nothing(workflow):
+    """Whatever is asked of them reads the same files."""
+    results = [f"results/LeViT-tiny.{name}.json" for name in ("fp32.cpu", "bf16.cpu", "int8_ptq.cpu", "fp32.ort")]
+
+    def active(config):
+        config["dataset"] = "mine"
+        for row in config["precisions"].values():
+            if "calibration" in row:
+                row["calibration"] = {"method": "max", "images": 4}
+
+    workflow.config(active)
+    plans = [set(workflow.plan(result)) for result in results]
+    assert all({job for job in plan if job.startswith(("index", "decode"))} <= {"decode select"} for plan in plans)
+    assert all("evaluate_torch" in plan for plan in plans)
+
+
+def test_of_many_images_folders_tell(workflow):
+    workflow.edit("workflow_scripts/data/watch.py", "FEW = 10000", "FEW = 5")
+    assert decoded(workflow) == []
+    assert workflow.plan(VAL, CALIB) == []
+    picture(workflow, "val/a/9.png", 9)
+    assert workflow.plan(VAL, CALIB) == ALL
+    assert decoded(workflow) == ["val"]
+    picture(workflow, "val/a/9.png", 10)  # in place: not seen before something else makes the index anew
+    assert workflow.plan(VAL, CALIB) == []
+    os.utime(workflow.path("pictures/val/a"))
+    assert decoded(workflow) == ["val"]
+
+
+def test_without_train_what_needs_it_is_refused_by_name(workflow):
+    shutil.rmtree(workflow.path("pictures/train"))
+
+    def evaluated(config):
+        config["dataset"] = "mine"
+        config["datasets"]["mine"]["splits"] = {"calib": 0, "select": 0}
+
+    workflow.config(evaluated)
+    for name, said in {
+        "int8_ptq.cpu": "int8_ptq on mine: it is calibrated on training images, and splits.calib is 0",
+        "fp16.gpu": "fp16 on mine: it chooses by the select split, and splits.select is 0: fallback: none in its row",
+        "auto.cpu": "auto on mine: it chooses by the select split, and splits.select is 0: name a precision",
+    }.items():
+        status, output = workflow.run("-n", "--", f"results/LeViT-tiny.{name}.json")
+        assert status == 1 and said in output, output
+    assert workflow.plan(VAL) == ["decode val", "index"]
+    assert decoded(workflow, VAL) == []
+    assert "evaluate_engine fp32.cpu" in workflow.plan("results/LeViT-tiny.fp32.cpu.json")
+    workflow.config(lambda config: config["precisions"]["fp16"].update(fallback="none"))
+    assert "evaluate_engine fp16.gpu" in workflow.plan("results/LeViT-tiny.fp16.gpu.json")

@@ -1,0 +1,149 @@
+"""Which class an image of a flat folder or archive is of: the files of labels that ImageNet and its users have.
+
+| one line an image | as in |
+| --- | --- |
+| `file class`, a class by name or by its number from 0 in the order of names | Caffe's val.txt |
+| `ImageId,PredictionString` above `file,class x y x y ...` | Kaggle's LOC_val_solution.csv |
+| `class` by name, in the files' order | TensorFlow's imagenet_2012_validation_synset_labels.txt |
+| `number` from 1 in the development kit's own order, in the files' order | ILSVRC2012_validation_ground_truth.txt |
+
+The last needs the kit's meta.mat, which is looked for beside it.
+"""
+
+import os
+import re
+
+from files import UserError
+from schema import nearest
+
+NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})")
+BETWEEN = re.compile(r"[\s,]+")
+HEADER = "imageid,"
+META = "meta.mat"
+
+
+def class_names(path):
+    """Return the sorted names of all classes: the first word of each line, meta.mat's, or `imagenet` for the 1,000."""
+    if path == "imagenet":
+        path = _imagenet()
+    if path.endswith(".mat"):
+        return sorted(kit_names(path).values())
+    names = [line.split()[0] for line in _lines(path)]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} names a class twice: it must hold one line a class (`synsets`)")
+    return sorted(names)
+
+
+def _imagenet():
+    """Return timm's file of the synsets, without importing timm."""
+    from importlib.util import find_spec
+
+    return os.path.join(find_spec("timm").submodule_search_locations[0], "data/_info/imagenet_synsets.txt")
+
+
+def kit_names(path):
+    """Return {number: synset} of the classes in a development kit's meta.mat; raise UserError where it is none."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    if not os.path.exists(path):
+        raise UserError(
+            f"{path} does not exist: numbers of the development kit are not in the order of synsets, and its meta.mat "
+            "says which is which; put it beside the labels, or name it in `synsets`"
+        )
+    try:
+        rows = loadmat(path, squeeze_me=True)["synsets"]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
+    except (MatReadError, ValueError, KeyError, TypeError, IndexError, NotImplementedError, OSError) as error:
+        raise UserError(f"{path} is not ILSVRC2012's meta.mat ({error}): take it from the development kit") from None
+
+
+def assign(files, path, names, classes, synsets=None):
+    """Return the class of each file: files are names in order, path the file of labels.
+
+    names: of all classes, sorted, or None where nobody said; classes: how many there are; synsets: as in the row.
+    """
+    rows = [BETWEEN.split(line) for line in _lines(path) if not line.lower().startswith(HEADER)]
+    widths = {len(row) for row in rows}
+    if widths == {1}:
+        found = _in_order(files, [row[0] for row in rows], path, synsets)
+    elif min(widths) >= 2:
+        found = _by_name(files, {_stem(row[0]): row[1] for row in rows}, path, names, classes)
+    else:
+        raise UserError(f"{path}: some lines name a file and some do not: give one `file class`, or one class, a line")
+    strange = sorted(set(found) - set(found if names is None else names))
+    if strange:
+        raise UserError(
+            f"{path} has the class {strange[0]}, which the dataset has not: {nearest(strange[0], names)} "
+            "(`synsets` may name all classes)"
+        )
+    return found
+
+
+def _by_name(files, label_of, path, names, classes):
+    missing = [file for file in files if _stem(file) not in label_of]
+    if missing:
+        raise UserError(f"{path} has no label for {missing[0]} ({len(missing)} of {len(files)} images): add a line")
+    labels = [label_of[_stem(file)] for file in files]
+    if not all(map(str.isdigit, labels)) or set(labels) <= set(names or ()):
+        return labels
+    names = names or numbered(classes)
+    largest = max(map(int, label_of.values()))
+    if largest >= len(names):
+        raise UserError(f"{path} has the label {largest}, and there are {len(names)} classes: labels count from 0")
+    return [names[int(label)] for label in labels]
+
+
+def numbered(classes):
+    """Return names for classes that nobody named: numbers of equal width."""
+    return [f"{number:0{len(str(classes - 1))}}" for number in range(classes)]
+
+
+def _in_order(files, labels, path, synsets):
+    """Return the labels of the files by their place: that in an ImageNet name, else among all files."""
+    places = [NUMBERED.search(file) for file in files]
+    places = [int(place[1]) - 1 for place in places] if all(places) else range(len(files))
+    if max(places) >= len(labels) or (isinstance(places, range) and len(files) != len(labels)):
+        raise UserError(f"{path} has {len(labels)} lines for {len(files)} images: give all images, in its order")
+    if labels[0].isdigit():
+        meta = synsets if synsets and synsets.endswith(".mat") else os.path.join(os.path.dirname(path), META)
+        names_of = kit_names(meta)
+        strange = sorted({label for label in labels if not label.isdigit() or int(label) not in names_of})
+        if strange:
+            raise UserError(f"{path} has the label {strange[0]}, which {meta} has not: it counts from 1")
+        labels = [names_of[int(label)] for label in labels]
+    return [labels[place] for place in places]
+
+
+def _stem(file):
+    return os.path.splitext(os.path.basename(file))[0]
+
+
+def _lines(path):
+    try:
+        with open(path, encoding="utf-8") as stream:
+            lines = [line.strip() for line in stream if line.strip()]
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: correct `labels` or `synsets` in config.yaml") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} is not a text file ({error}): `labels` and `synsets` name lines of text") from None
+    if not lines:
+        raise UserError(f"{path} is empty: give one line an image, or a class")
+    return lines
+
+
+def chosen(text, names):
+    """Return the set of class numbers that a text such as `0-9, 42, n02123045` means."""
+    found = set()
+    for part in filter(None, (word.strip() for word in str(text).split(","))):
+        span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if part in names:
+            found.add(names.index(part))
+        elif span and int(span[1]) <= int(span[2] or span[1]) < len(names):
+            found.update(range(int(span[1]), int(span[2] or span[1]) + 1))
+        else:
+            raise UserError(
+                f"subset.classes: {part} is no class: 0 to {len(names) - 1}, a range of them, or a name "
+                f"({nearest(part, names) if not span else 'numbers are those of the sorted names'})"
+            )
+    return found

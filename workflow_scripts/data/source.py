@@ -1,0 +1,34 @@
+"""Where an image's bytes are: a file, or a place in a tar archive, which is read there and never unpacked."""
+
+import hashlib
+from typing import NamedTuple
+
+
+class Member(NamedTuple):
+    """One file of an uncompressed tar: `offset` and `bytes` of its content in the archive, `path` in it."""
+
+    archive: str
+    offset: int
+    bytes: int
+    path: str
+
+    def __str__(self):
+        return f"{self.path} in {self.archive}"
+
+
+def read(source):
+    """Return the bytes of a source (a path or a Member); raises OSError."""
+    if not isinstance(source, Member):
+        with open(source, "rb") as stream:
+            return stream.read()
+    with open(source.archive, "rb") as stream:
+        stream.seek(source.offset)
+        content = stream.read(source.bytes)
+    if len(content) < source.bytes:
+        raise OSError(f"{source.archive} ends within {source.path}")
+    return content
+
+
+def digest(source):
+    """Return the hex SHA-256 of a source's bytes."""
+    return hashlib.sha256(read(source)).hexdigest()
