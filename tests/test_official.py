@@ -6,27 +6,16 @@ import sys
 
 import numpy as np
 import torch
-from PIL import Image
 
 import file_server
 import original_levit
+import pictures
 from data import index, preprocess
 from workflow import Workflow
 
 MODEL, CLASSES, SIZE = "LeViT-128S", 10, 224
 RESULT = f"results/{MODEL}.fp32.ort.json"
 CHECKPOINT = f"results/imagenet/checkpoints/{MODEL}.pth"
-
-
-def draw_folder(root):
-    """Write a train/ and val/ of noisy pictures, one folder a class."""
-    dice = np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 3)):
-        for label in range(CLASSES):
-            folder = root / split / f"n{label:08}"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.fromarray(dice.integers(0, 256, (240, 280, 3), dtype=np.uint8)).save(folder / f"{number}.png")
 
 
 def settle(root, server, state):
@@ -49,7 +38,7 @@ def test_download_conversion_and_evaluation(tmp_path):
     state = original_levit.state(MODEL, CLASSES, SIZE)
     torch.save({"model": state}, tmp_path / "file.pth")
     content = (tmp_path / "file.pth").read_bytes()
-    draw_folder(tmp_path / "images")
+    pictures.draw(tmp_path / "images", CLASSES, {"train": 4, "val": 3})
     with file_server.serving(content) as server:
         workflow.config(settle(tmp_path / "images", server, content))
         status, output = workflow.run(

@@ -16,7 +16,7 @@ ABSENT = {"url", "sha256", "options", "top1", "builtin", "path", "val", "plan", 
 ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreement", "tolerance"}
 ABSENT |= {"drawing", "families", "compute", "choose"}
 ABSENT |= {"candidates", "import", "backend", "percentile", "weights", "equalize", "smoothing", "bias_correction"}
-ABSENT |= {"steps"}
+ABSENT |= {"steps", "from"}
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
 ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers"}
@@ -34,6 +34,7 @@ BROKEN = {  # path of keys -> a value that is wrong there
     ("models", "a.b"): {"timm": "x", "size": 1},
     ("datasets", "digits", "classes"): 1,
     ("datasets", "digits", "training", "flip"): 1.5,
+    ("datasets", "digits", "training", "freeze"): "stem.*",
     ("datasets", "glyphs", "drawing"): {"fonts": "x", "train": 1},
     ("datasets", "glyphs", "drawing", "families"): 7,
     ("datasets", "logs"): {"path": "x", "classes": 2, "weights": "train"},
