@@ -21,7 +21,7 @@ def render(paths, published):
         grids=rows.grids(results),
         precisions=precisions,
         plot=plot.scatter([_dot(result, precisions, targets) for result in results]),
-        published=published,
+        published=rows.published_grid(results, published),
         timing=rows.timing,
         ratio=rows.ratio,
         spoken_ratio=rows.spoken_ratio,
