@@ -1,4 +1,4 @@
-"""A model's weights: downloaded, trained here, or the user's, by the dataset's `weights`."""
+"""A model's weights: downloaded, trained or fine-tuned here, or the user's, by the dataset's `weights`."""
 
 
 rule download:
@@ -17,9 +17,19 @@ rule download:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.recipe} --checkpoint {output.checkpoint:q} --log {log:q}'
 
 
+use rule download as download_start with:
+    output:
+        checkpoint="results/{dataset}/pretrained/{model}.pth",
+    log:
+        "results/logs/{dataset}/download_start.{model}.log",
+    wildcard_constraints:
+        dataset=datasets_with("finetune"),
+
+
 rule train:
-    """Train the model on the dataset's train split."""
+    """Train the model on the dataset's train split, from scratch or from other weights."""
     input:
+        start=start_weights,
         index="results/{dataset}/data/index.json",
         listing="results/{dataset}/data/train.tsv",
         code=code("train.py"),
@@ -28,12 +38,12 @@ rule train:
     log:
         "results/logs/{dataset}/train.{model}.log",
     wildcard_constraints:
-        dataset=datasets_with("train"),
+        dataset=datasets_with("train", "finetune"),
     threads: EVERY_CORE
     params:
         recipe=options(model=recipes.augmented, classes=recipes.classes, training=recipes.training, seed=recipes.seed),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} {params.recipe} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --start={input.start:q} {params.recipe} '
         "--checkpoint {output.checkpoint:q} --threads {threads} --log {log:q}"
 
 

@@ -55,14 +55,19 @@ def scored_images(w):
     return images(SCORED[w.scores])(w)
 
 
-def datasets_with(source):
-    """Return a constraint that only datasets with this source of weights meet."""
-    return "|".join(re.escape(name) for name in tables.names("dataset") if tables.source(name) == source) or "(?!)"
+def datasets_with(*sources):
+    """Return a constraint that only datasets with one of these sources of weights meet."""
+    return "|".join(re.escape(name) for name in tables.names("dataset") if tables.source(name) in sources) or "(?!)"
 
 
 def own_weights(w):
     """Return the user's checkpoint of a model."""
     return tables.row("dataset", w.dataset)["weights"].replace("{model}", w.model)
+
+
+def start_weights(w):
+    """Return the weights that fine-tuning starts from, or nothing where training is from scratch."""
+    return tables.start(w.dataset, w.model)
 
 
 def sweep_choice(w):

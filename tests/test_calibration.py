@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from files import UserError
-from model import checkpoint, deploy
+from model import checkpoint, deploy, formats
 from quantization import amax, correction, images, imported, methods, recipe, scaling, statistics
 from quantization.distillation import divergence
 from quantizing import Digits, calibrated, quantized, random_images
@@ -298,7 +298,7 @@ def test_ranges_of_pytorch_quantization_are_imported(digits, style):
 
 
 def test_ranges_under_the_original_levits_names_are_imported(digits):
-    names = {n.rpartition(".")[0]: o.rpartition(".")[0] for o, n in checkpoint.original_names(digits.network).items()}
+    names = {n.rpartition(".")[0]: o.rpartition(".")[0] for o, n in formats.original_names(digits.network).items()}
     original = names["stages.0.blocks.0.attn.qkv.linear"]
     assert original.startswith("blocks.")
     checkpoint.save({f"module.{original}._input_quantizer._amax": torch.tensor(7.0)}, digits["old.pth"])

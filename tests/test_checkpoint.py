@@ -1,19 +1,21 @@
 """Weights: strict loading, the original's names, refused pickles, reproducible bytes, and import_checkpoint.py."""
 
 import argparse
-import itertools
+import functools
 import json
+import pathlib
 import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import torch
 import yaml
-from torch.nn import functional
 
+import original_levit
 from conftest import ROOT
 from files import UserError, sha256_file
-from model import checkpoint, zoo
+from model import checkpoint, formats, zoo
 
 ROWS = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]
 TINY = ROWS["LeViT-tiny"]
@@ -35,106 +37,148 @@ def randomized(model):
     return model.eval()
 
 
-def original_state(model):
-    """Return the model's weights as the original program saves them, the biases' indices among them."""
-    to_original = {name: original for original, name in checkpoint.original_names(model).items()}
-    state = {to_original[name]: value for name, value in model.state_dict().items()}
-    state["blocks.0.m.attention_bias_idxs"] = torch.zeros(4, 4, dtype=torch.long)
-    return state
+@functools.cache
+def original_file(folder, name, classes, size):
+    """Return the path of a file as the original program publishes it, and its state dict."""
+    state = original_levit.state(name, classes, size)
+    torch.save({"model": state}, folder / f"{name}.pth")
+    return folder / f"{name}.pth", state
 
 
-class Original:
-    """A LeViT's evaluation computed from a state dict with the original names alone."""
-
-    def __init__(self, state, stages):
-        self.state = state
-        self.stages = stages  # [(key_dim, heads, blocks)]
-
-    def norm(self, x, name, eps=1e-5):
-        s, shape = self.state, (1, -1) + (1,) * (x.ndim - 2)
-        scale = s[f"{name}.weight"] / (s[f"{name}.running_var"] + eps).sqrt()
-        return (x - s[f"{name}.running_mean"].view(shape)) * scale.view(shape) + s[f"{name}.bias"].view(shape)
-
-    def linear(self, x, name):
-        y = x @ self.state[f"{name}.c.weight"].T
-        return self.norm(y.flatten(0, 1), f"{name}.bn").view(y.shape)
-
-    def attention(self, x, name, key_dim, heads, side, stride=1):
-        batch, sub = len(x), x
-        if stride == 1:
-            q, k, v = self.split(self.linear(x, f"{name}.qkv"), heads, [key_dim, key_dim])
-        else:
-            sub = x.view(batch, side, side, -1)[:, ::stride, ::stride].flatten(1, 2)
-            k, v = self.split(self.linear(x, f"{name}.kv"), heads, [key_dim])
-            q = self.split(self.linear(sub, f"{name}.q.1"), heads, [])[0]
-        offsets, rows = {}, []
-        for a in itertools.product(range(0, side, stride), repeat=2):
-            for b in itertools.product(range(side), repeat=2):
-                rows.append(offsets.setdefault((abs(a[0] - b[0]), abs(a[1] - b[1])), len(offsets)))
-        bias = self.state[f"{name}.attention_biases"][:, torch.tensor(rows)].view(heads, sub.shape[1], x.shape[1])
-        mixed = (q @ k.transpose(-2, -1) * key_dim**-0.5 + bias).softmax(-1) @ v
-        return self.linear(functional.hardswish(mixed.transpose(1, 2).flatten(2)), f"{name}.proj.1")
-
-    def split(self, x, heads, sizes):
-        parts = x.view(*x.shape[:2], heads, -1)
-        return [p.transpose(1, 2) for p in parts.split([*sizes, parts.shape[-1] - sum(sizes)], dim=3)]
-
-    def mlp(self, x, name):
-        return self.linear(functional.hardswish(self.linear(x, f"{name}.0")), f"{name}.2")
-
-    def __call__(self, x):
-        for layer in (0, 2, 4, 6):
-            x = functional.conv2d(x, self.state[f"patch_embed.{layer}.c.weight"], stride=2, padding=1)
-            x = self.norm(x, f"patch_embed.{layer}.bn")
-            x = functional.hardswish(x) if layer < 6 else x
-        side, x, number = x.shape[-1], x.flatten(2).transpose(1, 2), 0
-        for stage, (key_dim, heads, blocks) in enumerate(self.stages):
-            if stage:
-                width = x.shape[-1] // key_dim
-                x = self.attention(x, f"blocks.{number}", key_dim, width, side, stride=2)
-                x = x + self.mlp(x, f"blocks.{number + 1}.m")
-                side, number = (side + 1) // 2, number + 2
-            for _ in range(blocks):
-                x = x + self.attention(x, f"blocks.{number}.m", key_dim, heads, side)
-                x = x + self.mlp(x, f"blocks.{number + 1}.m")
-                number += 2
-        x, s = x.mean(1), self.state
-        heads = [self.norm(x, f"{n}.bn") @ s[f"{n}.l.weight"].T + s[f"{n}.l.bias"] for n in ("head", "head_dist")]
-        return (heads[0] + heads[1]) / 2
+PARAMETERS = {"LeViT-128S": 7.8, "LeViT-128": 9.2, "LeViT-192": 10.9, "LeViT-256": 18.9, "LeViT-384": 39.1}  # millions
 
 
-@pytest.mark.parametrize(
-    ("name", "stages"),
-    [("LeViT-tiny", [(16, 2, 1), (16, 3, 1), (16, 4, 1)]), ("LeViT-128S", [(16, 4, 2), (16, 6, 3), (16, 8, 4)])],
-)
-def test_original_names_mean_the_same_network(name, stages, tmp_path):
-    torch.manual_seed(1)
+@pytest.mark.parametrize("name", [*PARAMETERS, "LeViT-tiny"])
+def test_an_original_file_loads_strictly_and_means_the_same_network(name, tmp_path):
     row = ROWS[name]
-    source = randomized(zoo.create(row, 10))
-    torch.save({"model": original_state(source)}, tmp_path / "original.pth")
-    loaded = checkpoint.load_into(zoo.create(row, 10), tmp_path / "original.pth")
-    images = torch.randn(2, 3, row["size"], row["size"])
+    path, state = original_file(tmp_path, name, 1000, row["size"])
+    weights = [value for key, value in state.items() if not key.endswith(("idxs", "mean", "var", "tracked"))]
+    assert name not in PARAMETERS or abs(sum(map(torch.numel, weights)) / 1e6 - PARAMETERS[name]) < 0.06, "as published"
+    loaded = checkpoint.load_into(zoo.create(row, 1000), path)
+    images = torch.randn(2, 3, row["size"], row["size"], generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        expected = Original(original_state(source), stages)(images)
-        assert (loaded(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert all(torch.equal(value, source.state_dict()[key]) for key, value in loaded.state_dict().items())
+        expected, got = original_levit.Original(state, name, row["size"])(images), loaded(images)
+    assert expected.std() > 0.1 and (expected[0] - expected[1]).abs().max() > 0.02, "logits that tell images apart"
+    assert (got - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize(
+    "key",
+    ["blocks.0.m.qkv.c.weight", "blocks.0.m.attention_bias_idxs", "blocks.1.m.2.bn.running_var", "head_dist.l.bias"],
+)
+def test_an_original_file_with_one_key_changed_is_refused_by_the_keys_name(name, key, tmp_path):
+    _, whole = original_file(tmp_path, name, 1000, 224)
+    model = zoo.create(ROWS[name], 1000)
+    missing = {other: value for other, value in whole.items() if other != key}
+    changes = {
+        f"1 missing ({key})": missing,
+        f"1 missing ({key}); 1 unexpected (renamed.{key})": {**missing, f"renamed.{key}": whole[key]},
+        f"1 of another shape or type ({key} [": {**whole, key: whole[key][:-1]},
+    }
+    for said, state in changes.items():
+        torch.save({"model": state}, tmp_path / "changed.pth")
+        with pytest.raises(UserError) as error:
+            checkpoint.load_into(model, tmp_path / "changed.pth")
+        assert said in str(error.value) and "changed.pth" in str(error.value)
+
+
+def test_indices_of_another_order_are_refused(tmp_path):
+    _, state = original_file(tmp_path, "LeViT-tiny", 10, 64)
+    key = "blocks.2.attention_bias_idxs"
+    torch.save({"model": {**state, key: state[key].flip(0)}}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=rf"1 with other indices \({key}\)"):
+        checkpoint.load_into(zoo.create(TINY, 10), tmp_path / "w.pth")
+
+
+def test_an_original_file_whose_indices_were_left_out_is_whole(tmp_path):
+    _, state = original_file(tmp_path, "LeViT-tiny", 10, 64)
+    safetensors.torch.save_file({k: v for k, v in state.items() if not k.endswith("idxs")}, tmp_path / "w.safetensors")
+    checkpoint.load_into(zoo.create(TINY, 10), tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("name", ["LeViT-tiny", "LeViT-128S", "LeViT-384"])
 def test_every_tensor_has_one_original_name(name):
     model = zoo.create(ROWS[name], 10)
-    names = checkpoint.original_names(model)
+    names = formats.original_names(model)
     assert sorted(names.values()) == sorted(model.state_dict())
     assert not set(names) & set(model.state_dict()) - {n for n in names if n.startswith("head") and ".bn." in n}
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_wrappers_and_prefixes_are_looked_through(model, tmp_path, wrap, prefix):
+def shifted(state, by):
+    return {name: value + by if value.is_floating_point() else value for name, value in state.items()}
+
+
+def assert_loads(path, state):
+    loaded = checkpoint.load_into(zoo.create(TINY, 10), path).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("wrapper", [None, *formats.WRAPPERS])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_wrappers_and_prefixes_are_looked_through(model, tmp_path, wrapper, prefix):
     state = {prefix + name: value for name, value in model.state_dict().items()}
-    torch.save(wrap(state), tmp_path / "w.pth")
-    loaded = checkpoint.load_into(zoo.create(TINY, 10), tmp_path / "w.pth").state_dict()
-    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+    torch.save({wrapper: state, "epoch": 3, "args": argparse.Namespace(lr=1)} if wrapper else state, tmp_path / "w.pth")
+    assert_loads(tmp_path / "w.pth", model.state_dict())
+
+
+def test_the_average_goes_before_the_last_weights(model, tmp_path):
+    """Whatever the order in the file: state_dict_ema, model_ema, model, state_dict; what is empty does not count."""
+    states = {name: shifted(model.state_dict(), number) for number, name in enumerate(formats.WRAPPERS)}
+    for first, name in enumerate(formats.WRAPPERS):
+        there = {key: states[key] for key in reversed(formats.WRAPPERS[first:])}
+        torch.save({**dict.fromkeys(states), **there}, tmp_path / "w.pth")
+        assert_loads(tmp_path / "w.pth", states[name])
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_safetensors_are_known_by_their_content(model, tmp_path, suffix):
+    safetensors.torch.save_file(model.state_dict(), tmp_path / f"w.{suffix}", metadata={"format": "pt"})
+    assert_loads(tmp_path / f"w.{suffix}", model.state_dict())
+
+
+def test_a_damaged_safetensors_file_is_refused(model, tmp_path):
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "whole.safetensors")
+    (tmp_path / "w.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"w.safetensors is not a file of weights, or is a damaged one"):
+        checkpoint.load_into(model, tmp_path / "w.safetensors")
+
+
+CONV = dict(TINY, timm="levit_conv_128s")
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [(TINY, CONV), (CONV, TINY), (CONV, CONV)])
+def test_linear_layers_and_convolutions_of_one_pixel_have_the_same_weights(saved, loaded, tmp_path):
+    source = randomized(zoo.create(saved, 10))
+    checkpoint.save(source.state_dict(), tmp_path / "w.pth")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected, got = source(images), checkpoint.load_into(zoo.create(loaded, 10), tmp_path / "w.pth")(images)
+    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_an_original_file_fits_a_network_of_convolutions(tmp_path):
+    path, state = original_file(tmp_path, "LeViT-tiny", 10, 64)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = original_levit.Original(state, "LeViT-tiny", 64)(images)
+        assert (checkpoint.load_into(zoo.create(CONV, 10), path)(images) - expected).abs().max() <= 1e-4
+
+
+def test_new_heads_are_all_that_another_number_of_classes_changes(model, tmp_path):
+    checkpoint.save(model.state_dict(), tmp_path / "w.pth")
+    fresh = zoo.create(TINY, 3)
+    drawn = {name: value.clone() for name, value in fresh.state_dict().items()}
+    loaded = checkpoint.load_into(fresh, tmp_path / "w.pth", new_heads=True).state_dict()
+    heads = [f"{head}.linear.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")]
+    for name, value in loaded.items():
+        assert torch.equal(value, drawn[name] if name in heads else model.state_dict()[name]), name
+    with pytest.raises(UserError, match=r"head.linear.weight \[10, 64\] instead of \[3, 64\]"):
+        checkpoint.load_into(fresh, tmp_path / "w.pth")
+    del drawn["stem.conv1.bn.bias"]
+    torch.save(drawn, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"1 missing \(stem.conv1.bn.bias\)"):
+        checkpoint.load_into(zoo.create(TINY, 10), tmp_path / "w.pth", new_heads=True)
 
 
 def test_equal_weights_give_equal_bytes(model, tmp_path):
@@ -184,7 +228,7 @@ class Evil:
         return (open, ("/tmp/never-made", "w"))
 
 
-@pytest.mark.parametrize("content", [Evil(), {"model": {}, "args": argparse.Namespace(lr=1)}, zoo.create(TINY, 2)])
+@pytest.mark.parametrize("content", [Evil(), {"model": {}, "args": pathlib.PurePosixPath("x")}, zoo.create(TINY, 2)])
 def test_a_pickle_that_is_more_than_weights_is_refused(model, tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"w.pth is a pickle with more than weights.*torch.save\(model.state_dict"):
@@ -235,7 +279,7 @@ def import_weights(source, target, classes=10):
 
 
 def test_import_copies_what_fits(model, tmp_path):
-    torch.save({"model": original_state(model)}, tmp_path / "mine.pth")
+    torch.save({"model": original_levit.state("LeViT-tiny", 10, 64)}, tmp_path / "mine.pth")
     code, text = import_weights(tmp_path / "mine.pth", tmp_path / "out.pth")
     assert code == 0, text
     assert (tmp_path / "out.pth").read_bytes() == (tmp_path / "mine.pth").read_bytes()

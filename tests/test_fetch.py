@@ -1,65 +1,32 @@
 """fetch_checkpoint.py against a local HTTP server that behaves, and misbehaves, as servers do."""
 
 import hashlib
-import http.server
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 
+import file_server
 from conftest import ROOT
 
 CONTENT = hashlib.sha256(b"weights").digest() * 20_000  # 640 kB
 SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Paths: /whole honours Range; /plain does not; /cut, /cut-once and /drop break off; /corrupt, /busy, else 404."""
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        seen = self.server.seen
-        seen.append((self.path, self.headers.get("Range")))
-        content, start = CONTENT, 0
-        asked = self.headers.get("Range")
-        if asked and self.path != "/plain":
-            start = int(asked[len("bytes=") :].rstrip("-"))
-        if self.path == "/corrupt":
-            content = CONTENT[:-1] + b"?"
-        if self.path == "/busy" and sum(path == "/busy" for path, _ in seen) < 3:
-            return self.send_error(503)
-        if self.path not in ("/whole", "/plain", "/cut", "/cut-once", "/corrupt", "/busy"):
-            return self.send_error(404)
-        if start >= len(content):
-            return self.send_error(416)
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        first = sum(path == self.path for path, _ in seen) == 1
-        end = 300_000 if self.path == "/cut" or (self.path == "/cut-once" and first) else len(content)
-        self.wfile.write(content[start:end])
-        self.close_connection = True
-
-
 @pytest.fixture
 def server():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.seen = []
-        server.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with file_server.serving(CONTENT) as server:
         yield server
-        server.shutdown()
 
 
-def fetch(url, target, sha256=SHA[:8], attempts=2):
-    environment = dict(os.environ, no_proxy="127.0.0.1", NO_PROXY="127.0.0.1")
-    environment.pop("LEVIT_STORE", None)
+def fetch(url, target, sha256=SHA[:8], attempts=2, **variables):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LEVIT_")}
+    environment.update({"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", **variables})
+    environment = {name: value for name, value in environment.items() if value is not None}
     line = [sys.executable, str(ROOT / "workflow_scripts" / "fetch_checkpoint.py"), "--url", url, "--sha256", sha256]
     line += ["--checkpoint", str(target), "--attempts", str(attempts), "--delay", "0.01"]
+    line += ["--downloads", str(target.parent.parent / "downloads")]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=60)
     return done.returncode, done.stderr
 
@@ -171,3 +138,43 @@ def test_a_hash_that_is_none_is_refused_before_any_request(server, target, prefi
 
 def test_a_whole_hash_in_capitals_is_accepted(server, target):
     assert fetch(server.url + "/whole", target, sha256=SHA.upper())[0] == 0
+
+
+def test_pauses_between_attempts_double(server, target):
+    code, text = fetch(server.url + "/busy", target, attempts=3)
+    assert code == 0 and "503 Service Unavailable; again in 0.01 s" in text and "again in 0.02 s" in text
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
+def test_a_proxy_of_the_environment_is_asked(server, target, variable):
+    """The address does not exist: only the proxy, here the server, can answer for it."""
+    variables = {**dict.fromkeys(("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY")), variable: server.url}
+    code, text = fetch("http://weights.invalid/whole", target, **variables)
+    assert code == 0, text
+    assert target.read_bytes() == CONTENT and server.seen == [("http://weights.invalid/whole", None)]
+
+
+def test_offline_the_error_names_the_file_and_its_place(server, target):
+    place = target.parent.parent / "downloads" / "whole"
+    said = f"fetch {server.url}/whole elsewhere and put it at {place} by hand"
+    refused(server, "/whole", target, "LEVIT_OFFLINE is set", said, LEVIT_OFFLINE="1")
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("offline", ["", "1"])
+def test_a_file_put_there_by_hand_is_taken_and_nothing_is_asked(server, target, offline):
+    place = target.parent.parent / "downloads" / "whole"
+    place.parent.mkdir()
+    place.write_bytes(CONTENT)
+    assert fetch(server.url + "/whole", target, LEVIT_OFFLINE=offline)[0] == 0
+    assert target.read_bytes() == CONTENT == place.read_bytes() and server.seen == []
+    place.write_bytes(CONTENT[:-1])
+    code, text = fetch(server.url + "/whole", target, LEVIT_OFFLINE=offline)
+    assert code == 1 and f"error: {place}: its SHA-256 is " in text and f"not {SHA[:8]}" in text
+    assert target.read_bytes() == CONTENT, "what was there stays"
+
+
+def test_a_server_that_stays_away_leaves_a_way_by_hand(target):
+    code, text = fetch("http://127.0.0.1:9/model.pth", target)
+    place = target.parent.parent / "downloads" / "model.pth"
+    assert code == 1 and f"or put it at {place} by hand" in text

@@ -215,6 +215,39 @@ def test_page_shows_what_a_choice_was_made_of(files):
     assert "What keeps a higher precision" not in text, "the plan is of what was chosen, and shown there"
 
 
+FIVE = {"LeViT-128S": 76.6, "LeViT-128": 78.6, "LeViT-192": 80.0, "LeViT-256": 81.6, "LeViT-384": 82.6}
+
+
+def on(name, images, classes, **options):
+    return {
+        **result("fp32", 1.0, **options),
+        "dataset": dict(name=name, split="val", num_images=images, num_classes=classes),
+    }
+
+
+def test_published_accuracies_stand_beside_what_was_measured_on_the_same_images_alone():
+    others = [on("digits", 360, 10, top1=98.0), on("part", 5000, 1000, top1=77.7), on("other", 50_000, 999, top1=77.8)]
+    nothing = rows.published_grid(others, FIVE)
+    assert nothing == {"columns": ["ours"], "models": [(model, top1, [None]) for model, top1 in FIVE.items()]}
+    measured = [
+        on("imagenet", 50_000, 1000, top1=76.5),
+        on("imagenet", 50_000, 1000, top1=82.5, model="LeViT-384", target="ort"),
+    ]
+    grid = rows.published_grid(others + measured, FIVE)
+    assert grid["columns"] == ["fp32 on cpu", "fp32 on ort"]
+    assert grid["models"][0] == ("LeViT-128S", 76.6, [76.5, None])
+    assert grid["models"][4] == ("LeViT-384", 82.6, [None, 82.5]) and grid["models"][1][2] == [None, None]
+
+
+def test_page_keeps_published_accuracies_apart_from_other_datasets(files):
+    text = page.render(files[1], FIVE)
+    table = text[text.index("<h2>ImageNet</h2>") : text.index("<h2>cpu</h2>")]
+    assert all(f"<td>{top1:.1f}</td>" in table for top1 in FIVE.values())
+    assert table.count("<td></td>") == 5 and "98.00" not in table, "ours is empty until it is measured"
+    rest = text.replace(table, "")
+    assert not any(f">{top1:.1f}<" in rest for top1 in FIVE.values()) and "98.00" in rest
+
+
 def test_page_of_nothing_says_so():
     assert "No result has been measured yet" in page.render([], {})
 

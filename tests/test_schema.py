@@ -17,7 +17,7 @@ ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreem
 ABSENT |= {"drawing", "families", "compute", "choose"}
 ABSENT |= {"labels", "synsets", "subset", "classes", "images"}  # of a dataset: what its folders do not say
 ABSENT |= {"candidates", "import", "backend", "percentile", "weights", "equalize", "smoothing", "bias_correction"}
-ABSENT |= {"steps"}
+ABSENT |= {"steps", "from"}
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
 ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers"}
@@ -35,6 +35,7 @@ BROKEN = {  # path of keys -> a value that is wrong there
     ("models", "a.b"): {"timm": "x", "size": 1},
     ("datasets", "digits", "classes"): 1,
     ("datasets", "digits", "training", "flip"): 1.5,
+    ("datasets", "digits", "training", "freeze"): "stem.*",
     ("datasets", "glyphs", "drawing"): {"fonts": "x", "train": 1},
     ("datasets", "glyphs", "drawing", "families"): 7,
     ("datasets", "logs"): {"path": "x", "classes": 2, "weights": "train"},

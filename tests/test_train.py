@@ -45,11 +45,16 @@ def stripes(tmp_path_factory):
     return root / "index.json"
 
 
-def train(listing, target, seed=0, classes=2, options=(), **recipe):
+def command_of(listing, target, seed=0, classes=2, options=(), **recipe):
+    """Return the command line and the environment of a training; recipe: keys of RECIPE that are others."""
     line = [sys.executable, str(ROOT / "workflow_scripts" / "train.py"), "--index", str(listing)]
     line += ["--model", json.dumps(ROW), "--classes", str(classes), "--training", json.dumps(dict(RECIPE, **recipe))]
     line += ["--seed", str(seed), "--checkpoint", str(target), "--threads", "1", "--device", "cpu", *options]
-    environment = {name: value for name, value in os.environ.items() if name != "LEVIT_STORE"}
+    return line, {name: value for name, value in os.environ.items() if name != "LEVIT_STORE"}
+
+
+def train(*args, **options):
+    line, environment = command_of(*args, **options)
     done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=100)
     return done.returncode, done.stderr
 

@@ -1,7 +1,9 @@
-"""Download a checkpoint and check its SHA-256.
+"""Download a checkpoint and check its SHA-256, or take it from the folder of files that were put there by hand.
 
-What has arrived is kept beside the target as {target}.download.partial, also when the job fails or is killed, and the
-next run asks the server for the rest. The target appears only once the whole file has the wanted hash.
+A file of the address's name in that folder is taken, if it has the wanted hash, and nothing is asked of the network;
+with $LEVIT_OFFLINE set, nothing ever is. What has arrived of a download is kept beside the target as
+{target}.download.partial, also when the job fails or is killed, and the next run asks the server for the rest. The
+target appears only once the whole file has the wanted hash.
 """
 
 import http.client
@@ -24,9 +26,41 @@ class Interrupted(Exception):
     """The transfer stopped for a reason that may pass."""
 
 
+class Unreachable(UserError):
+    """The transfer stopped once more than is worth trying."""
+
+
 def produce(args):
+    import shutil
+
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", args.sha256):
         raise UserError(f"--sha256 {args.sha256!r} must be the first 8 to 64 hex digits of the file's SHA-256")
+    offered = Path(args.downloads, args.url.rpartition("/")[2])
+    if offered.is_file():
+        shutil.copyfile(_checked(offered, args.sha256), args.checkpoint)
+        return
+    by_hand = f"put it at {offered} by hand"
+    if os.environ.get("LEVIT_OFFLINE"):
+        raise UserError(
+            f"LEVIT_OFFLINE is set and {offered.name} is not here: fetch {args.url} elsewhere and {by_hand}"
+        )
+    try:
+        fetch(args)
+    except Unreachable as problem:
+        raise UserError(f"{problem}; or {by_hand}") from None
+
+
+def _checked(path, prefix):
+    """Return the path of a file that was put there by hand; raise UserError where it has another hash."""
+    if _matches(path, prefix):
+        return path
+    raise UserError(
+        f"{path}: its SHA-256 is {sha256_file(path)[:16]}..., not {prefix}: damaged, or another file: replace it"
+    )
+
+
+def fetch(args):
+    """Download into the file that is kept, and give it its name once it has the wanted hash."""
     kept = partial_of(f"{_target(args.checkpoint)}.download")
     resumed = os.path.exists(kept)
     _download(args.url, kept, args.attempts, args.delay)
@@ -62,7 +96,7 @@ def _download(url, kept, attempts, delay):
             failures = 1 if _size(kept) > best else failures + 1
             best = max(best, _size(kept))
             if failures >= attempts:
-                raise UserError(
+                raise Unreachable(
                     f"{url}: {reason}, {attempts} times; {_size(kept)} bytes are kept, run again to continue"
                 ) from None
             pause = delay * 2 ** (failures - 1)
@@ -129,6 +163,8 @@ def command():
     c.param("--url", required=True, help="http, https or file; proxies come from the environment")
     c.param("--sha256", required=True, help="the hash's first hex digits, 8 at least")
     c.output("--checkpoint", help="file to write")
+    folder = os.environ.get("LEVIT_DOWNLOADS") or ".cache/downloads"
+    c.setting("--downloads", default=folder, help="folder of files put there by hand ($LEVIT_DOWNLOADS)")
     c.setting("--attempts", type=int, default=5, help="failures in a row before giving up")
     c.setting("--delay", type=float, default=1.0, help="seconds before the first retry; doubled each time")
     return c

@@ -74,6 +74,8 @@ class Tables:
         for name, row in config["datasets"].items():
             if ("builtin" in row) == ("path" in row):
                 raise UserError(f"datasets.{name}: give either builtin or path")
+            if ("from" in row) != (row["weights"] == "finetune"):
+                raise UserError(f"datasets.{name}: weights: finetune and from (official, or a path) need each other")
         for name, row in config["targets"].items():
             self.row("graph", row["graph"])
             if row["typed"] and row["graph"] != TYPED_CLASS:
@@ -186,9 +188,18 @@ class Tables:
         return pick(rows[preprocess], "size", "crop", "interpolation")
 
     def source(self, dataset):
-        """Return where a dataset's checkpoints come from: official, train, or import (the user's file)."""
+        """Return where a dataset's checkpoints come from: official, train, finetune, or import (the user's file)."""
         weights = self.row("dataset", dataset)["weights"]
-        return weights if weights in ("official", "train") else "import"
+        return weights if weights in ("official", "train", "finetune") else "import"
+
+    def start(self, dataset, model):
+        """Return the file that a dataset's checkpoints are fine-tuned from, or nothing where they are not."""
+        start = self.row("dataset", dataset).get("from", "")
+        return (
+            f"results/{dataset}/pretrained/{model}.pth"
+            if start == "official"
+            else start.replace("{model}", model) or []
+        )
 
     def refusal(self, model, precision, target, dataset=None):
         """Return why a result makes no sense, or None."""
@@ -209,7 +220,8 @@ class Tables:
 
     def without_weights(self, model, dataset):
         """Return why a model has no checkpoint for a dataset, or None."""
-        if self.source(dataset) == "official" and not self.row("model", model).get("url"):
+        wanted = (self.source(dataset), self.row("dataset", dataset).get("from"))
+        if "official" in wanted and not self.row("model", model).get("url"):
             return f"{model} on {dataset}: the model has no official weights (url in config.yaml)"
         return None
 

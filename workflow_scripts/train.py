@@ -1,77 +1,83 @@
-"""Train a model from scratch on a dataset's training images."""
+"""Train a model on a dataset's training images: from scratch, or from other weights (fine-tuning).
+
+Where the other weights are of another number of classes, the layers that give the classes start anew, and nothing else.
+"""
+
+import os
+from contextlib import nullcontext
 
 from cli import Command, log
+from files import partial_of
 
-DEFAULTS = {"small_epochs": 0, "small_size": 1.0, "smoothing": 0.0, "betas": [0.9, 0.999], "flip": 0.0}
+PARTIAL = partial_of("")  # what cli.py adds to the name of an output while it is written
 
 
 def produce(args):
-    import progress
-    from data import augment, index
-    from files import UserError
-    from model import checkpoint, training, zoo
+    from data import index
+    from files import UserError, digest_of
+    from model import parallel, training
 
     listing = index.read(args.index)
     if len(listing["classes"]) != args.classes:
         raise UserError(f"--classes {args.classes}: {args.index} has {len(listing['classes'])} classes")
-    args.training = dict(DEFAULTS, **args.training)
     device = training.start(args.seed, args.threads, args.device)
-    model = zoo.create(args.model, args.classes).to(device)
+    batch, images = args.training["batch"], len(index.positions(listing, "train"))
+    if images < batch:
+        raise UserError(f"training.batch {batch} is more than the {images} training images")
+    args.key = digest_of(command().key_parts(args))
+    processes = parallel.count(args.processes, batch, device, "training.batch")
+    if processes > 1:
+        parallel.launch(train, processes, args)
+    else:
+        train(args)
+    log.info(
+        "trained on %d images in %s on %s, %d processes", images, _spoken(training.fast_type(device)), device, processes
+    )
+
+
+def train(args):
+    """Train in one of the processes; the first of them writes the checkpoint."""
+    import progress
+    from model import checkpoint, parallel, training
+    from model.resume import Resume
+
+    device = training.start(args.seed, args.threads, args.device)
+    resume = Resume(args.checkpoint.removesuffix(PARTIAL), args.key)
+    with parallel.group(device, args.threads) as (rank, processes, device):
+        job, clean = setup(args, device)
+        total = args.training["epochs"] * len(job.images) + len(clean)
+        with progress.bar(total, f"train {args.model['timm']}") if rank == 0 else nullcontext(parallel.Silent()) as bar:
+            job.run(rank, processes, resume, bar)
+            if rank == 0:
+                restate(job, clean, args, bar)
+                checkpoint.save(job.model.state_dict(), args.checkpoint)
+                resume.remove()
+
+
+def setup(args, device):
+    """Return the job, and the training images as evaluation looks at them."""
+    from data import augment, index
+    from model import checkpoint, fitting, zoo
+
+    listing = index.read(args.index)
+    model = zoo.create(args.model, args.classes)
+    if args.start:
+        checkpoint.load_into(model, args.start, new_heads=True)
     geometry = {name: args.model[name] for name in ("size", "crop", "interpolation")}
-    images = augment.TrainImages(listing, args.index, geometry, args.training, args.seed)
+    recipe = {**fitting.DEFAULTS, **args.training}
+    images = augment.TrainImages(listing, args.index, geometry, recipe, args.seed)
     clean = augment.TrainImages(listing, args.index, geometry, None, args.seed)
-    if len(images) < args.training["batch"]:
-        raise UserError(f"training.batch {args.training['batch']} is more than the {len(images)} training images")
-    total = args.training["epochs"] * len(images) + len(clean)
-    with progress.bar(total, f"train {args.model['timm']}") as bar:
-        fit(model, images, args, device, bar)
-        order = augment.order(len(clean), args.seed, "clean")
-        batches = training.batches(clean, order, args.training["batch"], args.model, device)
-        training.restate_batchnorm(model, _inputs(batches, bar))
-    checkpoint.save(model.state_dict(), args.checkpoint)
-    log.info("trained on %d images in %s on %s", len(images), _spoken(training.fast_type(device)), device)
+    return fitting.Job(model.to(device), images, recipe, args.seed, args.model, device), clean
 
 
-def fit(model, images, args, device, bar):
-    """Run every epoch: AdamW on the mean cross-entropy of the model's heads, gradients clipped to a norm."""
-    import torch
-
+def restate(job, clean, args, bar):
+    """Let BatchNorm's statistics be those of the training images as evaluation looks at them."""
     from data import augment
     from model import training
 
-    recipe = args.training
-    kind = training.fast_type(device)
-    steps = recipe["epochs"] * (len(images) // recipe["batch"])
-    groups = training.parameter_groups(model, recipe["weight_decay"])
-    options = {name: recipe[name] for name in ("learning_rate", "warmup", "clip", "betas")}
-    descent = training.Descent(groups, steps, **options)
-    model.train()
-    if hasattr(model, "set_distilled_training"):
-        model.set_distilled_training(True)  # both heads learn, each by its own loss
-    for epoch in range(recipe["epochs"]):
-        images.epoch = epoch
-        if recipe["small_epochs"]:  # small images teach nearly as much at first, and take a fraction of the time
-            images.geometry = dict(images.geometry, size=_size_at(epoch, recipe, args.model["size"], model.stem.stride))
-            training.set_size(model, images.geometry["size"])
-        whole = len(images) - len(images) % recipe["batch"]
-        order = augment.order(len(images), args.seed, epoch)[:whole]
-        for inputs, labels in training.batches(images, order, recipe["batch"], args.model, device):
-            with training.autocast(device, kind):
-                outputs = model(inputs)
-            heads = outputs if isinstance(outputs, tuple) else (outputs,)
-            loss_of = torch.nn.functional.cross_entropy
-            losses = [loss_of(head.float(), labels, label_smoothing=recipe["smoothing"]) for head in heads]
-            loss = sum(losses) / len(losses)
-            descent.step(loss, f"training diverged in epoch {epoch + 1}: lower training.learning_rate or raise warmup")
-            bar.set_postfix_str(f"epoch {epoch + 1}/{recipe['epochs']} loss {loss.item():.3f}", refresh=False)
-            bar.update(len(labels))
-    if recipe["small_epochs"]:
-        training.set_size(model, args.model["size"])
-
-
-def _size_at(epoch, recipe, full, stride):
-    share = recipe["small_size"] if epoch < recipe["small_epochs"] else 1.0
-    return max(1, int(full * share) // stride) * stride
+    order = augment.order(len(clean), args.seed, "clean")
+    batches = training.batches(clean, order, args.training["batch"], args.model, job.device)
+    training.restate_batchnorm(job.model, _inputs(batches, bar), job.frozen)
 
 
 def _inputs(batches, bar):
@@ -87,6 +93,7 @@ def _spoken(kind):
 def command():
     c = Command(__file__, __doc__, tools=("torch", "timm", "numpy", "pillow"), heavy=True)
     c.input("--index", help="index.json of the dataset")
+    c.input("--start", required=False, help="weights to fine-tune; without them, training is from scratch")
     c.recipe("--model", help="JSON row of `models`")
     c.param("--classes", type=int, required=True)
     c.recipe("--training", help="JSON of the dataset's `training` row")
@@ -94,7 +101,10 @@ def command():
     c.output("--checkpoint", help="state dict to write")
     c.setting("--threads", type=int, default=0, help="CPU threads (0: all cores)")
     c.setting("--device", default="auto", help="auto, cpu or cuda")
-    return c
+    wanted = int(os.environ.get("LEVIT_PROCESSES") or 0)
+    return c.setting(
+        "--processes", type=int, default=wanted, help="sharing each batch; 0: one a GPU ($LEVIT_PROCESSES)"
+    )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ PARTIAL = partial_of("")  # what cli.py adds to the name of an output while it i
 def produce(args):
     from data import index
     from files import UserError, digest_of
-    from model import training
-    from quantization import parallel
+    from model import parallel, training
 
     device = training.start(args.seed, args.threads, args.device)
     listing = index.read(args.index)
@@ -23,7 +22,7 @@ def produce(args):
     if images < args.recipe["batch"]:
         raise UserError(f"qat.batch {args.recipe['batch']} is more than the {images} training images")
     args.key = digest_of(command().key_parts(args))
-    processes = parallel.count(args.processes, args.recipe["batch"], device)
+    processes = parallel.count(args.processes, args.recipe["batch"], device, "qat.batch")
     if processes > 1:
         parallel.launch(train, processes, args)
     else:
@@ -34,9 +33,9 @@ def produce(args):
 def train(args):
     """Train in one of the processes; the first of them writes the checkpoint."""
     import progress
-    from model import checkpoint, training
-    from quantization import amax, parallel
-    from quantization.resume import Resume
+    from model import checkpoint, parallel, training
+    from model.resume import Resume
+    from quantization import amax
 
     device = training.start(args.seed, args.threads, args.device)
     resume = Resume(args.qat.removesuffix(PARTIAL), args.key)

@@ -318,6 +318,26 @@ def training_epochs(workflow):
     workflow.config(lambda config: config["datasets"]["digits"]["training"].update(epochs=77))
 
 
+@change(CHECKPOINT, [TRAINING, *AFTER_TRAINING])
+def frozen_parts(workflow):
+    workflow.config(lambda config: config["datasets"]["digits"]["training"].update(freeze=["stem.*"]))
+
+
+@change(CHECKPOINT, [TRAINING, *AFTER_TRAINING])
+def fine_tuning_in_place_of_training(workflow):
+    workflow.path(f"{MODEL}.pth").write_text("weights")
+    workflow.config(row("datasets", "digits", **{"weights": "finetune", "from": "{model}.pth"}))
+
+
+@change(["download_start", *CHECKPOINT], [TRAINING, *AFTER_TRAINING])
+def fine_tuning_of_official_weights(workflow):
+    place = workflow.path(".cache/downloads/x.pth")
+    place.parent.mkdir(parents=True)
+    place.write_text("weights")
+    workflow.config(row("models", MODEL, url="https://example.org/x.pth", sha256="0123456789abcdef"))
+    workflow.config(row("datasets", "digits", **{"weights": "finetune", "from": "official"}))
+
+
 @change([*IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *(d.replace("900", "500") for d in DECODING)])
 def crop_of_a_model(workflow):
     workflow.config(row("models", MODEL, crop=0.5))

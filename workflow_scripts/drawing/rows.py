@@ -3,6 +3,9 @@
 from files import UserError, read_json
 
 BASELINE = "fp32"  # the precision that ratios are to
+IMAGENET = {"num_classes": 1000, "num_images": 50_000}  # its validation set: what published accuracies are of
+
+TABLE = ("fp32", "fp16", "bf16", "int8_ptq", "int8_qat")  # the well-known precisions in their usual order
 
 COLUMNS = (
     "model",
@@ -106,9 +109,13 @@ def flat(results):
     return rows
 
 
-def ordered(names, table=("fp32", "fp16", "bf16", "int8_ptq", "int8_qat")):
+def ordered(names):
     """Return names with the well-known precisions first, in their usual order."""
-    return sorted(set(names), key=lambda name: (table.index(name) if name in table else len(table), name))
+    return sorted(set(names), key=_rank)
+
+
+def _rank(name):
+    return TABLE.index(name) if name in TABLE else len(TABLE), name
 
 
 def grids(results):
@@ -127,6 +134,21 @@ def grids(results):
             }
         )
     return found
+
+
+def published_grid(results, published):
+    """Return {columns, models: [(model, published top-1, [top-1 measured in each column or None])]}.
+
+    published: {model: ImageNet top-1 in percent}. What was measured on other images, or on a part of those, is not
+    comparable and not in it. A column is `precision on target`; there is one of nothing where nothing was measured.
+    """
+    measured = [r for r in results if {name: r["dataset"][name] for name in IMAGENET} == IMAGENET]
+    pairs = sorted({(r["target"], r["precision"]) for r in measured}, key=lambda pair: (pair[0], _rank(pair[1])))
+    found = {(r["model"], r["target"], r["precision"]): r["accuracy"]["top1"] for r in measured}
+    return {
+        "columns": [f"{precision} on {target}" for target, precision in pairs] or ["ours"],
+        "models": [(m, top1, [found.get((m, *pair)) for pair in pairs] or [None]) for m, top1 in published.items()],
+    }
 
 
 def device(result):

@@ -21,6 +21,8 @@ SLOTS = {
     "residual": {0: "skipped_quantizer"},
 }
 
+OPTIONAL = ("attention", "residual")  # kinds that only networks with modules for them (model/deploy.py) quantize
+
 
 def module_of(node):
     """Return the path of the torch module that a node was exported from."""
@@ -36,6 +38,16 @@ def kind_of(node):
         return "linear" if constant else "attention"
     residual = node.op == "Add" and not any(isinstance(t, gs.Constant) for t in node.inputs)
     return "residual" if residual else None
+
+
+def slots(kind, amax, placement):
+    """Return {input index: quantizer} of a node of a kind that gets pairs on its inputs, nothing for any other.
+
+    A network whose skip connections or attention products are no modules has no quantizers there, and gets no pairs.
+    """
+    if kind not in placement or (kind in OPTIONAL and not any(name.endswith(SLOTS[kind][0]) for name in amax)):
+        return {}
+    return SLOTS[kind]
 
 
 def weight_axis(node):
@@ -57,8 +69,8 @@ def insert(graph, amax, placement, excluded=()):
     for module in sorted(set(excluded) - modules):
         raise UserError(f"the plan names the module {module}, which the graph lacks: {nearest(module, modules)}")
     for node in list(graph.nodes):
-        kind = kind_of(node) if module_of(node) not in excluded else None
-        for index, quantizer in SLOTS[kind].items() if kind in placement else ():
+        placed = slots(kind_of(node), amax, placement) if module_of(node) not in excluded else {}
+        for index, quantizer in placed.items():
             name = f"{module_of(node)}.{quantizer}"
             axis = weight_axis(node) if quantizer == "weight_quantizer" else None
             scale = _scale(name, amax, node.inputs[index], axis)
@@ -74,8 +86,7 @@ def activation_scales(graph, amax, placement):
     """
     scales = {}
     for node in graph.nodes:
-        kind = kind_of(node)
-        for index, quantizer in SLOTS[kind].items() if kind in placement else ():
+        for index, quantizer in slots(kind_of(node), amax, placement).items():
             tensor = node.inputs[index]
             if quantizer != "weight_quantizer":
                 scale = float(_scale(f"{module_of(node)}.{quantizer}", amax, tensor, None))

@@ -32,7 +32,8 @@ def cast(graph, kind, kept=()):
         dtype = np.float32 if wide else FLOATS[kind]
         node.inputs = [_typed(graph, tensor, dtype, casts) for tensor in node.inputs]
         for output in node.outputs:
-            output.dtype = np.int8 if node.op == "QuantizeLinear" else dtype
+            if output.dtype in FLOATS.values():  # not the codes of INT8, and no shapes
+                output.dtype = dtype
     for position, value in enumerate(graph.outputs):
         graph.outputs[position] = _lead_out(graph, value)
     return graph.cleanup().toposort()

@@ -1,24 +1,34 @@
 """Weights as files: read strictly and as tensors only, under either of the known names, written reproducibly."""
 
+import argparse
 import collections
 import io
 import pickle
 from pathlib import Path
 
 from files import UserError
+from model import formats
 
-WRAPPERS = ("model", "state_dict")  # keys under which training programs keep the weights
 DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
 LISTED = 6  # keys of each kind that an error names
 
 
-def load_into(model, path):
+def load_into(model, path, new_heads=False):
     """Load a file of weights into `model` (in place) and return the model.
 
-    The file holds a state dict, bare or under `model` or `state_dict`, with timm's names or the original LeViT's.
-    Raises UserError where it is not such a file, or where a tensor is missing, unexpected, mis-shaped or not finite.
+    The file is what torch.save or safetensors writes: a state dict, bare or wrapped (formats.WRAPPERS), with timm's
+    names or the original LeViT's. new_heads: classifiers of another number of classes stay as they are in the model.
+    Raises UserError where it is not such a file, or where a tensor is missing, unexpected, mis-shaped or not finite,
+    under its name in the file.
     """
-    return load_state(model, adapt(read(path), model), path)
+    state = formats.without_prefixes(read(path))
+    names, shapes = formats.expected(state, model)
+    state = {name: _as_wide(value, shapes.get(name)) for name, value in state.items()}
+    kept = other_heads(state, names, model) if new_heads else ()
+    _check(_without(state, kept), _without(shapes, kept), path)
+    own = model.state_dict()
+    model.load_state_dict({target: (own[target] if name in kept else state[name]) for name, target in names.items()})
+    return model
 
 
 def load_state(model, state, path):
@@ -28,27 +38,63 @@ def load_state(model, state, path):
     return model
 
 
+def other_heads(state, names, model):
+    """Return the names in a file of the tensors of classifiers that have another number of classes there.
+
+    state: the file's tensors; names: {name in the file: name in the model}.
+    """
+    own, heads = model.state_dict(), classifiers(model)
+    pairs = {name: (state[name].shape, own[target].shape) for name, target in names.items() if name in state}
+    found = [name for name, target in names.items() if target.rpartition(".")[0] in heads and name in pairs]
+    return [name for name in found if pairs[name][0] != pairs[name][1] and pairs[name][0][1:] == pairs[name][1][1:]]
+
+
+def classifiers(model):
+    """Return the names of the layers whose outputs are the classes, as timm's description of the network gives them."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def read(path):
     """Return the file's state dict {name: CPU tensor}, names as they are in the file.
 
-    Nothing but tensors is unpickled. Raises UserError for every other content.
+    Nothing but tensors and plain values is unpickled. Raises UserError for every other content.
     """
-    import torch
-
-    with open(path, "rb"):  # a missing or forbidden file is its own error, not damage
-        pass
+    with open(path, "rb") as stream:  # a missing or forbidden file is its own error, not damage
+        head = stream.read(9)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = (_read_safetensors if head[8:] == b"{" else _read_torch)(path)
     except DAMAGE as error:
         raise UserError(_unreadable(path, error)) from None
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    tensors = isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())
-    if not tensors or not content:
-        raise UserError(f"{path} holds no state dict (names to tensors, bare or under 'model' or 'state_dict')")
+    content = formats.unwrapped(content, _is_state)
+    if not _is_state(content):
+        known = ", ".join(formats.WRAPPERS)
+        raise UserError(f"{path} holds no state dict (names to tensors, bare or under one of {known})")
     return dict(content)
+
+
+def _is_state(content):
+    import torch
+
+    tensors = isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())
+    return tensors and len(content) > 0
+
+
+def _read_torch(path):
+    import torch
+
+    with torch.serialization.safe_globals([argparse.Namespace]):  # training programs keep their arguments beside
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path):
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 def save(state, path):
@@ -61,60 +107,14 @@ def save(state, path):
     Path(path).write_bytes(buffer.getvalue())
 
 
-def adapt(state, model):
-    """Return `state` under the model's names: data-parallel prefixes dropped, original LeViT names converted."""
-    if all(name.startswith("module.") for name in state):
-        state = {name[len("module.") :]: value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if not name.endswith("attention_bias_idxs")}
-    if any(name.startswith("patch_embed.") for name in state) and hasattr(model, "stages"):
-        names = original_names(model)
-        return {names.get(name, name): value for name, value in state.items()}
-    return state
+def _as_wide(value, expected):
+    """Return a linear layer's weight [o, i] as the 1x1 convolution's [o, i, 1, 1] of `levit_conv_*`, or back."""
+    narrow, wide = sorted([list(value.shape), list(expected.shape) if expected is not None else []], key=len)
+    return value.view(expected.shape) if len(narrow) == 2 and wide == [*narrow, 1, 1] else value
 
 
-def original_names(model):
-    """Return {name in the original LeViT's state dict: name in timm's} for a timm LeViT.
-
-    The original is one flat sequence of blocks; timm groups it by stage, a downsampling pair first in each.
-    """
-    prefixes = dict(_prefixes(model))
-    inner = {name: original for original, name in prefixes.items()}
-    names = {}
-    for name in model.state_dict():
-        prefix = max((p for p in inner if name.startswith(p + ".")), key=len, default=None)
-        if prefix is not None:
-            rest = name[len(prefix) :].replace(".linear.", ".l." if prefix.startswith("head") else ".c.")
-            names[inner[prefix] + rest] = name
-    return names
-
-
-def _prefixes(model):
-    """Yield (original prefix, timm prefix) of every part that holds tensors."""
-    for index in range(sum(name.startswith("conv") for name, _ in model.stem.named_children())):
-        yield f"patch_embed.{2 * index}", f"stem.conv{index + 1}"
-    position = 0
-    for number, stage in enumerate(model.stages):
-        if any(True for _ in stage.downsample.parameters()):
-            yield from _attention(f"blocks.{position}", f"stages.{number}.downsample.attn_downsample")
-            yield from _mlp(f"blocks.{position + 1}.m", f"stages.{number}.downsample.mlp")
-            position += 2
-        for block in range(len(stage.blocks)):
-            yield from _attention(f"blocks.{position}.m", f"stages.{number}.blocks.{block}.attn")
-            yield from _mlp(f"blocks.{position + 1}.m", f"stages.{number}.blocks.{block}.mlp")
-            position += 2
-    yield "head", "head"
-    yield "head_dist", "head_dist"
-
-
-def _attention(original, name):
-    yield original, name
-    yield f"{original}.q.1", f"{name}.q.ln"
-    yield f"{original}.proj.1", f"{name}.proj.ln"
-
-
-def _mlp(original, name):
-    yield f"{original}.0", f"{name}.ln1"
-    yield f"{original}.2", f"{name}.ln2"
+def _without(values, names):
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _check(state, expected, path):
@@ -127,7 +127,16 @@ def _check(state, expected, path):
         if name in state and _kind(state[name]) != _kind(value)
     ]
     broken = [n for n, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    moved = [
+        name
+        for name, value in expected.items()
+        if name.endswith(formats.INDICES)
+        and name in state
+        and _kind(state[name]) == _kind(value)
+        and not state[name].equal(value.cpu())
+    ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape or type": shapes, "not finite": broken}
+    kinds["with other indices"] = moved
     parts = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
     if parts:
         raise UserError(f"{path} does not fit this model and its number of classes: {'; '.join(parts)}")

@@ -1,15 +1,20 @@
-"""LeViT as it is deployed: what training needs and inference does not is folded into the weights.
+"""A network as it is deployed: what training needs and inference does not is folded into the weights.
 
-BatchNorm goes into the convolution or linear layer beside it, the attention scale into the query rows of the weights,
-the two heads into their average. Everything that changes arithmetic happens here, once, so the plain export, the
-quantized export and quantization-aware training share one set of compute nodes under the same names.
+Of a LeViT, BatchNorm goes into the convolution or linear layer beside it, the attention scale into the query rows of
+the weights, the two heads into their average; the variants with 1x1 convolutions on maps become what they compute,
+linear layers on tokens. Of any other network, BatchNorm goes into the layer before it. Everything that changes
+arithmetic happens here, once, so the plain export, the quantized export and quantization-aware training share one set
+of compute nodes under the same names.
 """
 
 import copy
 
 import torch
+from timm import utils
 from timm.models import levit
 from torch import nn
+
+from model import batchnorm
 
 
 class MatMul(nn.Module):
@@ -95,7 +100,7 @@ def _scale_rows(linear, factors):
 
 def _average_heads(model):
     """Replace the two heads of a distilled LeViT by the one that gives the mean of their logits."""
-    if not hasattr(model, "head_dist"):
+    if not isinstance(model, levit.LevitDistilled):
         return model
     heads = [model.head, model.head_dist]
     head = nn.Linear(heads[0].in_features, heads[0].out_features)
@@ -126,11 +131,49 @@ def _replace(module):
     return REPLACEMENTS.get(type(module), lambda kept: kept)(module)
 
 
+def _on_tokens(model):
+    """Turn a LeViT of 1x1 convolutions on maps into the one of linear layers on tokens, which computes the same."""
+    for module in model.modules():
+        if getattr(module, "use_conv", False):
+            module.use_conv = False
+        if isinstance(module, levit.AttentionDownsample) and isinstance(module.q.down, nn.AvgPool2d):
+            module.q.down = levit.Downsample(module.stride, module.resolution)
+        for name, child in module.named_children():
+            if isinstance(child, levit.ConvNorm) and child.linear.kernel_size == (1, 1):
+                setattr(module, name, _linear_norm(child))
+    return model
+
+
+def _linear_norm(source):
+    linear = levit.LinearNorm(source.linear.in_channels, source.linear.out_channels)
+    state = {name: value[..., 0, 0] if value.ndim == 4 else value for name, value in source.state_dict().items()}
+    linear.load_state_dict(state)
+    return linear.eval()
+
+
+def _of_any(model):
+    """Fold a network other than LeViT; its attention is computed in single steps, which every runtime has.
+
+    Branches that exist for training alone (RepViT, MobileOne) become the one layer that timm makes of them.
+    """
+    for module in model.modules():
+        if getattr(module, "fused_attn", False):
+            module.fused_attn = False
+    model = batchnorm.fold(utils.reparameterize_model(model), model.size)
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is None:  # what quantization corrects
+            module.bias = nn.Parameter(torch.zeros(module.weight.shape[0]))
+    return model
+
+
 @torch.no_grad()
 def fold(model):
-    """Return the deployed form of a timm LeViT in evaluation mode: float32 [B, 3, H, W] -> logits [B, classes].
+    """Return the deployed form of a network in evaluation mode: float32 [B, 3, H, W] -> logits [B, classes].
 
-    The input model is left as it was. Its logits are those of `model.eval()` up to float32 rounding.
+    The network is a timm LeViT, or another that zoo.py made. The input model is left as it was. Its logits are those of
+    `model.eval()` up to float32 rounding.
     """
     model = copy.deepcopy(model).float().eval()
-    return _average_heads(_replace(model)).eval()
+    if not isinstance(model, levit.Levit):
+        return _of_any(model).eval()
+    return _average_heads(_replace(_on_tokens(model))).eval()

@@ -114,11 +114,15 @@ def to_input(batch, mean, std, device):
     return scaled.div_(255).sub_(centers).div_(spreads)
 
 
-def restate_batchnorm(model, batches):
-    """Replace BatchNorm's running statistics by the averages over `batches` of inputs; the model is left evaluating."""
+def restate_batchnorm(model, batches, frozen=()):
+    """Replace BatchNorm's running statistics by the averages over `batches` of inputs; the model is left evaluating.
+
+    frozen: those whose statistics stay.
+    """
     import torch
 
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    norms = [module for module in model.modules() if isinstance(module, kind) and module not in frozen]
     momenta = [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:
@@ -131,6 +135,13 @@ def restate_batchnorm(model, batches):
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     model.eval()
+
+
+def resizable(model):
+    """Return whether `set_size` knows the network: a LeViT."""
+    from timm.models import levit
+
+    return isinstance(model, levit.Levit)
 
 
 def set_size(model, size):

@@ -10,6 +10,7 @@ def create(row, classes):
 
     row: a row of `models` ({timm, size, options?, ...}); classes: outputs of each head.
     The network maps [N, 3, size, size] float32 to [N, classes] logits; a distilled LeViT averages its two heads.
+    Its attribute `size` is the row's.
     Raises UserError for a name that timm has not, or options that the network does not take.
     """
     import timm
@@ -19,9 +20,23 @@ def create(row, classes):
         near = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f"; near: {', '.join(near)}" if near else ""
         raise UserError(f"models: timm {timm.__version__} has no network named {name!r}{hint}")
-    options = dict(row.get("options") or {}, img_size=row["size"])
+    options = row.get("options") or {}
     try:
-        model = timm.create_model(name, pretrained=False, num_classes=classes, **options)
+        model = _made(name, classes, options, row["size"])
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-        raise UserError(f"models: timm's {name} cannot be made with {options}: {error or 'lengths differ'}") from None
+        given = dict(options, img_size=row["size"])
+        raise UserError(f"models: timm's {name} cannot be made with {given}: {error or 'lengths differ'}") from None
+    model.size = row["size"]
     return model.eval()
+
+
+def _made(name, classes, options, size):
+    """Return timm's network, told its images' size where it is made for one: convolutions alone take any."""
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=classes, img_size=size, **options)
+    except TypeError as error:
+        if "'img_size'" not in str(error):
+            raise
+    return timm.create_model(name, pretrained=False, num_classes=classes, **options)

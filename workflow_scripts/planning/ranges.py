@@ -11,7 +11,7 @@ HEADROOM = 1.0  # bits that an activation must stay below HIGHEST on the images 
 
 def of_tensor(value):
     """Return (largest magnitude, non-zero values, how many of them are below FP16's smallest normal)."""
-    magnitude = value.abs()
+    magnitude = value.float().abs()
     nonzero, tiny = magnitude > 0, magnitude < SMALLEST_NORMAL
     return float(magnitude.max()), int(nonzero.sum()), int((nonzero & tiny).sum())
 

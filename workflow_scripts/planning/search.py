@@ -9,6 +9,7 @@ import progress
 from cli import log
 from data import preprocess
 from files import UserError
+from graph import qdq
 from planning import choose, criterion, groups, ranges, sensitivity, simulate
 from planning import plan as plans
 
@@ -49,7 +50,7 @@ class Planner:
             self.treated = [node.name for node in network.nodes]
         else:
             self.treatments = {"effect": simulate.Quantized(amax)}
-            self.treated = [node.name for node in network.nodes if node.kind in placement]
+            self.treated = [n.name for n in network.nodes if qdq.slots(n.kind, amax, placement)]
         self.costs = groups.Costs(network, network.tensors(self._normalized(inputs.calibration[:1])))
         self.ranges, self.effects = {}, {}
 

@@ -14,6 +14,7 @@ import torch.nn.functional as functional
 
 from files import UserError
 from graph import qdq
+from planning import operators
 
 LAYOUT = ("Reshape", "Transpose", "Split", "Slice")  # they move numbers and change none
 BLOCK = 16  # products that tensor cores add up before they round to the accumulator's type (HMMA's K)
@@ -150,7 +151,7 @@ def compute(node, inputs):
 
 def compute_blocked(node, inputs):
     """Return a node's outputs with sums of products that are rounded to FP16 after every BLOCK of them."""
-    if node.op not in ("Conv", "Gemm", "MatMul"):
+    if node.op not in ("Conv", "Gemm", "MatMul") or node.attrs.get("group", 1) != 1:  # groups add up few products
         return compute(node, inputs)
     left, right, *bias = inputs
     if node.op == "Gemm" and node.attrs.get("transB"):
@@ -177,10 +178,10 @@ def _blocks(node, left, right):
 
 def _convolve(node, images, weight, bias=None):
     top, left, bottom, right = node.attrs.get("pads", (0, 0, 0, 0))
-    if node.attrs.get("group", 1) != 1 or (top, left) != (bottom, right):
-        raise UserError(f"node {node.name}: grouped or unevenly padded convolutions have no rule here")
-    dilations = node.attrs.get("dilations", (1, 1))
-    return functional.conv2d(images, weight, bias, node.attrs.get("strides", (1, 1)), (top, left), dilations)
+    if (top, left) != (bottom, right):
+        raise UserError(f"node {node.name}: unevenly padded convolutions have no rule here")
+    dilations, grouped = node.attrs.get("dilations", (1, 1)), node.attrs.get("group", 1)
+    return functional.conv2d(images, weight, bias, node.attrs.get("strides", (1, 1)), (top, left), dilations, grouped)
 
 
 def _gemm(node, a, b, c=None):
@@ -210,6 +211,7 @@ def _hard_sigmoid(node, value):
 
 
 OPERATORS = {
+    **operators.OTHERS,
     "Add": lambda node, a, b: [a + b],
     "Conv": lambda node, *operands: [_convolve(node, *operands)],
     "Gemm": _gemm,

@@ -22,12 +22,18 @@ def find(model, images):
     """
     images, layers = images[:IMAGES], _layers(model)
     wanted, found = {}, {}
-    with amax.unquantized(model), _hooked(layers, lambda name, output: wanted.update({name: _mean(output)})):
+
+    def mean(name, output):
+        return _mean(output, _channels(layers[name], output))
+
+    with amax.unquantized(model), _hooked(layers, lambda name, output: wanted.update({name: mean(name, output)})):
         model(images)
 
     def correct(name, output):
-        found[name] = wanted[name] - _mean(output)
-        return output + (found[name][:, None, None] if output.ndim == 4 else found[name])
+        found[name] = wanted[name] - mean(name, output)
+        shape = [1] * output.ndim
+        shape[_channels(layers[name], output)] = -1
+        return output + found[name].view(shape)
 
     with _hooked(layers, correct):
         model(images)
@@ -49,8 +55,12 @@ def _layers(model):
     return {name: model.get_submodule(name) for name in modules}
 
 
-def _mean(output):
-    channels = 1 if output.ndim == 4 else output.ndim - 1
+def _channels(layer, output):
+    """Return the dimension of a layer's output channels."""
+    return 1 if isinstance(layer, torch.nn.Conv2d) else output.ndim - 1
+
+
+def _mean(output, channels):
     return output.mean(dim=[dim for dim in range(output.ndim) if dim != channels])
 
 

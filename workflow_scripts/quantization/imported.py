@@ -1,7 +1,7 @@
 """Ranges from a checkpoint that another program quantized: pytorch-quantization 2.2.1, or modelopt's state dict."""
 
 from files import UserError
-from model import checkpoint
+from model import checkpoint, formats
 from quantization import amax
 
 INNER = (".linear", ".c", ".l")  # the layer inside a module that has BatchNorm beside it: timm's name, the original's
@@ -16,7 +16,7 @@ def ranges(path, network, source):
     no range of any activation of this network, or one that is not positive and finite.
     """
     found = amax.split_state(checkpoint.read(path))[1]
-    originals = {o.rpartition(".")[0]: n.rpartition(".")[0] for o, n in checkpoint.original_names(source).items()}
+    originals = {o.rpartition(".")[0]: n.rpartition(".")[0] for o, n in formats.original_names(source).items()}
     wanted, taken = set(amax.activations(network)), {}
     for name, value in found.items():
         module, _, quantizer = name.removeprefix("module.").rpartition(".")

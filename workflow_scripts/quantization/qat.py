@@ -58,10 +58,11 @@ class Average:
 def loss_of(student, teacher, recipe):
     """Return the loss of (logits, features) against the teacher's: divergence + `features` * the features' error.
 
-    The features' error is the mean over blocks of the squared error as a share of the teacher's squared size.
+    The features' error is the mean over blocks of the squared error as a share of the teacher's squared size; networks
+    other than LeViT have no such blocks.
     """
     loss = divergence(student[0], teacher[0], recipe["temperature"])
-    if recipe["features"]:
+    if recipe["features"] and teacher[1]:
         errors = [F.mse_loss(a, b) / b.square().mean() for a, b in zip(student[1], teacher[1])]
         loss = loss + recipe["features"] * torch.stack(errors).mean()
     return loss

@@ -47,7 +47,9 @@ def apply(model, scaling):
 
 
 def streams(model):
-    """Yield (names of modules that write, names of modules that read) each stage's residual stream."""
+    """Yield (names of modules that write, names of modules that read) each stage's residual stream, of a LeViT."""
+    if not any(isinstance(module, deploy.Block) for module in model.modules()):
+        return
     last = [name for name, module in model.stem.named_modules() if isinstance(module, torch.nn.Conv2d)][-1]
     writers, readers = [f"stem.{last}"], []
     for number, stage in enumerate(model.stages):

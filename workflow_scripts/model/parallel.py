@@ -15,13 +15,14 @@ from torch.distributed.launcher import api
 from files import UserError
 
 
-def count(wanted, batch, device):
+def count(wanted, batch, device, name):
     """Return how many processes to start. wanted: their number, or 0 for one a GPU (on a CPU: one).
 
-    Of 0, fewer where a batch cannot be shared evenly; raises UserError where a wanted number cannot share it.
+    batch: images a step, `name` in config.yaml. Of 0, fewer where a batch cannot be shared evenly; raises UserError
+    where a wanted number cannot share it.
     """
     if wanted and batch % wanted:
-        raise UserError(f"--processes {wanted}: qat.batch {batch} cannot be shared evenly among them")
+        raise UserError(f"--processes {wanted}: {name} {batch} cannot be shared evenly among them")
     most = wanted or (torch.cuda.device_count() if device.type == "cuda" else 1)
     return next(number for number in range(most, 0, -1) if batch % number == 0)
 

@@ -1,0 +1,50 @@
+"""A local HTTP server that behaves, and misbehaves, as servers do."""
+
+import contextlib
+import http.server
+import threading
+
+PATHS = ("/whole", "/plain", "/cut", "/cut-once", "/corrupt", "/busy")
+CUT = 300_000  # bytes after which a connection breaks off
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Paths: /whole honours Range; /plain does not; /cut and /cut-once break off; /corrupt, /busy (twice); else 404."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        """Answer with `server.content`; a path that is a whole address is what a proxy is asked."""
+        seen, content, start = self.server.seen, self.server.content, 0
+        asked = self.headers.get("Range")
+        seen.append((self.path, asked))
+        path = "/" + self.path.rpartition("/")[2]
+        if asked and path != "/plain":
+            start = int(asked[len("bytes=") :].rstrip("-"))
+        if path == "/corrupt":
+            content = content[:-1] + b"?"
+        if path == "/busy" and sum(path == "/busy" for path, _ in seen) < 3:
+            return self.send_error(503)
+        if path not in PATHS:
+            return self.send_error(404)
+        if start >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        first = sum(other == self.path for other, _ in seen) == 1
+        end = CUT if path == "/cut" or (path == "/cut-once" and first) else len(content)
+        self.wfile.write(content[start:end])
+        self.close_connection = True
+
+
+@contextlib.contextmanager
+def serving(content):
+    """Yield a running server of some bytes: `url` is its address, `seen` the (path, Range) that it was asked."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.content, server.seen = content, []
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

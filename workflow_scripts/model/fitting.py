@@ -1,0 +1,127 @@
+"""Training a classifier on labels: every epoch, in one process or several, to go on from after a kill."""
+
+import contextlib
+import fnmatch
+
+import torch
+import torch.nn.functional as F
+
+from data import augment
+from files import UserError
+from model import training
+
+DEFAULTS = {
+    "small_epochs": 0,
+    "small_size": 1.0,
+    "smoothing": 0.0,
+    "betas": [0.9, 0.999],
+    "flip": 0.0,
+    "freeze": [],
+}
+
+
+def freeze(model, patterns):
+    """Keep the parameters whose names match one of the shell patterns as they are; return the BatchNorms among them.
+
+    Raises UserError for a pattern that matches nothing, and where nothing is left to train.
+    """
+    names = dict(model.named_parameters())
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise UserError(f"training.freeze: {pattern!r} matches none of {', '.join(_tops(names))}")
+        for name in found:
+            names[name].requires_grad_(False)
+    if not any(value.requires_grad for value in names.values()):
+        raise UserError(f"training.freeze {patterns} leaves nothing to train")
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    return [norm for norm in norms if not any(value.requires_grad for value in norm.parameters())]
+
+
+def _tops(names):
+    return sorted({f"{name.partition('.')[0]}.*" for name in names})
+
+
+class Job:
+    """The training of one network: what it needs in every process, and what is saved to go on from."""
+
+    def __init__(self, model, images, recipe, seed, row, device):
+        """Set up. images: TrainImages; recipe: the dataset's `training` row; row: of `models`."""
+        self.recipe = recipe = {**DEFAULTS, **recipe}
+        self.model, self.images, self.seed, self.row, self.device = model, images, seed, row, device
+        self.kind = training.fast_type(device)
+        self.frozen = freeze(model, recipe["freeze"])
+        self.per_epoch = len(images) // recipe["batch"]
+        groups = training.parameter_groups(model, recipe["weight_decay"])
+        options = {name: recipe[name] for name in ("learning_rate", "warmup", "clip", "betas")}
+        self.descent = training.Descent(groups, recipe["epochs"] * self.per_epoch, **options)
+
+    def state(self):
+        """Return all that an epoch changes, as tensors and plain values."""
+        descent = self.descent
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": descent.optimizer.state_dict(),
+            "course": descent.course.state_dict(),
+        }
+
+    def restore(self, state):
+        """Take up what `state` gave."""
+        self.model.load_state_dict(state["model"], strict=True)
+        self.descent.optimizer.load_state_dict(state["optimizer"])
+        self.descent.course.load_state_dict(state["course"])
+
+    def run(self, rank, processes, resume, bar):
+        """Train every epoch that is not done: AdamW on the mean cross-entropy of the network's heads."""
+        saved = resume.load()
+        if saved:
+            self.restore(saved)
+            bar.update(saved["epochs"] * len(self.images))
+        self._learning()
+        model = self.model if processes == 1 else torch.nn.parallel.DistributedDataParallel(self.model)
+        for epoch in range(saved["epochs"] if saved else 0, self.recipe["epochs"]):
+            torch.manual_seed(self.seed + 7919 * epoch + rank)  # of dropout; images have seeds of their own
+            self._resize(self._size_at(epoch))
+            with contextlib.closing(self._batches(epoch, rank, processes)) as batches:
+                for inputs, labels in batches:
+                    loss = self._step(model, inputs, labels, epoch)
+                    bar.set_postfix_str(f"epoch {epoch + 1}/{self.recipe['epochs']} loss {loss:.3f}", refresh=False)
+                    bar.update(len(labels) * processes)
+            if rank == 0:
+                resume.save({"epochs": epoch + 1, **self.state()})
+        self._resize(self.row["size"])
+
+    def _learning(self):
+        """Let the network learn, both heads of a distilled one by a loss of their own; frozen statistics stay."""
+        self.model.train()
+        for norm in self.frozen:
+            norm.eval()
+        if hasattr(self.model, "set_distilled_training"):
+            self.model.set_distilled_training(True)
+
+    def _step(self, model, inputs, labels, epoch):
+        with training.autocast(self.device, self.kind):
+            outputs = model(inputs)
+        heads = outputs if isinstance(outputs, tuple) else (outputs,)
+        losses = [F.cross_entropy(head.float(), labels, label_smoothing=self.recipe["smoothing"]) for head in heads]
+        loss = sum(losses) / len(losses)
+        self.descent.step(loss, f"training diverged in epoch {epoch + 1}: lower training.learning_rate or raise warmup")
+        return loss.item()
+
+    def _batches(self, epoch, rank, processes):
+        """Return an epoch's batches, this process's share of each: (float32 [N, 3, S, S], labels [N])."""
+        size, self.images.epoch = self.recipe["batch"], epoch
+        order = augment.order(len(self.images), self.seed, epoch)[: self.per_epoch * size]
+        return training.batches(self.images, order[rank::processes], size // processes, self.row, self.device)
+
+    def _size_at(self, epoch):
+        """Return an epoch's size of images: small ones teach nearly as much at first, in a fraction of the time."""
+        if epoch >= self.recipe["small_epochs"] or not training.resizable(self.model):
+            return self.row["size"]
+        stride = self.model.stem.stride
+        return max(1, int(self.row["size"] * self.recipe["small_size"]) // stride) * stride
+
+    def _resize(self, size):
+        self.images.geometry = dict(self.images.geometry, size=size)
+        if self.recipe["small_epochs"] and training.resizable(self.model):
+            training.set_size(self.model, size)
