@@ -17,6 +17,7 @@ ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreem
 ABSENT |= {"drawing", "families", "compute", "choose"}
 ABSENT |= {"candidates", "import", "backend", "percentile", "weights", "equalize", "smoothing", "bias_correction"}
 ABSENT |= {"steps"}
+ABSENT |= {"batches", "dla_generation", "dla_graph"}  # a precision's batches are the target's otherwise
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
 ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers"}

@@ -105,6 +105,7 @@ class Recipes:
         return {
             **pick(row, "compute", "high_precision", "dla", "tf32"),
             **pick(place, "batches", "threads", "compute_capabilities", *SEARCH),
+            **self.own_batches(w),
             **other,
         }
 
@@ -118,10 +119,14 @@ class Recipes:
         return pick(self.tables.row("target", w.target), "threads")
 
     def profiling(self, w):
-        return pick(self.tables.row("target", w.target), "batches", "threads")
+        return {**pick(self.tables.row("target", w.target), "batches", "threads"), **self.own_batches(w)}
+
+    def own_batches(self, w):
+        """Return the batches that a precision has over its target's, or nothing."""
+        return pick(self.tables.row("precision", w.precision), "batches")
 
     def timing(self, w):
-        return pick(self.tables.row("target", w.target), *TIMING)
+        return {**pick(self.tables.row("target", w.target), *TIMING), **self.own_batches(w)}
 
     def lineage(self, w):
         """Return what a result records of its recipe: the rows, less what decides nothing about its numbers."""
