@@ -163,6 +163,11 @@ def listed_onnx_accuracies(wildcards):
     return [active(f"accuracy/{model}.onnx.json") for model in tables.onnx_models()]
 
 
+def listed_dla_reports(wildcards):
+    """Return the DLA-fit reports of the listed results that are for a DLA: they need no device."""
+    return [active(f"dla/{m}.{p}.{t}.json") for m, p, t in tables.valid(tables.listed) if tables.is_dla(p)]
+
+
 def every_result(wildcards):
     """Return all results that make sense, here or anywhere."""
     return [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.names)]

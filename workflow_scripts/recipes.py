@@ -109,6 +109,12 @@ class Recipes:
             **other,
         }
 
+    def accelerator(self, w):
+        """Return what decides which nodes a target's DLA takes, and in what they compute there."""
+        row, place = self.tables.row("precision", w.precision), self.tables.row("target", w.target)
+        facts = {"generation": place["dla_generation"], "version": self.version(w)}
+        return {"batch": row["batches"][0], "compute": row["compute"], **facts}
+
     def verification(self, w):
         """Return how an engine is held to its plan, or nothing where the precision has none."""
         if not self.tables.has_plan(w.precision):

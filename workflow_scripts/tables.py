@@ -115,7 +115,7 @@ class Tables:
             self.row("graph", row["dla_graph"])
         for precision, other in self.config["precisions"].items():
             if other.get("dla") and len(other.get("batches", ())) != 1:
-                raise UserError(f"precisions.{precision}: an engine on a DLA has one batch: give batches with one number")
+                raise UserError(f"precisions.{precision}: an engine on a DLA has one batch (batches: [1])")
 
     def _check_choice(self, name, row):
         if ("choose" in row) == ("compute" in row):
@@ -262,6 +262,9 @@ class Tables:
         """Return whether INT8 comes from a calibration cache: a DLA takes no Q/DQ nodes (before TensorRT 11.4)."""
         row = self.row("precision", precision)
         return bool(row["dla"] and row.get("calibration") and not self.row("target", target)["typed"])
+
+    def is_dla(self, precision):
+        return bool(self.row("precision", precision).get("dla"))
 
     def is_swept(self, precision):
         """Return whether a precision's calibration recipe is chosen among candidates by measurement."""
