@@ -140,6 +140,11 @@ def result_trtexec(w):
     return active(f"trtexec/{w.model}.{w.precision}.{w.target}.json") if tables.has_trtexec(w.target) else []
 
 
+def result_dla(w):
+    """Return the prediction beside the build of the active dataset's engine, or nothing where it is not on a DLA."""
+    return active(f"dla/{w.model}.{w.precision}.{w.target}.built.json") if tables.is_dla(w.precision) else []
+
+
 def candidates(path):
     """Return a function of wildcards: a path with {m}, {p} and {t} for each precision that one chooses from."""
     return lambda w: [

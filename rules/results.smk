@@ -10,6 +10,7 @@ rule result:
         accuracy=active("accuracy/{model}.{precision}.{target}.json"),
         benchmark=active("benchmark/{model}.{precision}.{target}.json"),
         trtexec=result_trtexec,
+        dla=result_dla,
         identity="results/targets/{target}.json",
         checkpoint=active("checkpoints/{model}.pth"),
         index=active("data/index.json"),

@@ -32,6 +32,8 @@ def produce(args):
         "target_identity": identity,
         "provenance": provenance_of(args, engine),
     }
+    if args.dla:
+        result["dla"] = read_json(args.dla)
     check_schema(result)
     write_json(args.result, result)
     tell(result)
@@ -188,7 +190,7 @@ def command():
     ):
         c.input(name)
     c.input("--graph", help="what the engine was built from")
-    for name in ("--trtexec", "--calibration"):
+    for name in ("--trtexec", "--dla", "--calibration"):
         c.input(name, nargs="?", required=False)
     c.recipe("--recipe", help="JSON of the rows that decided the result").param("--budget", type=float, required=True)
     return c.output("--result")

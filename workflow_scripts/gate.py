@@ -21,6 +21,7 @@ NEEDS = {
     "train_qat": "qat",
     "plan": "fallback",
     "dla": "dla",
+    "compare_dla": "dla",
 }
 PURPOSES = {
     **dict.fromkeys(("build_engine", "fingerprint"), "build"),
