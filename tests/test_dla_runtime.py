@@ -4,10 +4,12 @@ import types
 
 import pytest
 
+import assemble_result
 import compare_dla
 from dla.compare import compare
-from files import UserError
+from files import UserError, write_json
 from runtimes import _dla, _tensorrt, tensorrt
+from test_result import VALID
 from test_tensorrt import INT8, SURFACES, Config, Flags, library
 
 KINDS = ("CONVOLUTION", "ELEMENTWISE", "SHUFFLE", "SLICE", "MATRIX_MULTIPLY", "SOFTMAX", "POOLING", "CONSTANT")
@@ -255,6 +257,14 @@ def test_a_prediction_beside_the_build(log, same, missing, unexpected):
     found = compare(REPORT, {"dla": {"placed": PLACED, "built": _dla.built(log)}})
     assert (found["same"], found["missing"], found["unexpected"]) == (same, missing, unexpected)
     assert found["predicted"]["verdict"] == "not worth it" and found["placed"] == PLACED
+
+
+def test_the_result_says_both_in_short(tmp_path):
+    write_json(tmp_path / "c.json", compare(REPORT, {"dla": {"placed": PLACED, "built": _dla.built([LOG_8_4])}}))
+    found = assemble_result.dla_of(str(tmp_path / "c.json"))
+    short = {"verdict": "not worth it", "predicted_subgraphs": 2, "built_subgraphs": 2, "same": True}
+    assert found == {**short, "path": str(tmp_path / "c.json")} and assemble_result.dla_of(None) is None
+    assemble_result.check_schema({**VALID, "dla": found})
 
 
 def test_a_builder_that_tells_nothing_agrees_with_nothing():

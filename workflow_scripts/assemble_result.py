@@ -26,14 +26,13 @@ def produce(args):
         "accuracy": accuracy_of(accuracy, args.budget),
         "benchmark": timing["benchmark"],
         "trtexec": trtexec_of(other, timing["benchmark"]),
+        "dla": dla_of(args.dla),
         "engine": engine_of(args.engine, engine),
         "plan": plan_of(engine),
         "checkpoint_bytes": size_of(args.checkpoint),
         "target_identity": identity,
         "provenance": provenance_of(args, engine),
     }
-    if args.dla:
-        result["dla"] = read_json(args.dla)
     check_schema(result)
     write_json(args.result, result)
     tell(result)
@@ -76,6 +75,23 @@ def trtexec_of(timed, benchmark):
     for entry in entries:
         entry["median_compute_ratio"] = ours[entry["batch"]] / entry["compute_ms"]["median"]
     return entries or None
+
+
+def dla_of(path):
+    """Return what was predicted and built of an engine on a DLA, in short, or None without a comparison's path."""
+    from files import read_json
+
+    if not path:
+        return None
+    found = read_json(path)
+    predicted, built = found["predicted"], found["built"]
+    return {
+        "verdict": predicted["verdict"],
+        "predicted_subgraphs": predicted["subgraphs"],
+        "built_subgraphs": built and len(built["subgraphs"]),
+        "same": found["same"],
+        "path": path,
+    }
 
 
 def engine_of(path, described):
