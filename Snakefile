@@ -16,6 +16,7 @@ rule all:
     input:
         listed_results,
         listed_onnx_accuracies,
+        listed_dla_reports,
         "results/summary.tsv",
         "results/report.html",
 
@@ -25,6 +26,7 @@ include: "rules/checkpoints.smk"
 include: "rules/onnx.smk"
 include: "rules/quantize.smk"
 include: "rules/plans.smk"
+include: "rules/dla.smk"
 include: "rules/engines.smk"
 include: "rules/accuracy.smk"
 include: "rules/benchmark.smk"

@@ -156,6 +156,11 @@ def result_trtexec(w):
     return active(f"trtexec/{w.model}.{w.precision}.{w.target}.json") if tables.has_trtexec(w.target) else []
 
 
+def result_dla(w):
+    """Return the prediction beside the build of the active dataset's engine, or nothing where it is not on a DLA."""
+    return active(f"dla/{w.model}.{w.precision}.{w.target}.built.json") if tables.is_dla(w.precision) else []
+
+
 def candidates(path):
     """Return a function of wildcards: a path with {m}, {p} and {t} for each precision that one chooses from."""
     return lambda w: [
@@ -189,6 +194,11 @@ def listed_bisects(wildcards):
 def listed_onnx_accuracies(wildcards):
     """Return the accuracy of each listed model's exported graph."""
     return [active(f"accuracy/{model}.onnx.json") for model in tables.onnx_models()]
+
+
+def listed_dla_reports(wildcards):
+    """Return the DLA-fit reports of the listed results that are for a DLA: they need no device."""
+    return [active(f"dla/{m}.{p}.{t}.json") for m, p, t in tables.valid(tables.listed) if tables.is_dla(p)]
 
 
 def every_result(wildcards):

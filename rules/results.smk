@@ -11,6 +11,7 @@ rule result:
         benchmark=active("benchmark/{model}.{precision}.{target}.json"),
         trtexec=result_trtexec,
         typed=result_typed,
+        dla=result_dla,
         identity="results/targets/{target}.json",
         checkpoint=active("checkpoints/{model}.pth"),
         index=active("data/index.json"),

@@ -84,6 +84,16 @@ def test_a_smaller_placement_leaves_no_tensor_out(clean, amax, scales):
     assert found.keys() == scales.keys()
 
 
+def test_pooling_keeps_the_scale(folded, amax):
+    """A DLA wants one for both sides; elsewhere the mean over tokens has one of its own."""
+    passes_of_a_dla = [*CLASS_PASSES["gpu"][:-2], "linear_to_conv", "mean_to_pool"]
+    graph = passes.apply(onnxio.imported(export.to_onnx(folded, SIZE)), passes_of_a_dla)
+    found = export_cache.scales_of(graph, amax, ["conv", "linear", "residual"], [images(2)])
+    (pool,) = [node for node in graph.nodes if node.op == "AveragePool"]
+    assert found[pool.outputs[0].name] == found[pool.inputs[0].name] > 0
+    assert found.keys() == {tensor.name for node in graph.nodes for tensor in node.outputs} | {"input_0"}
+
+
 def test_dead_and_infinite_activations(clean):
     graph = onnxio.imported(clean)
     zero = {name for name, value in ranges.magnitudes(graph, [0 * images(1)]).items() if value == 0}

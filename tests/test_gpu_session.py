@@ -30,6 +30,19 @@ def images(count):
 
 
 @pytest.mark.parametrize("interface", INTERFACES.values(), ids=INTERFACES)
+def test_an_engine_whose_batch_is_fixed(cuda, interface):
+    """As on a DLA: the tensors themselves have the batch, and no profile is asked."""
+    engine = fake_gpu.Engine(cuda, [(4, 4, 4)])
+    engine.shapes = {name: (4, *shape[1:]) for name, shape in engine.shapes.items()}
+    engine.get_tensor_profile_shape = engine.get_profile_shape = None
+    found = _gpu.GpuSession(fake_gpu.library(cuda), engine, "net.engine", interface)
+    for count in (1, 4, 9):
+        assert np.allclose(found.run(images(count)), fake_gpu.logits(images(count)), atol=1e-6)
+    with pytest.raises(UserError, match="no profile for batch 8, only for 4"):
+        found.optimization_profile(8)
+
+
+@pytest.mark.parametrize("interface", INTERFACES.values(), ids=INTERFACES)
 @pytest.mark.parametrize("profiles", [((1, 8, 8),), ((1, 1, 1), (1, 8, 8)), ((1, 1, 1), (8, 8, 8))])
 @pytest.mark.parametrize("count", [1, 3, 8, 9, 20])
 def test_any_number_of_images(cuda, interface, profiles, count):

@@ -53,6 +53,7 @@ VALID = {
         }
     ],
     "trtexec": None,
+    "dla": None,
     "engine": {
         "path": "results/digits/engines/a.engine",
         "bytes": 10,

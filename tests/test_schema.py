@@ -18,6 +18,7 @@ ABSENT |= {"drawing", "families", "compute", "choose"}
 ABSENT |= {"labels", "synsets", "subset", "classes", "images"}  # of a dataset: what its folders do not say
 ABSENT |= {"candidates", "import", "backend", "percentile", "weights", "equalize", "smoothing", "bias_correction"}
 ABSENT |= {"steps", "from"}
+ABSENT |= {"batches", "dla_generation", "dla_graph"}  # a precision's batches are the target's otherwise
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
 ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers"}

@@ -135,12 +135,6 @@ def test_engines_for_the_batches_alone(version):
     assert "preview" not in noted and ("preview" in configured("8.5", FP32)[1])
 
 
-def test_a_dla_wants_fixed_shapes():
-    flags, noted = configured("8.5", {**INT8, "dla": True})
-    assert "GPU_FALLBACK" in flags and noted["default_device_type"] == "dla" and noted["DLA_core"] == 0
-    assert [{shape[0] for shape in profile["input_0"]} for profile in noted["profiles"]] == [{1}, {8}]
-
-
 @pytest.mark.parametrize("version", SURFACES)
 def test_network_flags(version):
     trt, names = library(version), SURFACES[version]["NetworkDefinitionCreationFlag"]

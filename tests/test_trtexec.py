@@ -123,6 +123,8 @@ def test_switches_as_the_installed_version_has_them(tmp_path, version, options, 
     assert found[:2] == ["--loadEngine=a b.engine", "--shapes=input_0:1x3x4x4"]
     assert found[2:5] == ["--warmUp=200", "--duration=0.5", "--iterations=10"]
     assert found[5:] == [*switches, "--exportTimes=t.json"]
+    fixed = tool.arguments("a b.engine", None, 0, {**RECIPE, **options}, "t.json")
+    assert fixed == [argument for argument in found if not argument.startswith("--shapes")]
 
 
 def test_profile_of_the_engine(tmp_path):

@@ -71,8 +71,17 @@ def test_a_choice_scores_every_engine_on_the_select_split(workflow):
 
 def test_accelerators_have_a_class_of_graph_of_their_own(workflow):
     jobs = workflow.plan("results/LeViT-tiny.int8_dla.xavier.json")
-    assert {"export_cache int8_dla.xavier", "clean dla"} <= set(jobs)
+    assert {"export_cache int8_dla.xavier", "clean dla1"} <= set(jobs)
     assert not any(job.startswith("train_qat") for job in jobs)
+    assert "clean dla2" in workflow.plan("results/LeViT-tiny.fp16_dla.orin.json")
+
+
+def test_a_dla_is_reported_on_before_and_after_a_build(workflow):
+    names = {f"{rule} int8_dla.orin" for rule in ("dla", "compare_dla", "result")}
+    assert names <= set(workflow.plan("results/LeViT-tiny.int8_dla.orin.json"))
+    jobs = workflow.plan("results/digits/dla/LeViT-tiny.int8_dla.orin.svg")
+    assert set(jobs) == {"index", "train", "export", "clean dla2", "dla int8_dla.orin"}
+    assert not any("dla" in job for job in workflow.plan("results/LeViT-tiny.int8_ptq.orin.json"))
 
 
 def test_bare_snakemake_makes_what_is_listed_and_names_what_is_skipped(workflow):
@@ -82,6 +91,7 @@ def test_bare_snakemake_makes_what_is_listed_and_names_what_is_skipped(workflow)
     listed = [f"result {p}.cpu" for p in ("bf16", "fp32", "int8_ptq", "int8_qat")] + ["result fp32.ort"]
     assert set(listed) <= set(jobs)
     assert {"summary", "report", "evaluate_onnx"} <= set(jobs)
+    assert {f"dla {p}.{t}" for p in ("fp16_dla", "int8_dla") for t in ("xavier", "orin")} <= set(jobs)
     skipped = [line for line in output.splitlines() if line.startswith("skipped: ")]
     assert [line.split(": ")[1] for line in skipped] == ["rtx", "gpu", "xavier", "orin"]
     assert not any(job.startswith("result") and job.endswith(("rtx", "gpu", "xavier", "orin")) for job in jobs)

@@ -27,6 +27,7 @@ def produce(args):
         "accuracy": accuracy_of(accuracy, args.budget),
         "benchmark": timing["benchmark"],
         "trtexec": trtexec_of(other, timing["benchmark"]),
+        "dla": dla_of(args.dla),
         "engine": engine_of(args.engine, engine),
         "plan": plan_of(engine, read_json(args.typed) if args.typed else None),
         "checkpoint_bytes": size_of(args.checkpoint),
@@ -76,6 +77,23 @@ def trtexec_of(timed, benchmark):
     for entry in entries:
         entry["median_compute_ratio"] = ours[entry["batch"]] / entry["compute_ms"]["median"]
     return entries or None
+
+
+def dla_of(path):
+    """Return what was predicted and built of an engine on a DLA, in short, or None without a comparison's path."""
+    from files import read_json
+
+    if not path:
+        return None
+    found = read_json(path)
+    predicted, built = found["predicted"], found["built"]
+    return {
+        "verdict": predicted["verdict"],
+        "predicted_subgraphs": predicted["subgraphs"],
+        "built_subgraphs": built and len(built["subgraphs"]),
+        "same": found["same"],
+        "path": path,
+    }
 
 
 def engine_of(path, described):
@@ -201,7 +219,7 @@ def command():
     ):
         c.input(name)
     c.input("--graph", help="what the engine was built from")
-    for name in ("--trtexec", "--typed", "--calibration"):
+    for name in ("--trtexec", "--typed", "--dla", "--calibration"):
         c.input(name, nargs="?", required=False)
     c.recipe("--recipe", help="JSON of the rows that decided the result").param("--budget", type=float, required=True)
     return c.output("--result")

@@ -10,6 +10,7 @@ import numpy as np
 from cli import Command, log
 
 BATCH = 8  # images; LeViT-128S has 25 MB of activations for each
+POOLING = ("AveragePool", "MaxPool")  # a DLA wants one scale for what goes in and what comes out (NvInfer.h)
 
 
 def scales_of(graph, amax, placement, batches, threads=0):
@@ -23,7 +24,11 @@ def scales_of(graph, amax, placement, batches, threads=0):
     paired = qdq.activation_scales(graph, amax, placement)
     largest = ranges.magnitudes(graph, batches, threads)
     others = {name: max(value, SMALLEST) / qdq.QMAX for name, value in largest.items()}
-    return {**{name: float(np.float32(scale)) for name, scale in others.items()}, **paired}
+    scales = {**{name: float(np.float32(scale)) for name, scale in others.items()}, **paired}
+    for node in graph.nodes:
+        if node.op in POOLING:
+            scales[node.outputs[0].name] = scales[node.inputs[0].name]
+    return scales
 
 
 def batches_of(path, count, model):

@@ -20,6 +20,8 @@ NEEDS = {
     "export_cache": "calibration",
     "train_qat": "qat",
     "plan": "fallback",
+    "dla": "dla",
+    "compare_dla": "dla",
 }
 PURPOSES = {
     **dict.fromkeys(("build_engine", "fingerprint"), "build"),
@@ -83,7 +85,7 @@ def _check_names(rule, names, tables):
     if rule == "sweep" and not tables.is_swept(names["precision"]):
         raise UserError(f"precision {names['precision']} has no sweep: its calibration.method is not sweep")
     need = NEEDS.get(rule)
-    if need and tables.row("precision", names["precision"]).get(need) in (None, "none"):
+    if need and tables.row("precision", names["precision"]).get(need) in (None, "none", False):
         raise UserError(f"precision {names['precision']} has no {need} in config.yaml")
     dataset = names.get("dataset")
     reason = None

@@ -113,8 +113,15 @@ class Recipes:
         return {
             **pick(row, "compute", "high_precision", "dla", "tf32"),
             **pick(place, "batches", "threads", "compute_capabilities", *SEARCH),
+            **self.own_batches(w),
             **other,
         }
+
+    def accelerator(self, w):
+        """Return what decides which nodes a target's DLA takes, and in what they compute there."""
+        row, place = self.tables.row("precision", w.precision), self.tables.row("target", w.target)
+        facts = {"generation": place["dla_generation"], "version": self.version(w)}
+        return {"batch": row["batches"][0], "compute": row["compute"], **facts}
 
     def verification(self, w):
         """Return how an engine is held to its plan, or nothing where the precision has none."""
@@ -129,10 +136,14 @@ class Recipes:
         return SCORED[w.scores]
 
     def profiling(self, w):
-        return pick(self.tables.row("target", w.target), "batches", "threads")
+        return {**pick(self.tables.row("target", w.target), "batches", "threads"), **self.own_batches(w)}
+
+    def own_batches(self, w):
+        """Return the batches that a precision has over its target's, or nothing."""
+        return pick(self.tables.row("precision", w.precision), "batches")
 
     def timing(self, w):
-        return pick(self.tables.row("target", w.target), *TIMING)
+        return {**pick(self.tables.row("target", w.target), *TIMING), **self.own_batches(w)}
 
     def lineage(self, w):
         """Return what a result records of its recipe: the rows, less what decides nothing about its numbers."""

@@ -33,13 +33,17 @@ def entries(tool, args):
 
 
 def queries(runtime, engine, batches):
-    """Return [(batch, shapes as trtexec wants them, number of the optimization profile)] of an engine."""
+    """Return [(batch, shapes as trtexec wants them, number of the optimization profile)] of an engine.
+
+    An engine that has one batch alone is given no shapes: they are None.
+    """
     import runtimes
 
     session = runtimes.load(runtime).load(engine)
     name, shape = next(iter(session.inputs.items()))
     texts = {batch: "x".join(str(size) for size in [batch, *list(shape)[1:]]) for batch in batches}
-    return [(batch, f"{name}:{text}", session.optimization_profile(batch)) for batch, text in texts.items()]
+    given = {batch: f"{name}:{text}" if shape[0] < 0 else None for batch, text in texts.items()}
+    return [(batch, shapes, session.optimization_profile(batch)) for batch, shapes in given.items()]
 
 
 def entry(batch, times):

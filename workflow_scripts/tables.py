@@ -78,6 +78,7 @@ class Tables:
                 raise UserError(f"datasets.{name}: weights: finetune and from (official, or a path) need each other")
         for name, row in config["targets"].items():
             self.row("graph", row["graph"])
+            self._check_dla(name, row)
             if row["typed"] and row["graph"] != TYPED_CLASS:
                 raise UserError(f"targets.{name}: typed graphs are made of the class {TYPED_CLASS}, not {row['graph']}")
         for name, row in config["precisions"].items():
@@ -108,6 +109,16 @@ class Tables:
             raise UserError(
                 f"precisions.{name}: INT8 on a DLA comes from a cache, which no plan changes: fallback: none"
             )
+
+    def _check_dla(self, name, row):
+        """Raise UserError where a target's accelerator is not described, or a precision for one has several batches."""
+        if row["dla"] and not (row.get("dla_generation") and row.get("dla_graph")):
+            raise UserError(f"targets.{name}: its dla needs a dla_generation and a dla_graph")
+        if row["dla"]:
+            self.row("graph", row["dla_graph"])
+        for precision, other in self.config["precisions"].items():
+            if other.get("dla") and len(other.get("batches", ())) != 1:
+                raise UserError(f"precisions.{precision}: an engine on a DLA has one batch (batches: [1])")
 
     def _check_choice(self, name, row):
         if ("choose" in row) == ("compute" in row):
@@ -155,7 +166,8 @@ class Tables:
 
     def graph_class(self, precision, target):
         """Return the class of graph that a precision's engine on a target is built from."""
-        return self.row("precision", precision).get("graph") or self.row("target", target)["graph"]
+        row, place = self.row("precision", precision), self.row("target", target)
+        return row.get("graph") or (place["dla_graph"] if row.get("dla") else place["graph"])
 
     def graph_path(self, dataset, model, precision, graph):
         """Return the clean graph of a class, or the quantized one where the precision has a calibration."""
@@ -276,6 +288,9 @@ class Tables:
         """Return whether INT8 comes from a calibration cache: a DLA takes no Q/DQ nodes (before TensorRT 11.4)."""
         row = self.row("precision", precision)
         return bool(row["dla"] and row.get("calibration") and not self.row("target", target)["typed"])
+
+    def is_dla(self, precision):
+        return bool(self.row("precision", precision).get("dla"))
 
     def is_swept(self, precision):
         """Return whether a precision's calibration recipe is chosen among candidates by measurement."""

@@ -15,6 +15,7 @@ BUILT = ("fp32.cpu", "int8_ptq.cpu", "int8_qat.cpu", "fp32.ort")
 CPU = BUILT[:3]
 AUTO = f"results/{MODEL}.auto.cpu.json"
 PROFILE = f"results/digits/profile/{MODEL}.fp32.cpu.json"
+DLA = f"results/digits/dla/{MODEL}.fp16_dla.xavier.json"
 
 
 def result(*names):
@@ -409,6 +410,39 @@ def budget_of_a_choice(workflow):
     choice_of_a_precision(workflow)
     workflow.build(AUTO)
     workflow.config(row("precisions", "auto", budget=0.7))
+
+
+# The DLA-fit report, which no machine is needed for
+
+
+@change(["clean dla1", "dla fp16_dla.xavier"], targets=[DLA])
+def report_of_a_dla(workflow):
+    pass
+
+
+@change(["dla fp16_dla.xavier"], targets=[DLA])
+def batch_of_a_dla(workflow):
+    workflow.build(DLA)
+    workflow.config(row("precisions", "fp16_dla", batches=[4]))
+
+
+@change(["clean dla1", "dla fp16_dla.xavier"], targets=[DLA])
+def passes_of_a_dla(workflow):
+    workflow.build(DLA)
+    workflow.config(lambda config: config["graphs"]["dla1"]["passes"].append("split_to_slices"))
+
+
+@change(["dla fp16_dla.xavier"], targets=[DLA])
+def rules_of_a_dla(workflow):
+    workflow.build(DLA)
+    workflow.edit("workflow_scripts/dla/rules.yaml", "loadables: 16", "loadables: 8")
+
+
+@change([], targets=[DLA])
+def facts_that_a_dla_does_not_depend_on(workflow):
+    workflow.build(DLA)
+    workflow.config(row("targets", "xavier", iterations=77, workspace_mb=64))
+    workflow.config(row("precisions", "fp16_dla", budget=7.0))
 
 
 # Code

@@ -9,47 +9,10 @@ import onnx_graphsurgeon as gs
 
 from cli import log
 from files import UserError
-from graph import onnxio, shapes
+from graph import dla_passes, edits, onnxio, shapes
 
 TOLERANCE = 1e-5  # of an exact pass, relative to the largest logit
 ELEMENTWISE = {"Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Sigmoid", "Clip"}
-
-
-def _consumer(tensor):
-    """Return the only node that reads a tensor, or None."""
-    return tensor.outputs[0] if len(tensor.outputs) == 1 else None
-
-
-def _producer(tensor, op):
-    """Return the node of kind `op` that writes a tensor, or None."""
-    return tensor.inputs[0] if tensor.inputs and tensor.inputs[0].op == op else None
-
-
-def _bypass(node):
-    """Let the readers of a node's output read its first input instead."""
-    source, replaced = node.inputs[0], node.outputs[0]
-    for reader in list(replaced.outputs):
-        reader.inputs = [source if tensor is replaced else tensor for tensor in reader.inputs]
-    node.outputs.clear()
-
-
-def _reads(node, old, new):
-    node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
-
-
-def _is_output(graph, tensor):
-    return any(tensor is output for output in graph.outputs)
-
-
-def _reshape(graph, source, shape, name):
-    """Add a Reshape of a tensor to a symbolic shape and return its output; a name that is taken gets a `_` more."""
-    taken = {node.name for node in graph.nodes}
-    while name in taken:
-        name += "_"
-    output = gs.Variable(f"{name}_output_0", dtype=source.dtype, shape=list(shape))
-    value = gs.Constant(f"{name}_shape", np.array(shapes.target(shape), dtype=np.int64))
-    graph.nodes.append(gs.Node("Reshape", name, inputs=[source, value], outputs=[output]))
-    return output
 
 
 def fold_constants(graph):
@@ -71,12 +34,12 @@ def drop_noops(graph):
     """Remove Identity, Dropout, and Reshape or Transpose that change nothing."""
     shapes.annotate(graph)
     for node in list(graph.nodes):
-        kept = _is_output(graph, node.outputs[0])
+        kept = edits.is_output(graph, node.outputs[0])
         same = node.op in ("Identity", "Dropout")
         same |= node.op == "Reshape" and node.inputs[0].shape == node.outputs[0].shape
         same |= node.op == "Transpose" and list(node.attrs["perm"]) == sorted(node.attrs["perm"])
         if same and not kept:
-            _bypass(node)
+            edits.bypass(node)
     return graph.cleanup()
 
 
@@ -87,14 +50,14 @@ def share_initializers(graph):
         if isinstance(tensor, gs.Constant):
             kept = first.setdefault((str(tensor.dtype), tuple(tensor.shape), tensor.values.tobytes()), tensor)
             for reader in list(tensor.outputs) if kept is not tensor else []:
-                _reads(reader, tensor, kept)
+                edits.reads(reader, tensor, kept)
     return graph.cleanup()
 
 
 def merge_reshapes(graph):
     """Let a Reshape or Transpose that follows one of its kind do the work of both."""
     for node in graph.toposort().nodes:
-        before = _producer(node.inputs[0], node.op) if node.op in ("Reshape", "Transpose") else None
+        before = edits.producer(node.inputs[0], node.op) if node.op in ("Reshape", "Transpose") else None
         if before is None:
             continue
         if node.op == "Transpose":
@@ -109,8 +72,12 @@ def merge_slices(graph):
     """Let one Slice cut along the axes of two that follow each other, and end where its input does."""
     shapes.annotate(graph)
     for node in graph.toposort().nodes:
-        before = _producer(node.inputs[0], "Slice") if node.op == "Slice" else None
-        if before is None or _consumer(before.outputs[0]) is not node or len(node.inputs) != 5 != len(before.inputs):
+        before = edits.producer(node.inputs[0], "Slice") if node.op == "Slice" else None
+        if (
+            before is None
+            or edits.consumer(before.outputs[0]) is not node
+            or len(node.inputs) != 5 != len(before.inputs)
+        ):
             continue
         constants = before.inputs[1:] + node.inputs[1:]
         if all(isinstance(t, gs.Constant) for t in constants) and before.inputs[3].values != node.inputs[3].values:
@@ -137,7 +104,7 @@ def _end_inside(node):
 def merge_transposes(graph):
     """Transpose once before a Split instead of once behind each of its outputs, where that takes fewer."""
     for split in [n for n in graph.nodes if n.op == "Split"]:
-        behind = [_consumer(output) for output in split.outputs]
+        behind = [edits.consumer(output) for output in split.outputs]
         if not all(node is not None and node.op == "Transpose" for node in behind):
             continue
         perms = [list(node.attrs["perm"]) for node in behind]
@@ -157,7 +124,7 @@ def merge_transposes(graph):
 def merge_hardswish(graph):
     """Write x * HardSigmoid(x) as HardSwish (opset 14), which OpenVINO and ONNX Runtime compute in one go."""
     for gate in [n for n in graph.nodes if n.op == "HardSigmoid"]:
-        product, source = _consumer(gate.outputs[0]), gate.inputs[0]
+        product, source = edits.consumer(gate.outputs[0]), gate.inputs[0]
         sixth = abs(gate.attrs.get("alpha", 0.2) - 1 / 6) < 1e-6 and gate.attrs.get("beta", 0.5) == 0.5
         if sixth and product is not None and product.op == "Mul" and any(t is source for t in product.inputs):
             product.op, product.inputs = "HardSwish", [source]
@@ -170,7 +137,7 @@ def linear_to_gemm(graph):
     """Write a linear layer on tokens [B, N, C] as one Gemm on [B*N, C], and keep the tokens flat between layers."""
     shapes.annotate(graph)
     for node in [n for n in graph.nodes if n.op == "MatMul"]:
-        bias = _consumer(node.outputs[0])
+        bias = edits.consumer(node.outputs[0])
         if bias is None or bias.op != "Add" or not isinstance(node.inputs[1], gs.Constant):
             continue
         constants = [t for t in bias.inputs if isinstance(t, gs.Constant) and len(t.shape) == 1]
@@ -183,13 +150,15 @@ def _as_gemm(graph, node, add, bias):
     source, result = node.inputs[0], add.outputs[0]
     name = node.name.rsplit("/", 1)[0]
     rows = _product(source.shape[:-1])
-    flat = _reshape(graph, source, [rows, source.shape[-1]], f"{name}/Flatten") if len(source.shape) > 2 else source
+    flat = (
+        edits.reshape(graph, source, [rows, source.shape[-1]], f"{name}/Flatten") if len(source.shape) > 2 else source
+    )
     output = gs.Variable(f"{name}/Gemm_output_0", dtype=result.dtype, shape=[rows, result.shape[-1]])
     graph.nodes.append(gs.Node("Gemm", f"{name}/Gemm", inputs=[flat, node.inputs[1], bias], outputs=[output]))
     if len(source.shape) > 2:
-        output = _reshape(graph, output, result.shape, f"{name}/Unflatten")
+        output = edits.reshape(graph, output, result.shape, f"{name}/Unflatten")
     for reader in list(result.outputs):
-        _reads(reader, result, output)
+        edits.reads(reader, result, output)
     add.outputs.clear()
 
 
@@ -205,13 +174,13 @@ def _as_conv(graph, node):
     (source, weight, bias), result, name = node.inputs, node.outputs[0], node.name.rsplit("/", 1)[0]
     values = weight.values if node.attrs.get("transB", 0) else weight.values.T
     kernel = gs.Constant(f"{name}/kernel", np.ascontiguousarray(values[:, :, None, None]))
-    wide = _reshape(graph, source, [*source.shape, 1, 1], f"{name}/Widen")
+    wide = edits.reshape(graph, source, [*source.shape, 1, 1], f"{name}/Widen")
     output = gs.Variable(f"{name}/Conv_output_0", dtype=result.dtype, shape=[*result.shape, 1, 1])
     graph.nodes.append(gs.Node("Conv", f"{name}/Conv", {"kernel_shape": [1, 1]}, [wide, kernel, bias], [output]))
-    narrow = _reshape(graph, output, result.shape, f"{name}/Narrow")
+    narrow = edits.reshape(graph, output, result.shape, f"{name}/Narrow")
     for reader in list(result.outputs):
-        _reads(reader, result, narrow)
-    if _is_output(graph, result):
+        edits.reads(reader, result, narrow)
+    if edits.is_output(graph, result):
         narrow.name, result.name = result.name, narrow.name
         graph.outputs = [narrow if tensor is result else tensor for tensor in graph.outputs]
     node.outputs.clear()
@@ -242,22 +211,22 @@ def _sink_reshapes(graph):
 
 def _sink(graph, node):
     data = [t for t in node.inputs if not isinstance(t, gs.Constant)]
-    before = [_producer(t, "Reshape") for t in data]
+    before = [edits.producer(t, "Reshape") for t in data]
     first = next((reshape for reshape in before if reshape is not None), None)
     scalars = all(t.values.size == 1 for t in node.inputs if isinstance(t, gs.Constant))
-    if first is None or not scalars or _is_output(graph, node.outputs[0]):
+    if first is None or not scalars or edits.is_output(graph, node.outputs[0]):
         return False
     source, target = first.inputs[0].shape, first.outputs[0].shape
     if not all(_sinks(tensor, reshape, source, target) for tensor, reshape in zip(data, before)):
         return False
     for tensor, reshape in zip(data, before):
-        other = reshape is None and _reshape(graph, tensor, source, f"{node.name}_Flatten")
-        _reads(node, tensor, other or reshape.inputs[0])
+        other = reshape is None and edits.reshape(graph, tensor, source, f"{node.name}_Flatten")
+        edits.reads(node, tensor, other or reshape.inputs[0])
     result = node.outputs[0]
     readers, result.shape = list(result.outputs), source
-    behind = _reshape(graph, result, target, f"{node.name}_Reshape")
+    behind = edits.reshape(graph, result, target, f"{node.name}_Reshape")
     for reader in readers:
-        _reads(reader, result, behind)
+        edits.reads(reader, result, behind)
     return True
 
 
@@ -281,7 +250,7 @@ def _share_reshapes(graph):
     for node in [n for n in graph.toposort().nodes if n.op == "Reshape"]:
         kept = first.setdefault((node.inputs[0].name, tuple(node.outputs[0].shape)), node).outputs[0]
         for reader in list(node.outputs[0].outputs) if kept is not node.outputs[0] else []:
-            _reads(reader, node.outputs[0], kept)
+            edits.reads(reader, node.outputs[0], kept)
     return graph.cleanup()
 
 
@@ -298,6 +267,10 @@ PASSES = {
         merge_hardswish,
         linear_to_gemm,
         gemm_to_conv,
+        dla_passes.linear_to_conv,
+        dla_passes.mean_to_pool,
+        dla_passes.split_to_slices,
+        dla_passes.hardswish_to_clip,
     )
 }
 

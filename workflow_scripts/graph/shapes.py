@@ -7,15 +7,15 @@ from graph import onnxio
 BATCHES = (2, 3)  # coprime: what scales with the batch is told from what does not
 
 
-def measured(graph):
-    """Return {tensor name: [shape at batch 2, shape at batch 3]} and {tensor name: dtype}.
+def measured(graph, batches=BATCHES):
+    """Return {tensor name: [shape at each batch]} and {tensor name: dtype}.
 
     One run of ONNX Runtime for each batch, with every tensor as an output.
     """
     session = onnxio.observer(graph)
     fetched = [o.name for o in session.get_outputs()]
     shapes, dtypes = {}, {}
-    for batch in BATCHES:
+    for batch in batches:
         feed = {onnxio.INPUT: onnxio.random_batch(graph, batch)}
         for name, value in [*feed.items(), *zip(fetched, session.run(None, feed))]:
             shapes.setdefault(name, []).append(list(value.shape))
@@ -40,6 +40,15 @@ def annotate(graph):
     for name, tensor in graph.tensors().items():
         if name in shapes and not isinstance(tensor, gs.Constant):
             tensor.shape, tensor.dtype = symbolic(shapes[name]), dtypes[name]
+    return graph
+
+
+def fix(graph, batch):
+    """Write the shapes and types of one batch size into every variable of the graph, which may allow no other."""
+    found, dtypes = measured(graph, [batch])
+    for name, tensor in graph.tensors().items():
+        if name in found and not isinstance(tensor, gs.Constant):
+            tensor.shape, tensor.dtype = found[name][0], dtypes[name]
     return graph
 
 

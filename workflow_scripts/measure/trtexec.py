@@ -49,11 +49,15 @@ class Trtexec:
         return profile == 0 or "--useProfile" in self.known
 
     def arguments(self, engine, shapes, profile, recipe, times):
-        """Return its arguments for a query of `shapes` (name:1x3x4x4), timed as a benchmark's recipe says.
+        """Return its arguments for a query of `shapes` (name:1x3x4x4, or None), timed as a benchmark's recipe says.
 
         An option that it does not list is what it does by itself. times: path of the file that it writes.
         """
-        given = [f"--loadEngine={engine}", f"--shapes={shapes}", f"--warmUp={recipe['warmup_ms']}"]
+        given = [
+            f"--loadEngine={engine}",
+            *([f"--shapes={shapes}"] if shapes else []),
+            f"--warmUp={recipe['warmup_ms']}",
+        ]
         given += [f"--duration={recipe['duration_ms'] / 1000:g}", f"--iterations={recipe['iterations']}"]
         wanted = [pair[0 if recipe.get(key, True) else 1] for key, pair in SWITCHES.items()]
         given += [option for option in wanted if option in self.known]

@@ -126,11 +126,15 @@ class GpuSession(Session):
         source, self.target = self.io.inputs[0], self.io.outputs[0]
         self.source, self.inputs = source, {source: list(self.io.shape(source))}
         self.outputs = {self.target: list(self.io.shape(self.target))}
-        bounds = [self.io.profile(number, source) for number in range(engine.num_optimization_profiles)]
-        self.ranges = [(least[0], best[0], most[0]) for least, best, most in bounds]
+        self.ranges = [self._range(number) for number in range(engine.num_optimization_profiles)]
         self.batches = sorted({most for _, _, most in self.ranges})
         self.facts = {"threads": None, "cuda_graph": False}
         self._contexts, self._slots, self.stream = {}, {}, _cuda.Stream()
+
+    def _range(self, number):
+        """Return the (least, best, largest) batch of an optimization profile; all one where the engine's is fixed."""
+        fixed = self.inputs[self.source][0]
+        return (fixed,) * 3 if fixed > 0 else tuple(shape[0] for shape in self.io.profile(number, self.source))
 
     def _check(self):
         names = self.io.inputs + self.io.outputs

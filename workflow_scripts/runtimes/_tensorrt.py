@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cli import log
 from files import UserError
-from runtimes import PRECISIONS, _cuda
+from runtimes import PRECISIONS, _cuda, _dla
 
 TYPES = {
     **{"Float": "fp32", "FP32": "fp32", "Half": "fp16", "FP16": "fp16", "BFloat16": "bf16", "BF16": "bf16"},
@@ -58,7 +58,7 @@ def logger_of(trt):
                 if (severity, text) not in self.messages and not HARMLESS.search(text):
                     log.info("%s: %s", trt.__name__, text)
                     self.messages.append((severity, text))
-            elif "LayerType: " in text:
+            elif "LayerType: " in text or _dla.tells(text):
                 self.messages.append((severity, text))
             elif "Timing Runner" in text:
                 self.tell()
@@ -195,12 +195,17 @@ def serialize(trt, builder, network, config, onnx):
 
 
 def said(trt):
-    """Return (warnings, layers told by the builder or None) since the last call."""
+    """Return (warnings, layers told by the builder or None, what it says of a DLA or None) since the last call.
+
+    That a layer falls back to the GPU is no warning where a network is placed on a DLA, but part of the last.
+    """
     logger = logger_of(trt)
-    warnings = sorted({text for severity, text in logger.messages if severity == trt.ILogger.WARNING})
-    layers = layers_of_log([text for _, text in logger.messages])
+    texts = [text for _, text in logger.messages]
+    warnings = {text for severity, text in logger.messages if severity == trt.ILogger.WARNING}
+    found = _dla.built(texts)
+    kept = sorted(text for text in warnings if found is None or not _dla.tells(text))
     logger.take()
-    return warnings, layers
+    return kept, layers_of_log(texts), found
 
 
 def layer(name, kind, inputs, outputs):

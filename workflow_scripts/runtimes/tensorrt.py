@@ -16,7 +16,7 @@ from pathlib import Path
 import probe
 from cli import log
 from files import UserError, replacing
-from runtimes import PRECISIONS, _calibration, _gpu, _layers, _tensorrt, description, missing_precisions
+from runtimes import PRECISIONS, _calibration, _dla, _gpu, _layers, _tensorrt, description, missing_precisions
 
 NAME = "tensorrt"
 REMEDY = "install it as envs/ says; on a Jetson it is part of JetPack (python3-libnvinfer)"
@@ -58,7 +58,7 @@ def build(onnx, recipe, plan, engine, calibration=None):
     builder = trt.Builder(_tensorrt.logger_of(trt))
     network, parser = _tensorrt.parse(trt, builder, onnx)
     config = builder.create_builder_config()
-    _configure(trt, builder, config, network, recipe)
+    placed = _configure(trt, builder, config, network, recipe)
     followed, unfollowed = _follow(trt, config, network, plan)
     if calibration:
         config.int8_calibrator = calibrator(trt, calibration, network)
@@ -68,10 +68,12 @@ def build(onnx, recipe, plan, engine, calibration=None):
     with open(engine, "wb") as stream:
         stream.write(data)
     del parser
-    warnings, _ = _tensorrt.said(trt)
+    warnings, _, on_dla = _tensorrt.said(trt)
     layers, unread = _read_back(engine)
     warnings += missing_precisions(recipe, layers) + unread + unfollowed
     more = {"batches": sorted(set(recipe["batches"])), "timing_cache_bytes": known, "plan_layers": followed}
+    if placed:
+        more["dla"] = {"placed": placed, "built": on_dla}
     return description(fingerprint(), layers, seconds, warnings, **more)
 
 
@@ -132,6 +134,7 @@ def _kinds(recipe):
 
 
 def _configure(trt, builder, config, network, recipe):
+    """Tell a builder what a recipe asks for; return where a DLA's layers were placed, or None without one."""
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     _set_workspace(trt, config, recipe.get("workspace_mb"))
     for kind in _kinds(recipe):
@@ -145,12 +148,13 @@ def _configure(trt, builder, config, network, recipe):
     if recipe.get("optimization_level") is not None:
         _set_level(trt, config, recipe["optimization_level"])
     if recipe.get("dla"):
-        _use_dla(trt, builder, config)
-    fixed = recipe.get("dla") or recipe.get("dynamic_batch") is False  # a DLA takes fixed shapes alone
+        return _use_dla(trt, builder, config, network, recipe["batches"])
+    fixed = recipe.get("dynamic_batch") is False
     if not fixed and hasattr(getattr(trt, "PreviewFeature", None), DYNAMIC):
         config.set_preview_feature(getattr(trt.PreviewFeature, DYNAMIC), True)
     for batch in sorted(set(recipe["batches"])):
         _tensorrt.add_profile(builder, config, network, batch if fixed else 1, batch)
+    return None
 
 
 def _set_workspace(trt, config, mebibytes):
@@ -183,12 +187,19 @@ def _set_level(trt, config, level):
         log.info("TensorRT %s has no optimization levels: optimization_level %s is not used", trt.__version__, level)
 
 
-def _use_dla(trt, builder, config):
+def _use_dla(trt, builder, config, network, batches):
+    """Let core 0 run what is worth it, and the GPU the rest; return what _dla.place says of that."""
     if not builder.num_DLA_cores:
         raise UserError("the precision wants a deep learning accelerator, and TensorRT finds none here")
+    if len(set(batches)) != 1:
+        raise UserError(f"an engine on a DLA has one batch, not {len(set(batches))}: batches of the precision's row")
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = 0
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    _dla.fix_batch(network, batches[0])
+    placed = _dla.place(trt, config, network)
+    _tensorrt.logger_of(trt).take()  # what it said of each layer that it was asked about
+    return placed
 
 
 def _follow(trt, config, network, plan):

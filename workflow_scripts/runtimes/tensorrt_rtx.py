@@ -56,7 +56,7 @@ def build(onnx, recipe, plan, engine):
         stream.write(plan_bytes)
     del parser
     seconds, batches = time.monotonic() - start, sorted(set(recipe["batches"]))
-    warnings, layers = _tensorrt.said(trt)
+    warnings, layers, _ = _tensorrt.said(trt)
     warnings += missing_precisions(recipe, layers)
     more = {"batches": batches, "layers_from": "the builder's log", "compute_capabilities": _asked(recipe)}
     return description(fingerprint(), layers, seconds, warnings, **more)

@@ -1,0 +1,37 @@
+"""Whether a deep learning accelerator can pay, said before anything is built for it, and how a build turned out."""
+
+
+rule dla:
+    """Report what a DLA would run of a network, in which subgraphs, and whether that can pay; works on every machine."""
+    input:
+        clean=clean_graph,
+        onnx="results/{dataset}/onnx/{model}.onnx",
+        rules="workflow_scripts/dla/rules.yaml",
+        template="workflow_scripts/drawing/dla.svg",
+        code=code("dla_fit.py"),
+    output:
+        report="results/{dataset}/dla/{model}.{precision}.{target}.json",
+        picture="results/{dataset}/dla/{model}.{precision}.{target}.svg",
+    log:
+        "results/logs/{dataset}/dla.{model}.{precision}.{target}.log",
+    params:
+        recipe=options(recipe=recipes.accelerator),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --clean {input.clean:q} --onnx {input.onnx:q} --rules {input.rules:q} '
+        "--model {wildcards.model} --precision {wildcards.precision} --target {wildcards.target} {params.recipe} "
+        "--report {output.report:q} --picture {output.picture:q} --log {log:q}"
+
+
+rule compare_dla:
+    """Put a DLA-fit report's prediction beside what the builder did."""
+    input:
+        report="results/{dataset}/dla/{model}.{precision}.{target}.json",
+        description="results/{dataset}/engines/{model}.{precision}.{target}.json",
+        code=code("compare_dla.py"),
+    output:
+        comparison="results/{dataset}/dla/{model}.{precision}.{target}.built.json",
+    log:
+        "results/logs/{dataset}/compare_dla.{model}.{precision}.{target}.log",
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --report {input.report:q} --description {input.description:q} '
+        "--comparison {output.comparison:q} --log {log:q}"

@@ -1,0 +1,1 @@
+"""What a deep learning accelerator takes of a network, and in which pieces."""

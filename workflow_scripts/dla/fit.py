@@ -1,0 +1,199 @@
+"""The DLA-fit report: what of a graph a DLA would run, in which subgraphs, what that moves, and whether it can pay.
+
+Nothing is built for it: verdicts come from the rules in rules.yaml, subgraphs from regions.py.
+"""
+
+import collections
+import math
+
+import onnx_graphsurgeon as gs
+
+from dla import regions, rules
+from graph import shapes
+
+SIZES = {"fp16": 2, "int8": 1}  # bytes of a number
+CONVOLUTIONS = ("Conv", "Gemm", "MatMul")
+
+
+def report(graph, known, recipe, alone=False):
+    """Return the report of a graph.
+
+    graph: graphsurgeon graph; known: of rules.load; recipe: {batch, compute, generation, version}. alone: whether
+    layers are placed as TensorRT does by itself, else as runtimes/_dla.py tells it to: no subgraph without a
+    convolution, and nothing that only moves data. `candidates` counts the subgraphs that TensorRT finds by itself,
+    `offered` those that are to be loaded, `loadables` those that are.
+    """
+    graph = shapes.fix(graph.fold_constants(fold_shapes=False).cleanup().toposort(), recipe["batch"])
+    limit, movers = known["limits"]["loadables"], () if alone else known["movers"]["ops"]
+    rows = [_row(node, known, recipe, movers) for node in graph.nodes if node.op != "Constant"]
+    nodes = [row.pop("node") for row in rows]
+    found = regions.candidates(nodes)
+    pieces = found if alone else regions.candidates([n._replace(supported=n.offered) for n in nodes])
+    placed = (regions.loaded if alone else regions.worthwhile)(nodes, pieces, limit)
+    _place(rows, pieces, placed)
+    moved = _transfers(rows, nodes, _tensors(graph), known["channels"]["bytes"], recipe["compute"])
+    worth = [positions for positions in pieces if alone or any(nodes[p].weight for p in positions)]
+    counts = {"candidates": len(found), "offered": len(worth), "loadables": len(placed), "limit": limit}
+    macs = {side: sum(row["macs"] for row in rows if row["runs_on"] == side) for side in ("dla", "gpu")}
+    totals = _totals(moved)
+    return {
+        **recipe,
+        **counts,
+        "nodes": rows,
+        "fallback": dict(sorted(collections.Counter(row["op"] for row in rows if not row["supported"]).items())),
+        "subgraphs": [_subgraph(rows, pieces[number], order, moved) for order, number in enumerate(placed, 1)],
+        "moved": moved,
+        "transfers": totals,
+        "macs": macs,
+        "prediction": predict(known, recipe, counts, macs, totals),
+    }
+
+
+SUMMARY = ("candidates", "offered", "loadables", "limit", "fallback", "transfers", "macs", "prediction")
+
+
+def summary(found):
+    """Return a report without its nodes, and how many those are."""
+    return {**{key: found[key] for key in SUMMARY}, "node_count": len(found["nodes"])}
+
+
+def _row(node, known, recipe, movers):
+    """Return a node's part of the report, with the regions' view of it under `node`."""
+    reason = rules.problem(known, node, recipe["generation"], recipe["version"])
+    read, macs, idle = rules.activations(node), macs_of(node), node.op in movers
+    names = [[tensor.name for tensor in tensors] for tensors in (read, node.outputs)]
+    batch = rules.batch_of((read or node.outputs)[0])
+    seen = regions.Node(node.name, *names, reason is None, batch, macs, reason is None and not idle)
+    row = {"name": node.name, "op": node.op, "supported": reason is None, "macs": macs, "node": seen}
+    return {**row, "reason": reason or ("it only moves data" if idle else None)}
+
+
+def macs_of(node):
+    """Return the multiplications and additions of a convolution or product, for the batch in its shapes; else 0."""
+    if node.op not in CONVOLUTIONS:
+        return 0
+    result, weight = math.prod(node.outputs[0].shape), list(node.inputs[1].shape)
+    if node.op == "Conv":
+        return result * math.prod(weight[1:])
+    return result * (weight[-1] if node.op == "Gemm" and node.attrs.get("transB") else weight[-2])
+
+
+def _place(rows, pieces, placed):
+    """Write into each row where its node runs, and why, where the rules alone do not say."""
+    for row in rows:
+        row["runs_on"], row["subgraph"] = "gpu", None
+    for order, number in enumerate(placed, 1):
+        for position in pieces[number]:
+            rows[position].update(runs_on="dla", subgraph=order)
+    for number in set(range(len(pieces))) - set(placed):
+        worth = any(rows[position]["macs"] for position in pieces[number])
+        for position in pieces[number]:
+            rows[position]["reason"] = (
+                "more subgraphs than can be loaded" if worth else "its subgraph has no convolution"
+            )
+
+
+def _tensors(graph):
+    """Return {name: shape} of what is no constant."""
+    return {name: list(t.shape) for name, t in graph.tensors().items() if not isinstance(t, gs.Constant)}
+
+
+def _transfers(rows, nodes, tensors, group, compute):
+    """Return the tensors that change sides: {tensor, from, to, bytes}; a side is a subgraph's number or `gpu`."""
+    places = {tensor: row["subgraph"] or "gpu" for row, node in zip(rows, nodes) for tensor in node.outputs}
+    readers = collections.defaultdict(set)
+    for row, node in zip(rows, nodes):
+        for tensor in node.inputs:
+            readers[tensor].add(row["subgraph"] or "gpu")
+    read = {tensor for node in nodes for tensor in node.inputs}
+    for tensor in tensors:
+        places.setdefault(tensor, "gpu")
+        if tensor not in read:
+            readers[tensor].add("gpu")  # the network's output
+    found = [(tensor, places[tensor], to) for tensor in tensors for to in readers[tensor] if to != places[tensor]]
+    rows = [{"tensor": t, "from": a, "to": b, "bytes": bytes_of(tensors[t], group, compute)} for t, a, b in found]
+    return sorted(rows, key=lambda row: (row["tensor"], str(row["to"])))
+
+
+def bytes_of(shape, group, compute):
+    """Return a tensor's bytes in a DLA's format: channels come in groups of `group` bytes."""
+    size = SIZES[compute]
+    channels = shape[-3] if len(shape) > 2 else shape[-1]
+    padded = math.ceil(channels * size / group) * group
+    return math.prod(shape) // max(channels, 1) * padded
+
+
+def _totals(moved):
+    """Return bytes by direction: to the DLA, back, and from subgraph to subgraph (through memory, not the GPU)."""
+    totals = dict.fromkeys(("to_dla", "to_gpu", "between"), 0)
+    for row in moved:
+        totals["to_gpu" if row["to"] == "gpu" else "to_dla" if row["from"] == "gpu" else "between"] += row["bytes"]
+    return {**totals, "tensors": len(moved)}
+
+
+def _subgraph(rows, positions, number, moved):
+    entering, leaving = ([row for row in moved if row[end] == number] for end in ("to", "from"))
+    return {
+        "number": number,
+        "nodes": [rows[position]["name"] for position in positions],
+        "macs": sum(rows[position]["macs"] for position in positions),
+        "bytes_in": sum(row["bytes"] for row in entering),
+        "bytes_out": sum(row["bytes"] for row in leaving),
+    }
+
+
+# Whether it can pay
+
+
+def costs(known):
+    """Return (milliseconds that a loadable costs, MACs a second of the GPU), from what was measured.
+
+    A loadable's is what 16 of them added to a query, divided by 16: they took next to nothing off the GPU.
+    """
+    seen = known["measured"]
+    added = 1e3 / seen["dla_qps"] - 1e3 / seen["gpu_qps"]
+    return added / seen["dla_loadables"], seen["gpu_macs"] * seen["gpu_qps"]
+
+
+def predict(known, recipe, counts, macs, transfers):
+    """Return the verdict on a placement and the arithmetic behind it, all times in milliseconds for a query.
+
+    What is gained is at most the GPU's time for the MACs that leave it; what is paid are the loadables' fixed cost and
+    the DLA's own time at its peak, so a placement that is not worth it by this is not worth it at all.
+    """
+    each, speed = costs(known)
+    peak = known["generations"][recipe["generation"]]["macs_per_second"].get(recipe["compute"])
+    gained, computing = 1e3 * macs["dla"] / speed, 1e3 * macs["dla"] / peak if peak else None
+    paid = counts["loadables"] * each
+    left = gained - (computing or 0.0)
+    even = math.ceil(recipe["batch"] * paid / left) if left > 0 else None
+    verdict = _verdict(counts, macs, left, paid)
+    return {
+        "verdict": verdict,
+        "gpu_ms_saved_at_most": round(gained, 4),
+        "dla_ms_at_least": None if computing is None else round(computing, 4),
+        "loadables_ms": round(paid, 4),
+        "ms_per_loadable": round(each, 4),
+        "break_even_batch": even,
+        "sentence": _sentence(known, recipe, counts, macs, transfers, (verdict, gained, computing, paid, even)),
+    }
+
+
+def _verdict(counts, macs, left, paid):
+    if not macs["dla"] or counts["offered"] > counts["limit"]:
+        return "does not fit"
+    return "worth it" if left > paid else "not worth it"
+
+
+def _sentence(known, recipe, counts, macs, transfers, result):
+    verdict, gained, computing, paid, even = result
+    share = 100 * macs["dla"] / max(macs["dla"] + macs["gpu"], 1)
+    moved = (transfers["to_dla"] + transfers["to_gpu"]) / 1e6
+    asked = "1 subgraph" if counts["offered"] == 1 else f"{counts['offered']} subgraphs"
+    own = "its own time is not known" if computing is None else f"the DLA takes at least {computing:.2f} ms"
+    price = f"{counts['loadables']} loadables cost {paid:.2f} ms (as measured on {known['measured']['board']})"
+    later = f"; it could be from batch {even} on" if verdict == "not worth it" and even else ""
+    return (
+        f"{verdict}: {asked} for {counts['limit']} loadables of a core, {share:.1f} % of the MACs, {moved:.2f} MB to "
+        f"and fro; at batch {recipe['batch']} the GPU is spared at most {gained:.2f} ms, {own}, and {price}{later}"
+    )

@@ -1,0 +1,157 @@
+"""Which nodes of a graph a DLA takes, by the published rules in rules.yaml; each check says what is in the way.
+
+A check is a function (node, parameter) -> reason or None. A node is an onnx-graphsurgeon node whose tensors have the
+shapes and types of one batch size.
+"""
+
+import math
+import re
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import yaml
+
+from files import UserError
+
+
+def load(path):
+    """Return the rules in a YAML file."""
+    with open(path, encoding="utf-8") as stream:
+        return yaml.safe_load(stream)
+
+
+def numbers(version):
+    """Return the numbers of a version: `10.3` gives (10, 3)."""
+    return tuple(int(part) for part in re.findall(r"\d+", str(version)))
+
+
+def release_problem(rules, generation, version):
+    """Return why a version of TensorRT does not build for a generation of DLA, or None; raise for no generation."""
+    if generation not in rules["generations"]:
+        known = ", ".join(map(str, rules["generations"]))
+        raise UserError(f"no rules are known of DLA generation {generation}: one of {known}")
+    spans = rules["releases"][generation]
+    if any(numbers(span["from"]) <= numbers(version) < numbers(span.get("before", "999")) for span in spans):
+        return None
+    return f"TensorRT {version} does not build for the DLA of {rules['generations'][generation]['chips']}"
+
+
+def problem(rules, node, generation, version):
+    """Return why a node runs on the GPU, or None where a DLA of this generation takes it.
+
+    rules: of load(); version: of TensorRT.
+    """
+    entry, old = rules["layers"].get(node.op), release_problem(rules, generation, version)
+    if old or entry is None:
+        return old or f"no layer of a DLA is a {node.op}"
+    if generation not in entry.get("generations", rules["generations"]):
+        return f"{entry['layer']} is for newer DLAs"
+    if numbers(version) < numbers(entry.get("since", "0")):
+        return f"{entry['layer']} needs TensorRT {entry['since']}"
+    return _number_problem(node) or _size_problem(rules["limits"], node) or _checked(entry, node)
+
+
+def _checked(entry, node):
+    reasons = (CHECKS[name](node, parameter) for name, parameter in entry.get("checks", {}).items())
+    return next((reason for reason in reasons if reason), None)
+
+
+def activations(node):
+    """Return the tensors that a node reads and that are no constants."""
+    return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant) and not tensor.is_empty()]
+
+
+def batch_of(tensor):
+    """Return the batch that a DLA sees: the product of all dimensions but the last three, of [N, C] the first."""
+    return tensor.shape[0] if len(tensor.shape) == 2 else math.prod(tensor.shape[:-3])
+
+
+def _number_problem(node):
+    whole = [t for t in [*activations(node), *node.outputs] if np.dtype(t.dtype).kind != "f"]
+    return f"{np.dtype(whole[0].dtype).name} numbers: only FP16 and INT8 run there" if whole else None
+
+
+def _size_problem(limits, node):
+    for tensor in [*activations(node), *node.outputs]:
+        if batch_of(tensor) > limits["batch"]:
+            return f"a batch of {batch_of(tensor)} is more than {limits['batch']}"
+        if max(tensor.shape[-3:], default=1) > limits["dimension"]:
+            return f"a dimension of {max(tensor.shape[-3:])} is more than {limits['dimension']}"
+    return None
+
+
+def _rank(node, wanted):
+    found = next((len(t.shape) for t in [*activations(node), *node.outputs] if len(t.shape) != wanted), None)
+    return f"{found} dimensions, and {wanted} are needed" if found is not None else None
+
+
+def _constant_weights(node, wanted):
+    return None if isinstance(node.inputs[1], gs.Constant) else "its second operand is no constant"
+
+
+def _two_activations(node, wanted):
+    return None if len(activations(node)) == len(node.inputs) else "one of its operands is a constant"
+
+
+def _within(values, limits, what):
+    odd = [value for value in values if not limits[0] <= value <= limits[1]]
+    return f"{what} of {odd[0]} is not within {limits[0]} to {limits[1]}" if odd else None
+
+
+def _attribute(name, default=()):
+    label = {"kernel_shape": "a kernel", "pads": "padding", "strides": "a stride", "dilations": "dilation"}[name]
+    return lambda node, limits: _within(node.attrs.get(name, default), limits, label)
+
+
+def _clipped_relu(node, limits):
+    bounds = [t.values.item() if isinstance(t, gs.Constant) else None for t in node.inputs[1:3]]
+    if bounds[:1] != [0] or None in bounds or len(bounds) < 2:
+        return f"a clip from {bounds[:1]} to {bounds[1:]}: only from 0 to a constant"
+    return _within(bounds[1:], limits, "an upper end")
+
+
+def _axis(node, wanted):
+    axis = node.attrs.get("axis", 0) % len(node.outputs[0].shape)
+    return f"along axis {axis}, and only {wanted} is possible" if axis != wanted else None
+
+
+def _softmax_axis(node, most):
+    shape = list(node.outputs[0].shape)
+    axis = node.attrs.get("axis", -1) % len(shape)
+    if axis < len(shape) - 3:
+        return f"along axis {axis} of the batch"
+    return f"{shape[axis]} numbers along its axis, at most {most}" if shape[axis] > most else None
+
+
+def _unit_steps(node, wanted):
+    steps = node.inputs[4].values.tolist() if len(node.inputs) > 4 else [1]
+    return None if set(steps) == {1} else f"steps of {steps}, and only 1 is possible"
+
+
+def _batch_stays(node, wanted):
+    moved = node.op == "Transpose" and node.attrs["perm"][0] != 0
+    kept = all(list(t.shape[:1]) == list(node.inputs[0].shape[:1]) for t in node.outputs)
+    return None if kept and not moved else "it moves the batch"
+
+
+def _not_beside(node, kinds):
+    around = [other for t in node.inputs for other in t.inputs] + [other for t in node.outputs for other in t.outputs]
+    found = next((other.op for other in around if other.op in kinds), None)
+    return f"directly beside a {found}" if found else None
+
+
+CHECKS = {
+    "rank": _rank,
+    "constant_weights": _constant_weights,
+    "two_activations": _two_activations,
+    "kernel": _attribute("kernel_shape"),
+    "padding": _attribute("pads"),
+    "stride": _attribute("strides"),
+    "dilation": _attribute("dilations"),
+    "clipped_relu": _clipped_relu,
+    "axis": _axis,
+    "softmax_axis": _softmax_axis,
+    "unit_steps": _unit_steps,
+    "batch_stays": _batch_stays,
+    "not_beside": _not_beside,
+}

@@ -1,0 +1,43 @@
+"""Say, before anything is built, what of a network a DLA would run, and whether that can pay.
+
+The report is of the clean graph that engines are built from, placed as the builder is told to; `exported` is the same
+for the graph before the surgery, placed as TensorRT does by itself. The recipe is {"batch", "compute", "generation",
+"version"}.
+"""
+
+from pathlib import Path
+
+from cli import Command, log
+
+
+def produce(args):
+    from dla import fit, rules
+    from drawing import dla
+    from files import UserError, write_json
+    from graph import onnxio
+
+    if not args.recipe["version"]:
+        raise UserError(
+            f"the TensorRT version of {args.target} is not known here: give it in the target's row (version)"
+        )
+    known = rules.load(args.rules)
+    found = fit.report(onnxio.load(args.clean), known, args.recipe)
+    before = fit.report(onnxio.load(args.onnx), known, args.recipe, alone=True)
+    names = {key: getattr(args, key) for key in ("model", "precision", "target")}
+    write_json(args.report, {**names, **found, "exported": fit.summary(before)})
+    Path(args.picture).write_text(dla.render(names, found, before), encoding="utf-8")
+    log.info("exported graph, placed by TensorRT itself: %s", before["prediction"]["sentence"])
+    log.info("%s", found["prediction"]["sentence"])
+
+
+def command():
+    c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime", "jinja2"))
+    c.input("--clean", help="the graph that engines are built from").input("--onnx", help="the graph as exported")
+    c.input("--rules", help="what DLAs take (.yaml)").recipe("--recipe", help="JSON")
+    for name in ("model", "precision", "target"):
+        c.param(f"--{name}", required=True)
+    return c.output("--report").output("--picture")
+
+
+if __name__ == "__main__":
+    command().run(produce)

@@ -1,0 +1,323 @@
+"""The surgeon's passes that make LeViT fit a deep learning accelerator (DLA), listed for its classes in config.yaml.
+
+A DLA takes convolutions, pooling, sums, products and clipped ReLU on [B, C, H, W]; it takes neither products with
+constant matrices on tokens nor hard sigmoids, and the older generation moves no data about (dla/rules.yaml has the
+rules with their sources). So tokens become pixels, as in timm's levit_conv_*: linear layers and what is between them
+work on images, and only the products of attention stay on tokens. All four passes are exact. They leave Q/DQ pairs
+where they are; nodes keep their modules' names, by which plans, ranges and caches know them.
+"""
+
+import math
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graph import edits, shapes
+
+ELEMENTWISE = ("Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Clip", "QuantizeLinear", "DequantizeLinear")
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+SWAPPED, HEADS_FIRST = [0, 2, 1], [0, 2, 1, 3]  # tokens [B, N, C] <-> [B, C, N]; [B, N, heads, D] <-> [B, heads, N, D]
+MOVED = {0: 0, 1: 3, 2: 1, 3: 2}  # where each axis of [B, N, heads, D] is in [B, heads, D, N]
+
+
+def linear_to_conv(graph):
+    """Write linear layers as 1x1 convolutions on images, one that reads every second token with a stride of 2.
+
+    Sums and activations between them follow, so that tokens are left only inside attention.
+    """
+    images = _Images(shapes.annotate(graph))
+    for node in list(graph.toposort().nodes):
+        images.visit(node)
+    images.lower()
+    return graph.cleanup().toposort()
+
+
+class _Images:
+    """The images that a graph's tokens are: `forms` has {name of a tensor [B, N, C] or [B, C]: tensor [B, C, H, W]}."""
+
+    def __init__(self, graph):
+        self.graph, self.forms, self.sides, self.tensors = graph, {}, {}, {}
+
+    def visit(self, node):
+        """Give a node's output its image, where its inputs have one or it is where images and tokens meet."""
+        handler = {"MatMul": self.linear, "Gemm": self.gemm, "Reshape": self.reshape, "Transpose": self.transpose}
+        handler = self.elementwise if node.op in ELEMENTWISE else handler.get(node.op)
+        if handler:
+            handler(node)
+
+    def keep(self, tensor, image):
+        self.forms[tensor.name], self.tensors[tensor.name] = image, tensor
+        height, width = image.shape[2:]
+        self.sides[height * width] = (height, width)
+
+    def image(self, tensor, name):
+        """Return the image of a tensor; where it has none, one made of its tokens."""
+        if tensor.name in self.forms:
+            return self.forms[tensor.name]
+        if len(tensor.shape) == 2:
+            return edits.reshape(self.graph, tensor, [*tensor.shape, 1, 1], f"{name}/Widen")
+        batch, count, channels = tensor.shape
+        swapped = edits.append(
+            self.graph, "Transpose", f"{name}/Swap", [tensor], [batch, channels, count], {"perm": SWAPPED}
+        )
+        return edits.reshape(self.graph, swapped, [batch, channels, *self.sides_of(count)], f"{name}/Widen")
+
+    def sides_of(self, count):
+        """Return height and width of the image of a number of tokens: those seen before, else a square's or a row's."""
+        side = math.isqrt(count)
+        return self.sides.get(count, (side, side) if side * side == count else (count, 1))
+
+    # Linear layers
+
+    def linear(self, node):
+        add, weight = edits.consumer(node.outputs[0]), _weight(node.inputs[1])
+        bias = _vector(add) if add is not None and add.op == "Add" else None
+        if weight is not None and bias is not None and len(node.outputs[0].shape) == 3:
+            self.convolve(node, add.outputs[0], bias, _kernel(self.graph, node, weight, 1))
+
+    def gemm(self, node):
+        weight, plain = _weight(node.inputs[1]), all(node.attrs.get(key, 1) == 1 for key in ("alpha", "beta"))
+        if weight is not None and plain and len(node.inputs) == 3 and not node.attrs.get("transA"):
+            axis = 0 if node.attrs.get("transB") else 1
+            self.convolve(node, node.outputs[0], node.inputs[2], _kernel(self.graph, node, weight, axis))
+
+    def convolve(self, node, result, bias, kernel):
+        name = node.name.rsplit("/", 1)[0]
+        tokens, stride = _subsampled(node.inputs[0])
+        image = self.forms.get(tokens.name)
+        if image is None or stride is None:
+            image, stride = self.image(node.inputs[0], name), 1
+        height, width = (-(-side // stride) for side in image.shape[2:])
+        attrs = {"kernel_shape": [1, 1], "strides": [stride, stride]}
+        shape = [image.shape[0], result.shape[-1], height, width]
+        self.keep(result, edits.append(self.graph, "Conv", f"{name}/Conv", [image, kernel, bias], shape, attrs))
+
+    # What is between them
+
+    def elementwise(self, node):
+        result, data = node.outputs[0], [t for t in node.inputs if not isinstance(t, gs.Constant)]
+        numbers = all(t.values.size == 1 for t in node.inputs if isinstance(t, gs.Constant))
+        same = all(list(t.shape) == list(result.shape) for t in data)
+        if result.name in self.forms or not (numbers and same and any(t.name in self.forms for t in data)):
+            return
+        seen = {t.name: self.image(t, node.name) for t in data}
+        inputs = [t if isinstance(t, gs.Constant) else seen[t.name] for t in node.inputs]
+        image = self.renew(node, node.op, inputs, seen[data[0].name].shape, dict(node.attrs))
+        image.dtype = result.dtype
+        self.keep(result, image)
+
+    def renew(self, node, op, inputs, shape, attrs):
+        """Add a node that takes another's name and return its output; the other is gone once nothing reads it."""
+        name, node.name = node.name, f"{node.name}_tokens"
+        return edits.append(self.graph, op, name, inputs, shape, attrs)
+
+    def transpose(self, node):
+        """Tokens that were an image: Reshape to [B, C, N], Transpose to [B, N, C]."""
+        flat = edits.producer(node.inputs[0], "Reshape")
+        if flat is not None and list(node.attrs["perm"]) == SWAPPED and _flattens(flat):
+            self.keep(node.outputs[0], flat.inputs[0])
+
+    def reshape(self, node):
+        source, shape = node.inputs[0], node.outputs[0].shape
+        joined = edits.producer(source, "Transpose")
+        if joined is not None and list(joined.attrs["perm"]) == HEADS_FIRST and len(shape) == 3:
+            self.join(node, joined)
+        elif source.name in self.forms and len(shape) == 4 and shape[1] == source.shape[1]:
+            self.split(node)
+
+    def join(self, node, transpose):
+        """The heads' outputs [B, heads, N, D] as one image of heads * D channels."""
+        heads, (batch, count, channels) = transpose.inputs[0], node.outputs[0].shape
+        if list(transpose.outputs[0].shape[1:2]) != [count]:
+            return
+        shape = [heads.shape[i] for i in (0, 1, 3, 2)]
+        swapped = self.renew(transpose, "Transpose", [heads], shape, {"perm": [0, 1, 3, 2]})
+        name, node.name = node.name, f"{node.name}_tokens"
+        image = edits.reshape(self.graph, swapped, [batch, channels, *self.sides_of(count)], name)
+        self.keep(node.outputs[0], image)
+
+    def split(self, node):
+        """An image as heads [B, heads, D, N]: what reads them as [B, N, heads, D] transposes otherwise."""
+        result = node.outputs[0]
+        readers, cuts = list(result.outputs), [n for n in result.outputs if n.op == "Split"]
+        behind = [reader for cut in cuts for part in cut.outputs for reader in part.outputs]
+        transposes = [n for n in readers if n not in cuts] + behind
+        if not all(n.op == "Transpose" and len(n.attrs["perm"]) == 4 for n in transposes):
+            return
+        batch, count, heads, depth = result.shape
+        name, node.name = node.name, f"{node.name}_tokens"
+        image = edits.reshape(self.graph, self.forms[node.inputs[0].name], [batch, heads, depth, count], name)
+        for reader in readers:
+            edits.reads(reader, result, image)
+        for cut in cuts:
+            cut.attrs["axis"] = MOVED[cut.attrs["axis"] % 4]
+            for part in cut.outputs:
+                part.shape = [part.shape[axis] for axis in (0, 2, 3, 1)]
+        for transpose in transposes:
+            transpose.attrs["perm"] = [MOVED[axis] for axis in transpose.attrs["perm"]]
+            _drop_idle(self.graph, transpose)
+
+    # Back to tokens
+
+    def lower(self):
+        """Make tokens of the images whose tokens something still reads."""
+        for name, image in self.forms.items():
+            tensor = self.tensors[name]
+            written = tensor.inputs[0] if tensor.inputs else None
+            if written is None or (written.op == "Transpose" and edits.producer(written.inputs[0], "Reshape")):
+                continue  # the network's own
+            self.replace(tensor, self.tokens(image, tensor.shape, name))
+
+    def tokens(self, image, shape, name):
+        if len(shape) == 2:
+            return edits.reshape(self.graph, image, shape, f"{name}/Narrow")
+        batch, count, channels = shape
+        flat = edits.reshape(self.graph, image, [batch, channels, count], f"{name}/Narrow")
+        return edits.append(self.graph, "Transpose", f"{name}/Swap", [flat], shape, {"perm": SWAPPED})
+
+    def replace(self, tensor, made):
+        for reader in list(tensor.outputs):
+            edits.reads(reader, tensor, made)
+        tensor.inputs.clear()
+        if edits.is_output(self.graph, tensor):
+            made.name, tensor.name, made.dtype = tensor.name, made.name, tensor.dtype
+            self.graph.outputs = [made if output is tensor else output for output in self.graph.outputs]
+
+
+def _vector(add):
+    """Return the constant with one number a channel that a node adds, or None."""
+    found = [t for t in add.inputs if isinstance(t, gs.Constant) and len(t.shape) == 1]
+    return found[0] if found else None
+
+
+def _weight(tensor):
+    """Return the constant [.., ..] behind a tensor, or behind the Q/DQ pair that is its own, or None."""
+    while tensor.inputs and tensor.inputs[0].op in PAIR and len(tensor.outputs) == 1:
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor if isinstance(tensor, gs.Constant) and len(tensor.shape) == 2 else None
+
+
+def _kernel(graph, node, weight, axis):
+    """Return the kernel [C', C, 1, 1] of a weight whose output channels are on an axis; its pair's axis becomes 0."""
+    values = weight.values if axis == 0 else weight.values.T
+    kernel = gs.Constant(f"{node.name}_kernel", np.ascontiguousarray(values[:, :, None, None]))
+    read = node.inputs[1]
+    if read is weight:
+        return kernel
+    dequantize = read.inputs[0]
+    quantize = dequantize.inputs[0].inputs[0]
+    quantize.inputs[0] = kernel
+    for pair in (quantize, dequantize):
+        if "axis" in pair.attrs:
+            pair.attrs["axis"] = 0
+        pair.outputs[0].shape = list(kernel.shape)
+    return read
+
+
+def _flattens(reshape):
+    """Return whether a Reshape makes [B, C, N] of an image [B, C, H, W]."""
+    source, result = reshape.inputs[0].shape, reshape.outputs[0].shape
+    return len(source) == 4 and len(result) == 3 and source[:2] == result[:2]
+
+
+def _subsampled(tensor):
+    """Return (tokens, stride) where a tensor is every stride-th token of both directions, else (it, 1)."""
+    flat = edits.producer(tensor, "Reshape")
+    cut = edits.producer(flat.inputs[0], "Slice") if flat is not None else None
+    wide = edits.producer(cut.inputs[0], "Reshape") if cut is not None else None
+    if wide is None or len(wide.inputs[0].shape) != 3 or len(cut.inputs) != 5:
+        return tensor, 1
+    starts, _, axes, steps = (t.values.tolist() for t in cut.inputs[1:])
+    whole = [cut.outputs[0].shape[a] == -(-cut.inputs[0].shape[a] // steps[0]) for a in (1, 2)]
+    fits = axes == [1, 2] and starts == [0, 0] and steps[0] == steps[1] > 0 and all(whole)
+    return (wide.inputs[0], steps[0]) if fits else (tensor, 1)
+
+
+def _drop_idle(graph, transpose):
+    idle = list(transpose.attrs["perm"]) == sorted(transpose.attrs["perm"])
+    if idle and not edits.is_output(graph, transpose.outputs[0]):
+        edits.bypass(transpose)
+
+
+def mean_to_pool(graph):
+    """Write the mean over all tokens of an image as average pooling, and keep what follows on [B, C, 1, 1]."""
+    shapes.annotate(graph)
+    for mean in [n for n in graph.nodes if n.op == "ReduceMean"]:
+        swap = edits.producer(mean.inputs[0], "Transpose")
+        flat = edits.producer(swap.inputs[0], "Reshape") if swap is not None else None
+        whole = list(mean.attrs.get("axes", [])) == [1] and not mean.attrs.get("keepdims", 1)
+        if flat is None or not whole or list(swap.attrs["perm"]) != SWAPPED or not _flattens(flat):
+            continue
+        image, result = flat.inputs[0], mean.outputs[0]
+        batch, channels, *sides = image.shape
+        pooled = edits.append(
+            graph, "AveragePool", "pool/AveragePool", [image], [batch, channels, 1, 1], {"kernel_shape": sides}
+        )
+        narrow = edits.reshape(graph, pooled, [batch, channels], mean.name)
+        _widen_directly(narrow, pooled, list(result.outputs), result)
+        mean.outputs.clear()
+    return graph.cleanup().toposort()
+
+
+def _widen_directly(narrow, pooled, readers, result):
+    """Let readers have [B, C], and those that only make [B, C, 1, 1] of it the pooled image itself."""
+    for reader in readers:
+        if reader.op == "Reshape" and list(reader.outputs[0].shape) == list(pooled.shape):
+            reader.inputs[0] = pooled
+            edits.bypass(reader)
+        else:
+            edits.reads(reader, result, narrow)
+
+
+def split_to_slices(graph):
+    """Write a Split as one Slice for each of its outputs, which is what a DLA's rules speak of."""
+    shapes.annotate(graph)
+    for split in [n for n in graph.nodes if n.op == "Split"]:
+        source, axis, start = split.inputs[0], split.attrs.get("axis", 0), 0
+        axis %= len(source.shape)
+        if isinstance(source.shape[axis], str):
+            continue
+        for number, part in enumerate(list(split.outputs)):
+            end = start + part.shape[axis]
+            bounds = [gs.Constant(f"{split.name}_{number}_{k}", np.array([v])) for k, v in _bounds(start, end, axis)]
+            name = edits.free_name(graph, f"{split.name.rsplit('/', 1)[0]}/Slice_{number}")
+            part.inputs.clear()
+            graph.nodes.append(gs.Node("Slice", name, {}, [source, *bounds], [part]))
+            start = end
+    return graph.cleanup().toposort()
+
+
+def _bounds(start, end, axis):
+    return ("start", start), ("end", end), ("axis", axis), ("step", 1)
+
+
+def hardswish_to_clip(graph):
+    """Write HardSigmoid as min(max(x + 3, 0), 6) / 6, and HardSwish as x times that.
+
+    A sum with a number and a product with one are scales, Clip from 0 to 6 is a clipped ReLU: a DLA has all three.
+    """
+    for node in [n for n in graph.nodes if n.op in ("HardSigmoid", "HardSwish")]:
+        whole, name = node.op == "HardSwish", node.name.rsplit("/", 1)[0]
+        alpha = 1 / 6 if whole else node.attrs.get("alpha", 0.2)
+        beta = 0.5 if whole else node.attrs.get("beta", 0.5)
+        inputs = _clipped(graph, node, name, alpha, beta)
+        if whole:
+            source = node.inputs[0]
+            inputs = [source, edits.append(graph, "Mul", f"{name}/Scale", inputs, source.shape or [])]
+        node.op, node.attrs, node.inputs = "Mul", {}, inputs
+        node.name = edits.free_name(graph, f"{name}/{'Mul' if whole else 'Scale'}")
+    return graph.cleanup().toposort()
+
+
+def _clipped(graph, node, name, alpha, beta):
+    """Return [min(max(x + beta / alpha, 0), 1 / alpha), alpha]: their product is the node's hard sigmoid."""
+    source, shape = node.inputs[0], node.inputs[0].shape or []
+    moved = edits.append(graph, "Add", f"{name}/Shift", [source, _number(node, "shift", beta / alpha)], shape)
+    bounds = [_number(node, "zero", 0), _number(node, "top", 1 / alpha)]
+    return [edits.append(graph, "Clip", f"{name}/Clip", [moved, *bounds], shape), _number(node, "scale", alpha)]
+
+
+def _number(node, name, value):
+    """Return a constant; the exporter's 1/6 is a float32, whose inverse is 6 but for its rounding."""
+    near = round(value)
+    return gs.Constant(f"{node.name}_{name}", np.array(near if abs(value - near) < 1e-5 else value, dtype=np.float32))
