@@ -55,12 +55,13 @@ rule evaluate_engine:
         accuracy="results/{dataset}/accuracy/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/evaluate_engine.{model}.{precision}.{target}.log",
-    threads: EVERY_CORE
+    threads: device_cores
+    resources:
+        **BOARDS,
     params:
-        recipe=options(
-            runtime=recipes.runtime, model=recipes.normalization, recipe=recipes.running, identity=recipes.identity
-        ),
+        device=on_device,
+        recipe=device_options(model=recipes.normalization, recipe=recipes.running),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} '
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} "
         "--index {input.index:q} --reference {input.reference:q} --split val {params.recipe} "
         "--accuracy {output.accuracy:q} --log {log:q}"

@@ -60,13 +60,14 @@ rule evaluate_select:
         accuracy="results/{dataset}/select/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/evaluate_select.{model}.{precision}.{target}.log",
-    threads: EVERY_CORE
+    threads: device_cores
+    resources:
+        **BOARDS,
     params:
-        recipe=options(
-            runtime=recipes.runtime, model=recipes.normalization, recipe=recipes.running, identity=recipes.identity
-        ),
+        device=on_device,
+        recipe=device_options(model=recipes.normalization, recipe=recipes.running),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} '
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} "
         "--index {input.index:q} --reference {input.reference:q} --split select {params.recipe} "
         "--accuracy {output.accuracy:q} --log {log:q}"
 
@@ -82,9 +83,12 @@ rule bisect:
         bisect="results/{dataset}/bisect/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/bisect.{model}.{precision}.{target}.log",
-    threads: EVERY_CORE
+    threads: device_cores
+    resources:
+        **BOARDS,
     params:
+        device=on_device,
         recipe=options(model=recipes.normalization, recipe=recipes.building, identity=recipes.identity),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --onnx {input.onnx:q} --cache={input.cache:q} '
+        "{params.device} {input.code[0]:q} --onnx {input.onnx:q} --cache={input.cache:q} "
         "--images {input.images:q} {params.recipe} --bisect {output.bisect:q} --log {log:q}"
