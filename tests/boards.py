@@ -1,4 +1,4 @@
-"""A board for tests: a real sshd with rsync, in network, mount and process namespaces of its own where that is permitted.
+"""A board for tests: a real sshd and rsync, in namespaces of its own (network, mounts, processes) where permitted.
 
 Without the permission sshd runs on loopback as this user: its link is then cut by ending sshd and its connections, and
 power is lost by killing those and the jobs that they started. Client and board share no route to anything else.
@@ -20,9 +20,13 @@ from workflow import REPOSITORY
 
 UNPACKED = REPOSITORY / ".cache/ssh"  # by `make board`
 LIBRARIES = sorted({str(path.parent) for path in UNPACKED.glob("**/lib/**/*.so*")})
-PLACES = [*(str(UNPACKED / place) for place in ("usr/bin", "usr/sbin", "bin", "sbin")), os.environ["PATH"], "/usr/sbin:/sbin"]
+PLACES = [
+    *(str(UNPACKED / place) for place in ("usr/bin", "usr/sbin", "bin", "sbin")),
+    os.environ["PATH"],
+    "/usr/sbin:/sbin",
+]
 TOOLS = {**os.environ, "PATH": ":".join(PLACES), "LD_LIBRARY_PATH": ":".join(LIBRARIES)}
-CLIENT, HOST = "10.231.7.1", "10.231.7.2"
+NETWORK = "10.231.{}."  # of the link, which nothing else has a route to
 SERVER = """Port {port}
 ListenAddress {address}
 HostKey {folder}/host_key
@@ -35,7 +39,7 @@ PidFile none
 LogLevel ERROR
 SetEnv {environment}
 """
-USER = """Host board
+USER = """Host {name}
   HostName {address}
   Port {port}
   User {user}
@@ -55,7 +59,7 @@ def missing():
     return [name for name in ("sshd", "ssh", "ssh-keygen", "rsync") if not program(name)]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def isolated():
     """Return whether a board can have namespaces of its own here."""
     if os.geteuid() or not all(map(program, ("unshare", "nsenter", "ip"))):
@@ -71,9 +75,14 @@ def run(*words):
 class Board:
     """A board whose files are below `folder`; `config` is the ssh configuration by which it is reached as `board`."""
 
-    def __init__(self, folder, environment=None, size=None):
-        """environment: of what runs there; size: of the disk under the work folder, as tmpfs writes it."""
-        self.folder, self.size, self.processes, self.client = Path(folder), size, [], None
+    def __init__(self, folder, environment=None, size=None, beside=None):
+        """environment: of what runs there; size: of the disk under the work folder, as tmpfs writes it; beside: another
+        board in whose client's network this one is as well, reached as `board2`."""
+        self.folder, self.size, self.processes = Path(folder), size, []
+        self.client, self.owner, self.number = (beside.client, False, 2) if beside else (None, True, 1)
+        network = NETWORK.format(self.number)
+        self.here, self.address = (f"{network}1", f"{network}2") if isolated() else ("127.0.0.1",) * 2
+        self.name = "board" if self.owner else "board2"
         self.work, self.config = self.folder / "work", self.folder / "ssh_config"
         self.work.mkdir(parents=True)
         (self.folder / "tmp").mkdir()
@@ -87,7 +96,7 @@ class Board:
         for key in ("host_key", "client_key"):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / key))
         self._describe()
-        if isolated():
+        if isolated() and self.owner:
             self.client = subprocess.Popen(["unshare", "--net", "sleep", "1000000"])
         self.boot()
 
@@ -101,13 +110,12 @@ class Board:
         return f"{folder}:/usr/bin:/bin"
 
     def _describe(self):
-        address = HOST if isolated() else "127.0.0.1"
-        given = {"folder": self.folder, "address": address, "port": self.port, "user": Path.home().owner()}
+        given = {"folder": self.folder, "address": self.address, "port": self.port, "user": Path.home().owner()}
         variables = " ".join(f'"{name}={value}"' for name, value in self.environment.items())
         (self.folder / "sshd_config").write_text(SERVER.format(**given, environment=variables))
-        self.config.write_text(USER.format(**given))
+        self.config.write_text(USER.format(**given, name=self.name))
         key = (self.folder / "host_key.pub").read_text().split()[:2]
-        (self.folder / "known_hosts").write_text(f"[{address}]:{self.port} {' '.join(key)}\n")
+        (self.folder / "known_hosts").write_text(f"[{self.address}]:{self.port} {' '.join(key)}\n")
         users = f"{given['user']}:x:{os.getuid()}:{os.getgid()}::{self.folder}:/bin/sh\n"
         (self.folder / "passwd").write_text(users + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
 
@@ -120,13 +128,13 @@ class Board:
             spaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
             outer = subprocess.Popen([*spaces, "sleep", "1000000"], env=TOOLS, stderr=subprocess.DEVNULL)
             self.processes.append(outer)
-            self.init = _wait(lambda: _children(outer.pid))[0]
+            self.init = wait(lambda: _children(outer.pid))[0]
             within = ["nsenter", "--target", str(self.init), "--mount", "--net", "--pid"]
-            _wait(lambda: os.readlink(f"/proc/{self.init}/ns/net") != os.readlink("/proc/self/ns/net"))
+            wait(lambda: os.readlink(f"/proc/{self.init}/ns/net") != os.readlink("/proc/self/ns/net"))
             self._furnish(within)
         server = [program("sshd"), "-D", "-e", "-f", str(self.folder / "sshd_config")]
         self.processes.append(subprocess.Popen([*within, *server], env=TOOLS, stderr=subprocess.DEVNULL))
-        _wait(self.answers)
+        wait(self.answers)
 
     def _furnish(self, within):
         """Give a new board its link to the client, an sshd user, and its disk."""
@@ -135,23 +143,22 @@ class Board:
         run(*within, "mkdir", "/run/sshd")
         if self.size:
             run(*within, "mount", "-t", "tmpfs", "-o", f"size={self.size}", "none", str(self.work))
-        enter = self.entering()
-        with contextlib.suppress(subprocess.CalledProcessError):
-            subprocess.run([*enter, program("ip"), "link", "delete", "host0"], env=TOOLS, stderr=subprocess.DEVNULL)
+        enter, device = self.entering(), f"host{self.number}"
+        old = [*enter, program("ip"), "link", "delete", device]
+        subprocess.run(old, env=TOOLS, stderr=subprocess.DEVNULL)
         peer = ["peer", "name", "board0", "netns", str(self.init)]
-        run(*enter, program("ip"), "link", "add", "host0", "type", "veth", *peer)
-        for space, name, address in ((enter, "host0", CLIENT), (within, "board0", HOST)):
+        run(*enter, program("ip"), "link", "add", device, "type", "veth", *peer)
+        for space, name, address in ((enter, device, self.here), (within, "board0", self.address)):
             run(*space, program("ip"), "address", "add", f"{address}/24", "dev", name)
-            for device in ("lo", name):
-                run(*space, program("ip"), "link", "set", "dev", device, "up")
+            for used in ("lo", name):
+                run(*space, program("ip"), "link", "set", "dev", used, "up")
 
     def entering(self):
         """Return the words that a command starts with to be in the client's network."""
         return ["nsenter", "--target", str(self.client.pid), "--net"] if self.client else []
 
     def answers(self):
-        address = HOST if isolated() else "127.0.0.1"
-        ask = f"import socket; socket.create_connection(('{address}', {self.port}), 1)"
+        ask = f"import socket; socket.create_connection(('{self.address}', {self.port}), 1)"
         return subprocess.run([*self.entering(), sys.executable, "-c", ask], stderr=subprocess.DEVNULL).returncode == 0
 
     def cut(self):
@@ -194,7 +201,7 @@ class Board:
 
     def stop(self):
         self.lose_power()
-        if self.client:
+        if self.client and self.owner:
             self.client.kill()
             self.client.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -208,11 +215,29 @@ class Board:
 
     def row(self, **more):
         """Return the keys of a target's row that reach this board."""
-        return {"ssh": "board", "ssh_config": str(self.config), "workdir": str(self.work), "python": sys.executable, **more}
+        return {
+            "ssh": self.name,
+            "ssh_config": str(self.config),
+            "workdir": str(self.work),
+            "python": sys.executable,
+            **more,
+        }
 
     def seen(self):
         """Return the work folder as it is seen here, whatever is mounted there."""
         return Path(f"/proc/{self.init}/root{self.work}") if isolated() else self.work
+
+    def clock(self):
+        """Return the seconds since 1970 that the board's clock shows."""
+        command = [
+            *self.entering(),
+            program("ssh"),
+            "-F",
+            str(self.config),
+            self.name,
+            f"{sys.executable} -c 'import time; print(time.time())'",
+        ]
+        return float(subprocess.check_output(command, env=TOOLS))
 
     def wrapped(self, command, path):
         """Write a program that runs a command in the client's network; return its path."""
@@ -244,7 +269,7 @@ def _descendants(number):
     return [number] + [found for child in _children(number) for found in _descendants(child)]
 
 
-def _wait(question, seconds=15):
+def wait(question, seconds=15):
     """Return what a question answers once it is something."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -25,7 +25,8 @@ import time
 import traceback
 import types
 
-REPLY, LOG = "levit-reply: ", b"levit-log\n"  # what a reply on stderr and the log on stdout begin with
+REPLY = "levit-reply: "  # what a reply on stderr begins with
+LOG = "levit-log from byte {}\n"  # what a job's log on stdout begins with
 BOARD_LOCK = "levit-board.lock"  # in the board's temporary folder: one job at a time, whoever sent it
 POLL = 0.05  # seconds between two looks at a job's log
 LIVENESS = 20  # looks between two that ask whether its process is there
@@ -104,10 +105,10 @@ def run(job, client, token, offset):
     {"exit": None} for a job that was ended with no status, else {"exit", "outputs": {path: sha256}, "back", "free"}.
     """
     folder = f"jobs/{job['key']}"
-    missing = begin(folder, job, client, token)
+    missing, is_new = begin(folder, job, client, token)
     if missing:
         return {"missing": missing}
-    follow(folder, offset)
+    follow(folder, 0 if is_new else offset)
     code = exit_of(folder)
     return {"exit": None} if code is None else {"exit": code, "free": free(), **give(folder, job, client, code)}
 
@@ -154,17 +155,17 @@ def exit_of(folder):
 
 
 def begin(folder, job, client, token):
-    """Start a job that neither runs nor is done; return the sha256 of files that it lacks."""
+    """Start a job that neither runs nor is done; return the sha256 of files that it lacks, and whether it started."""
     with critical():
         os.makedirs(folder, exist_ok=True)
         lock = taken(f"{folder}/lock")
         if lock is None or exit_of(folder) == 0 or (exit_of(folder) is not None and token_of(folder) == token):
-            return []
+            return [], False
         missing = [digest for digest in set(job["files"].values()) if not take(digest, client)]
         if not missing:
             lay(folder, job, token)
             detach(folder, job, lock)
-        return missing
+        return missing, not missing
 
 
 def token_of(folder):
@@ -255,7 +256,7 @@ def board_lock():
 
 def follow(folder, offset):
     """Write a job's log to stdout from a byte on, until the job has ended."""
-    os.write(1, LOG)
+    os.write(1, LOG.format(offset).encode())
     with open(f"{folder}/log", "rb") as log:
         log.seek(offset)
         for look in itertools.count():

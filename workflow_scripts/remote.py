@@ -10,6 +10,7 @@ import argparse
 import concurrent.futures
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -71,8 +72,7 @@ class Job:
             if "missing" in reply:
                 self.board.tell(f"{len(reply['missing'])} files came damaged: sending them again")
             elif reply["exit"] is None:
-                self.board.tell("the job was ended there without a status (loss of power?): starting it again")
-                self.offset = 0
+                self.board.tell("the job ended without a status (was it killed?)")
             elif self._fetch(reply):
                 patiently(self.board, self._forget)
                 return reply
@@ -123,7 +123,9 @@ class Job:
 
 
 class _Stream:
-    """What a board writes while a job runs: the log, after a line that says so."""
+    """What a board writes while a job runs: a line that says where its log goes on, then the log."""
+
+    START = re.compile(LOG.format(r"(\d+)").encode())
 
     def __init__(self, job):
         self.job, self.before = job, b""
@@ -131,12 +133,19 @@ class _Stream:
     def __call__(self, block):
         if self.before is not None:
             self.before += block
-            if LOG not in self.before:
+            start = self.START.search(self.before)
+            if start is None:
                 return
-            block, self.before = self.before.split(LOG, 1)[1], None
+            self._begin(int(start.group(1)))
+            block, self.before = self.before[start.end() :], None
         self.job.offset += len(block)
         sys.stderr.buffer.write(block)
         sys.stderr.buffer.flush()
+
+    def _begin(self, offset):
+        if offset < self.job.offset:
+            self.job.board.tell("the job was ended there without a status (loss of power?): it is done again")
+        self.job.offset = offset
 
 
 def look(rows):
