@@ -61,8 +61,8 @@ def missing():
 
 @functools.cache
 def isolated():
-    """Return whether a board can have namespaces of its own here."""
-    if os.geteuid() or not all(map(program, ("unshare", "nsenter", "ip"))):
+    """Return whether a board can have namespaces of its own here; LEVIT_TEST_PLAIN says that it shall not."""
+    if os.environ.get("LEVIT_TEST_PLAIN") or os.geteuid() or not all(map(program, ("unshare", "nsenter", "ip"))):
         return False
     test = ["unshare", "--mount", "--net", "--pid", "--fork", "mount", "-t", "tmpfs", "none", "/run"]
     return subprocess.run(test, stderr=subprocess.DEVNULL).returncode == 0

@@ -22,6 +22,7 @@ from files import UserError, digest_of
 HERE = Path(__file__).resolve().parent
 FOLDER, PYTHON = "levit-tensorrt", "python3"  # on the board, where its row does not say
 OPTIONS = {"BatchMode": "yes", "ConnectTimeout": "10", "ServerAliveInterval": "5", "ServerAliveCountMax": "3"}
+NOTHING_ELSE = {"RemoteCommand": "none", "RequestTTY": "no", "ClearAllForwardings": "yes", "ForwardAgent": "no"}
 SHARED = {"ControlMaster": "auto", "ControlPersist": "60"}  # one connection for all calls of a minute
 BROKEN = (10, 12, 30, 35, 255)  # statuses of rsync that mean a lost connection
 REFUSALS = (  # what ssh says -> what is to be done; no second try helps
@@ -47,14 +48,14 @@ class Board:
     def __init__(self, row):
         self.name, self.destination = row["name"], row["ssh"]
         self.folder, self.python = row.get("workdir") or FOLDER, row.get("python") or PYTHON
-        self.config = row.get("ssh_config")
+        self.config = os.path.expanduser(row.get("ssh_config") or "")
         self.client = hashlib.sha256(f"{platform.node()}:{os.getcwd()}".encode()).hexdigest()[:12]
         self.heard = time.monotonic()
 
     def ssh(self):
         """Return the command line of ssh without a destination."""
         words = ["ssh", *(["-F", self.config] if self.config else [])]
-        options = {**OPTIONS, **SHARED, "ControlPath": self.control_path()}
+        options = {**OPTIONS, **NOTHING_ELSE, **SHARED, "ControlPath": self.control_path()}
         return words + [word for option in options.items() for word in ("-o", "=".join(option))]
 
     def control_path(self):
@@ -65,7 +66,7 @@ class Board:
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
             raise UserError(f"{folder} must be a folder of yours that nobody else can read: remove it")
-        return str(folder / digest_of([self.destination, self.config and os.path.abspath(self.config)])[:16])
+        return str(folder / digest_of([self.destination, os.path.abspath(self.config)])[:16])
 
     def hang_up(self):
         """Give up a shared connection that may be half dead."""

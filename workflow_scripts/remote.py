@@ -165,12 +165,16 @@ def look(rows):
 
 
 def _look(sources, row, purposes, place):
-    try:
-        return Board(place).ask("look", sources=sources, row=row, purposes=purposes)
-    except UserError as problem:
-        return _unable(str(problem), purposes)
-    except Lost as problem:
-        return _unable(f"{problem}: is it on, and does `ssh {place['ssh']}` reach it?", purposes)
+    board = Board(place)
+    for _ in range(2):  # the connection of an earlier minute may be a dead one
+        try:
+            return board.ask("look", sources=sources, row=row, purposes=purposes)
+        except UserError as problem:
+            return _unable(str(problem), purposes)
+        except Lost as problem:
+            reason = f"{problem}: is it on, and does `ssh {place['ssh']}` reach it?"
+            board.hang_up()
+    return _unable(reason, purposes)
 
 
 def _unable(reason, purposes):
@@ -206,6 +210,8 @@ def main():
         _check(reply, job.board.name)
     except (UserError, OSError) as problem:
         sys.exit(f"error: {problem}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: a job that the board has goes on there, and the same command finds it again")
     finally:
         if held:
             held.close()
