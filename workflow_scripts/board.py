@@ -86,28 +86,24 @@ def look(sources, row, purposes):
     return {"reason": reason, "purpose": purpose, "identity": probe.identity(row)}
 
 
-def offer(objects, client):
-    """Say which of {sha256: bytes} are not here yet, and how many of their bytes are."""
-    missing = [digest for digest in objects if not os.path.exists(f"objects/{digest}")]
-    began = [path for path in (f"objects/{partial_name(d, client)}" for d in missing) if os.path.exists(path)]
-    return {"missing": missing, "began": sum(map(os.path.getsize, began)), "free": free(), "folder": os.getcwd()}
-
-
 def partial_name(digest, client):
     return f"{digest}.{client}.partial"
 
 
-def run(job, client, token, offset):
+def run(job, sizes, client, token, offset):
     """Start a job, or find it again, and follow its log from a byte on; say how it ended.
 
-    job: {"key", "argv", "files": {path: sha256}, "outputs": [path], "log": path or None}. A job is found again
-    by its key; one that failed is done again for another token. Returns {"missing": [sha256]} where files are not here,
-    {"exit": None} for a job that was ended with no status, else {"exit", "outputs": {path: sha256}, "back", "free"}.
+    job: {"key", "argv", "files": {path: sha256}, "outputs": [path], "log": path or None}; sizes: {sha256: bytes}. A job
+    is found again by its key; one that failed is done again for another token. Returns {"missing": [sha256], "began":
+    bytes of those, "free": bytes, "folder"} where files are not here, {"exit": None} for a job that was ended without a
+    status, else {"exit", "free", "outputs": {path: sha256}, "back": folder}.
     """
     folder = f"jobs/{job['key']}"
-    missing, is_new = begin(folder, job, client, token)
+    missing, is_new = begin(folder, job, sizes, client, token)
     if missing:
-        return {"missing": missing}
+        partials = [f"objects/{partial_name(digest, client)}" for digest in missing]
+        began = sum(os.path.getsize(path) for path in partials if os.path.exists(path))
+        return {"missing": missing, "began": began, "free": free(), "folder": os.getcwd()}
     follow(folder, 0 if is_new else offset)
     code = exit_of(folder)
     return {"exit": None} if code is None else {"exit": code, "free": free(), **give(folder, job, client, code)}
@@ -154,14 +150,14 @@ def exit_of(folder):
     return int(found[0].rsplit(".", 1)[1]) if found else None
 
 
-def begin(folder, job, client, token):
+def begin(folder, job, sizes, client, token):
     """Start a job that neither runs nor is done; return the sha256 of files that it lacks, and whether it started."""
     with critical():
         os.makedirs(folder, exist_ok=True)
         lock = taken(f"{folder}/lock")
         if lock is None or exit_of(folder) == 0 or (exit_of(folder) is not None and token_of(folder) == token):
             return [], False
-        missing = [digest for digest in set(job["files"].values()) if not take(digest, client)]
+        missing = [digest for digest, size in sizes.items() if not take(digest, size, client)]
         if not missing:
             lay(folder, job, token)
             detach(folder, job, lock)
@@ -173,12 +169,12 @@ def token_of(folder):
         return stream.read()
 
 
-def take(digest, client):
-    """Return whether an object is here, whole; one that was sent gets its name once its bytes are right."""
+def take(digest, size, client):
+    """Return whether an object is here; what was sent gets its name if its bytes are right, or is removed."""
     path, partial = f"objects/{digest}", f"objects/{partial_name(digest, client)}"
     if os.path.exists(path):
         return True
-    if not os.path.exists(partial):
+    if not os.path.exists(partial) or os.path.getsize(partial) < size:
         return False
     if sha256_file(partial) != digest:
         os.unlink(partial)
@@ -197,6 +193,8 @@ def lay(folder, job, token):
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
     for path, digest in job["files"].items():
         link(f"objects/{digest}", f"{folder}/work/{path}")
+    for path in job["outputs"]:
+        os.makedirs(os.path.dirname(f"{folder}/work/{path}"), exist_ok=True)
     for name, text in (("token", token), ("log", ""), ("running", "")):
         with open(f"{folder}/{name}", "w") as stream:
             stream.write(text)

@@ -73,14 +73,16 @@ class Board:
         command = [*self.ssh(), "-O", "exit", "--", self.destination]
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def ask(self, function, sink=None, **parameters):
+    def ask(self, function, sink=None, site=False, **parameters):
         """Return the reply of a function of board.py; `sink` gets the bytes of a job's log.
+
+        site: whether the function looks at installed packages, which takes the interpreter longer to start.
 
         Raises Lost, or UserError for what no second try helps.
         """
         request = {"do": function, "folder": self.folder, **parameters}
         program = (HERE / "board.py").read_text(encoding="utf-8") + f"\nmain(json.loads({json.dumps(request)!r}))\n"
-        command = [*self.ssh(), "--", self.destination, f"exec {shlex.quote(self.python)} -"]
+        command = [*self.ssh(), "--", self.destination, f"exec {shlex.quote(self.python)} {'' if site else '-S '}-"]
         with tempfile.TemporaryFile() as said:
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said) as process:
                 with contextlib.suppress(BrokenPipeError):

@@ -7,7 +7,6 @@ transfers go on where they were, and so does the job, which a later run of the s
 """
 
 import argparse
-import concurrent.futures
 import json
 import os
 import re
@@ -15,7 +14,6 @@ import shutil
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
 
 import cli
@@ -62,43 +60,46 @@ class Job:
         described = {"argv": argv, "outputs": outputs, "log": _log_of(argv), "files": files}
         self.described = {**described, "key": digest_of([described, board.python])[:32]}
         self.board, self.sources = board, {digest: path for path, digest in files.items()}
-        self.token, self.offset, self.moved = uuid.uuid4().hex, 0, {"sent": 0, "received": 0}
+        self.sizes = {digest: os.path.getsize(path) for digest, path in self.sources.items()}
+        self.token, self.offset, self.moved = os.urandom(8).hex(), 0, {"sent": 0, "received": 0}
 
     def do(self):
         """Send what is missing, have the job done, fetch what it made; return the reply with its exit status."""
         for _ in range(TRIES):
-            patiently(self.board, self._send)
             reply = patiently(self.board, self._run)
             if "missing" in reply:
-                self.board.tell(f"{len(reply['missing'])} files came damaged: sending them again")
-            elif reply["exit"] is None:
-                self.board.tell("the job ended without a status (was it killed?)")
-            elif self._fetch(reply):
+                reply = self._send(reply)
+            if reply.get("exit") is not None and self._fetch(reply):
                 patiently(self.board, self._forget)
                 return reply
-        raise UserError(f"{self.board.name}: {TRIES} tries ended so: is the board losing power, or out of memory?")
+        raise UserError(
+            f"{self.board.name}: {TRIES} tries came to no end: is the board losing power, or out of memory?"
+        )
 
-    def _send(self):
-        """Send the objects that the board has not; what is there in part is gone on with."""
-        sizes = {digest: os.path.getsize(path) for digest, path in self.sources.items()}
-        reply = self.board.ask("offer", objects=sizes, client=self.board.client)
-        if not reply["missing"]:
-            return
-        needed = sum(sizes[digest] for digest in reply["missing"]) - reply["began"]
+    def _send(self, reply):
+        """Send the objects that the board has not, which its reply names, then have the job done; return its reply."""
+        patiently(self.board, lambda: self._send_once(reply))
+        reply = patiently(self.board, self._run)
+        if "missing" in reply:
+            self.board.tell(f"{len(reply['missing'])} files came damaged: sending them again")
+        return reply
+
+    def _send_once(self, reply):
+        needed = sum(self.sizes[digest] for digest in reply["missing"]) - reply["began"]
         if needed > reply["free"]:
             raise UserError(
                 f"{self.board.name}: {reply['folder']} there has {reply['free'] / 1e6:.1f} MB free, and "
                 f"{needed / 1e6:.1f} MB are to be sent: free some (docs/remote.md says what may be deleted)"
             )
         with tempfile.TemporaryDirectory() as staging:
-            for digest in reply["missing"]:
+            for digest in reply["missing"]:  # what is there in part is gone on with
                 name = partial_name(digest, self.board.client)
                 os.symlink(os.path.abspath(self.sources[digest]), os.path.join(staging, name))
             objects = self.board.at(f"{reply['folder']}/objects/")
             self.moved["sent"] += self.board.rsync("--recursive", "--copy-links", f"{staging}/", objects)
 
     def _run(self):
-        known = {"client": self.board.client, "token": self.token, "offset": self.offset}
+        known = {"sizes": self.sizes, "client": self.board.client, "token": self.token, "offset": self.offset}
         return self.board.ask("run", _Stream(self), job=self.described, **known)
 
     def _forget(self):
@@ -159,8 +160,10 @@ def look(rows):
             target: _unable(f"{missing[0]} is not installed here", purposes)
             for target, (_, purposes, _) in rows.items()
         }
+    from concurrent.futures import ThreadPoolExecutor  # a job has no need of it
+
     sources = {name: (HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("files", "probe")}
-    with concurrent.futures.ThreadPoolExecutor(len(rows)) as pool:
+    with ThreadPoolExecutor(len(rows)) as pool:
         return dict(zip(rows, pool.map(lambda asked: _look(sources, *asked), rows.values())))
 
 
@@ -168,7 +171,7 @@ def _look(sources, row, purposes, place):
     board = Board(place)
     for _ in range(2):  # the connection of an earlier minute may be a dead one
         try:
-            return board.ask("look", sources=sources, row=row, purposes=purposes)
+            return board.ask("look", site=True, sources=sources, row=row, purposes=purposes)
         except UserError as problem:
             return _unable(str(problem), purposes)
         except Lost as problem:
