@@ -107,20 +107,20 @@ class Job:
 
     def _fetch(self, reply):
         """Fetch what the job made to its `.partial`, and rename it all once it is right; return whether it was."""
-        wanted = reply["outputs"]
+        asked = {*self.described["outputs"], self.described["log"]}
+        wanted = {path: digest for path, digest in reply["outputs"].items() if path in asked}
         if wanted:
-            patiently(self.board, lambda: self._fetch_once(reply))
+            patiently(self.board, lambda: self._fetch_once(wanted, reply["back"]))
         wrong = [path for path, digest in wanted.items() if not _is(partial_of(path), digest)]
         for path in wrong:
-            Path(partial_of(path)).unlink()
+            Path(partial_of(path)).unlink(missing_ok=True)
         for path in [] if wrong else wanted:
             os.replace(partial_of(path), path)
         return not wrong
 
-    def _fetch_once(self, reply):
-        listed = [partial_of(path) for path in reply["outputs"]]
-        source = self.board.at(f"{reply['back']}/")
-        self.moved["received"] += self.board.rsync("--files-from=-", source, "./", listed=listed)
+    def _fetch_once(self, wanted, folder):
+        listed = [partial_of(path) for path in wanted]
+        self.moved["received"] += self.board.rsync("--files-from=-", self.board.at(f"{folder}/"), "./", listed=listed)
 
 
 class _Stream:
