@@ -12,15 +12,16 @@ PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(FAST)
 APART := $(wildcard tests/test_runtimes_*.py) tests/test_engine_commands.py
 MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cpu int8_qat.cpu fp32.ort)
 
+BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: demo test check bench lint env fonts clean distclean
+.PHONY: demo test check bench lint env fonts board clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## one measured INT8 result, from nothing
 	$(BIN)/snakemake results/LeViT-128S.int8_qat.cpu.json
 
-test: $(READY) $(READY7)  ## the whole suite; it checks format and lint as well
+test: $(READY) $(READY7) $(BOARD)  ## the whole suite; it checks format and lint as well
 	$(PYTEST) $(APART:%=--ignore=%) < /dev/null
 	$(PYTEST) $(APART) < /dev/null
 
@@ -46,6 +47,15 @@ $(FONTS): envs/fonts.apt
 	cd .cache/fonts/packages && apt-get download -qq $$(apt-cache pkgnames | grep -Fx -f ../../../envs/fonts.apt)
 	for package in .cache/fonts/packages/*.deb; do dpkg-deb --extract $$package .cache/fonts || exit 1; done
 	rm -r .cache/fonts/packages && touch $@
+
+board: $(BOARD)  ## what the tests' board is made of: sshd and rsync; needs Debian or Ubuntu, and no root
+
+$(BOARD): envs/ssh.apt
+	rm -rf .cache/ssh && mkdir -p .cache/ssh/packages
+	apt-cache show openssh-server > /dev/null 2>&1 || apt-get update -qq || true
+	if cd .cache/ssh/packages && apt-get download -qq $$(apt-cache pkgnames | grep -Fx -f ../../../envs/ssh.apt); \
+	  then for package in *.deb; do dpkg-deb --extract $$package .. || exit 1; done; cd .. && rm -r packages && touch $(@F); \
+	  else echo "warning: no packages from apt: tests over ssh run with the installed sshd and rsync, or are skipped" >&2; fi
 
 $(READY): envs/host.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

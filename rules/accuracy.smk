@@ -58,16 +58,13 @@ rule evaluate_engine:
         accuracy="results/{dataset}/{scores}/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/evaluate_engine.{scores}.{model}.{precision}.{target}.log",
-    threads: EVERY_CORE
+    threads: device_cores
+    resources:
+        **BOARDS,
     params:
-        recipe=options(
-            runtime=recipes.runtime,
-            model=recipes.normalization,
-            split=recipes.scored_split,
-            recipe=recipes.running,
-            identity=recipes.identity,
-        ),
+        device=on_device,
+        recipe=device_options(model=recipes.normalization, split=recipes.scored_split, recipe=recipes.running),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} '
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} "
         "--index {input.index:q} --reference {input.reference:q} {params.recipe} "
         "--accuracy {output.accuracy:q} --log {log:q}"

@@ -10,11 +10,14 @@ rule benchmark:
         benchmark="results/{dataset}/benchmark/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/benchmark.{model}.{precision}.{target}.log",
-    threads: EVERY_CORE
+    threads: device_cores
+    resources:
+        **BOARDS,
     params:
-        recipe=options(runtime=recipes.runtime, recipe=recipes.timing, identity=recipes.identity),
+        device=on_device,
+        recipe=device_options(recipe=recipes.timing),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.recipe} "
         "--benchmark {output.benchmark:q} --log {log:q}"
 
 
@@ -27,11 +30,14 @@ rule trtexec:
         trtexec="results/{dataset}/trtexec/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/trtexec.{model}.{precision}.{target}.log",
-    threads: EVERY_CORE
+    threads: device_cores
+    resources:
+        **BOARDS,
     params:
-        recipe=options(runtime=recipes.runtime, recipe=recipes.timing, identity=recipes.identity),
+        device=on_device,
+        recipe=device_options(recipe=recipes.timing),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.recipe} "
         "--trtexec {output.trtexec:q} --log {log:q}"
 
 
@@ -44,9 +50,12 @@ rule profile:
         profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/profile.{model}.{precision}.{target}.log",
-    threads: EVERY_CORE
+    threads: device_cores
+    resources:
+        **BOARDS,
     params:
-        recipe=options(runtime=recipes.runtime, recipe=recipes.profiling, identity=recipes.identity),
+        device=on_device,
+        recipe=device_options(recipe=recipes.profiling),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.recipe} "
         "--profile {output.profile:q} --log {log:q}"

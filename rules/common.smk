@@ -16,6 +16,8 @@ recipes = Recipes(tables)
 options = recipes.options
 CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a constraint: precisions that choose an engine
 EVERY_CORE = workflow.cores or os.cpu_count()  # of jobs that run alone; threads never make a job stale
+BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in tables.boards().values()}
+workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board that is reached by ssh
 os.environ.update(tables.environment(sys.executable))
 
 
@@ -38,6 +40,28 @@ def active(path):
 def device_code(script):
     """Return a function of wildcards: a script, its modules and those of the target's runtime."""
     return lambda wildcards: code(script, tables.runtime_file(wildcards.target))
+
+
+def device_cores(w):
+    """Return a job's share of this machine: all of it, or little where the job runs on a board elsewhere."""
+    return 1 if tables.board(w.target) else EVERY_CORE
+
+
+def on_device(wildcards, input, output):
+    """Return what starts a target's command line in a shell: its interpreter, or what runs it on its board.
+
+    It takes `input`, so that Snakemake does not count it among what makes a job stale: where a target is decides nothing.
+    """
+    if not tables.board(wildcards.target):
+        return f'"$LEVIT_PYTHON_{wildcards.target}"'
+    files = [" ".join(shlex.quote(str(path)) for path in several) for several in (input, output)]
+    start = f'"$LEVIT_PYTHON" workflow_scripts/remote.py --board "$LEVIT_BOARD_{wildcards.target}"'
+    return f"{start} --inputs {files[0]} --outputs {files[1]} --"
+
+
+def device_options(**slices):
+    """Return the options of a target's command line: its runtime and identity, and further slices."""
+    return options(runtime=recipes.runtime, identity=recipes.identity, **slices)
 
 
 def dataset_code(script):

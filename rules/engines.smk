@@ -14,15 +14,13 @@ rule build_engine:
         description="results/{dataset}/engines/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/build_engine.{model}.{precision}.{target}.log",
-    threads: EVERY_CORE
+    threads: device_cores
+    resources:
+        **BOARDS,
     params:
-        recipe=options(
-            runtime=recipes.runtime,
-            recipe=recipes.building,
-            identity=recipes.identity,
-            verification=recipes.verification,
-        ),
+        device=on_device,
+        recipe=device_options(recipe=recipes.building, verification=recipes.verification),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --onnx {input.onnx:q} '
+        "{params.device} {input.code[0]:q} --onnx {input.onnx:q} "
         "--cache={input.cache:q} --plan={input.plan:q} --select {input.select:q} {params.recipe} "
         "--engine {output.engine:q} --description {output.description:q} --log {log:q}"

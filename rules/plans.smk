@@ -59,9 +59,12 @@ rule bisect:
         bisect="results/{dataset}/bisect/{model}.{precision}.{target}.json",
     log:
         "results/logs/{dataset}/bisect.{model}.{precision}.{target}.log",
-    threads: EVERY_CORE
+    threads: device_cores
+    resources:
+        **BOARDS,
     params:
+        device=on_device,
         recipe=options(model=recipes.normalization, recipe=recipes.building, identity=recipes.identity),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --onnx {input.onnx:q} --cache={input.cache:q} '
+        "{params.device} {input.code[0]:q} --onnx {input.onnx:q} --cache={input.cache:q} "
         "--images {input.images:q} {params.recipe} --bisect {output.bisect:q} --log {log:q}"

@@ -9,11 +9,14 @@ rule fingerprint:
         identity="results/targets/{target}.json",
     log:
         "results/logs/targets/fingerprint.{target}.log",
+    resources:
+        **BOARDS,
     params:
+        device=on_device,
         recipe=options(target=recipes.facts),
         identity=options(identity=recipes.identity),
     shell:
-        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} {params.recipe} --identity {output.identity:q} --log {log:q}'
+        "{params.device} {input.code[0]:q} {params.recipe} --identity {output.identity:q} --log {log:q}"
 
 
 rule everything:

@@ -19,6 +19,7 @@ ABSENT |= {"labels", "synsets", "subset", "classes", "images"}  # of a dataset: 
 ABSENT |= {"candidates", "import", "backend", "percentile", "weights", "equalize", "smoothing", "bias_correction"}
 ABSENT |= {"steps", "from"}
 ABSENT |= {"batches", "dla_generation", "dla_graph"}  # a precision's batches are the target's otherwise
+ABSENT |= {"ssh", "workdir", "ssh_config"}  # absent: the target's jobs run here
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
 ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers"}
@@ -52,6 +53,7 @@ BROKEN = {  # path of keys -> a value that is wrong there
     ("targets", "cpu", "precisions"): [],
     ("targets", "cpu", "batches"): [1, 0],
     ("targets", "cpu", "typed"): "perhaps",
+    ("targets", "cpu", "ssh"): "-oProxyCommand=x",
     ("targets", "a-b"): {"runtime": "openvino", "graph": "cpu", "precisions": ["fp32"]},
     ("graphs", "cpu", "placement"): ["conv", "everything"],
 }

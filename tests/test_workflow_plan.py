@@ -97,6 +97,14 @@ def test_bare_snakemake_makes_what_is_listed_and_names_what_is_skipped(workflow)
     assert not any(job.startswith("result") and job.endswith(("rtx", "gpu", "xavier", "orin")) for job in jobs)
 
 
+def test_a_target_on_a_board_can_be_reached(workflow, tmp_path):
+    copy = workflow.copy(tmp_path / "copy")
+    copy.config(lambda config: config["targets"]["xavier"].update(ssh="user@host"))
+    status, output = copy.run("-n")
+    assert status == 0 and {"result fp32.xavier", "build_engine int8_dla.xavier"} <= set(jobs_of(output)), output
+    assert "skipped: orin" in output and "skipped: xavier" not in output
+
+
 @pytest.mark.parametrize(
     "weights, rule", [("official", "download"), ("train", "train"), ("my/{model}.pth", "import_weights")]
 )

@@ -1,5 +1,7 @@
 """Bad requests are answered in one line that names the thing and the remedy, before any job, by both Snakemakes."""
 
+import venv
+
 import pytest
 
 from workflow import SNAKEMAKE, SNAKEMAKE7, Workflow
@@ -106,3 +108,11 @@ def test_interpreter_of_a_target_that_is_not_there(workflow):
     setting = "targets={cpu: {python: /no/such/python}}"
     said = refusal(workflow, "results/LeViT-tiny.fp32.cpu.json", "--config", setting)
     assert "its interpreter /no/such/python does not run here" in said
+
+
+def test_interpreter_of_a_target_without_its_runtime(workflow, tmp_path):
+    venv.create(tmp_path / "bare", with_pip=False)
+    python = tmp_path / "bare/bin/python"
+    setting = f"targets={{cpu: {{python: {python}}}}}"
+    said = refusal(workflow, "results/LeViT-tiny.fp32.cpu.json", "--config", setting)
+    assert f"of the target cpu: openvino is not installed in {python}" in said

@@ -108,7 +108,7 @@ class Command:
         """Parse the arguments, then fetch the outputs from the store or produce them; exit with a status."""
         args = self.parser.parse_args(argv)
         _log_to(args.log)
-        self._held = _hold(os.environ.get("LEVIT_JOBS"))
+        self._held = hold(os.environ.get("LEVIT_JOBS"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             self._run(produce, args)
@@ -160,7 +160,7 @@ def _keep(store, key, outputs, parts):
         log.warning("the store kept nothing: %s", _describe(error))
 
 
-def _hold(path):
+def hold(path):
     """Hold a shared lock on the file of running jobs, so that no second run starts beside them (gate.py)."""
     if not path or not Path(path).parent.is_dir():
         return None

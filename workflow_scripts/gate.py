@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 
+import preflight
 from files import UserError, read_json
 from tables import JOBS_LOCK
 
@@ -99,16 +100,14 @@ def _check_names(rule, names, tables):
 
 @one_line
 def start(dag, tables):
-    """Take the folder's lock, then compare the targets of a run's pending jobs with this machine."""
+    """Take the folder's lock, then compare the targets of a run's pending jobs with the machines that they are for."""
     lock()
     _making.extend(str(path) for job in dag.needrun_jobs() if job.rule.name in MEASURES for path in job.output)
-    purposes = {
-        (job.wildcards.target, PURPOSES[job.rule.name]) for job in dag.needrun_jobs() if job.rule.name in PURPOSES
-    }
-    for target, purpose in sorted(purposes):
-        reason = tables.unreachable(target, purpose)
-        if reason:
-            raise UserError(f"this machine cannot {purpose} engines of the target {target}: {reason}")
+    purposes = {}
+    for job in dag.needrun_jobs():
+        if job.rule.name in PURPOSES:
+            purposes.setdefault(job.wildcards.target, set()).add(PURPOSES[job.rule.name])
+    preflight.check({target: sorted(several) for target, several in sorted(purposes.items())}, tables)
 
 
 def lock():

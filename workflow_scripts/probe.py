@@ -38,6 +38,7 @@ RUNTIMES = {
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"), "nvidia", None, "tensorrt", False
     ),
 }
+OF_THE_LIBRARY = ("build", "capabilities")  # of a recorded identity: facts that only the loaded runtime knows
 DEMANDS = ("architecture", "compute_capability")  # facts that a target's row may state; here they must be the same
 # What kernels are chosen by: flags of x86 and features of Arm, as /proc/cpuinfo names them.
 FLAGS = ("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni")

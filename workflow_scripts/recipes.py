@@ -11,7 +11,7 @@ import imports
 import probe
 from data import watch
 from files import canonical, read_json, system_text
-from tables import ONNX, SCORED, TYPED_CLASS, ask, pick
+from tables import ONNX, SCORED, SEEN, TYPED_CLASS, ask, pick
 
 DATASET = ("builtin", "drawing", "path", "val", "labels", "synsets", "subset", "classes", "splits")  # of its row
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
@@ -159,9 +159,8 @@ class Recipes:
     def identity(self, w):
         """Return a target's identity: probed where it is this machine, else as recorded, else from its row."""
         if w.target not in self._identities:
-            recorded, row = f"results/targets/{w.target}.json", self.tables.row("target", w.target)
-            found = ask(row, "identity") or (read_json(recorded) if os.path.exists(recorded) else pick(row, *FACTS))
-            self._identities[w.target] = found
+            row = self.tables.row("target", w.target)
+            self._identities[w.target] = ask(row, "identity") or _recorded(w.target, row) or pick(row, *FACTS)
         return self._identities[w.target]
 
     def version(self, w):
@@ -193,6 +192,14 @@ class Recipes:
             return self._options[key]
 
         return arguments
+
+
+def _recorded(target, row):
+    """Return the identity that a board gave when a run last started, or that its target's file has, or nothing."""
+    for path in ([f"{SEEN}/{target}.json"] if row.get("ssh") else []) + [f"results/targets/{target}.json"]:
+        if os.path.exists(path):
+            return {key: value for key, value in read_json(path).items() if key not in probe.OF_THE_LIBRARY}
+    return None
 
 
 def _option(flag, value):

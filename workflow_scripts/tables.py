@@ -19,6 +19,7 @@ TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast;
 TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock on it (cli.py), a starting run tries it
 PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
+SEEN = ".cache/boards"  # what boards that are reached by ssh said they are when a run last started
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
 SCORED = {"accuracy": "val", "select": "select"}  # folder of scores under a dataset's: the split that they are of
 UNFOLDED = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change the network's weights
@@ -31,7 +32,13 @@ def pick(row, *keys):
 
 
 def ask(row, question, *more):
-    """Return what probe.py's function `question` says of a target's row, in the interpreter of its jobs."""
+    """Return what probe.py's function `question` says of a target's row, in the interpreter of its jobs.
+
+    A board that is reached by ssh is not asked here (gate.py does, when a run starts): it can be reached, its identity
+    is not known.
+    """
+    if row.get("ssh"):
+        return None
     if not row.get("python"):
         return getattr(probe, question)(row, *more)
     return json.loads(_ask_elsewhere(row["python"], question, canonical([row, *more])))
@@ -321,6 +328,19 @@ class Tables:
         """Return why this machine cannot `build` or `run` a target's engines, or None where it can."""
         return ask(self.row("target", target), "unreachable", purpose)
 
+    def board(self, target):
+        """Return how a target is reached by ssh, or None where its jobs run here."""
+        row = self.row("target", target)
+        return {"name": target, **pick(row, "ssh", "workdir", "python", "ssh_config")} if row.get("ssh") else None
+
+    def boards(self):
+        """Return {destination of ssh: names of the targets that are there}."""
+        found = {}
+        for name, row in self.config["targets"].items():
+            if row.get("ssh"):
+                found.setdefault(row["ssh"], []).append(name)
+        return found
+
     def environment(self, python):
         """Return what jobs find in their environment, which decides no content: interpreters, store, lock.
 
@@ -328,5 +348,6 @@ class Tables:
         """
         python = os.environ.get("LEVIT_PYTHON") or python
         named = {f"LEVIT_PYTHON_{t}": row.get("python") or python for t, row in self.config["targets"].items()}
+        named.update({f"LEVIT_BOARD_{t}": canonical(self.board(t)) for t in self.config["targets"] if self.board(t)})
         named["LEVIT_TIMING_CACHES"] = TIMING_CACHES
         return {"LEVIT_PYTHON": python, "LEVIT_STORE": self.config["store"] or "", "LEVIT_JOBS": JOBS_LOCK, **named}

@@ -135,6 +135,11 @@ def interpreter_of_a_target(workflow):
 
 
 @change([])
+def another_target_on_a_board(workflow):
+    workflow.config(lambda config: config["targets"]["xavier"].update(ssh="user@host", workdir="work"))
+
+
+@change([])
 def touched_outputs(workflow):
     for path in workflow.path("results").rglob("*.*"):
         if "logs" not in path.parts and path.is_file():

@@ -1,0 +1,66 @@
+"""Before the first job: is each target that jobs are for what its row says, be it this machine or a board elsewhere.
+
+Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
+"""
+
+import os
+import sys
+
+from files import UserError, read_json, write_json
+from tables import SEEN
+
+STARTED_OVER = "LEVIT_STARTED_OVER"
+
+
+def check(purposes, tables):
+    """Raise UserError with a line for each target that cannot do what is asked: {target: [`build`, `run`]}.
+
+    A board that is another one than when it was last asked is recorded, and Snakemake started over with that.
+    """
+    boards = {target: tables.board(target) for target in purposes if tables.board(target)}
+    problems = [text for target in purposes if target not in boards for text in _here(target, purposes, tables)]
+    found = _ask(boards, purposes, tables) if boards else {}
+    problems += [
+        f"{boards[target]['ssh']} cannot {seen['purpose']} engines of the target {target}: {seen['reason']}"
+        for target, seen in found.items()
+        if seen["reason"]
+    ]
+    if problems:
+        raise UserError("\nerror: ".join(problems))
+    changed = [target for target, seen in found.items() if _note(target, seen["identity"])]
+    if changed:
+        _start_over(changed)
+
+
+def _here(target, purposes, tables):
+    """Return the first reason why this machine is not a target, if any, in a list."""
+    for purpose in purposes[target]:
+        reason = tables.unreachable(target, purpose)
+        if reason:
+            return [f"this machine cannot {purpose} engines of the target {target}: {reason}"]
+    return []
+
+
+def _ask(boards, purposes, tables):
+    import remote  # only now: a parse has no need of it
+
+    return remote.look({t: (tables.row("target", t), purposes[t], board) for t, board in boards.items()})
+
+
+def _note(target, identity):
+    """Record what a board is; return whether that is news, by which the jobs of this run were not yet chosen."""
+    path = f"{SEEN}/{target}.json"
+    if os.path.exists(path) and read_json(path) == identity:
+        return False
+    write_json(path, identity)
+    return True
+
+
+def _start_over(targets):
+    """Start Snakemake again with the same command line: what is stale depends on what a board is."""
+    if os.environ.get(STARTED_OVER):
+        raise UserError(f"{', '.join(targets)}: another identity each time it is asked: is it one board?")
+    print(f"{', '.join(targets)}: recorded what the board is; planning with that", file=sys.stderr, flush=True)
+    with open("/proc/self/cmdline", "rb") as stream:
+        words = [os.fsdecode(word) for word in stream.read().split(b"\0")[:-1]]
+    os.execve(sys.executable, words, {**os.environ, STARTED_OVER: "1"})
