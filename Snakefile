@@ -33,10 +33,12 @@ include: "rules/results.smk"
 
 
 gate.check_requested(sys.argv[1:], workflow.rules, tables)
+upstream.trust(workflow.rules, tables)
 
 
 onstart:
     gate.start(workflow.persistence.dag, tables)
+    upstream.start(workflow.persistence.dag, tables)
 
 
 onsuccess:
