@@ -149,9 +149,7 @@ def rsync(arguments, listed):
     program = shutil.which("rsync")
     if program is None:
         raise UserError("rsync is not installed here: apt-get install rsync, here and on the device")
-    done = subprocess.run(
-        [program, "--out-format=%n", *arguments], input=listed.encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    done = subprocess.run([program, "--out-format=%n", *arguments], input=listed.encode(), capture_output=True)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
         raise UserError(f"rsync failed with status {done.returncode}: {said[0]}")
