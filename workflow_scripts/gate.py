@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 from files import UserError, read_json
+from measure import nvpmodel
 from tables import JOBS_LOCK
 
 NEEDS = {
@@ -25,6 +26,7 @@ PURPOSES = {
     **dict.fromkeys(("build_engine", "fingerprint"), "build"),
     **dict.fromkeys(("evaluate_engine", "evaluate_select", "benchmark", "trtexec", "profile", "bisect"), "run"),
 }
+TIMED = ("benchmark", "trtexec")  # rules whose output depends on the power mode
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 MEASURES = ("result", "choose")  # rules whose output says whether a budget is met
 RUN_LOCK = ".snakemake/levit.run.lock"
@@ -107,6 +109,16 @@ def start(dag, tables):
         reason = tables.unreachable(target, purpose)
         if reason:
             raise UserError(f"this machine cannot {purpose} engines of the target {target}: {reason}")
+    for target in sorted({job.wildcards.target for job in dag.needrun_jobs() if job.rule.name in TIMED}):
+        _check_power_mode(target, tables.row("target", target))
+
+
+def _check_power_mode(target, row):
+    """Raise UserError where a row asks for a power mode that this board is not in; what tells none is asked later."""
+    found = None if row.get("ssh") else nvpmodel.current()
+    reason = found and nvpmodel.refusal(row, found)
+    if reason:
+        raise UserError(f"nothing can be timed for the target {target}: {reason}")
 
 
 def lock():
