@@ -28,6 +28,7 @@ include: "rules/plans.smk"
 include: "rules/engines.smk"
 include: "rules/accuracy.smk"
 include: "rules/benchmark.smk"
+include: "rules/timeline.smk"
 include: "rules/targets.smk"
 include: "rules/results.smk"
 

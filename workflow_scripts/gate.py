@@ -24,7 +24,7 @@ NEEDS = {
 }
 PURPOSES = {
     **dict.fromkeys(("build_engine", "fingerprint"), "build"),
-    **dict.fromkeys(("evaluate_engine", "evaluate_select", "benchmark", "trtexec", "profile", "bisect"), "run"),
+    **dict.fromkeys(("evaluate_engine", "evaluate_select", "benchmark", "trtexec", "profile", "nsys", "bisect"), "run"),
 }
 TIMED = ("benchmark", "trtexec")  # rules whose output depends on the power mode
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/

@@ -12,7 +12,7 @@ import time
 
 from gate import PURPOSES, stop
 
-GATHERING = ("result", "choose", "summary", "report", "everything", "all")  # they read results, on any machine
+GATHERING = ("result", "choose", "summary", "report", "timeline", "everything", "all")  # of results, on any machine
 SKEW = 1.0  # seconds that a file may seem to come from the future
 
 

@@ -7,7 +7,6 @@ Prints a JSON line per job: a Xavier NX has 8 GB for its processor and its GPU t
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile

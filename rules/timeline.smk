@@ -1,0 +1,34 @@
+"""An engine's layers along time: a picture from its profile, or a capture with NVIDIA's Nsight Systems. Asked for by name."""
+
+
+rule timeline:
+    """Draw the layers of an engine along time."""
+    input:
+        profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
+        code=code("draw_timeline.py"),
+    output:
+        timeline="results/{dataset}/timeline/{model}.{precision}.{target}.svg",
+    log:
+        "results/logs/{dataset}/timeline.{model}.{precision}.{target}.log",
+    params:
+        title="{model} {precision} on {target}",
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --profile {input.profile:q} --title {params.title:q} '
+        "--timeline {output.timeline:q} --log {log:q}"
+
+
+rule nsys:
+    """Capture an engine's queries with Nsight Systems, where it is installed."""
+    input:
+        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        code=device_code("capture_nsys.py"),
+    output:
+        capture="results/{dataset}/timeline/{model}.{precision}.{target}.nsys-rep",
+    log:
+        "results/logs/{dataset}/nsys.{model}.{precision}.{target}.log",
+    threads: EVERY_CORE
+    params:
+        recipe=options(runtime=recipes.runtime, recipe=recipes.profiling, identity=recipes.identity),
+    shell:
+        '"$LEVIT_PYTHON_{wildcards.target}" {input.code[0]:q} --engine {input.engine:q} {params.recipe} '
+        "--capture {output.capture:q} --log {log:q}"
