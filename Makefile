@@ -6,6 +6,9 @@ BIN := .venv/bin
 # a stamp is named by its pins' checksum: an environment is made again when they change, not when a file is touched
 READY := .venv/ready-$(shell cksum < envs/host.txt | cut -d' ' -f1)
 READY7 := .venv7/ready-$(shell cksum < envs/snakemake7.txt | cut -d' ' -f1)
+READY8 := .venv8/ready-$(shell cat envs/jetson-jp5.txt envs/jetson-tests.txt | cksum | cut -d' ' -f1)
+# an interpreter as old as JetPack 5.1's, for the half that runs on devices; uv fetches one where none is here
+PYTHON8 ?= $(firstword $(wildcard $(addsuffix /bin/python3.8,/usr /usr/local $(HOME)/.pyenv/versions/3.8.*)) 3.8)
 FAST := -m "not slow"
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(FAST)
 # apart from torch, as in the workflow: OpenVINO 2026.4 and torch 2.15 in one process end in a broken heap
@@ -21,7 +24,7 @@ FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 demo: $(READY)  ## one measured INT8 result, from nothing
 	$(BIN)/snakemake results/LeViT-128S.int8_qat.cpu.json
 
-test: $(READY) $(READY7) $(BOARD)  ## the whole suite; it checks format and lint as well
+test: $(READY) $(READY7) $(READY8) $(BOARD)  ## the whole suite; it checks format and lint as well
 	$(PYTEST) $(APART:%=--ignore=%) < /dev/null
 	$(PYTEST) $(APART) < /dev/null
 
@@ -70,8 +73,14 @@ $(READY7): envs/snakemake7.txt $(READY)
 	  then rm -f .venv7/ready-* && touch $@; \
 	  else rm -rf .venv7; echo "warning: no Snakemake 7 (one of its packages needs a C compiler): its tests are skipped" >&2; fi
 
+$(READY8): envs/jetson-jp5.txt envs/jetson-tests.txt $(READY)
+	test -x .venv8/bin/python || $(BIN)/uv venv --quiet --python $(PYTHON8) .venv8 || true
+	if $(BIN)/uv pip install --python .venv8/bin/python --compile-bytecode -r envs/jetson-jp5.txt -r envs/jetson-tests.txt; \
+	  then rm -f .venv8/ready-* && touch $@; \
+	  else rm -rf .venv8; echo "warning: no Python 3.8 with what a Jetson has: its tests are skipped" >&2; fi
+
 clean:  ## what was built; the store (.cache) and the environments stay
 	rm -rf results .snakemake .pytest_cache .ruff_cache
 
 distclean: clean
-	rm -rf .cache .venv .venv7
+	rm -rf .cache .venv .venv7 .venv8

@@ -30,15 +30,18 @@ include: "rules/dla.smk"
 include: "rules/engines.smk"
 include: "rules/accuracy.smk"
 include: "rules/benchmark.smk"
+include: "rules/timeline.smk"
 include: "rules/targets.smk"
 include: "rules/results.smk"
 
 
 gate.check_requested(sys.argv[1:], workflow.rules, tables)
+upstream.trust(workflow.rules, tables)
 
 
 onstart:
     gate.start(workflow.persistence.dag, tables)
+    upstream.start(workflow.persistence.dag, tables)
 
 
 onsuccess:

@@ -8,6 +8,7 @@ import sys
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow_scripts"))
 
 import gate
+import upstream
 from recipes import Recipes, code
 from tables import SCORED, Tables
 

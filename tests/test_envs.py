@@ -30,7 +30,8 @@ HOST = pins(REPOSITORY / "envs/host.txt")
 
 
 def test_sides():
-    assert {path.stem for path in FILES} >= {"host", "snakemake7", "gpu-trt8", "gpu-trt10", "jetson-jp5", "jetson-jp6"}
+    sides = {"host", "snakemake7", "gpu-trt8", "gpu-trt10", "jetson-jp5", "jetson-jp6", "jetson-jp7"}
+    assert {path.stem for path in FILES} >= sides
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -45,6 +46,12 @@ def test_devices_agree_with_each_other():
     for name in set().union(*devices.values()):
         found = {side: table[name] for side, table in devices.items() if name in table}
         assert len({version for version, _, _ in found.values()}) == 1 or all(why for _, _, why in found.values()), name
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.stem.startswith("jetson")], ids=lambda path: path.stem)
+def test_nothing_shadows_what_jetpack_brings(path):
+    """TensorRT, CUDA and cuDNN of a board are the image's: a package of them in its environment would come first."""
+    assert not [name for name in pins(path) if name.startswith(("tensorrt", "nvidia-", "torch"))]
 
 
 def test_what_is_installed_is_what_is_pinned():

@@ -173,6 +173,15 @@ def test_demand_of_dla_cores(tmp_path, monkeypatch):
     assert probe.mismatch({"runtime": "tensorrt", "dla": 2}) == "there are 0 DLA cores here, and the target has 2"
 
 
+def test_another_jetpack_is_named(monkeypatch):
+    facts = {"version": "10.3.0.30", "compute_capability": "8.7", "driver": "L4T 36.4.3"}
+    monkeypatch.setattr(probe, "facts", lambda name: facts)
+    said = probe.mismatch({"runtime": "tensorrt", "version": "8.5"})
+    assert said == "tensorrt is 10.3.0.30 here (L4T 36.4.3: JetPack 6), and the target's is 8.5"
+    said = probe.mismatch({"runtime": "tensorrt", "compute_capability": "7.2"})
+    assert said == "compute_capability is 8.7 here (L4T 36.4.3: JetPack 6), and the target's is 7.2"
+
+
 def test_version_in_the_text_of_a_module(tmp_path, monkeypatch):
     """JetPack's TensorRT may have no distribution: its package says its version, and is not imported for that."""
     (tmp_path / "nvtrt").mkdir()

@@ -49,7 +49,9 @@ VALID = {
             "coefficient_of_variation": 0.01,
             "energy_mj_per_image": None,
             "power_mode": None,
+            "power_mode_asked": None,
             "clocks_mhz": {"before": 2596.1, "after": None},
+            "board": None,
         }
     ],
     "trtexec": None,
@@ -186,7 +188,7 @@ def test_schema_is_closed():
                 walk(value, where)
 
     walk(schema, ["root"])
-    assert sorted(open_objects) == ["recipe", "target_identity", "versions"]
+    assert sorted(open_objects) == ["clocks_mhz", "rails_mw", "recipe", "target_identity", "versions"]
 
 
 def test_budget():
@@ -227,6 +229,20 @@ def test_warning_where_trtexec_differs(caplog, ratio, said):
         assemble_result.tell(changed(("trtexec",), [{**TRTEXEC, "median_compute_ratio": ratio}]))
     assert (f"our median compute is {ratio:.3f} times trtexec's" in caplog.text) == said
     assert "warning: of the engine's build: the recipe asks for int8, and no layer computes in it" in caplog.text
+
+
+@pytest.mark.parametrize("asked, said", [(None, False), ("MODE_15W", False), ("MAXN", True)])
+def test_warning_where_the_power_mode_is_another(caplog, asked, said):
+    with caplog.at_level("INFO", "levit"):
+        entry = {**VALID["benchmark"][0], "power_mode": "15W", "power_mode_asked": asked}
+        assemble_result.tell(changed(("benchmark",), [entry]))
+    assert ("batch 1 was timed in the power mode 15W, and the row asks for MAXN" in caplog.text) == said
+
+
+def test_what_a_board_tells_is_a_result():
+    told = {"rails_mw": {"VDD_IN": 5080.0}, "source": "hwmon", "clocks_mhz": {"gpu": 1109.0}, "throttling": []}
+    entry = {**VALID["benchmark"][0], "board": {**told, "hottest_c": 49.0}}
+    assemble_result.check_schema(changed(("benchmark",), [entry]))
 
 
 def test_git_commit(tmp_path, monkeypatch):

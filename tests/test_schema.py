@@ -22,7 +22,7 @@ ABSENT |= {"batches", "dla_generation", "dla_graph"}  # a precision's batches ar
 ABSENT |= {"ssh", "workdir", "ssh_config"}  # absent: the target's jobs run here
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
-ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers"}
+ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers", "power_mode", "other_power_mode"}
 BROKEN = {  # path of keys -> a value that is wrong there
     ("seed",): -1,
     ("sead",): 0,
@@ -54,6 +54,7 @@ BROKEN = {  # path of keys -> a value that is wrong there
     ("targets", "cpu", "batches"): [1, 0],
     ("targets", "cpu", "typed"): "perhaps",
     ("targets", "cpu", "ssh"): "-oProxyCommand=x",
+    ("targets", "xavier", "other_power_mode"): "ignore",
     ("targets", "a-b"): {"runtime": "openvino", "graph": "cpu", "precisions": ["fp32"]},
     ("graphs", "cpu", "placement"): ["conv", "everything"],
 }

@@ -146,8 +146,10 @@ def test_build_and_rebuild_under_snakemake_7(workflow7, tmp_path):
     assert copy.build(target) == list(names)
 
 
-def test_profiles_differ_in_what_snakemake_7_does_not_know():
-    nine, seven = (yaml.safe_load((REPOSITORY / f"profiles/default/config{v}.yaml").read_text()) for v in (".v9+", ""))
+@pytest.mark.parametrize("profile", ["default", "device"])
+def test_profiles_differ_in_what_snakemake_7_does_not_know(profile):
+    files = (REPOSITORY / f"profiles/{profile}/config{version}.yaml" for version in (".v9+", ""))
+    nine, seven = (yaml.safe_load(path.read_text()) for path in files)
     only_nine = {"max-checksum-file-size"}
     assert {key: value for key, value in nine.items() if key not in only_nine} == seven
     assert only_nine <= set(nine)

@@ -186,6 +186,8 @@ def size_of(path):
 
 def tell(result):
     """Log a result in a line, and others for what should not be overlooked."""
+    from measure.nvpmodel import is_same
+
     accuracy = result["accuracy"]
     speed = ", ".join(f"{e['images_per_second']:.1f} images/s at batch {e['batch']}" for e in result["benchmark"])
     log.info(
@@ -196,6 +198,10 @@ def tell(result):
     unstable = [str(entry["batch"]) for entry in result["benchmark"] if not entry["stable"]]
     if unstable:
         log.info("warning: the timing at batch %s is not stable", ", ".join(unstable))
+    for entry in result["benchmark"]:
+        if entry.get("power_mode_asked") and not is_same(entry["power_mode_asked"], entry["power_mode"] or ""):
+            modes = entry["batch"], entry["power_mode"], entry["power_mode_asked"]
+            log.info("warning: batch %d was timed in the power mode %s, and the row asks for %s", *modes)
     for entry in result["trtexec"] or ():
         if abs(entry["median_compute_ratio"] - 1) > APART:
             figures = entry["batch"], entry["median_compute_ratio"]

@@ -1,8 +1,8 @@
 """Time an engine from its file, per batch size: latency by trtexec's definitions, throughput over the host's clock.
 
 The recipe is {"batches", "warmup_ms", "duration_ms", "iterations", "threads"?, "cuda_graph"?, "spin_wait"?,
-"transfers"?}. Each timing says whether it is stable (measure/stats.py: is_stable). What a device cannot measure is
-null.
+"transfers"?, "power_mode"?, "other_power_mode"?}. Each timing says whether it is stable (measure/stats.py: is_stable).
+What a device cannot measure is null.
 """
 
 from cli import Command, log
@@ -22,12 +22,13 @@ def produce(args):
 
 def entry(session, batch, recipe):
     """Return one batch size's timing as the result JSON has it."""
-    from measure import gpu, stats, timing
+    from measure import gpu, jetson, stats, timing
 
     options = {name: recipe[name] for name in OPTIONS if name in recipe}
     meter = gpu.meter() if session.on_gpu else timing.Host()
     loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"], options, meter)
     before = meter.state()
+    check_power_mode(recipe, before["power_mode"])
     times = session.time(images_for(session, batch), loop)
     after = meter.state()
     count, latency = len(times.latency), list(times.latency)
@@ -43,10 +44,22 @@ def entry(session, batch, recipe):
         "coefficient_of_variation": stats.variation(latency),
         "energy_mj_per_image": times.energy / (count * batch) if times.energy else None,
         "power_mode": after["power_mode"],
+        "power_mode_asked": recipe.get("power_mode"),
         "clocks_mhz": {"before": before["clock_mhz"], "after": after["clock_mhz"]},
+        "board": jetson.told(before, after),
     }
     tell(found)
     return found
+
+
+def check_power_mode(recipe, found):
+    """Raise UserError where the recipe asks for a power mode that the device is not in."""
+    from files import UserError
+    from measure import nvpmodel
+
+    reason = nvpmodel.refusal(recipe, found)
+    if reason:
+        raise UserError(reason)
 
 
 def images_for(session, batch):
@@ -63,6 +76,8 @@ def tell(found):
     figures = found["batch"], latency["median"], latency["p99"], found["images_per_second"], found["iterations"]
     text = "batch %d: median %.3f ms, p99 %.3f ms, %.1f images/s, %d queries, CoV %.1f %%%s"
     log.info(text, *figures, 100 * found["coefficient_of_variation"], note)
+    for slower in (found["board"] or {}).get("throttling", ()):
+        log.info("warning: at batch %d the board was slowed down: %s", found["batch"], slower)
 
 
 def command():

@@ -190,7 +190,7 @@ def bring(path):
                 raise UserError(f"{path} has the file {name}, which is none of a kit's: nothing more is unpacked")
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).write_bytes(archive.extractfile(members[name]).read())
-    _tell_snakemake(sorted(set(made)))
+    tell_snakemake(sorted(set(made)))
     print(f"{len(set(made))} files; now: snakemake {' '.join(kit['results'])}")
 
 
@@ -204,7 +204,7 @@ def _check_unchanged(kit):
             raise UserError(f"{path} is not what the kit was packed with: pack another")
 
 
-def _tell_snakemake(outputs):
+def tell_snakemake(outputs):
     """Let Snakemake record the brought files as made by today's rules, so that a later change makes them stale."""
     command = [sys.executable, "-m", "snakemake", "--touch", "--force", "--no-hooks", "--quiet", "--", *outputs]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)

@@ -13,6 +13,7 @@ import sys
 
 import preflight
 from files import UserError, read_json
+from measure import nvpmodel
 from tables import JOBS_LOCK
 
 NEEDS = {
@@ -26,8 +27,9 @@ NEEDS = {
 }
 PURPOSES = {
     **dict.fromkeys(("build_engine", "fingerprint"), "build"),
-    **dict.fromkeys(("evaluate_engine", "benchmark", "trtexec", "profile", "bisect"), "run"),
+    **dict.fromkeys(("evaluate_engine", "benchmark", "trtexec", "profile", "nsys", "bisect"), "run"),
 }
+TIMED = ("benchmark", "trtexec")  # rules whose output depends on the power mode
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 MEASURES = ("result", "choose")  # rules whose output says whether a budget is met
 RUN_LOCK = ".snakemake/levit.run.lock"
@@ -108,6 +110,16 @@ def start(dag, tables):
         if job.rule.name in PURPOSES:
             purposes.setdefault(job.wildcards.target, set()).add(PURPOSES[job.rule.name])
     preflight.check({target: sorted(several) for target, several in sorted(purposes.items())}, tables)
+    for target in sorted({job.wildcards.target for job in dag.needrun_jobs() if job.rule.name in TIMED}):
+        _check_power_mode(target, tables.row("target", target))
+
+
+def _check_power_mode(target, row):
+    """Raise UserError where a row asks for a power mode that this board is not in; what tells none is asked later."""
+    found = None if row.get("ssh") else nvpmodel.current()
+    reason = found and nvpmodel.refusal(row, found)
+    if reason:
+        raise UserError(f"nothing can be timed for the target {target}: {reason}")
 
 
 def lock():

@@ -59,16 +59,22 @@ def mismatch(row):
     found = facts(name)
     for key in DEMANDS:
         if row.get(key) is not None and str(row[key]) != str(found.get(key)):
-            return f"{key} is {found.get(key) or 'none'} here, and the target's is {row[key]}"
+            return f"{key} is {found.get(key) or 'none'} here{_jetpack(found)}, and the target's is {row[key]}"
     if found["version"] is None:
         return f"{RUNTIMES[name].distributions[0]} is not installed in {sys.executable}"
     if not _is_of(found["version"], row.get("version")):
-        return f"{name} is {found['version']} here, and the target's is {row['version']}"
+        return f"{name} is {found['version']} here{_jetpack(found)}, and the target's is {row['version']}"
     if not RUNTIMES[name].builds_anywhere and found["compute_capability"] is None:
         return f"{name} needs an NVIDIA GPU with its driver, and there is none here"
     if (row.get("dla") or 0) > (found.get("dla") or 0):
         return f"there are {found.get('dla') or 0} DLA cores here, and the target has {row['dla']}"
     return None
+
+
+def _jetpack(found):
+    """Return which JetPack a board has, in brackets, or nothing where it is no Jetson."""
+    release = re.match(r"L4T (\d+)", found.get("driver") or "")
+    return f" ({found['driver']}: JetPack {JETPACKS.get(release.group(1), 'unknown')})" if release else ""
 
 
 def _is_of(version, demanded):
@@ -149,6 +155,7 @@ NVIDIA = {"device": "name", "compute_capability": "compute_cap", "memory": "memo
 # A Jetson's chip, as its device tree names it: compute capability and DLA cores; fewer cores by words of its model.
 CHIPS = {"tegra194": ("7.2", 2), "tegra234": ("8.7", 2), "tegra264": ("11.0", 0)}
 FEWER_CORES = (("Orin Nano", 0), ("Orin NX 8GB", 1), ("Orin NX Engineering Reference Developer Kit 8GB", 1))
+JETPACKS = {"32": 4, "34": 5, "35": 5, "36": 6, "38": 7, "39": 7}  # by the first number of the L4T release
 RELEASE, TREE = "/etc/nv_tegra_release", "/proc/device-tree"
 
 

@@ -18,6 +18,7 @@ FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # o
 
 SEARCH = ("workspace_mb", "optimization_level", "external_tactics", "dynamic_batch")  # of kernels, by a builder
 TIMING = ("batches", "warmup_ms", "duration_ms", "iterations", "threads", "cuda_graph", "spin_wait", "transfers")
+TIMING += ("power_mode", "other_power_mode")
 
 
 class Recipes:

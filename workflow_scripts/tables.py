@@ -62,6 +62,7 @@ class Tables:
         self.config = config
         self._reachable = None
         self.active = config["dataset"]
+        self.on_device = config["site"] == "device"
         self._check_references()
 
     @classmethod
@@ -281,7 +282,7 @@ class Tables:
 
     def onnx_models(self):
         """Return the listed models whose exported graph can be evaluated here."""
-        return [] if probe.unreachable(ONNX) else self.listed("model")
+        return [] if self.on_device or probe.unreachable(ONNX) else self.listed("model")
 
     def runtime_file(self, target):
         return f"runtimes/{self.row('target', target)['runtime']}.py"

@@ -58,6 +58,7 @@ ROWS = [
     ({"transfers": False}, TIMED),
     ({"spin_wait": False}, TIMED),
     ({"iterations": 77}, TIMED),
+    ({"power_mode": "MAXN"}, TIMED),
     ({"trtexec": False}, ["result fp32.gpu"]),
 ]
 SCRIPTS = [
@@ -126,3 +127,17 @@ def test_preflight_refuses_before_any_job(tmp_path, version, row, reason):
     assert status == 1
     assert f"error: this machine cannot build engines of the target gpu: {reason}" in output
     assert not workflow.path("work.log").exists(), "no job was started"
+
+
+def test_a_power_mode_that_a_row_does_not_ask_for_is_refused_before_any_job(tmp_path):
+    workflow = Workflow.fresh(tmp_path / "run")
+    machine(workflow)
+    (workflow.path("tools") / "nvpmodel").write_text("#!/bin/sh\necho NV Power Mode: MODE_15W_6CORE\necho 2\n")
+    (workflow.path("tools") / "nvpmodel").chmod(0o755)
+    workflow.config(lambda config: config["targets"]["gpu"].update(power_mode="20W_6CORE"))
+    status, output = workflow.run("--quiet", "--", RESULT)
+    said = "the power mode is MODE_15W_6CORE here, and the row asks for 20W_6CORE: set it, or other_power_mode: mark"
+    assert status == 1 and f"error: nothing can be timed for the target gpu: {said}" in output
+    assert not workflow.path("work.log").exists(), "no job was started"
+    workflow.config(lambda config: config["targets"]["gpu"].update(other_power_mode="mark"))
+    assert workflow.build(RESULT)

@@ -405,6 +405,35 @@ def profile_of_an_engine(workflow):
     pass
 
 
+TIMELINE = f"results/digits/timeline/{MODEL}.fp32.cpu.svg"
+
+
+@change(["profile fp32.cpu", "timeline fp32.cpu"], targets=[TIMELINE])
+def timeline_of_an_engine(workflow):
+    pass
+
+
+@change(["timeline fp32.cpu"], targets=[TIMELINE])
+def code_of_a_timeline(workflow):
+    workflow.build(TIMELINE)
+    workflow.edit("workflow_scripts/drawing/timeline.py", "COLORS = ", "EXTRA = COLORS = ")
+
+
+@change(["nsys fp32.cpu"], targets=[f"results/digits/timeline/{MODEL}.fp32.cpu.nsys-rep"])
+def capture_of_an_engine(workflow):
+    pass
+
+
+@change([])
+def power_mode_of_a_target_that_is_not_asked_for(workflow):
+    workflow.config(row("targets", "xavier", power_mode="15W_6CORE"))
+
+
+@change(timed(*CPU))
+def power_mode_of_a_target(workflow):
+    workflow.config(row("targets", "cpu", power_mode="performance", other_power_mode="mark"))
+
+
 @change([*(f"evaluate_engine select.{name}" for name in CPU), "choose auto.cpu"], targets=[AUTO])
 def choice_of_a_precision(workflow):
     workflow.config(row("precisions", "auto", choose=[name.split(".")[0] for name in CPU]))

@@ -1,26 +1,22 @@
-"""What a GPU says of its own state: energy, clock, power limit; a Jetson's power mode and power rails.
+"""What a GPU says of its own state: energy, clock, power limit.
 
-From NVML (`pynvml`) where it is installed, else from nvidia-smi, else from a Jetson's files; None for what is not told.
+A Jetson tells of itself (jetson.py); others through NVML (`pynvml`) where it is installed, else nvidia-smi; None for
+what is not told.
 """
 
-import glob
 import importlib
 import os
 import shutil
 import subprocess
-import threading
-import time
 
-from files import system_number, system_text
-
-RAILS = ("VDD_IN", "POM_5V_IN", "VIN")  # what a Jetson draws as a whole; without one of them, its rails are summed
-PERIOD = 0.02  # seconds between two readings of a rail
+from measure.jetson import Jetson
 
 
 def meter():
-    """Return the best Meter there is here."""
-    if rails():
-        return Jetson()
+    """Return the best meter there is here."""
+    board = Jetson.here()
+    if board is not None:
+        return board
     try:
         return Nvml(importlib.import_module("pynvml"))
     except Exception:  # noqa: BLE001 (not installed, or no driver: pynvml has errors of its own)
@@ -93,57 +89,6 @@ class Smi(Meter):
 
     def power_mode(self):
         return _limit(self._ask("enforced.power.limit"), 1)
-
-
-class Jetson(Meter):
-    """A Jetson: power rails of its INA sensors, summed up in a thread; the clock of its GPU; nvpmodel's mode."""
-
-    def __init__(self):
-        self._spent, self._thread = 0.0, None
-
-    def energy_mj(self):
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._integrate, daemon=True)
-            self._thread.start()
-        return self._spent
-
-    def _integrate(self):
-        found, last = rails(), time.monotonic()
-        while True:
-            time.sleep(PERIOD)
-            now = time.monotonic()
-            self._spent += sum(_power_mw(rail) for rail in found) * (now - last)
-            last = now
-
-    def clock_mhz(self):
-        for path in glob.glob("/sys/class/devfreq/*/cur_freq"):
-            if any(name in path for name in ("gv11b", "ga10b", "gpu")):
-                return (system_number(path) or 0) / 1e6 or None
-        return None
-
-    def power_mode(self):
-        try:
-            done = subprocess.run(["nvpmodel", "-q"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if "Power Mode:" in line]
-        return lines[0].split(":")[-1].strip() if lines else None
-
-
-def rails(root="/sys/class/hwmon"):
-    """Return [(file of millivolts, file of milliamperes)] of a Jetson's input, or of all its rails."""
-    found = {}
-    for label in glob.glob(f"{root}/hwmon*/in*_label"):
-        volts, amperes = label.replace("_label", "_input"), label.replace("_label", "_input").replace("/in", "/curr")
-        if os.path.exists(amperes):
-            found[system_text(label).strip()] = (volts, amperes)
-    whole = [found[name] for name in RAILS if name in found]
-    return whole[:1] or sorted(found.values())
-
-
-def _power_mw(rail):
-    volts, amperes = map(system_number, rail)
-    return (volts or 0) * (amperes or 0) / 1e3
 
 
 def _limit(value, scale):

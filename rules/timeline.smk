@@ -1,0 +1,37 @@
+"""An engine's layers along time: a picture from its profile, or a capture with NVIDIA's Nsight Systems. Asked for by name."""
+
+
+rule timeline:
+    """Draw the layers of an engine along time."""
+    input:
+        profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
+        code=code("draw_timeline.py"),
+    output:
+        timeline="results/{dataset}/timeline/{model}.{precision}.{target}.svg",
+    log:
+        "results/logs/{dataset}/timeline.{model}.{precision}.{target}.log",
+    params:
+        title="{model} {precision} on {target}",
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --profile {input.profile:q} --title {params.title:q} '
+        "--timeline {output.timeline:q} --log {log:q}"
+
+
+rule nsys:
+    """Capture an engine's queries with Nsight Systems, where it is installed."""
+    input:
+        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        code=device_code("capture_nsys.py"),
+    output:
+        capture="results/{dataset}/timeline/{model}.{precision}.{target}.nsys-rep",
+    log:
+        "results/logs/{dataset}/nsys.{model}.{precision}.{target}.log",
+    threads: device_cores
+    resources:
+        **BOARDS,
+    params:
+        device=on_device,
+        recipe=device_options(recipe=recipes.profiling),
+    shell:
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.recipe} "
+        "--capture {output.capture:q} --log {log:q}"
