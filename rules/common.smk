@@ -166,24 +166,16 @@ def result_graph(w):
     return tables.engine_graph(tables.active, w.model, w.precision, w.target)
 
 
-def result_calibration(w):
-    """Return the active dataset's calibration, or nothing where the precision has none."""
-    return active(f"calibration/{w.model}.{w.precision}.json") if tables.is_calibrated(w.precision) else []
-
-
-def result_typed(w):
-    """Return the score of the active dataset's typed graph, or nothing where it predicts no engine of the target."""
-    return active(f"typed/{w.model}.{w.precision}.json") if tables.is_predicted(w.precision, w.target) else []
-
-
-def result_trtexec(w):
-    """Return trtexec's timing of the active dataset's engine, or nothing where the target's row does without."""
-    return active(f"trtexec/{w.model}.{w.precision}.{w.target}.json") if tables.has_trtexec(w.target) else []
-
-
-def result_dla(w):
-    """Return the prediction beside the build of the active dataset's engine, or nothing where it is not on a DLA."""
-    return active(f"dla/{w.model}.{w.precision}.{w.target}.built.json") if tables.is_dla(w.precision) else []
+def where_there_is_one(w):
+    """Return {input: path} of what else a result of the active dataset tells of, where the tables have it."""
+    weights, engine = f"{w.model}.{w.precision}", f"{w.model}.{w.precision}.{w.target}"
+    found = {
+        "calibration": tables.is_calibrated(w.precision) and active(f"calibration/{weights}.json"),
+        "typed": tables.is_predicted(w.precision, w.target) and active(f"typed/{weights}.json"),
+        "trtexec": tables.has_trtexec(w.target) and active(f"trtexec/{engine}.json"),
+        "dla": tables.is_dla(w.precision) and active(f"dla/{engine}.built.json"),
+    }
+    return {name: path for name, path in found.items() if path}
 
 
 def candidates(path):

@@ -4,18 +4,15 @@
 rule result:
     """Merge what was measured and where it came from."""
     input:
+        unpack(where_there_is_one),
         code=code("assemble_result.py"),
         description=active("engines/{model}.{precision}.{target}.json"),
         engine=active("engines/{model}.{precision}.{target}.engine"),
         accuracy=active("accuracy/{model}.{precision}.{target}.json"),
         benchmark=active("benchmark/{model}.{precision}.{target}.json"),
-        trtexec=result_trtexec,
-        typed=result_typed,
-        dla=result_dla,
         identity="results/targets/{target}.json",
         checkpoint=active("checkpoints/{model}.pth"),
         index=active("data/index.json"),
-        calibration=result_calibration,
         graph=result_graph,
     output:
         result="results/{model}.{precision}.{target}.json",
