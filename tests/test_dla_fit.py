@@ -1,6 +1,7 @@
 """The DLA-fit report: rules, subgraphs, MACs, bytes, the original's run on a Xavier NX, and the picture."""
 
 import collections
+import copy
 import io
 import itertools
 import json
@@ -211,13 +212,27 @@ def verdict(macs, loadables, batch=1, compute="fp16", generation=1, offered=None
 
 
 def test_a_verdict_is_its_arithmetic():
-    small, large = {"dla": 10**6, "gpu": 0}, {"dla": 10**10, "gpu": 0}
-    assert verdict(small, 1)["verdict"] == "not worth it" and verdict(large, 1)["verdict"] == "worth it"
-    assert verdict({"dla": 0, "gpu": 5}, 0)["verdict"] == "does not fit" == verdict(large, 16, offered=17)["verdict"]
+    """One loadable costs 0.55 ms; 1 GMAC takes the GPU between 0.29 ms (peak) and 11.4 ms (as measured, batch 1)."""
+    said = {gmacs: verdict({"dla": int(gmacs * 1e9), "gpu": 0}, 1)["verdict"] for gmacs in (0.04, 0.06, 10.0)}
+    assert said == {0.04: "not worth it", 0.06: "worth a trial", 10.0: "worth a trial"}, (
+        "a DLA's peak is below the GPU's"
+    )
+    assert verdict({"dla": 0, "gpu": 5}, 0)["verdict"] == "does not fit"
+    assert verdict({"dla": 10**10, "gpu": 0}, 16, offered=17)["verdict"] == "does not fit"
     found = verdict({"dla": 2 * 10**8, "gpu": 10**8}, 12, batch=1)
     sooner, later = (verdict({"dla": b * 2 * 10**8, "gpu": 10**8}, 12, batch=b) for b in even_and_before(found))
-    assert sooner["verdict"] == "not worth it" and later["verdict"] == "worth it"
+    assert sooner["verdict"] == "not worth it" and later["verdict"] == "worth a trial"
     assert "66.7 % of the MACs" in found["sentence"] and "as measured on Xavier NX" in found["sentence"]
+
+
+def test_what_gains_even_at_the_gpus_peak_is_worth_it():
+    faster = copy.deepcopy(KNOWN)
+    faster["generations"][1]["macs_per_second"]["fp16"] = 1e14
+    counts = {"offered": 1, "loadables": 1, "limit": 16}
+    recipe, transfers = {"batch": 1, "compute": "fp16", "generation": 1}, {"to_dla": 0, "to_gpu": 0}
+    for gmacs, said in ((1, "worth a trial"), (10, "worth it")):
+        macs = {"dla": gmacs * 10**9, "gpu": 0}
+        assert fit.predict(faster, recipe, counts, macs, transfers)["verdict"] == said
 
 
 def even_and_before(found):

@@ -129,4 +129,3 @@ def test_a_hard_sigmoid_of_any_slope(alpha, beta):
     assert [node.op for node in graph.nodes] == ["Add", "Clip", "Mul"]
     clip = graph.nodes[1]
     assert [t.values.item() for t in clip.inputs[1:]] == [0, pytest.approx(1 / alpha)]
-

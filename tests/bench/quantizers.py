@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "workflow_scripts"))
 MODEL, CLASSES = "LeViT-128S", 10
 DIGITS = ROOT / "results/digits"
 EXPORTED, CHECKPOINT = DIGITS / f"onnx/{MODEL}.onnx", DIGITS / f"checkpoints/{MODEL}.pth"
-IMAGES, CHUNK, BATCHES, LEAST = 512, 16, (1, 16), 10
+IMAGES, CHUNK, BATCHES, LEAST = 512, 16, (1, 16), 5
 MOVES = ("Transpose", "Reshape", "Cast", "Split", "Slice", "Squeeze", "Unsqueeze", "Identity")
 RUNTIMES = {"OpenVINO": "openvino", "ONNX Runtime": "onnxruntime"}
 FLOAT = {"compute": "fp32", "batches": list(BATCHES)}
@@ -205,12 +205,13 @@ def timer(contender):
     _, engine, runtime, clock = contender.split("|")
     session = runtimes.load(runtime).load(engine, threads=1 if clock == "processor" else 0)
     if clock == "processor":
-        return lambda batch, seconds: processor_time(session.query(benchmark.images_for(session, batch))[0], seconds)
+        return lambda batch, seconds: processor_time(session, benchmark.images_for(session, batch), seconds)
     return turns.medians(lambda batch, loop: session.time(benchmark.images_for(session, batch), loop).latency)
 
 
-def processor_time(run, seconds):
-    """Return the median milliseconds that all threads of this process are computing in one call of `run`."""
+def processor_time(session, images, seconds):
+    """Return the median milliseconds that all threads of this process are computing for one query of `images`."""
+    run, _ = session.query(images)
     times, end = [], time.monotonic() + seconds
     while len(times) < LEAST or time.monotonic() < end:
         start = time.process_time()

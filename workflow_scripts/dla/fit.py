@@ -158,18 +158,24 @@ def costs(known):
 def predict(known, recipe, counts, macs, transfers):
     """Return the verdict on a placement and the arithmetic behind it, all times in milliseconds for a query.
 
-    What is gained is at most the GPU's time for the MACs that leave it; what is paid are the loadables' fixed cost and
-    the DLA's own time at its peak, so a placement that is not worth it by this is not worth it at all.
+    What is gained is the GPU's time for the MACs that leave it: at most that at the rate of a small network at batch 1,
+    which was measured, at least that at the GPU's peak. What is paid are the loadables' fixed cost and the DLA's own
+    time at its peak. Where the most that can be gained is less than that, a placement is not worth it; where the least
+    is more, it is; between the two only a trial can tell.
     """
     each, speed = costs(known)
-    peak = known["generations"][recipe["generation"]]["macs_per_second"].get(recipe["compute"])
+    chips = known["generations"][recipe["generation"]]
+    peak = chips["macs_per_second"].get(recipe["compute"])
+    least = 1e3 * macs["dla"] / chips["gpu_macs_per_second"][recipe["compute"]]
     gained, computing = 1e3 * macs["dla"] / speed, 1e3 * macs["dla"] / peak if peak else None
     paid = counts["loadables"] * each
     left = gained - (computing or 0.0)
     even = math.ceil(recipe["batch"] * paid / left) if left > 0 else None
-    verdict = _verdict(counts, macs, left, paid)
+    surely = computing is not None and least - computing > paid
+    verdict = _verdict(counts, macs, left > paid, surely)
     return {
         "verdict": verdict,
+        "gpu_ms_saved_at_least": round(least, 4),
         "gpu_ms_saved_at_most": round(gained, 4),
         "dla_ms_at_least": None if computing is None else round(computing, 4),
         "loadables_ms": round(paid, 4),
@@ -179,10 +185,10 @@ def predict(known, recipe, counts, macs, transfers):
     }
 
 
-def _verdict(counts, macs, left, paid):
+def _verdict(counts, macs, perhaps, surely):
     if not macs["dla"] or counts["offered"] > counts["limit"]:
         return "does not fit"
-    return "worth it" if left > paid else "not worth it"
+    return "worth it" if surely else "worth a trial" if perhaps else "not worth it"
 
 
 def _sentence(known, recipe, counts, macs, transfers, result):
@@ -192,7 +198,7 @@ def _sentence(known, recipe, counts, macs, transfers, result):
     asked = "1 subgraph" if counts["offered"] == 1 else f"{counts['offered']} subgraphs"
     own = "its own time is not known" if computing is None else f"the DLA takes at least {computing:.2f} ms"
     price = f"{counts['loadables']} loadables cost {paid:.2f} ms (as measured on {known['measured']['board']})"
-    later = f"; it could be from batch {even} on" if verdict == "not worth it" and even else ""
+    later = f"; from batch {even} on it is worth a trial" if verdict == "not worth it" and even else ""
     return (
         f"{verdict}: {asked} for {counts['limit']} loadables of a core, {share:.1f} % of the MACs, {moved:.2f} MB to "
         f"and fro; at batch {recipe['batch']} the GPU is spared at most {gained:.2f} ms, {own}, and {price}{later}"
