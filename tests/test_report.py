@@ -133,7 +133,7 @@ FIVE = {"LeViT-128S": 76.6, "LeViT-128": 78.6, "LeViT-192": 80.0, "LeViT-256": 8
 def on(name, images, classes, **options):
     return {
         **result("fp32", 1.0, **options),
-        "dataset": dict(name=name, split="val", num_images=images, num_classes=classes),
+        "dataset": {"name": name, "split": "val", "num_images": images, "num_classes": classes},
     }
 
 
