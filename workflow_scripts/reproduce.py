@@ -67,7 +67,7 @@ def _extract(commit, folder):
 
 
 def write_config(path, result):
-    """Put a result's recorded rows into a config.yaml; paths in them are made absolute."""
+    """Leave a result's recorded rows alone in a config.yaml; paths in them are made absolute."""
     import yaml
 
     recipe, config = result["provenance"]["recipe"], yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -78,11 +78,11 @@ def write_config(path, result):
         )
     for first, *keys in FILES:
         _make_absolute(recipe[first], keys)
-    config.update(seed=recipe["seed"], dataset=result["dataset"]["name"], store=".cache/store")
-    config["datasets"][result["dataset"]["name"]] = recipe["dataset"]
-    config["models"][result["model"]] = recipe["model"]
-    config["precisions"][result["precision"]] = {**recipe["precision"], "budget": result["accuracy"]["budget"]}
-    config["targets"][result["target"]] = recipe["target"]
+    config.update(seed=recipe["seed"], dataset=result["dataset"]["name"], store=".cache/store", results={})
+    config["datasets"] = {result["dataset"]["name"]: recipe["dataset"]}
+    config["models"] = {result["model"]: recipe["model"]}
+    config["precisions"] = {result["precision"]: {**recipe["precision"], "budget": result["accuracy"]["budget"]}}
+    config["targets"] = {result["target"]: recipe["target"]}
     config["graphs"].update(recipe["graphs"])
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
 
