@@ -18,7 +18,7 @@ MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cp
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: demo test check bench lint env fonts board clean distclean
+.PHONY: demo test check bench reproduce lint env fonts board clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## one measured INT8 result, from nothing
@@ -34,6 +34,10 @@ check: test  ## the suite with what is too slow for every change
 bench: $(READY)  ## the speed ratios that this project promises
 	$(BIN)/snakemake --quiet rules -- $(MEASURED)
 	$(BIN)/python tests/bench/ratios.py
+
+reproduce: $(READY)  ## build RESULT=results/X.json again from what it records, and say what differs
+	@test -n "$(RESULT)" || { echo "error: which one? make reproduce RESULT=results/X.json" >&2; exit 1; }
+	$(BIN)/python workflow_scripts/reproduce.py $(RESULT)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -53,7 +53,7 @@ def workflow(tmp_path_factory):
             precision.update(fallback="none", budget=100.0)
             if "calibration" in precision:
                 precision["calibration"] = {"method": "max", "bias_correction": not precision.get("dla"), "images": 16}
-        config["precisions"]["int8_qat"]["qat"].update(steps=3)
+        config["precisions"]["int8_qat"]["qat"].update(steps=3, batch=4)
         planned = {**config["precisions"]["int8_ptq"], "fallback": "auto"}
         planned["calibration"] = {"method": "max", "equalize": True, "smoothing": 0.5, "images": 16}
         config["precisions"].update(planned=planned, planned_half={**config["precisions"]["fp16"], "fallback": "auto"})

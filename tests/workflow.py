@@ -88,7 +88,7 @@ class Workflow:
     def run(self, *arguments, **variables):
         """Run Snakemake to its end; return (status, output)."""
         process = self.start(*arguments, **variables)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=900)
         return process.returncode, output
 
     def plan(self, *targets, options=()):

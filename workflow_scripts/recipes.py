@@ -16,6 +16,9 @@ from tables import ONNX, SCORED, SEEN, TYPED_CLASS, ask, pick
 DATASET = ("builtin", "drawing", "path", "val", "labels", "synsets", "subset", "classes", "splits")  # of its row
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 
+ELSEWHERE = ("python",)  # of a target's row: decides nothing
+AUGMENTATION = ("crop_scale", "crop_ratio", "flip")  # of a training, what QAT looks at as well
+
 SEARCH = ("workspace_mb", "optimization_level", "external_tactics", "dynamic_batch")  # of kernels, by a builder
 TIMING = ("batches", "warmup_ms", "duration_ms", "iterations", "threads", "cuda_graph", "spin_wait", "transfers")
 TIMING += ("power_mode", "other_power_mode")
@@ -44,7 +47,7 @@ class Recipes:
         return self.tables.row("dataset", w.dataset)["training"]
 
     def augmentation(self, w):
-        return pick(self.training(w), "crop_scale", "crop_ratio", "flip")
+        return pick(self.training(w), *AUGMENTATION)
 
     def seed(self, w):
         return self.tables.config["seed"]
@@ -147,9 +150,33 @@ class Recipes:
         return {**pick(self.tables.row("target", w.target), *TIMING), **self.own_batches(w)}
 
     def lineage(self, w):
-        """Return what a result records of its recipe: the rows, less what decides nothing about its numbers."""
+        """Return what a result records of its recipe: the rows, less what decides nothing about its numbers.
+
+        With the commit they are enough to build it again (reproduce.py).
+        """
         row = {key: value for key, value in self.tables.row("precision", w.precision).items() if key != "budget"}
-        return {"precision": row, "building": self.building(w), "timing": self.timing(w), "model": self.vision(w)}
+        place = {key: value for key, value in self.tables.row("target", w.target).items() if key not in ELSEWHERE}
+        return {
+            **{"precision": row, "building": self.building(w), "timing": self.timing(w)},
+            **{"target": place, "graphs": self.tables.graphs_of(w.precision, w.target), "seed": self.seed(w)},
+            **{"model": self.source_model(w), "dataset": self.source_dataset(w)},
+        }
+
+    def source_model(self, w):
+        """Return the active dataset's part of a model's row: the address of its weights only where they are wanted."""
+        dataset = self.tables.row("dataset", self.tables.active)
+        official = ("url", "sha256") if "official" in (dataset["weights"], dataset.get("from")) else ()
+        return {**self.augmented(w), **pick(self.tables.row("model", w.model), *official)}
+
+    def source_dataset(self, w):
+        """Return the active dataset's row, of its training what its checkpoint or its QAT was made with."""
+        row = self.tables.row("dataset", self.tables.active)
+        trained = self.tables.source(self.tables.active) in ("train", "finetune")
+        used = list(row["training"]) if trained else AUGMENTATION if self.tables.has_qat(w.precision) else ()
+        return {
+            **{key: value for key, value in row.items() if key != "training"},
+            "training": pick(row["training"], *used),
+        }
 
     def active_name(self, w):
         return self.tables.active

@@ -177,6 +177,13 @@ class Tables:
         row, place = self.row("precision", precision), self.row("target", target)
         return row.get("graph") or (place["dla_graph"] if row.get("dla") else place["graph"])
 
+    def graphs_of(self, precision, target):
+        """Return {class: row} of the classes of graph that a precision's engine on a target and its plan are of."""
+        classes = {self.graph_class(precision, target)}
+        if self.has_plan(precision) or self.row("target", target)["typed"]:
+            classes.add(TYPED_CLASS)
+        return {name: self.row("graph", name) for name in sorted(classes)}
+
     def graph_path(self, dataset, model, precision, graph):
         """Return the clean graph of a class, or the quantized one where the precision has a calibration."""
         if self.row("precision", precision).get("calibration"):

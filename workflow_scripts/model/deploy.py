@@ -10,7 +10,7 @@ of compute nodes under the same names.
 import copy
 
 import torch
-from timm import utils
+from timm import layers, utils
 from timm.models import levit
 from torch import nn
 
@@ -161,6 +161,8 @@ def _of_any(model):
             module.fused_attn = False
     model = batchnorm.fold(utils.reparameterize_model(model), model.size)
     for module in model.modules():
+        if type(module) is layers.Linear:  # torch's own but for scripting; backends quantize torch's
+            module.__class__ = nn.Linear
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is None:  # what quantization corrects
             module.bias = nn.Parameter(torch.zeros(module.weight.shape[0]))
     return model
