@@ -150,7 +150,29 @@ def test_where_it_is_looked_for(tmp_path, monkeypatch):
     assert trtexec.find() is None
     for place in ("packaged", "path"):
         fake_trtexec.install(tmp_path / place, "8")
-        assert trtexec.find() == str(tmp_path / place / "trtexec"), "PATH comes first"
+        assert trtexec.find().program == str(tmp_path / place / "trtexec"), "PATH comes first"
+    fake_trtexec.install(tmp_path / "path", "11")
+    assert trtexec.find("8.0.0.1").program == str(tmp_path / "packaged" / "trtexec"), "unless it is another TensorRT's"
+    assert trtexec.find("9.1.0").program == trtexec.find("11.0.0").program == str(tmp_path / "path" / "trtexec")
+
+
+@pytest.mark.parametrize(
+    "printed, version, same",
+    [
+        ("8502", "8.5.2.2", True),
+        ("8503", "8.5.2.2", False),
+        ("8601", "8.6.1", True),
+        ("100300", "10.3.0.30", True),
+        ("101303", "10.13.3.9", True),
+        ("101303", "10.3.0.30", False),
+        (None, "8.5.2.2", False),
+    ],
+)
+def test_version_as_it_prints_it(tmp_path, printed, version, same):
+    fake_trtexec.install(tmp_path, "8")
+    tool = trtexec.Trtexec(str(tmp_path / "trtexec"))
+    tool.version = printed
+    assert tool.is_of(version) == same
 
 
 # The command line
@@ -212,7 +234,7 @@ def test_without_copies(engine, tmp_path):
         assert entry["h2d_ms"] is None and entry["d2h_ms"] is None and entry["latency_ms"] == entry["compute_ms"]
 
 
-@pytest.mark.skipif(trtexec.find() is not None, reason="trtexec is installed here")
+@pytest.mark.skipif(trtexec.programs() != [], reason="trtexec is installed here")
 def test_where_it_is_not_installed(engine, tmp_path):
     status, text, found = timed(engine, tmp_path)
     assert status == 0 and "trtexec is not installed here (neither on PATH nor /usr/src/tensorrt/bin/trtexec)" in text

@@ -12,11 +12,10 @@ def produce(args):
     from files import sha256_file, write_json
     from measure import trtexec
 
-    program = trtexec.find()
-    found = {"installed": bool(program), "engine_sha256": sha256_file(args.engine), "version": None, "trtexec": []}
-    if program:
-        tool = trtexec.Trtexec(program)
-        log.info("%s of TensorRT %s", program, tool.version)
+    tool = trtexec.find((args.identity or {}).get("version"))
+    found = {"installed": bool(tool), "engine_sha256": sha256_file(args.engine), "version": None, "trtexec": []}
+    if tool:
+        log.info("%s of TensorRT %s", tool.program, tool.version)
         found.update(version=tool.version, trtexec=list(entries(tool, args)))
     else:
         log.info("trtexec is not installed here (neither on PATH nor %s): nothing is compared", trtexec.PACKAGED)

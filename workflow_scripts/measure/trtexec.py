@@ -28,9 +28,19 @@ BANNER = re.compile(r"\[TensorRT v([\d.]+)\]")
 ERROR = re.compile(r"\[E\]\s*(.*)")
 
 
-def find():
-    """Return the path of trtexec, or None where it is not installed."""
-    return shutil.which("trtexec") or (PACKAGED if os.access(PACKAGED, os.X_OK) else None)
+def programs():
+    """Return the paths of the installed ones: that on PATH, then the packages'."""
+    found = [shutil.which("trtexec"), PACKAGED if os.access(PACKAGED, os.X_OK) else None]
+    return list(dict.fromkeys(path for path in found if path))
+
+
+def find(version=None):
+    """Return the Trtexec of a TensorRT version such as 8.5.2.2, else the first there is, or None without any.
+
+    One on PATH may be of another TensorRT than the one that built the engine, which it could not load.
+    """
+    tools = [Trtexec(program) for program in programs()]
+    return next((tool for tool in tools if version and tool.is_of(version)), tools[0] if tools else None)
 
 
 class Trtexec:
@@ -43,6 +53,14 @@ class Trtexec:
         self.version, self.known = banner.group(1) if banner else None, set(OPTION.findall(text))
         if "--loadEngine" not in self.known:
             raise UserError(f"{program} --help lists no --loadEngine: it is no trtexec, take it off PATH")
+
+    def is_of(self, version):
+        """Return whether it is of a version (8.5.2.2): it prints its own as 8502, from 10 on as 100300."""
+        digits = re.sub(r"\D", "", self.version or "") or "0"
+        number, wide = int(digits), len(digits) > 4
+        parts = [number // 10000, number // 100 % 100, number % 100] if wide else [number // 1000, number // 100 % 10]
+        found = [int(part) for part in re.findall(r"\d+", version)]
+        return parts[:2] == found[:2] and (parts[2] if wide else number % 100) == (found + [0, 0, 0])[2]
 
     def serves(self, profile):
         """Return whether it can run an engine's optimization profile of that number: older ones run the first alone."""
