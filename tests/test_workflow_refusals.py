@@ -30,7 +30,7 @@ REQUESTS = {
     "results/imagenet/checkpoints/LeViT-tiny.pth": "LeViT-tiny on imagenet: the model has no official weights",
 }
 SETTINGS = {
-    "sead=3": "unknown key sead: did you mean seed?",
+    "sead=3": "unknown key sead: did you mean seed or site?",
     "seed=many": "seed: 'many' is not of type integer",
     "dataset=digit": "unknown dataset digit: did you mean digits?",
     "results={models: [LeViT-129]}": "unknown model LeViT-129: did you mean",

@@ -59,7 +59,8 @@ def dataset_of(name, accuracy, index):
             f"the accuracy is of {count} images, split {split} has {len(index['splits'][split])}: run again"
         )
     found = {"name": name, "split": split, "num_images": count, "num_classes": len(index["classes"])}
-    return {**found, "subset": index.get("subset")}
+    subset = index.get("subset")
+    return {**found, "subset": subset and {key: subset.get(key) for key in ("classes", "images")}}
 
 
 def accuracy_of(accuracy, budget):
