@@ -20,7 +20,7 @@ VALID = {
     "target": "cpu",
     "chosen": None,
     "candidates": None,
-    "dataset": {"name": "digits", "split": "val", "num_images": 360, "num_classes": 10},
+    "dataset": {"name": "digits", "split": "val", "num_images": 360, "num_classes": 10, "subset": None},
     "accuracy": {
         "top1": 98.0,
         "top5": 100.0,
