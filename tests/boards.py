@@ -54,6 +54,15 @@ def program(name):
     return shutil.which(name, path=TOOLS["PATH"])
 
 
+def started(name, folder):
+    """Return a new folder with a script that starts an installed or unpacked program with the libraries that it needs."""
+    folder.mkdir(parents=True)
+    libraries = f'LD_LIBRARY_PATH="{TOOLS["LD_LIBRARY_PATH"]}"'
+    (folder / name).write_text(f'#!/bin/sh\n{libraries} exec {program(name)} "$@"\n')
+    (folder / name).chmod(0o755)
+    return folder
+
+
 def missing():
     """Return what this machine lacks for a board, or nothing."""
     lacking = [name for name in ("sshd", "ssh", "ssh-keygen", "rsync") if not program(name)]
@@ -103,12 +112,7 @@ class Board:
 
     def _tools(self):
         """Return the board's PATH: the system's, with our rsync where there is one."""
-        folder = self.folder / "bin"
-        folder.mkdir()
-        libraries = f'LD_LIBRARY_PATH="{TOOLS["LD_LIBRARY_PATH"]}"'
-        (folder / "rsync").write_text(f'#!/bin/sh\n{libraries} exec {program("rsync")} "$@"\n')
-        (folder / "rsync").chmod(0o755)
-        return f"{folder}:/usr/bin:/bin"
+        return f"{started('rsync', self.folder / 'bin')}:/usr/bin:/bin"
 
     def _describe(self):
         given = {"folder": self.folder, "address": self.address, "port": self.port, "user": Path.home().owner()}

@@ -7,7 +7,7 @@ import sys
 import pytest
 from test_gpu_target import machine
 
-from debian import folder_of
+import boards
 from workflow import SNAKEMAKE, SNAKEMAKE7, Workflow
 
 LABEL = "LeViT-tiny.int8_qat.gpu"
@@ -31,9 +31,11 @@ class Device(Workflow):
 
 
 @pytest.fixture(scope="module")
-def rsync():
+def rsync(tmp_path_factory):
     """The folder of rsync, which is on PATH as well."""
-    folder = folder_of("rsync", "rsync")
+    if not boards.program("rsync"):
+        pytest.skip("no rsync here: make board")
+    folder = boards.started("rsync", tmp_path_factory.mktemp("rsync") / "bin")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         yield folder
