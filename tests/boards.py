@@ -55,7 +55,7 @@ def program(name):
 
 
 def started(name, folder):
-    """Return a new folder with a script that starts an installed or unpacked program with the libraries that it needs."""
+    """Return a new folder with a script that starts a program, installed or unpacked, with what it needs."""
     folder.mkdir(parents=True)
     libraries = f'LD_LIBRARY_PATH="{TOOLS["LD_LIBRARY_PATH"]}"'
     (folder / name).write_text(f'#!/bin/sh\n{libraries} exec {program(name)} "$@"\n')
