@@ -41,10 +41,10 @@ rule evaluate_typed:
         "results/logs/{dataset}/evaluate_typed.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(model=recipes.normalization, identity=recipes.onnx_identity),
+        recipe=options(model=recipes.normalization),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --engine {input.onnx:q} --images {input.images:q} --index {input.index:q} '
-        "--reference {input.reference:q} --runtime onnxruntime --recipe '{{}}' --split select "
+        "--reference {input.reference:q} --runtime onnxruntime --recipe '{{}}' --identity '{{}}' --split select "
         "{params.recipe} --accuracy {output.accuracy:q} --log {log:q}"
 
 

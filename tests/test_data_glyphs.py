@@ -109,6 +109,10 @@ def test_images_are_drawn_with_the_fonts_of_their_half(drawn):
             assert sum(image.tobytes() == made for image in again) == 1
 
 
+def pictures(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("data/images/**/*.png")}
+
+
 def test_again_and_elsewhere_is_the_same_and_the_seed_moves_splits_alone(drawn, tmp_path):
     first = json.loads((drawn / "data" / "index.json").read_text())
     (tmp_path / "moved").symlink_to(drawn / "fonts")
@@ -117,7 +121,8 @@ def test_again_and_elsewhere_is_the_same_and_the_seed_moves_splits_alone(drawn, 
     assert json.loads((tmp_path / "data" / "index.json").read_text()) == first
     assert run(tmp_path, moved, seed=1)[0] == 0
     other = json.loads((tmp_path / "data" / "index.json").read_text())
-    assert other["images"] == first["images"] and other["splits"]["select"] != first["splits"]["select"]
+    assert other["fonts"] == first["fonts"] and other["images"] != first["images"], "another seed, other splits"
+    assert pictures(tmp_path) == pictures(drawn)
     assert not list((tmp_path / "data").glob("*.partial")) and not list((tmp_path / "data").glob("*.old"))
 
 

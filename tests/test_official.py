@@ -48,7 +48,8 @@ def test_download_conversion_and_evaluation(tmp_path):
         assert server.seen == [("/cut-once", None), ("/cut-once", f"bytes={file_server.CUT}-")]
     assert workflow.path(CHECKPOINT).read_bytes() == content
     result = json.loads(workflow.path(RESULT).read_text())
-    assert result["dataset"] == {"name": "imagenet", "split": "val", "num_images": 30, "num_classes": CLASSES}
+    expected = {"name": "imagenet", "split": "val", "num_images": 30, "num_classes": CLASSES, "subset": None}
+    assert result["dataset"] == expected
     assert result["provenance"]["checkpoint_sha256"] == hashlib.sha256(content).hexdigest()
     assert result["accuracy"]["agreement_with_fp32"] == 100.0
     place = workflow.path("results/imagenet/data/index.json")

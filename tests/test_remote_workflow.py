@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(bool(boards.missing()), reason=f"no {boards.miss
 RESULT = "results/LeViT-tiny.fp32.board.json"
 BENCHMARK = "results/digits/benchmark/LeViT-tiny.fp32.board.json"
 SCHEMA = yaml.safe_load((REPOSITORY / "rules/schemas/result.schema.yaml").read_text())
-MEASURED = ["benchmark fp32.board", "evaluate_engine fp32.board", "result fp32.board"]
+MEASURED = ["benchmark fp32.board", "evaluate_engine accuracy.fp32.board", "result fp32.board"]
 
 
 @pytest.fixture(scope="module")

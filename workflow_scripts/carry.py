@@ -61,10 +61,18 @@ def lineage(result, tables):
     return files
 
 
+def told(result, tables):
+    """Return the paths of what a result tells of beside its engine and what that was made of."""
+    names = names_of(result, tables)
+    folder, label = f"results/{names.dataset}", f"{names.model}.{names.precision}"
+    typed = [f"{folder}/typed/{label}.json"] if tables.is_predicted(names.precision, names.target) else []
+    return typed + ([f"{folder}/dla/{label}.{names.target}.json"] if tables.is_dla(names.precision) else [])
+
+
 def read_there(results, tables):
     """Return the sorted paths of the host's that a device's jobs for some results read."""
     several = single(results, tables)
-    paths = {path for result in several for path in lineage(result, tables).values()}
+    paths = {path for result in several for path in [*lineage(result, tables).values(), *told(result, tables)]}
     if several != list(results):  # what chooses looks at the select split
         for names in (names_of(result, tables) for result in several):
             folder = f"results/{names.dataset}"

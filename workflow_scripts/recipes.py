@@ -16,7 +16,7 @@ from tables import ONNX, SCORED, SEEN, TYPED_CLASS, ask, pick
 DATASET = ("builtin", "drawing", "path", "val", "labels", "synsets", "subset", "classes", "splits")  # of its row
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 
-ELSEWHERE = ("python",)  # of a target's row: decides nothing
+ELSEWHERE = ("python", "ssh", "ssh_config", "workdir")  # of a target's row: where it is, which decides nothing
 AUGMENTATION = ("crop_scale", "crop_ratio", "flip")  # of a training, what QAT looks at as well
 
 SEARCH = ("workspace_mb", "optimization_level", "external_tactics", "dynamic_batch")  # of kernels, by a builder
@@ -155,7 +155,8 @@ class Recipes:
         With the commit they are enough to build it again (reproduce.py).
         """
         row = {key: value for key, value in self.tables.row("precision", w.precision).items() if key != "budget"}
-        place = {key: value for key, value in self.tables.row("target", w.target).items() if key not in ELSEWHERE}
+        unused = ELSEWHERE if "high_precision" in row else (*ELSEWHERE, "high_precision")
+        place = {key: value for key, value in self.tables.row("target", w.target).items() if key not in unused}
         return {
             **{"precision": row, "building": self.building(w), "timing": self.timing(w)},
             **{"target": place, "graphs": self.tables.graphs_of(w.precision, w.target), "seed": self.seed(w)},

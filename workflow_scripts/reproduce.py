@@ -83,7 +83,8 @@ def write_config(path, result):
     config["models"] = {result["model"]: recipe["model"]}
     config["precisions"] = {result["precision"]: {**recipe["precision"], "budget": result["accuracy"]["budget"]}}
     config["targets"] = {result["target"]: recipe["target"]}
-    config["graphs"].update(recipe["graphs"])
+    for name, row in recipe["graphs"].items():
+        config["graphs"].setdefault(name, {"placement": []}).update(row)
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
 
 

@@ -178,11 +178,12 @@ class Tables:
         return row.get("graph") or (place["dla_graph"] if row.get("dla") else place["graph"])
 
     def graphs_of(self, precision, target):
-        """Return {class: row} of the classes of graph that a precision's engine on a target and its plan are of."""
+        """Return {class: what is used of its row} for the classes of graph of an engine and its plan."""
         classes = {self.graph_class(precision, target)}
         if self.has_plan(precision) or self.row("target", target)["typed"]:
             classes.add(TYPED_CLASS)
-        return {name: self.row("graph", name) for name in sorted(classes)}
+        used = ("passes", "placement") if self.is_calibrated(precision) else ("passes",)
+        return {name: pick(self.row("graph", name), *used) for name in sorted(classes)}
 
     def graph_path(self, dataset, model, precision, graph):
         """Return the clean graph of a class, or the quantized one where the precision has a calibration."""

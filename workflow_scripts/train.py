@@ -21,7 +21,7 @@ def produce(args):
     if len(listing["classes"]) != args.classes:
         raise UserError(f"--classes {args.classes}: {args.index} has {len(listing['classes'])} classes")
     device = training.start(args.seed, args.threads, args.device)
-    batch, images = args.training["batch"], len(index.positions(listing, "train"))
+    batch, images = args.training["batch"], index.count(listing, "train")
     if images < batch:
         raise UserError(f"training.batch {batch} is more than the {images} training images")
     args.key = digest_of(command().key_parts(args))

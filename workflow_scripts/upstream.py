@@ -12,7 +12,8 @@ import time
 
 from gate import PURPOSES, stop
 
-GATHERING = ("result", "choose", "summary", "report", "timeline", "everything", "all")  # of results, on any machine
+# of results, on any machine
+GATHERING = ("result", "choose", "compare_dla", "summary", "report", "timeline", "everything", "all")
 SKEW = 1.0  # seconds that a file may seem to come from the future
 
 

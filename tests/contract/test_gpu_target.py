@@ -114,7 +114,11 @@ def test_timing_caches_decide_nothing(built, tmp_path):
         (None, {}, "tensorrt is not installed in "),
         ("8.5.3.1", {"compute_capability": "7.2"}, "compute_capability is 9.0 here, and the target's is 7.2"),
         ("8.5.3.1", {"version": "10.3"}, "tensorrt is 8.5.3.1 here, and the target's is 10.3"),
-        ("8.5.3.1", {"dla": 2}, "there are 0 DLA cores here, and the target has 2"),
+        (
+            "8.5.3.1",
+            {"dla": 2, "dla_generation": 1, "dla_graph": "dla1"},
+            "there are 0 DLA cores here, and the target has 2",
+        ),
         ("8.5.3.1", {"architecture": "aarch64"}, "architecture is "),
     ],
 )

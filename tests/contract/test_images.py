@@ -134,7 +134,7 @@ def test_precisions_and_targets_decode_nothing(workflow):
     workflow.config(active)
     plans = [set(workflow.plan(result)) for result in results]
     assert all({job for job in plan if job.startswith(("index", "decode"))} <= {"decode select"} for plan in plans)
-    assert all("evaluate_torch" in plan for plan in plans)
+    assert all("evaluate_torch accuracy" in plan for plan in plans)
 
 
 def test_of_many_images_folders_tell(workflow):
@@ -167,6 +167,6 @@ def test_without_train_what_needs_it_is_refused_by_name(workflow):
         assert status == 1 and said in output, output
     assert workflow.plan(VAL) == ["decode val", "index"]
     assert decoded(workflow, VAL) == []
-    assert "evaluate_engine fp32.cpu" in workflow.plan("results/LeViT-tiny.fp32.cpu.json")
+    assert "evaluate_engine accuracy.fp32.cpu" in workflow.plan("results/LeViT-tiny.fp32.cpu.json")
     workflow.config(lambda config: config["precisions"]["fp16"].update(fallback="none"))
-    assert "evaluate_engine fp16.gpu" in workflow.plan("results/LeViT-tiny.fp16.gpu.json")
+    assert "evaluate_engine accuracy.fp16.gpu" in workflow.plan("results/LeViT-tiny.fp16.gpu.json")
