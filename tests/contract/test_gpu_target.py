@@ -108,6 +108,9 @@ def test_timing_caches_decide_nothing(built, tmp_path):
     assert workflow.plan(RESULT) == []
 
 
+DLA = {"dla_generation": 1, "dla_graph": "dla1"}
+
+
 @pytest.mark.parametrize(
     "version, row, reason",
     [
