@@ -45,12 +45,6 @@ def test_imports_the_standard_library_alone():
     assert in_process("import probe\n" + heavy) == []
 
 
-def test_import_is_fast():
-    code = "import subprocess, shutil, platform, time\nt = time.perf_counter()\nimport probe\n"
-    best = min(in_process(code + "print(1000 * (time.perf_counter() - t))") for _ in range(5))
-    assert best < 10, f"{best:.1f} ms"
-
-
 def test_identity_of_a_cpu():
     found = probe.identity({"runtime": "openvino"})
     assert found["runtime"] == "openvino" and found["version"][0].isdigit()
