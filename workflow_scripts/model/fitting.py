@@ -58,18 +58,12 @@ class Job:
 
     def state(self):
         """Return all that an epoch changes, as tensors and plain values."""
-        descent = self.descent
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": descent.optimizer.state_dict(),
-            "course": descent.course.state_dict(),
-        }
+        return {"model": self.model.state_dict(), **self.descent.state()}
 
     def restore(self, state):
         """Take up what `state` gave."""
         self.model.load_state_dict(state["model"], strict=True)
-        self.descent.optimizer.load_state_dict(state["optimizer"])
-        self.descent.course.load_state_dict(state["course"])
+        self.descent.restore(state)
 
     def run(self, rank, processes, resume, bar):
         """Train every epoch that is not done: AdamW on the mean cross-entropy of the network's heads."""

@@ -88,6 +88,15 @@ class Descent:
         self.optimizer.step()
         self.course.step()
 
+    def state(self):
+        """Return all that a step changes but the parameters themselves."""
+        return {"optimizer": self.optimizer.state_dict(), "course": self.course.state_dict()}
+
+    def restore(self, state):
+        """Take up what `state` gave; other keys are not looked at."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.course.load_state_dict(state["course"])
+
 
 def batches(images, order, size, row, device):
     """Yield (inputs float32 [N, 3, S, S], labels [N]) on the device.

@@ -102,8 +102,7 @@ class Job:
         return {
             "parameters": [parameter.detach() for parameter in descent.parameters],
             "average": self.average.values,
-            "optimizer": descent.optimizer.state_dict(),
-            "course": descent.course.state_dict(),
+            **descent.state(),
         }
 
     @torch.no_grad()
@@ -112,8 +111,7 @@ class Job:
         for own, saved in ((self.descent.parameters, state["parameters"]), (self.average.values, state["average"])):
             for tensor, value in zip(own, saved):
                 tensor.copy_(value)
-        self.descent.optimizer.load_state_dict(state["optimizer"])
-        self.descent.course.load_state_dict(state["course"])
+        self.descent.restore(state)
 
     def run(self, rank, processes, resume, bar):
         """Take every step: AdamW, warm-up then cosine, gradients clipped to norm 1 and averaged over processes."""
