@@ -153,7 +153,7 @@ def test_pruning_keeps_what_was_used_last(tmp_path):
         os.utime(store.entry(f"{number:064x}"), (number, number))
     assert store.fetch(f"{0:064x}", {"made": tmp_path / "again"})  # now the last used
     size = store.entries()[0][1]
-    assert store.prune(2 * size) == 2
+    assert store.prune(2 * size) == (2, 0)
     assert {folder.name for *_, folder in store.entries()} == {f"{0:064x}", f"{3:064x}"}
 
 

@@ -5,7 +5,6 @@ store's key (so no input can be forgotten in it), hands the work `.partial` path
 """
 
 import argparse
-import errno
 import fcntl
 import json
 import logging
@@ -18,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import imports
-from files import UserError, canonical, digest_of, partial_of, sha256_file
+from files import UserError, canonical, describe, digest_of, partial_of, sha256_file
 from store import Store
 
 log = logging.getLogger("levit")
@@ -115,7 +114,7 @@ class Command:
         except UserError as error:
             _fail(str(error))
         except OSError as error:
-            _fail(_describe(error), error)
+            _fail(describe(error), error)
         except Exception as error:
             _fail(f"{self.script.name}: {type(error).__name__}: {str(error).strip() or 'no message'}", error)
 
@@ -136,7 +135,7 @@ class Command:
         try:
             execute(produce, args)
             if store:
-                _keep(store, key, partials, parts)
+                store.keep(key, partials, parts)
             for name, path in partials.items():
                 os.replace(path, finals[name])
         finally:
@@ -150,14 +149,6 @@ class Command:
             for path in value if isinstance(value, list) else [value]:
                 if path and not os.path.exists(path):
                     raise UserError(f"--{name.replace('_', '-')} {path}: no such file")
-
-
-def _keep(store, key, outputs, parts):
-    """Put finished work into the store; a store that takes nothing is no reason to lose the work."""
-    try:
-        store.put(key, outputs, parts)
-    except OSError as error:
-        log.warning("the store kept nothing: %s", _describe(error))
 
 
 def hold(path):
@@ -179,13 +170,6 @@ def _log_to(path):
         log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-
-
-def _describe(error):
-    where = error.filename or "the file"
-    if error.errno == errno.ENOSPC:
-        return f"no space left on the device while writing {where}: free some (.cache/ is safe to delete) and rerun"
-    return f"{where}: {error.strerror or error}"
 
 
 def _fail(text, error=None):

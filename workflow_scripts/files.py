@@ -1,14 +1,43 @@
 """Files as artifacts: hashes, canonical JSON, and writers that never leave half a file."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 
 class UserError(Exception):
     """A problem the user can solve: its text names the thing, the value and the remedy, in one line."""
+
+
+def describe(error):
+    """Return what an OSError says, with the file's name and, where a disk is full, the remedy."""
+    where = error.filename or "the file"
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the device while writing {where}: free some (.cache/ is safe to delete) and rerun"
+    return f"{where}: {error.strerror or error}"
+
+
+def one_line(main):
+    """Run a tool's `main()`; whatever it raises becomes one line on stderr, and the exit status 1."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os._exit(1)
+    except UserError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = describe(error)
+    except Exception as error:
+        problem = f"{Path(sys.argv[0]).name}: {type(error).__name__}: {str(error).strip() or 'no message'}"
+    else:
+        return
+    sys.exit(f"error: {' '.join(problem.split())}")
 
 
 def sha256_file(path):
