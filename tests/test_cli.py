@@ -12,8 +12,9 @@ import time
 import pytest
 
 import cli
+import provenance
 from conftest import ROOT
-from files import UserError, read_json, replacing, write_json
+from files import UserError, read_json, replacing, sha256_file, write_json
 from imports import meaning
 from store import MANIFEST, Store
 
@@ -47,7 +48,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("cli", "files", "imports", "store"):
+    for name in ("cli", "files", "imports", "provenance", "store"):
         shutil.copy(ROOT / "workflow_scripts" / f"{name}.py", tmp_path)
     (tmp_path / "tool.py").write_text(TOOL)
     (tmp_path / "helper.py").write_text("def suffix():\n    return '!'\n")
@@ -99,6 +100,50 @@ def test_a_docstring_alone_and_pass_mean_different_functions(tmp_path):
     for name, text in (("a", 'def f():\n    "doc"\n'), ("b", "def f():\n    return 1\n")):
         (tmp_path / name).write_text(text)
     assert meaning(tmp_path / "a") != meaning(tmp_path / "b")
+
+
+def record(folder):
+    return read_json(folder / "out.txt.provenance")
+
+
+def test_an_output_has_a_record_also_where_the_store_gave_it(folder):
+    assert worked(folder)
+    made = record(folder)
+    assert made["sha256"] == sha256_file(folder / "out.txt") and made["command"] == "tool" and made["context"] == {}
+    assert set(made["versions"]) == {"python", "numpy"} and len(made["key"]) == len(made["code"]) == 64
+    (folder / "out.txt.provenance").unlink()
+    assert not worked(folder) and record(folder) == made
+    done = run(folder, "--times=2", store=None)
+    assert done.returncode == 0 and record(folder)["key"] != made["key"] and record(folder)["code"] == made["code"]
+
+
+def test_an_input_that_another_wrote_than_its_record_says_is_refused(folder):
+    assert worked(folder)
+    kept = os.stat(folder / "out.txt")
+    (folder / "out.txt").write_text("olleh!1")
+    os.utime(folder / "out.txt", ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    done = subprocess.run(
+        [sys.executable, "tool.py", "--text", "out.txt", "--copy", "next.txt"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and not (folder / "next.txt").exists() and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: out.txt is not what tool wrote (its bytes have changed since): delete it")
+
+
+def test_no_moment_of_a_kill_leaves_a_record_of_other_bytes(folder, monkeypatch):
+    """Every step of giving names can be the last: what is there then has its own record or none."""
+    monkeypatch.chdir(folder)
+    steps = ["provenance.forget", "os.replace", "provenance.write"]
+    for last in range(len(steps)):
+        (folder / "a").write_text("old")
+        provenance.write("a", {"sha256": sha256_file("a")})
+        (folder / "a.partial").write_text("new")
+        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+            killed.setattr(f"cli.{steps[last]}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            cli._publish({"a": "a.partial"}, {"a": "a"}, {"a": sha256_file("a.partial")}, {})
+        provenance.check("a")
 
 
 def test_a_damaged_entry_is_made_again(folder):

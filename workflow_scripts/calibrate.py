@@ -28,7 +28,12 @@ def command():
     )
     c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
     c.input("--sweep", required=False, help="JSON of sweep_calibration.py: its choice is the recipe")
-    c.input("--imported", required=False, help="checkpoint of another program's quantized network, with its ranges")
+    c.input(
+        "--imported",
+        foreign=True,
+        required=False,
+        help="checkpoint of another program's quantized network, with its ranges",
+    )
     c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
     c.recipe("--recipe", help="JSON of the precision's `calibration` row")
     return c.output("--calibration").setting("--threads", type=int, default=0)

@@ -1,7 +1,8 @@
 """What every command line here shares: declared inputs, outputs and parameters, the store, errors of one line.
 
 A command declares each argument as an input file, an output file or a parameter. From that `Command.run` makes the
-store's key (so no input can be forgotten in it), hands the work `.partial` paths, and renames them when it is done.
+store's key (so no input can be forgotten in it), checks that its inputs are what their writers wrote, hands the work
+`.partial` paths, renames them when it is done, and records beside each what made it (provenance.py).
 """
 
 import argparse
@@ -17,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 import imports
+import provenance
 from files import UserError, canonical, describe, digest_of, partial_of, sha256_file
 from store import Store
 
@@ -42,16 +44,18 @@ def execute(produce, args):
 class Command:
     """A command line whose arguments say what they are."""
 
-    def __init__(self, script, doc, tools=(), heavy=False, modules=None):
+    def __init__(self, script, doc, tools=(), heavy=False, modules=None, context=None):
         """Describe a command.
 
         script: its __file__; doc: its docstring; tools: distributions whose versions change what it writes;
-        heavy: whether it asks the store first; modules: args -> further scripts of ours that it loads by name.
+        heavy: whether it asks the store first; modules: args -> further scripts of ours that it loads by name;
+        context: args -> JSON value of what of the machine decides the outputs (threads, device).
         """
         self.script, self.tools, self.heavy, self.modules = Path(script), tools, heavy, modules
+        self.context = context or (lambda args: {})
         self.parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.parser.add_argument("--log", help="also write log lines and tracebacks to this file")
-        self.inputs, self.outputs, self.params, self.contents = [], [], [], {}
+        self.inputs, self.outputs, self.params, self.contents, self.foreign = [], [], [], {}, set()
 
     def _add(self, kind, flag, **options):
         kind.append(self.parser.add_argument(flag, **options).dest)
@@ -60,13 +64,16 @@ class Command:
     def input(self, flag, **options):
         """Declare an input file; `nargs="*"` for several, `required=False` where it may be absent.
 
-        content: args -> JSON value of what of the file decides the outputs, where that is not every byte of it.
+        content: args -> JSON value of what of the file decides the outputs, where that is not every byte of it;
+        foreign: True for a file that is the user's, or part of the code: no job of ours has recorded it.
         """
-        content = options.pop("content", None)
+        content, foreign = options.pop("content", None), options.pop("foreign", False)
         options.setdefault("required", options.get("nargs") is None)
         self._add(self.inputs, flag, **options)
         if content:
             self.contents[self.inputs[-1]] = content
+        if foreign:
+            self.foreign.add(self.inputs[-1])
         return self
 
     def output(self, flag, **options):
@@ -100,8 +107,14 @@ class Command:
             "inputs": hashes,
             "params": {name: json.loads(canonical(getattr(args, name))) for name in self.params},
             "code": {str(path.relative_to(imports.ROOT)): imports.meaning(path) for path in code},
+            "context": self.context(args),
             "tools": tool_versions(self.tools),
         }
+
+    def record(self, key, parts):
+        """Return what is recorded of each output, but its hash; parts: those that the key was made of."""
+        described = {"code": digest_of(parts["code"]), "versions": parts["tools"], "context": parts["context"]}
+        return {"command": self.script.stem, "key": key, **described}
 
     def run(self, produce, argv=None):
         """Parse the arguments, then fetch the outputs from the store or produce them; exit with a status."""
@@ -123,32 +136,44 @@ class Command:
         self._check_inputs(args)
         for path in finals.values():
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        store = Store.default() if self.heavy else None
-        parts = self.key_parts(args) if store else None
-        key = digest_of(parts) if store else None
-        if store and store.fetch(key, finals):
-            log.info("%s: from the store (%s)", self.script.stem, key[:12])
-            return
-        partials = {name: partial_of(path) for name, path in finals.items()}
-        for name, path in partials.items():
-            setattr(args, name, path)
+        parts, store = self.key_parts(args), Store.default() if self.heavy else None
+        key, partials = digest_of(parts), {name: partial_of(path) for name, path in finals.items()}
         try:
-            execute(produce, args)
-            if store:
-                store.keep(key, partials, parts)
-            for name, path in partials.items():
-                os.replace(path, finals[name])
+            kept = store.fetch(key, partials) if store else None
+            if kept:
+                log.info("%s: from the store (%s)", self.script.stem, key[:12])
+            else:
+                for name, path in partials.items():
+                    setattr(args, name, path)
+                execute(produce, args)
+                if store:
+                    store.keep(key, partials, parts)
+            hashes = kept["outputs"] if kept else {name: sha256_file(path) for name, path in partials.items()}
+            _publish(partials, finals, hashes, self.record(key, {**parts, **kept["parts"]} if kept else parts))
         finally:
             for path in partials.values():
                 if os.path.exists(path):
                     os.unlink(path)
 
     def _check_inputs(self, args):
+        artifacts = []
         for name in self.inputs:
             value = getattr(args, name)
-            for path in value if isinstance(value, list) else [value]:
-                if path and not os.path.exists(path):
+            for path in filter(None, value if isinstance(value, list) else [value]):
+                if not os.path.exists(path):
                     raise UserError(f"--{name.replace('_', '-')} {path}: no such file")
+                artifacts += [] if name in self.foreign else [path]
+        provenance.check_all(artifacts)
+
+
+def _publish(partials, finals, hashes, record):
+    """Give finished files their names, and each its record; a kill in between leaves no record, never a wrong one."""
+    for path in finals.values():
+        provenance.forget(path)
+    for name, path in finals.items():
+        os.replace(partials[name], path)
+    for name, path in finals.items():
+        provenance.write(path, {**record, "sha256": hashes[name]})
 
 
 def hold(path):

@@ -33,7 +33,7 @@ def produce(args):
 def command():
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime", "jinja2"))
     c.input("--clean", help="the graph that engines are built from").input("--onnx", help="the graph as exported")
-    c.input("--rules", help="what DLAs take (.yaml)").recipe("--recipe", help="JSON")
+    c.input("--rules", foreign=True, help="what DLAs take (.yaml)").recipe("--recipe", help="JSON")
     for name in ("model", "precision", "target"):
         c.param(f"--{name}", required=True)
     return c.output("--report").output("--picture")

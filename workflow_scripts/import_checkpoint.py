@@ -14,7 +14,11 @@ def produce(args):
 
 def command():
     c = Command(__file__, __doc__, tools=("torch", "timm"))
-    c.input("--source", help="state dict, bare or under `model` or `state_dict`, with timm's or the original names")
+    c.input(
+        "--source",
+        foreign=True,
+        help="state dict, bare or under `model` or `state_dict`, with timm's or the original names",
+    )
     c.recipe("--model", help="JSON row of `models`")
     c.param("--classes", type=int, required=True)
     c.output("--checkpoint", help="file to write")

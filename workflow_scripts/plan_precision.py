@@ -40,7 +40,7 @@ def command():
     tools = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy")
     c = Command(__file__, __doc__, tools=tools, heavy=True)
     c.input("--checkpoint").input("--qat", nargs="?", required=False).input("--calibration", nargs="?", required=False)
-    c.input("--given", nargs="?", required=False, help="a plan made by hand")
+    c.input("--given", foreign=True, nargs="?", required=False, help="a plan made by hand")
     c.input("--calib-images", help=".u8 of the calib split").input("--images", help=".u8 of the select split")
     c.input("--index").input("--reference", help=".npy of PyTorch FP32's logits of the select split")
     c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)

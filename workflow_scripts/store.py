@@ -62,32 +62,32 @@ class Store:
         return self.root / key[:2] / key
 
     def fetch(self, key, outputs):
-        """Copy an entry's files to `outputs` ({name: path}) and return True; return False where there is none.
+        """Copy an entry's files to `outputs` ({name: path}) and return its manifest; return None where there is none.
 
         An entry that is damaged (missing file, other hash) or unreadable counts as absent and is named; a damaged one
         is removed as well. Raise OSError where an output cannot be written.
         """
         folder, partials = self.entry(key), {name: partial_of(path) for name, path in outputs.items()}
         try:
-            recorded = manifest(folder)
-            if recorded is None:
-                return False
+            kept = manifest(folder)
+            if kept is None:
+                return None
             for name, path in partials.items():
-                _copy_verified(folder / name, path, recorded["outputs"].get(name))
+                _copy_verified(folder / name, path, kept["outputs"].get(name))
             for name, path in partials.items():
                 os.replace(path, outputs[name])
         except Damaged as problem:
             log.warning("the store's entry %s counts as absent: %s", folder, problem)
             if not isinstance(problem, Unreadable):
                 shutil.rmtree(folder, ignore_errors=True)
-            return False
+            return None
         finally:
             for path in partials.values():
                 with contextlib.suppress(OSError):
                     os.unlink(path)
         with contextlib.suppress(OSError):
             os.utime(folder)
-        return True
+        return kept
 
     def keep(self, key, outputs, parts):
         """Put finished work into the store; a store that takes nothing costs a warning, never the work."""
@@ -167,7 +167,7 @@ def manifest(folder):
         raise Unreadable(f"{MANIFEST}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{MANIFEST}: {error}") from None
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("outputs"), dict):
+    if not isinstance(recorded, dict) or not all(isinstance(recorded.get(k), dict) for k in ("outputs", "parts")):
         raise Damaged(f"{MANIFEST} is no record of an entry")
     return recorded
 

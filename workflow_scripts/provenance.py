@@ -1,0 +1,88 @@
+"""What made an artifact: beside each output PATH of a command (cli.py) stands its record, PATH.provenance.
+
+A record is JSON: the SHA-256 of PATH, the command, its key (a hash of all that decides the bytes), the versions of the
+packages that it ran with, a hash of its code, and its context: what of the machine decides the bytes. Whoever reads an
+artifact checks its bytes against the record. Read by hosts and devices alike: standard library only, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterable
+
+from files import UserError, sha256_file, write_json
+
+SUFFIX = ".provenance"
+FOLDER = "results"  # what is below a folder of this name is an artifact
+DOORS = {  # folder of an artifact: where config.yaml takes one that was made or changed by hand
+    "calibration": "give other ranges as a quantized checkpoint (`calibration: {import: FILE}` of the precision)",
+    "checkpoints": "give other weights as `weights: FILE` of the dataset",
+    "pretrained": "give other weights as `from: FILE` of the dataset",
+    "plans": "give a plan edited by hand as `fallback: {plan: FILE}` of the precision",
+    "qat": "give other ranges as a quantized checkpoint (`calibration: {import: FILE}` of the precision)",
+}
+log = logging.getLogger("levit")
+
+
+def beside(path: str) -> str:
+    """Return the path of an artifact's record."""
+    return f"{path}{SUFFIX}"
+
+
+def recorded(paths: Iterable[str]) -> list[str]:
+    """Return the records that are there of some artifacts: what travels with them."""
+    return [beside(path) for path in paths if os.path.exists(beside(path))]
+
+
+def read(path: str) -> dict | None:
+    """Return an artifact's record, or None where there is none; raise UserError for a damaged one."""
+    try:
+        with open(beside(path), encoding="utf-8") as stream:
+            record = json.load(stream)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
+        raise UserError(f"{beside(path)} is damaged: delete {path} and make it again")
+    return record
+
+
+def check(path: str) -> dict | None:
+    """Return the record of an artifact, or None and a warning where it has none; raise UserError for other bytes."""
+    return check_all([path])[0]
+
+
+def check_all(paths: Iterable[str]) -> list[dict | None]:
+    """Return the record of each artifact as `check` does, with one warning for all under results/ that have none."""
+    paths = list(paths)
+    records = [read(path) for path in paths]
+    for path, record in zip(paths, records):
+        if record and sha256_file(path) != record["sha256"]:
+            raise UserError(_refusal(path, record))
+    unknown = [path for path, record in zip(paths, records) if record is None and FOLDER in path.split(os.sep)]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        log.warning("warning: no record says what made %s%s: taken as is", unknown[0], more)
+    return records
+
+
+def _refusal(path, record):
+    folder = os.path.basename(os.path.dirname(path))
+    door = f"; {DOORS[folder]}" if folder in DOORS else ""
+    writer = record.get("command") or "its job"
+    return f"{path} is not what {writer} wrote (its bytes have changed since): delete it and run again{door}"
+
+
+def write(path: str, record: dict) -> None:
+    """Write the record of an artifact that is there."""
+    write_json(beside(path), record)
+
+
+def forget(path: str) -> None:
+    """Remove an artifact's record, before other bytes get its name: a kill then leaves no record, not a wrong one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(beside(path))
