@@ -264,8 +264,7 @@ def prune(store, keep_gb):
 def show(store):
     for _, size, folder in store.entries():
         problem = _problem(folder)
-        parts = None if problem else manifest(folder).get("parts")
-        what = f"damaged: {problem}" if problem else parts.get("command", "?") if isinstance(parts, dict) else "?"
+        what = f"damaged: {problem}" if problem else manifest(folder)["parts"].get("command", "?")
         print(f"{size:>14,} {what!s:<20} {folder.name}")
 
 
