@@ -21,6 +21,29 @@ rule benchmark:
         "--benchmark {output.benchmark:q} --log {log:q}"
 
 
+rule paired_benchmark:
+    """Time the finalists of a choice in turns, in one job: those within the budget on the select split."""
+    input:
+        code=device_code("paired_benchmark.py"),
+        engines=candidates("results/{d}/engines/{m}.{p}.{t}.engine"),
+        select=candidates("results/{d}/select/{m}.{p}.{t}.json"),
+    output:
+        paired="results/{dataset}/paired_benchmark/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/paired_benchmark.{model}.{precision}.{target}.log",
+    wildcard_constraints:
+        precision=CHOOSING,
+    threads: device_cores
+    resources:
+        **BOARDS,
+    params:
+        device=on_device,
+        recipe=device_options(recipe=recipes.timing_in_turns),
+    shell:
+        "{params.device} {input.code[0]:q} --engines {input.engines:q} --select {input.select:q} {params.recipe} "
+        "--paired-benchmark {output.paired:q} --log {log:q}"
+
+
 rule trtexec:
     """Time an engine with trtexec as well, where that is installed."""
     input:

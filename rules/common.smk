@@ -179,10 +179,14 @@ def where_there_is_one(w):
 
 
 def candidates(path):
-    """Return a function of wildcards: a path with {m}, {p} and {t} for each precision that one chooses from."""
-    return lambda w: [
-        path.format(m=w.model, p=name, t=w.target) for name in tables.candidates(w.model, w.precision, w.target)
-    ]
+    """Return a function of wildcards: a path with {m}, {p}, {t} and perhaps {d} for each precision one chooses from."""
+
+    def paths(w):
+        dataset = getattr(w, "dataset", tables.active)
+        able = tables.candidates(w.model, w.precision, w.target, dataset)
+        return [path.format(d=dataset, m=w.model, p=name, t=w.target) for name in able]
+
+    return paths
 
 
 def named(wildcards, input):

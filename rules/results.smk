@@ -32,6 +32,7 @@ rule choose:
         code=code("choose_precision.py"),
         results=candidates("results/{m}.{p}.{t}.json"),
         select=candidates(active("select/{m}.{p}.{t}.json")),
+        paired=active("paired_benchmark/{model}.{precision}.{target}.json"),
     output:
         result="results/{model}.{precision}.{target}.json",
     log:
@@ -42,7 +43,7 @@ rule choose:
         recipe=options(budget=recipes.budget),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --results {input.results:q} --select {input.select:q} '
-        "--precision {wildcards.precision} {params.recipe} --result {output.result:q} --log {log:q}"
+        "--paired-benchmark {input.paired:q} --precision {wildcards.precision} {params.recipe} --result {output.result:q} --log {log:q}"
 
 
 rule summary:

@@ -26,6 +26,7 @@ def produce(args):
         "dataset": dataset_of(args.dataset, accuracy, read_json(args.index)),
         "accuracy": accuracy_of(accuracy, args.budget),
         "benchmark": timing["benchmark"],
+        "paired_benchmark": None,
         "trtexec": trtexec_of(other, timing["benchmark"]),
         "dla": dla_of(args.dla),
         "engine": engine_of(args.engine, engine),

@@ -1,8 +1,9 @@
 """Time an engine from its file, per batch size: latency by trtexec's definitions, throughput over the host's clock.
 
 The recipe is {"batches", "warmup_ms", "duration_ms", "iterations", "threads"?, "cuda_graph"?, "spin_wait"?,
-"transfers"?, "power_mode"?, "other_power_mode"?}. Each timing says whether it is stable (measure/stats.py: is_stable).
-What a device cannot measure is null.
+"transfers"?, "power_mode"?, "other_power_mode"?}. Each timing says whether it is stable (measure/stats.py: is_stable),
+and whether it is new or one that was kept of the same engine, recipe, code and machine (measure/kept.py). What a
+device cannot measure is null.
 """
 
 from cli import Command, log
@@ -14,25 +15,45 @@ NOT_LATENCIES = ("wall", "energy")
 def produce(args):
     import runtimes
     from files import sha256_file, write_json
+    from measure import kept
 
     session = runtimes.load(args.runtime).load(args.engine, args.recipe.get("threads", 0))
-    entries = [entry(session, batch, args.recipe) for batch in args.recipe["batches"]]
-    write_json(args.benchmark, {"engine_sha256": sha256_file(args.engine), "benchmark": entries})
+    digest, scripts = sha256_file(args.engine), ("benchmark.py", f"runtimes/{args.runtime}.py")
+    shelf = kept.Shelf(scripts, args.benchmark, engine=digest, identity=args.identity, running=session.facts)
+    entries = [kept_or_new(shelf, session, batch, args.recipe) for batch in args.recipe["batches"]]
+    write_json(args.benchmark, {"engine_sha256": digest, "benchmark": entries})
+
+
+def kept_or_new(shelf, session, batch, recipe):
+    """Return one batch size's timing: kept, where it is of this power mode, or taken now."""
+    mode = meter_of(session.on_gpu).power_mode()
+    check_power_mode(recipe, mode)
+    facts = {key: value for key, value in recipe.items() if key != "batches"}
+    found = shelf.get(lambda: entry(session, batch, recipe), batch=batch, recipe=facts, power_mode=mode)
+    tell(found)
+    return found
+
+
+def meter_of(on_gpu):
+    """Return what tells the state of the device that computes."""
+    from measure import gpu, timing
+
+    return gpu.meter() if on_gpu else timing.Host()
 
 
 def entry(session, batch, recipe):
-    """Return one batch size's timing as the result JSON has it."""
-    from measure import gpu, jetson, stats, timing
+    """Return one batch size's timing, taken now."""
+    from measure import jetson, stats, timing
 
     options = {name: recipe[name] for name in OPTIONS if name in recipe}
-    meter = gpu.meter() if session.on_gpu else timing.Host()
+    meter = meter_of(session.on_gpu)
     loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"], options, meter)
     before = meter.state()
     check_power_mode(recipe, before["power_mode"])
     times = session.time(images_for(session, batch), loop)
     after = meter.state()
     count, latency = len(times.latency), list(times.latency)
-    found = {
+    return {
         "batch": batch,
         "throughput_qps": count / times.wall,
         "images_per_second": count * batch / times.wall,
@@ -40,7 +61,7 @@ def entry(session, batch, recipe):
         "iterations": count,
         "warmup_ms": recipe["warmup_ms"],
         **session.facts,
-        "stable": stats.is_stable(latency),
+        "stable": stats.is_stable(latency) and before["power_mode"] == after["power_mode"],
         "coefficient_of_variation": stats.variation(latency),
         "energy_mj_per_image": times.energy / (count * batch) if times.energy else None,
         "power_mode": after["power_mode"],
@@ -48,8 +69,6 @@ def entry(session, batch, recipe):
         "clocks_mhz": {"before": before["clock_mhz"], "after": after["clock_mhz"]},
         "board": jetson.told(before, after),
     }
-    tell(found)
-    return found
 
 
 def check_power_mode(recipe, found):
@@ -72,7 +91,9 @@ def images_for(session, batch):
 
 def tell(found):
     """Log a timing in a line."""
-    latency, note = found["latency_ms"], "" if found["stable"] else ": NOT STABLE, repeat it on a quiet machine"
+    from measure import kept
+
+    latency, note = found["latency_ms"], "" if found["stable"] else f": {kept.NOT_STABLE}"
     figures = found["batch"], latency["median"], latency["p99"], found["images_per_second"], found["iterations"]
     text = "batch %d: median %.3f ms, p99 %.3f ms, %.1f images/s, %d queries, CoV %.1f %%%s"
     log.info(text, *figures, 100 * found["coefficient_of_variation"], note)

@@ -6,6 +6,7 @@ Nothing is installed on the board and nothing of this stays running there but a 
     jobs/{key}/          a running or finished job: work/ has links to objects, log its output, exit.{n} its end
     back/                links to what hosts are fetching
     store/, timing/      finished builds by content, kernel timings
+    benchmarks/          kept timings of engines
 
 Times of files decide nothing, so clocks may differ. Standard library only, Python 3.8.
 """
@@ -93,10 +94,10 @@ def partial_name(digest, client):
 def run(job, sizes, client, token, offset):
     """Start a job, or find it again, and follow its log from a byte on; say how it ended.
 
-    job: {"key", "argv", "files": {path: sha256}, "outputs": [path], "log": path or None}; sizes: {sha256: bytes}. A job
-    is found again by its key; one that failed is done again for another token. Returns {"missing": [sha256], "began":
-    bytes of those, "free": bytes, "folder"} where files are not here, {"exit": None} for a job that was ended without a
-    status, else {"exit", "free", "outputs": {path: sha256}, "back": folder}.
+    job: {"key", "argv", "files": {path: sha256}, "outputs": [path], "log": path or None, "environment"?: {name: text}};
+    sizes: {sha256: bytes}. A job is found again by its key; one that failed is done again for another token. Returns
+    {"missing": [sha256], "began": bytes of those, "free": bytes, "folder"} where files are not here, {"exit": None} for
+    a job that was ended without a status, else {"exit", "free", "outputs": {path: sha256}, "back": folder}.
     """
     folder = f"jobs/{job['key']}"
     missing, is_new = begin(folder, job, sizes, client, token)
@@ -224,7 +225,8 @@ def work(folder, job, lock):
     os.closerange(3, lock.fileno())  # not the lock of jobs/, nor the connection
     os.closerange(lock.fileno() + 1, 256)
     alone = board_lock()
-    kept = {"LEVIT_STORE": os.path.abspath("store"), "LEVIT_TIMING_CACHES": os.path.abspath("timing")}
+    folders = {"LEVIT_STORE": "store", "LEVIT_TIMING_CACHES": "timing", "LEVIT_BENCHMARKS": "benchmarks"}
+    kept = {**{name: os.path.abspath(path) for name, path in folders.items()}, **job.get("environment", {})}
     held = (lock.fileno(), alone)  # the job's own process keeps them where this one is killed
     command = [sys.executable, *job["argv"]]
     code = subprocess.run(command, cwd=f"{folder}/work", env={**os.environ, **kept}, pass_fds=held).returncode

@@ -29,6 +29,7 @@ MADE = (
     "accuracy",
     "select",
     "benchmark",
+    "paired_benchmark",
     "trtexec",
     "profile",
     "timeline",

@@ -1,11 +1,15 @@
-"""Choose among a target's engines the fastest that loses no more than the budget and whose timing is stable.
+"""Choose among a target's engines the fastest that loses no more than the budget, as they were timed in turns.
 
-Speed is images/s at the smallest batch that all were timed at, the loss is of top-1 points on the select split, against
-PyTorch FP32. The result is the chosen one's, with the verdict on every candidate. Where none qualifies, it is the one
-that loses least, the fastest of those, and the result says that it is not within the budget.
+The loss is of top-1 points on the select split, against PyTorch FP32. Speeds are compared as paired_benchmark.py timed
+the finalists, at the smallest batch that all of them have: a ratio is the median over the rounds, and which of two is
+faster is known where its interval does not contain 1. Where a quantized engine is not known to be faster than the best
+that is not quantized, that one is taken. Where none is within the budget, the finalists are those that lose least, and
+the result says so. The result is the chosen one's, with the verdict on every candidate.
 """
 
 from cli import Command, log
+
+UNSTEADY = "; its turns were not stable"
 
 
 def produce(args):
@@ -14,14 +18,16 @@ def produce(args):
 
     results = [read_json(path) for path in args.results]
     candidates = weigh(results, [read_json(path) for path in args.select], args.budget)
-    winner = pick(candidates)
+    timed = read_json(args.paired_benchmark)
+    check(results, timed)
+    winner = choose(candidates, timed, args.budget)
     chosen = next(result for result in results if result["precision"] == winner["precision"])
-    for candidate in candidates:
-        candidate["verdict"] = verdict(candidate, winner, args.budget)
-        log.info("%-10s %s", candidate["precision"], candidate["verdict"])
+    for one in candidates:
+        log.info("%-10s %s", one["precision"], one["verdict"])
     accuracy = {**chosen["accuracy"], "budget": args.budget, "within_budget": winner["within_budget"]}
-    more = {"precision": args.precision, "chosen": winner["precision"], "candidates": candidates, "accuracy": accuracy}
-    result = {**chosen, **more}
+    more = {"precision": args.precision, "chosen": winner["precision"], "accuracy": accuracy}
+    told = [{key: value for key, value in one.items() if key != "quantized"} for one in candidates]
+    result = {**chosen, **more, "candidates": told, "paired_benchmark": timed["paired_benchmark"] or None}
     check_schema(result)
     write_json(args.result, result)
 
@@ -44,44 +50,103 @@ def weigh(results, scores, budget):
     return [candidate(result, score, min(batches), budget) for result, score in zip(results, scores)]
 
 
+def check(results, timed):
+    """Raise UserError where engines that were timed in turns are not those of the results."""
+    from files import UserError
+
+    hashes = {result["precision"]: result["engine"]["sha256"] for result in results}
+    for engine in [engine for entry in timed["paired_benchmark"] for engine in entry["engines"]]:
+        if hashes.get(engine["precision"]) != engine["engine_sha256"]:
+            raise UserError(f"{engine['precision']}: another engine was timed in turns than its result has: run again")
+
+
 def candidate(result, score, batch, budget):
     """Return a candidate's figures: top1 and lost (top-1 points) are of the select split."""
-    from planning.criterion import EPSILON, allowed
+    from planning import criterion
 
     entry = next(entry for entry in result["benchmark"] if entry["batch"] == batch)
-    lost = score["fp32_top1"] - score["top1"]
     return {
         "precision": result["precision"],
         "batch": batch,
         "images_per_second": entry["images_per_second"],
         "top1": score["top1"],
-        "lost": lost,
-        "within_budget": lost <= allowed(budget, score["num_images"]) + EPSILON,
+        "lost": criterion.lost(score),
+        "within_budget": criterion.is_within(score, budget),
         "stable": entry["stable"],
+        "quantized": "calibration" in result["provenance"]["recipe"]["precision"],
     }
 
 
-def pick(candidates):
-    """Return the fastest that qualifies, else that which loses least."""
-    able = [one for one in candidates if one["within_budget"] and one["stable"]]
-    if able:
-        return max(able, key=lambda one: one["images_per_second"])
-    return min(candidates, key=lambda one: (one["lost"], -one["images_per_second"]))
+def choose(candidates, timed, budget):
+    """Return the chosen candidate; all get `paired`, their speed over its own, and their `verdict`."""
+    able = [one for one in candidates if one["precision"] in timed["finalists"]]
+    times, steady = turns_of(timed, able)
+    winner, reason = pick(able, times)
+    for one in candidates:
+        one["paired"] = speed_over(one, winner, times)
+        one["verdict"] = verdict(one, winner, reason, budget) + ("" if steady or not one["paired"] else UNSTEADY)
+    return winner
 
 
-def verdict(one, winner, budget):
+def turns_of(timed, able):
+    """Return ({precision: milliseconds of each round}, whether they are stable) at the finalists' smallest batch.
+
+    Raises UserError where they have no batch in common; one finalist alone has no times.
+    """
+    from files import UserError
+
+    if len(able) == 1:
+        return {}, True
+    for entry in timed["paired_benchmark"]:
+        if len(entry["engines"]) == len(able):
+            return {engine["precision"]: engine["median_ms"] for engine in entry["engines"]}, entry["stable"]
+    raise UserError("the candidates have no batch size in common: give their target one list of batches")
+
+
+def speed_over(one, other, times):
+    """Return {ratio, low, high} of a candidate's speed over another's, or None where they were not timed in turns."""
+    from measure import paired
+
+    names = one["precision"], other["precision"]
+    return paired.speed_ratio(*(times[name] for name in names)) if set(names) <= set(times) else None
+
+
+def pick(able, times):
+    """Return (the chosen finalist, why): the fastest, or the best that is not quantized where that may be as fast."""
+    from measure import paired
+
+    if len(able) == 1:
+        return able[0], "the only one within the budget"
+    fastest, plain = fastest_of(able, times), [one for one in able if not one["quantized"]]
+    if fastest["quantized"] and plain:
+        rival = fastest_of(plain, times)
+        ratio = speed_over(fastest, rival, times)
+        if paired.is_level(ratio):
+            reason = f"{fastest['precision']} is {times_as_fast(ratio)}, which may be no faster, and is quantized"
+            return rival, reason
+    return fastest, "the fastest within the budget"
+
+
+def fastest_of(able, times):
+    """Return the finalist whose speed over the first one's is the highest."""
+    return max(able, key=lambda one: speed_over(one, able[0], times)["ratio"])
+
+
+def verdict(one, winner, reason, budget):
     """Return in words why a candidate was chosen or was not."""
+    from measure import paired
+
     loss = f"loses {one['lost']:.2f} top-1 points on the select split, the budget is {budget:.2f}"
     if one is winner:
-        if not one["within_budget"]:
-            return f"chosen, though none is within the budget: {loss}"
-        return "chosen: the fastest within the budget" if one["stable"] else "chosen, though no timing is stable"
+        return f"chosen: {reason}" if one["within_budget"] else f"chosen, though none is within the budget: {loss}"
     if not one["within_budget"]:
         return loss
-    if not one["stable"]:
-        return "its timing is not stable"
-    share = one["images_per_second"] / winner["images_per_second"]
-    return f"{share:.2f} times as fast as {winner['precision']}"
+    level = ": which is faster is not known" if paired.is_level(one["paired"]) else ""
+    return f"{times_as_fast(one['paired'])} as {winner['precision']}{level}"
+
+
+def times_as_fast(ratio):
+    return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) times as fast"
 
 
 def command():
@@ -89,6 +154,7 @@ def command():
     c.input("--results", nargs="+", help="of the candidates").input(
         "--select", nargs="+", help="their scores, in order"
     )
+    c.input("--paired-benchmark", help="the finalists, timed in turns")
     c.param("--precision", required=True).param("--budget", type=float, required=True)
     return c.output("--result")
 

@@ -51,7 +51,7 @@ def names_of(result, tables):
 def scored(result, tables):
     """Return the Names of what is scored for a result: its engine; of a choice, each candidate's on both splits."""
     names = names_of(result, tables)
-    if names.precision not in tables.choosing():
+    if not _chooses(result, tables):
         return [names]
     able = tables.candidates(names.model, names.precision, names.target)
     return [names._replace(precision=other, scores=folder) for other in able for folder in SCORED]
@@ -78,6 +78,7 @@ def jobs_of(results, tables):
 
     recipes = Recipes(tables)
     jobs = [job for result in results for names in scored(result, tables) for job in _jobs(names, tables, recipes)]
+    jobs += [_in_turns(names_of(result, tables), tables, recipes) for result in results if _chooses(result, tables)]
     return list({canonical(job): job for job in jobs}.values())
 
 
@@ -109,6 +110,24 @@ def _jobs(names, tables, recipes):
     other = [("run_trtexec.py", timed, {"--trtexec": f"{folder}/trtexec/{label}.json"})]
     steps += other if tables.has_trtexec(names.target) else []
     return [_job(script, names.target, given, outputs) for script, given, outputs in steps]
+
+
+def _chooses(result, tables):
+    return names_of(result, tables).precision in tables.choosing()
+
+
+def _in_turns(names, tables, recipes):
+    """Return the job that times the finalists of a choice."""
+    able = tables.candidates(names.model, names.precision, names.target)
+    folder, paths = f"results/{names.dataset}", [f"{names.model}.{other}.{names.target}" for other in able]
+    given = {
+        "--engines": [f"{folder}/engines/{path}.engine" for path in paths],
+        "--select": [f"{folder}/select/{path}.json" for path in paths],
+        **{"--runtime": recipes.runtime(names), "--identity": IDENTITY, "--recipe": recipes.timing_in_turns(names)},
+    }
+    label = f"{names.model}.{names.precision}.{names.target}"
+    output = {"--paired-benchmark": f"{folder}/paired_benchmark/{label}.json"}
+    return _job("paired_benchmark.py", names.target, given, output)
 
 
 def _job(script, target, given, outputs):
@@ -153,7 +172,7 @@ def pack(results, kit):
 def run():
     """Do the jobs of an unpacked kit that are not done, in this interpreter, and write what they made to a tar."""
     kit, failed = read_json(KIT), []
-    environment = {"LEVIT_TIMING_CACHES": ".cache/timing", **os.environ}
+    environment = {"LEVIT_TIMING_CACHES": ".cache/timing", "LEVIT_BENCHMARKS": ".cache/benchmarks", **os.environ}
     python = os.environ.get("LEVIT_PYTHON") or sys.executable
     for job in kit["jobs"]:
         if all(os.path.exists(path) for path in job["outputs"]):

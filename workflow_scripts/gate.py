@@ -27,9 +27,11 @@ NEEDS = {
 }
 PURPOSES = {
     **dict.fromkeys(("build_engine", "fingerprint"), "build"),
-    **dict.fromkeys(("evaluate_engine", "benchmark", "trtexec", "profile", "nsys", "bisect"), "run"),
+    **dict.fromkeys(
+        ("evaluate_engine", "benchmark", "paired_benchmark", "trtexec", "profile", "nsys", "bisect"), "run"
+    ),
 }
-TIMED = ("benchmark", "trtexec")  # rules whose output depends on the power mode
+TIMED = ("benchmark", "paired_benchmark", "trtexec")  # rules whose output depends on the power mode
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 MEASURES = ("result", "choose")  # rules whose output says whether a budget is met
 RUN_LOCK = ".snakemake/levit.run.lock"

@@ -149,6 +149,15 @@ class Recipes:
     def timing(self, w):
         return {**pick(self.tables.row("target", w.target), *TIMING), **self.own_batches(w)}
 
+    def timing_in_turns(self, w):
+        """Return how the finalists of a choice are timed in turns, with each candidate's batches and the budget."""
+        place = self.tables.row("target", w.target)
+        names = self.tables.candidates(w.model, w.precision, w.target, w.dataset)
+        own = {name: self.tables.row("precision", name).get("batches") or place["batches"] for name in names}
+        rows = [{"precision": name, "batches": batches} for name, batches in own.items()]
+        common = pick(place, *(key for key in TIMING if key != "batches"))
+        return {**common, "budget": self.budget(w), "candidates": rows}
+
     def lineage(self, w):
         """Return what a result records of its recipe: the rows, less what decides nothing about its numbers.
 

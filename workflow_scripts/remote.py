@@ -20,6 +20,7 @@ import cli
 from board import LOG, partial_name
 from connection import Board, Lost
 from files import UserError, digest_of, partial_of, sha256_file
+from measure.kept import AGAIN
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 900  # seconds without a connection after which a job is left alone
@@ -57,7 +58,7 @@ class Job:
         if outside:
             raise UserError(f"{outside[0]} is not below this folder: a board's jobs see nothing else")
         files = {path: sha256_file(path) for path in inputs}
-        described = {"argv": argv, "outputs": outputs, "log": _log_of(argv), "files": files}
+        described = {"argv": argv, "outputs": outputs, "log": _log_of(argv), "files": files, **_again(outputs)}
         self.described = {**described, "key": digest_of([described, board.python])[:32]}
         self.board, self.sources = board, {digest: path for path, digest in files.items()}
         self.sizes = {digest: os.path.getsize(path) for digest, path in self.sources.items()}
@@ -186,6 +187,12 @@ def _unable(reason, purposes):
 
 def _is(path, digest):
     return os.path.exists(path) and sha256_file(path) == digest
+
+
+def _again(outputs):
+    """Return the environment of a job whose timing is asked for again (retime.py), or nothing."""
+    asked = [path for path in os.environ.get(AGAIN, "").split(os.pathsep) if path in outputs]
+    return {"environment": {AGAIN: os.pathsep.join(asked)}} if asked else {}
 
 
 def _log_of(argv):

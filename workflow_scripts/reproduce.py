@@ -20,7 +20,7 @@ import imports
 from files import UserError, read_json
 
 ROOT = imports.ROOT.parent
-TIMINGS = ("benchmark", "trtexec", "candidates", "engine.build_seconds", "provenance.git_commit")
+TIMINGS = ("benchmark", "paired_benchmark", "trtexec", "candidates", "engine.build_seconds", "provenance.git_commit")
 FILES = (  # keys of rows that hold paths, which are relative to the repository
     ("dataset", "path"),
     ("dataset", "weights"),

@@ -3,6 +3,8 @@
 The recipe is benchmark.py's. Where trtexec is not installed the file says so, and has no timing.
 """
 
+import functools
+
 from cli import Command, log
 
 LATENCIES = ("latency", "compute", "h2d", "d2h", "enqueue")
@@ -16,17 +18,26 @@ def produce(args):
     found = {"installed": bool(tool), "engine_sha256": sha256_file(args.engine), "version": None, "trtexec": []}
     if tool:
         log.info("%s of TensorRT %s", tool.program, tool.version)
-        found.update(version=tool.version, trtexec=list(entries(tool, args)))
+        found.update(version=tool.version, trtexec=list(entries(tool, args, found["engine_sha256"])))
     else:
         log.info("trtexec is not installed here (neither on PATH nor %s): nothing is compared", trtexec.PACKAGED)
     write_json(args.trtexec, found)
 
 
-def entries(tool, args):
-    """Yield the timing of each batch that this trtexec can run."""
+def entries(tool, args, digest):
+    """Yield the timing of each batch that this trtexec can run: kept, or taken now."""
+    from benchmark import meter_of
+    from measure import kept
+
+    common = {key: value for key, value in args.recipe.items() if key != "batches"}
+    facts = {"engine": digest, "identity": args.identity, "trtexec": tool.version, "recipe": common}
+    shelf = kept.Shelf(("run_trtexec.py",), args.trtexec, **facts)
     for batch, shapes, profile in queries(args.runtime, args.engine, args.recipe["batches"]):
         if tool.serves(profile):
-            yield entry(batch, tool.time(args.engine, shapes, profile, args.recipe))
+            take = functools.partial(entry, batch, tool, (args.engine, shapes, profile, args.recipe))
+            found = shelf.get(take, batch=batch, power_mode=meter_of(True).power_mode())
+            tell(found)
+            yield found
         else:
             log.info("batch %d: not timed, because this trtexec runs an engine's first profile alone", batch)
 
@@ -45,14 +56,20 @@ def queries(runtime, engine, batches):
     return [(batch, shapes, session.optimization_profile(batch)) for batch, shapes in given.items()]
 
 
-def entry(batch, times):
-    """Return one batch size's timing, with the summaries that a benchmark has."""
+def entry(batch, tool, query):
+    """Return one batch size's timing, taken now, with the summaries that a benchmark has."""
     from measure import stats
 
+    times = tool.time(*query)
     count, summaries = len(times.latency), {f"{name}_ms": stats.summary(getattr(times, name)) for name in LATENCIES}
-    figures = batch, summaries["compute_ms"]["median"], summaries["compute_ms"]["p99"], count
+    steady = stats.is_stable(list(times.latency))
+    return {"batch": batch, "throughput_qps": count / times.wall, **summaries, "iterations": count, "stable": steady}
+
+
+def tell(found):
+    """Log a timing in a line."""
+    figures = found["batch"], found["compute_ms"]["median"], found["compute_ms"]["p99"], found["iterations"]
     log.info("batch %d: trtexec's compute: median %.3f ms, p99 %.3f ms, %d queries", *figures)
-    return {"batch": batch, "throughput_qps": count / times.wall, **summaries, "iterations": count}
 
 
 def command():

@@ -16,6 +16,7 @@ from files import UserError, canonical
 from schema import Checker, nearest
 
 TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast; they decide nothing about an engine
+BENCHMARKS = ".cache/benchmarks"  # kept timings of this machine's (measure/kept.py); deleted ones are taken again
 TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock on it (cli.py), a starting run tries it
 PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
@@ -358,5 +359,5 @@ class Tables:
         python = os.environ.get("LEVIT_PYTHON") or python
         named = {f"LEVIT_PYTHON_{t}": row.get("python") or python for t, row in self.config["targets"].items()}
         named.update({f"LEVIT_BOARD_{t}": canonical(self.board(t)) for t in self.config["targets"] if self.board(t)})
-        named["LEVIT_TIMING_CACHES"] = TIMING_CACHES
+        named.update(LEVIT_TIMING_CACHES=TIMING_CACHES, LEVIT_BENCHMARKS=BENCHMARKS)
         return {"LEVIT_PYTHON": python, "LEVIT_STORE": self.config["store"] or "", "LEVIT_JOBS": JOBS_LOCK, **named}

@@ -66,6 +66,9 @@ class Host:
     def energy_mj(self):
         return None
 
+    def power_mode(self):
+        return power_mode()
+
     def state(self):
         return {"clock_mhz": clocks_mhz(), "power_mode": power_mode()}
 

@@ -48,3 +48,20 @@ def _outside(logits, reference, tolerance):
     wide = reference.astype(np.float64)
     error = np.abs(logits.astype(np.float64) - wide)
     return accuracy.percent(((error > tolerance) & (error > tolerance * np.abs(wide))).ravel())
+
+
+def is_within(score, budget):
+    """Return whether a score on the select split loses no more top-1 points than `allowed`."""
+    return lost(score) <= allowed(budget, score["num_images"]) + EPSILON
+
+
+def lost(score):
+    """Return the top-1 points that a score loses against PyTorch FP32."""
+    return score["fp32_top1"] - score["top1"]
+
+
+def finalists(scores, budget):
+    """Return the indices of the scores to choose from: those within the budget, else those that lose least."""
+    within = [index for index, score in enumerate(scores) if is_within(score, budget)]
+    least = min(map(lost, scores))
+    return within or [index for index, score in enumerate(scores) if lost(score) <= least + EPSILON]

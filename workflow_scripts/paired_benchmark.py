@@ -1,0 +1,109 @@
+"""Time the finalists among a target's engines in turns: each in a process of its own, round by round, in one job.
+
+The recipe is benchmark.py's with {"budget", "candidates": [{"precision", "batches"}]}, in the order of the engines.
+Finalists are the engines within the budget on the select split, else those that lose least; one alone is not timed. All
+finalists are loaded at once, and together they take as long as a benchmark of each. Ratios are formed of each round's
+medians (measure/paired.py); a batch is stable where the ratio of every two engines is known to 2.5 %.
+"""
+
+from cli import Command, log
+
+
+def produce(args):
+    from files import read_json, sha256_file, write_json
+    from measure import kept
+    from planning.criterion import finalists
+
+    hashes = [sha256_file(path) for path in args.engines]
+    scores = [read_json(path) for path in args.select]
+    check(args.engines, hashes, scores)
+    able = finalists(scores, args.recipe["budget"])
+    rows = [{**args.recipe["candidates"][i], "engine_sha256": hashes[i], "engine": args.engines[i]} for i in able]
+    log.info("finalists: %s", ", ".join(row["precision"] for row in rows))
+    scripts = ("paired_benchmark.py", f"runtimes/{args.runtime}.py")
+    shelf = kept.Shelf(scripts, args.paired_benchmark, identity=args.identity)
+    entries = time(rows, args.runtime, args.recipe, shelf) if len(rows) > 1 else []
+    write_json(args.paired_benchmark, {"finalists": [row["precision"] for row in rows], "paired_benchmark": entries})
+
+
+def check(engines, hashes, scores):
+    """Raise UserError where a score is of another engine."""
+    from files import UserError
+
+    for engine, digest, score in zip(engines, hashes, scores):
+        if score["engine_sha256"] != digest:
+            raise UserError(f"the select split was scored with another engine than {engine}: run again")
+
+
+def time(rows, runtime, recipe, shelf):
+    """Return an entry for each batch size that at least two of the finalists have, in ascending order."""
+    from measure import turns
+
+    contenders = [turns.Contender(runtime, row["engine"], recipe.get("threads", 0)) for row in rows]
+    batches = sorted({batch for row in rows for batch in row["batches"]})
+    several = [(batch, [n for n, row in enumerate(rows) if batch in row["batches"]]) for batch in batches]
+    try:
+        return [
+            entry(batch, [rows[n] for n in able], [contenders[n] for n in able], recipe, shelf)
+            for batch, able in several
+            if len(able) > 1
+        ]
+    finally:
+        for contender in contenders:
+            contender.end()
+
+
+def entry(batch, rows, contenders, recipe, shelf):
+    """Return one batch size's timing as the result JSON has it: kept, or taken now."""
+    from benchmark import check_power_mode, meter_of
+
+    meter = meter_of(contenders[0].facts["on_gpu"])
+    mode = meter.power_mode()
+    check_power_mode(recipe, mode)
+    facts = {"batch": batch, "engines": [row["engine_sha256"] for row in rows], "power_mode": mode}
+    facts.update(running=[contender.facts for contender in contenders], recipe=without_names(recipe))
+    found = shelf.get(lambda: take(batch, contenders, recipe, meter, mode), **facts)
+    times = found.pop("median_ms")
+    named = [{key: row[key] for key in ("precision", "engine_sha256")} for row in rows]
+    found = {**found, "engines": [{**row, "median_ms": one} for row, one in zip(named, times)]}
+    tell(found)
+    return found
+
+
+def without_names(recipe):
+    """Return the part of a recipe that decides how long something takes."""
+    return {key: value for key, value in recipe.items() if key not in ("budget", "candidates", "batches")}
+
+
+def take(batch, contenders, recipe, meter, mode):
+    """Return the timing of a batch: milliseconds of each round, and whether their ratios are stable."""
+    from benchmark import OPTIONS
+    from measure import paired, turns
+
+    times = turns.times(contenders, batch, recipe, {name: recipe[name] for name in OPTIONS if name in recipe})
+    steady = paired.is_stable(times) and meter.power_mode() == mode
+    return {"batch": batch, "median_ms": times, "stable": steady, "power_mode": mode}
+
+
+def tell(found):
+    """Log each engine's speed over the first one's, with its interval."""
+    from measure import kept, paired
+
+    base = found["engines"][0]
+    for other in found["engines"][1:]:
+        ratio = paired.speed_ratio(other["median_ms"], base["median_ms"])
+        figures = found["batch"], other["precision"], ratio["ratio"], base["precision"], ratio["low"], ratio["high"]
+        log.info("batch %d: %s is %.3f times as fast as %s (%.3f to %.3f)", *figures)
+    if not found["stable"]:
+        log.info("batch %d: %s", found["batch"], kept.NOT_STABLE)
+
+
+def command():
+    c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
+    c.input("--engines", nargs="+").input("--select", nargs="+", help="their scores on the select split, in order")
+    c.param("--runtime", required=True).recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    return c.output("--paired-benchmark")
+
+
+if __name__ == "__main__":
+    command().run(produce)
