@@ -1,6 +1,7 @@
 """The summary, the printed table and the page, from results as the workflow writes them."""
 
 import csv
+import hashlib
 import json
 import re
 import subprocess
@@ -39,9 +40,14 @@ def planned(precision):
     return {"nodes_total": 246, "nodes_high_precision": 3, "path": path, "met": False, "select": select}
 
 
+def sha_of(*names):
+    return hashlib.sha256(" ".join(names).encode()).hexdigest()
+
+
 def result(precision, speed, model="LeViT-128S", target="cpu", top1=98.0, stable=True, within=True):
     entries = [
         {"batch": batch, "images_per_second": speed * batch**0.5, "latency_ms": SPREAD, "stable": stable, "threads": 2}
+        | {"timed": "kept", "power_mode": "15W"}
         for batch in (1, 16)
     ]
     return {
@@ -49,10 +55,12 @@ def result(precision, speed, model="LeViT-128S", target="cpu", top1=98.0, stable
         "dataset": {"name": "digits", "split": "val", "num_images": 360, "num_classes": 10},
         "accuracy": {"top1": top1, "top5": 100.0, "agreement_with_fp32": 99.7, "within_budget": within, "budget": 0.3},
         "engine": {
+            "sha256": sha_of(model, precision, target),
             **{"bytes": 28_000_000, "layers": 90, "precision_of_layers": {"int8": 60, "fp32": 30}, "reformats": 1},
             **{"engine_builds": 1, "build_seconds": 2.5},
         },
         **{"plan": planned(precision) if precision.startswith("int8") else None, "chosen": None, "candidates": None},
+        "paired_benchmark": None,
         "trtexec": [{"batch": 16, "median_compute_ratio": 1.0125}] if target == "gpu" else None,
         "target_identity": {"device": "A <CPU> & more", "runtime": "openvino", "version": "2026.4.1"},
         "provenance": {"versions": {"openvino": "2026.4.1"}},
@@ -115,8 +123,99 @@ def test_printed_table_marks_what_should_not_be_overlooked(files):
     text = run(files[0], "summarize.py", "--print").stdout
     assert re.search(r"^ +fp32 +bf16 +int8_qat$", text, re.MULTILINE)
     assert re.search(r"^LeViT-128S +top-1 % +98.00 +90.00 ! +98.00$", text, re.MULTILINE)
-    assert re.search(r"images/s @1 +400 \(1.00x\) +800 ~ \(2.00x ~\) +1000 \(2.50x\)$", text, re.MULTILINE)
-    assert "~ timing not stable" in text and "! top-1 lost more" in text
+    assert re.search(r"images/s @1 +400 \(1.00x\) +800 ~ \(2.00x \*~\) +1000 \(2.50x \*\)$", text, re.MULTILINE)
+    assert "~ timing not stable" in text and "make retime RESULT=results/LeViT-128S.bf16.cpu.json\n" in text
+    assert "! top-1 lost more" in text and "\n* not timed in turns" in text and "\n= " not in text
+    assert text.startswith("\ndigits on cpu (A <CPU> & more, openvino 2026.4.1)\n")
+
+
+STEADY = [1.0, 1.002, 0.998, 1.001, 0.999, 1.0]
+
+
+def choice(times, precision="auto", batch=1, **options):
+    """Return a result of `auto` whose finalists took these milliseconds in each round."""
+    engines = [
+        {"precision": name, "engine_sha256": sha_of("LeViT-128S", name, "cpu"), "median_ms": several}
+        for name, several in times.items()
+    ]
+    entry = {"batch": batch, "stable": True, "power_mode": None, "timed": "new", "timing_key": None}
+    return {
+        **result(precision, 1.0, **options),
+        "chosen": "int8_qat",
+        "paired_benchmark": [{**entry, "engines": engines}],
+    }
+
+
+def ratio_of(results, precision="int8_qat", batch=1):
+    return rows.ratio(results, next(r for r in results if r["precision"] == precision), batch)
+
+
+def test_a_ratio_is_coloured_only_where_the_two_were_timed_in_turns_and_the_faster_one_is_known():
+    """Their own timings say 4.19x; what was timed in turns says 1.08x: case 13."""
+    own = [result("fp32", 100.0), result("int8_qat", 419.0)]
+    apart = ratio_of(own)
+    assert (round(apart.value, 2), apart.mark, rows.look(apart), rows.spoken(apart)) == (
+        4.19,
+        "*",
+        "ratio",
+        "(4.19x *)",
+    )
+    faster = choice({"fp32": [1.08 * ms for ms in STEADY[::-1]], "int8_qat": STEADY})
+    found = ratio_of([*own, faster])
+    assert rows.spoken(found) == "(1.08x)" and rows.look(found) == "good" and 1.07 < found.low < found.high < 1.09
+    assert ratio_of([*own, faster], batch=16).mark == "*", "that batch was not timed in turns"
+    slower = choice({"fp32": STEADY, "int8_qat": [1.08 * ms for ms in STEADY]})
+    assert rows.look(ratio_of([*own, slower])) == "bad"
+    level = ratio_of([*own, choice({"fp32": STEADY, "int8_qat": STEADY[::-1]})])
+    assert rows.spoken(level) == "(1.00x =)" and rows.look(level) == "ratio"
+    loaded = ratio_of([*own, choice({"fp32": [1.0, 2.0, 1.5, 3.0, 1.2, 2.2], "int8_qat": STEADY})])
+    assert loaded.mark == "~" and rows.look(loaded) == "ratio"
+    other = {
+        **faster,
+        "paired_benchmark": [
+            {
+                **faster["paired_benchmark"][0],
+                "engines": [
+                    {**engine, "engine_sha256": "0" * 64} for engine in faster["paired_benchmark"][0]["engines"]
+                ],
+            }
+        ],
+    }
+    assert ratio_of([*own, other]).mark == "*", "an older engine's turns are not this one's"
+
+
+def test_summary_says_how_a_ratio_was_taken():
+    own = [result("fp32", 100.0), result("int8_qat", 419.0)]
+    table = rows.flat([*own, choice({"fp32": [1.08 * ms for ms in STEADY[::-1]], "int8_qat": STEADY})])
+    found = {(row["precision"], row["batch"]): row for row in table}
+    assert found["int8_qat", 1]["ratio_taken"] == "in turns" and found["int8_qat", 16]["ratio_taken"] == "apart"
+    assert found["int8_qat", 1]["ratio_low"] > 1.07 and found["int8_qat", 16]["ratio_low"] is None
+    assert found["int8_qat", 1]["timed"] == "kept" and found["int8_qat", 1]["power_mode"] == "15W"
+
+
+def test_an_unstable_turn_names_the_choice_to_time_again():
+    turns = choice({"fp32": [1.0, 2.0, 1.5, 3.0, 1.2, 2.2], "int8_qat": STEADY}, stable=False)
+    turns["paired_benchmark"][0]["stable"] = False
+    notes = rows.notes([result("fp32", 100.0), result("int8_qat", 419.0), turns])
+    assert notes[0].startswith("~ ") and notes[0].endswith("make retime RESULT=results/LeViT-128S.auto.cpu.json")
+
+
+def test_what_was_measured_on_other_images_stands_in_a_table_of_its_own(tmp_path, capsys):
+    """Results of a dataset with 2 classes and of one with 12: case 6, and a part of a dataset besides."""
+    pairs = [on("tset", 50, 2, precision="fp32"), on("num", 360, 12, precision="int8_qat")]
+    part = {**on("num", 90, 12, precision="bf16")}
+    part["dataset"]["subset"] = {"classes": None, "images": 90}
+    assert [rows.ratio([*pairs, part], one, 1) is None for one in pairs] == [False, True]
+    (tmp_path / "results").mkdir()
+    for one in [*pairs, part]:
+        (tmp_path / f"LeViT-128S.{one['precision']}.cpu.json").write_text(json.dumps(one))
+    summarize.show(tmp_path)
+    told = capsys.readouterr().out
+    headings = re.findall(r"^(\S.*) on cpu \(.*\n +(.*)$", told, re.MULTILINE)
+    assert headings == [("num", "int8_qat"), ("num (images 90)", "bf16"), ("tset", "fp32")]
+    text = page.render(sorted(tmp_path.glob("*.json")), {})
+    assert [text.count(f"on {name}</h2>") for name in ("num", "num (images 90)", "tset")] == [2, 2, 2]
+    assert Page(text).open == [] and len(Page(text).dots) == 3
 
 
 def test_printing_where_there_is_no_result_says_nothing(tmp_path, capsys):
@@ -160,7 +259,7 @@ def test_page_is_whole_self_contained_and_escaped(files):
     read = Page(text)
     assert read.open == [] and read.foreign == [] and "@import" not in text and "url(" not in text
     assert "A &lt;CPU&gt; &amp; more" in text and "<CPU>" not in text
-    assert len(read.dots) == 4 and "76.6" in text and "(2.50x)" in text and "not stable" in text
+    assert len(read.dots) == 4 and "76.6" in text and "(2.50x *)" in text and "not stable" in text
     assert "60 int8, 30 fp32" in text and "What was chosen" not in text and "<rect" not in text
 
 
@@ -210,7 +309,10 @@ def test_page_shows_what_a_choice_was_made_of(files):
     ]
     auto = {**result("int8_qat", 9.0), "precision": "auto", "chosen": "int8_qat", "candidates": verdicts}
     (files[0] / "results/auto.json").write_text(json.dumps(auto))
+    auto["candidates"][0]["paired"] = {"ratio": 0.4, "low": 0.39, "high": 0.41}
+    (files[0] / "results/auto.json").write_text(json.dumps(auto))
     text = page.render([files[0] / "results/auto.json"], {})
+    assert '0.40x <span class="ratio">(0.39 to 0.41)</span>' in text
     assert "What was chosen" in text and "chosen: b" in text and text.count('<tr class="best">') == 1
     assert "What keeps a higher precision" not in text, "the plan is of what was chosen, and shown there"
 
@@ -218,9 +320,9 @@ def test_page_shows_what_a_choice_was_made_of(files):
 FIVE = {"LeViT-128S": 76.6, "LeViT-128": 78.6, "LeViT-192": 80.0, "LeViT-256": 81.6, "LeViT-384": 82.6}
 
 
-def on(name, images, classes, **options):
+def on(name, images, classes, precision="fp32", **options):
     return {
-        **result("fp32", 1.0, **options),
+        **result(precision, 1.0, **options),
         "dataset": {"name": name, "split": "val", "num_images": images, "num_classes": classes},
     }
 
@@ -241,7 +343,7 @@ def test_published_accuracies_stand_beside_what_was_measured_on_the_same_images_
 
 def test_page_keeps_published_accuracies_apart_from_other_datasets(files):
     text = page.render(files[1], FIVE)
-    table = text[text.index("<h2>ImageNet</h2>") : text.index("<h2>cpu</h2>")]
+    table = text[text.index("<h2>ImageNet</h2>") : text.index("<h2>cpu, on digits</h2>")]
     assert all(f"<td>{top1:.1f}</td>" in table for top1 in FIVE.values())
     assert table.count("<td></td>") == 5 and "98.00" not in table, "ours is empty until it is measured"
     rest = text.replace(table, "")

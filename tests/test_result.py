@@ -52,8 +52,11 @@ VALID = {
             "power_mode_asked": None,
             "clocks_mhz": {"before": 2596.1, "after": None},
             "board": None,
+            "timed": "new",
+            "timing_key": None,
         }
     ],
+    "paired_benchmark": None,
     "trtexec": None,
     "dla": None,
     "engine": {

@@ -1,4 +1,7 @@
-"""Gather results in one tab-separated table, or print them: a row a model, a column a precision, for each target."""
+"""Gather results in one tab-separated table, or print them: a table for each dataset and target.
+
+In a printed table a row is a model, and a column a precision.
+"""
 
 import sys
 from pathlib import Path
@@ -28,13 +31,14 @@ def show(folder="results"):
 
     results = rows.load(sorted(map(str, Path(folder).glob("*.*.*.json"))))
     for grid in rows.grids(results):
-        print(f"\n{grid['target']} ({grid['device']})")
+        print(f"\n{grid['dataset']} on {grid['target']} ({grid['device']})")
         table = [["", "", *grid["precisions"]]]
         for model, by_precision in grid["models"]:
             table += _lines(results, model, [by_precision.get(p) for p in grid["precisions"]], grid["batches"])
         _print(table)
-    if any(not entry["stable"] for result in results for entry in result["benchmark"]):
-        print("\n~ timing not stable: other work was running, or the clocks moved; run it again on an idle machine")
+    notes = rows.notes(results)
+    if notes:
+        print("\n" + "\n".join(notes))
     if any(not result["accuracy"]["within_budget"] for result in results):
         print("! top-1 lost more than the precision's budget against PyTorch FP32")
 
@@ -59,7 +63,7 @@ def _speed(results, result, batch):
     if entry is None:
         return ""
     own = f"{entry['images_per_second']:.0f}" + ("" if entry["stable"] else " ~")
-    return f"{own} {rows.spoken_ratio(results, result, batch)}".strip()
+    return f"{own} {rows.spoken(rows.ratio(results, result, batch))}".strip()
 
 
 def _print(table):

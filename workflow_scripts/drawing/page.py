@@ -17,19 +17,31 @@ def render(paths, published, plan_paths=(), bisect_paths=()):
     precisions = rows.ordered(result["precision"] for result in results)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         results=results,
-        datasets=sorted({result["dataset"]["name"] for result in results}),
         grids=rows.grids(results),
         precisions=precisions,
-        plot=plot.scatter([_dot(result, precisions, targets) for result in results]),
+        plots=_plots(results, precisions, targets),
+        notes=rows.notes(results),
         plans=plans.rows(results, planned, bisected),
         pictures=plans.pictures(planned),
         published=rows.published_grid(results, published),
         timing=rows.timing,
         ratio=rows.ratio,
-        spoken_ratio=rows.spoken_ratio,
+        spoken=rows.spoken,
+        look=rows.look,
+        dataset=rows.dataset,
         targets=targets,
         marks=plot.MARKS,
     )
+
+
+def _plots(results, precisions, targets):
+    """Return a plot for each dataset, or part of one: accuracies on other images do not compare."""
+    found = []
+    for seen in sorted({rows.looked_at(result) for result in results}):
+        here = [result for result in results if rows.looked_at(result) == seen]
+        dots = [_dot(result, precisions, targets) for result in here]
+        found.append({"dataset": rows.dataset(here[0]), "plot": plot.scatter(dots)})
+    return found
 
 
 def _dot(result, precisions, targets):

@@ -1,10 +1,23 @@
-"""Results as rows and grids: what the summary, the printed table and the page all show. Standard library only."""
+"""Results as rows and grids: what the summary, the printed table and the page all show. Standard library only.
 
-from files import UserError, read_json
+Only results of one dataset, or of one part of it, stand in a grid. A ratio is of engines that were timed in turns,
+where one that chooses has that (`paired_benchmark`); else it is the quotient of two timings of their own, which no
+reader may take for more: it is marked and grey.
+"""
+
+import collections
+
+from files import UserError, canonical, read_json
+from measure import paired
+
+# value: of speeds; low, high: its interval, None where the two were not timed in turns; mark: what a reader must know
+Ratio = collections.namedtuple("Ratio", "value low high mark")
+APART, UNSTABLE, LEVEL, CLEAR = "*", "~", "=", ""
 
 BASELINE = "fp32"  # the precision that ratios are to
 IMAGENET = {"num_classes": 1000, "num_images": 50_000}  # its validation set: what published accuracies are of
 
+LOOKED_AT = ("name", "split", "num_images", "num_classes", "subset")  # of a result's dataset
 TABLE = ("fp32", "fp16", "bf16", "int8_ptq", "int8_qat")  # the well-known precisions in their usual order
 
 COLUMNS = (
@@ -15,10 +28,15 @@ COLUMNS = (
     "batch",
     "images_per_second",
     "ratio_to_fp32",
+    "ratio_low",
+    "ratio_high",
+    "ratio_taken",
     "latency_median_ms",
     "latency_p99_ms",
     "ratio_to_trtexec",
     "stable",
+    "timed",
+    "power_mode",
     "top1",
     "top5",
     "agreement_with_fp32",
@@ -40,7 +58,19 @@ def load(paths):
     for path, result in zip(paths, results):
         if not isinstance(result, dict) or not {"model", "precision", "target", "benchmark"} <= set(result):
             raise UserError(f"{path} is not a result: delete it and run again")
-    return sorted(results, key=lambda r: (r["target"], r["model"], r["precision"]))
+    return sorted(results, key=lambda r: (looked_at(r), r["target"], r["model"], r["precision"]))
+
+
+def looked_at(result):
+    """Return the text of what a result's accuracy is of: results are compared where it is the same."""
+    return canonical([result["dataset"].get(key) for key in LOOKED_AT])
+
+
+def dataset(result):
+    """Return the name of what a result's accuracy is of, with the part of it that was looked at."""
+    found = result["dataset"]
+    part = ", ".join(f"{key} {value}" for key, value in (found.get("subset") or {}).items() if value is not None)
+    return f"{found['name']} ({part})" if part else found["name"]
 
 
 def timing(result, batch):
@@ -48,18 +78,38 @@ def timing(result, batch):
     return next((entry for entry in result["benchmark"] if entry["batch"] == batch), None)
 
 
-def baseline(results, result, batch):
-    """Return the benchmark entry of the same model, target and batch in FP32, or None."""
-    for other in results:
-        if (other["model"], other["target"], other["precision"]) == (result["model"], result["target"], BASELINE):
-            return timing(other, batch)
-    return None
+def baseline(results, result):
+    """Return the result of the same model, target and images in FP32, or None."""
+    wanted = (looked_at(result), result["model"], result["target"], BASELINE)
+    return next((r for r in results if (looked_at(r), r["model"], r["target"], r["precision"]) == wanted), None)
+
+
+def turns(results, batch):
+    """Return [{engine's SHA-256: milliseconds of each round}] of what was timed in turns at a batch size."""
+    entries = [entry for result in results for entry in result.get("paired_benchmark") or () if entry["batch"] == batch]
+    return [{engine["engine_sha256"]: engine["median_ms"] for engine in entry["engines"]} for entry in entries]
 
 
 def ratio(results, result, batch):
-    """Return images/s over those of the same model and target in FP32 at the same batch; None where not measured."""
-    base, own = baseline(results, result, batch), timing(result, batch)
-    return own["images_per_second"] / base["images_per_second"] if base and own else None
+    """Return the Ratio of a speed to that in FP32 of the same model, target and batch; None where not measured.
+
+    It is of timings that were taken in turns, where there are such of both engines.
+    """
+    base, own = baseline(results, result), timing(result, batch)
+    other = timing(base, batch) if base else None
+    if not other or not own:
+        return None
+    hashes = [r["engine"]["sha256"] for r in (result, base)]
+    if hashes[0] == hashes[1]:
+        return Ratio(1.0, 1.0, 1.0, CLEAR)
+    for times in turns(results, batch):
+        if set(hashes) <= set(times):
+            found = paired.speed_ratio(*(times[digest] for digest in hashes))
+            mark = UNSTABLE if not paired.is_narrow(found) else LEVEL if paired.is_level(found) else CLEAR
+            return Ratio(found["ratio"], found["low"], found["high"], mark)
+    stable = own["stable"] and other["stable"]
+    value = own["images_per_second"] / other["images_per_second"]
+    return Ratio(value, None, None, APART if stable else APART + UNSTABLE)
 
 
 def beside_trtexec(result, batch):
@@ -73,13 +123,42 @@ def predicted(result):
     return scores and (scores["typed"] or scores["simulated"])["agreement_with_fp32"]
 
 
-def spoken_ratio(results, result, batch):
-    """Return the ratio in words, marked `~` where either of its timings is not stable; empty without a ratio."""
-    over = ratio(results, result, batch)
-    if over is None:
-        return ""
-    steady = baseline(results, result, batch)["stable"] and timing(result, batch)["stable"]
-    return f"({over:.2f}x)" if steady else f"({over:.2f}x ~)"
+def spoken(found):
+    """Return a Ratio in words, with its marks; empty without one."""
+    return f"({found.value:.2f}x {found.mark}".strip() + ")" if found else ""
+
+
+def look(found):
+    """Return how a Ratio may be coloured: `good`, `bad`, or `ratio` (grey) where it proves nothing."""
+    if found.mark:
+        return "ratio"
+    return "good" if found.value > 1 else "bad" if found.value < 1 else "ratio"
+
+
+def unstable(results):
+    """Return the results whose own timing, or whose finalists' turns, are not stable, in their order."""
+    timed = [(r, [*(r["benchmark"] if not r["chosen"] else ()), *(r.get("paired_benchmark") or ())]) for r in results]
+    return [result for result, entries in timed if not all(entry["stable"] for entry in entries)]
+
+
+def path(result):
+    """Return the name of a result's file."""
+    return f"results/{result['model']}.{result['precision']}.{result['target']}.json"
+
+
+def notes(results):
+    """Return what the marks in a table of results mean, a line each, those alone that are there."""
+    found = [ratio(results, r, entry["batch"]) for r in results for entry in r["benchmark"]]
+    marks = "".join(one.mark for one in found if one)
+    again = unstable(results)
+    remedy = f"; on an idle machine: make retime RESULT={path(again[0])}" if again else ""
+    lines = {
+        UNSTABLE: f"timing not stable: other work was running, or the clocks moved{remedy}",
+        APART: "not timed in turns, so the ratio proves little: a result of `auto` times its finalists in turns",
+        LEVEL: "timed in turns, and which is faster is not known: the interval of the ratio contains 1",
+    }
+    shown = [mark for mark in lines if mark in marks or (mark == UNSTABLE and again)]
+    return [f"{mark} {lines[mark]}" for mark in shown]
 
 
 def flat(results):
@@ -87,13 +166,18 @@ def flat(results):
     rows = []
     for result in results:
         for entry in result["benchmark"]:
+            over = ratio(results, result, entry["batch"])
             layers = result["engine"]["precision_of_layers"] or {}
             values = {
                 **{name: result[name] for name in ("model", "precision", "target")},
                 **{name: result["accuracy"][name] for name in ("top1", "top5", "agreement_with_fp32", "within_budget")},
                 **{name: entry[name] for name in ("batch", "images_per_second", "stable", "threads")},
-                "dataset": result["dataset"]["name"],
-                "ratio_to_fp32": ratio(results, result, entry["batch"]),
+                **{name: entry.get(name) for name in ("timed", "power_mode")},
+                "dataset": dataset(result),
+                "ratio_to_fp32": over and over.value,
+                "ratio_low": over and over.low,
+                "ratio_high": over and over.high,
+                "ratio_taken": over and ("apart" if over.low is None else "in turns"),
                 "latency_median_ms": entry["latency_ms"]["median"],
                 "latency_p99_ms": entry["latency_ms"]["p99"],
                 "ratio_to_trtexec": beside_trtexec(result, entry["batch"]),
@@ -119,13 +203,17 @@ def _rank(name):
 
 
 def grids(results):
-    """Return one grid a target: {target, device, precisions, batches, models: [(model, {precision: result})]}."""
+    """Return one grid a dataset and target: {dataset, target, device, precisions, batches, models: [(model, row)]}.
+
+    A row is {precision: result}. What was measured on other images, or on another part of them, is in another grid.
+    """
     found = []
-    for target in sorted({result["target"] for result in results}):
-        here = [result for result in results if result["target"] == target]
+    for seen, target in sorted({(looked_at(result), result["target"]) for result in results}):
+        here = [result for result in results if (looked_at(result), result["target"]) == (seen, target)]
         models = sorted({result["model"] for result in here})
         found.append(
             {
+                "dataset": dataset(here[0]),
                 "target": target,
                 "device": device(here[0]),
                 "precisions": ordered(result["precision"] for result in here),
