@@ -46,6 +46,7 @@ def planned(*precisions):
     return [f"plan {p}" for p in precisions] + quantized(*precisions)
 
 
+CHOICE = ["paired_benchmark auto.cpu", "choose auto.cpu"]
 QAT = ["train_qat int8_qat", *planned("int8_qat")]
 CALIBRATED = ["calibrate int8_ptq", *planned("int8_ptq"), "calibrate int8_qat", *QAT]
 EXPORTED = ["export", "clean cpu", *engine("fp32.cpu", "fp32.ort")]
@@ -434,12 +435,12 @@ def power_mode_of_a_target(workflow):
     workflow.config(row("targets", "cpu", power_mode="performance", other_power_mode="mark"))
 
 
-@change([*(f"evaluate_engine select.{name}" for name in CPU), "choose auto.cpu"], targets=[AUTO])
+@change([*(f"evaluate_engine select.{name}" for name in CPU), *CHOICE], targets=[AUTO])
 def choice_of_a_precision(workflow):
     workflow.config(row("precisions", "auto", choose=[name.split(".")[0] for name in CPU]))
 
 
-@change(["choose auto.cpu"], targets=[AUTO])
+@change(CHOICE, targets=[AUTO])
 def budget_of_a_choice(workflow):
     choice_of_a_precision(workflow)
     workflow.build(AUTO)
