@@ -94,10 +94,11 @@ def partial_name(digest, client):
 def run(job, sizes, client, token, offset):
     """Start a job, or find it again, and follow its log from a byte on; say how it ended.
 
-    job: {"key", "argv", "files": {path: sha256}, "outputs": [path], "log": path or None, "environment"?: {name: text}};
-    sizes: {sha256: bytes}. A job is found again by its key; one that failed is done again for another token. Returns
-    {"missing": [sha256], "began": bytes of those, "free": bytes, "folder"} where files are not here, {"exit": None} for
-    a job that was ended without a status, else {"exit", "free", "outputs": {path: sha256}, "back": folder}.
+    job: {"key", "argv", "files": {path: sha256}, "outputs": [path], "records": [path that may be written beside one],
+    "log": path or None, "environment"?: {name: text}}; sizes: {sha256: bytes}. A job is found again by its key; one that
+    failed is done again for another token. Returns {"missing": [sha256], "began": bytes of those, "free": bytes,
+    "folder"} where files are not here, {"exit": None} for a job that was ended without a status, else {"exit", "free",
+    "outputs": {path: sha256}, "back": folder}.
     """
     folder = f"jobs/{job['key']}"
     missing, is_new = begin(folder, job, sizes, client, token)
@@ -231,7 +232,8 @@ def work(folder, job, lock):
     command = [sys.executable, *job["argv"]]
     code = subprocess.run(command, cwd=f"{folder}/work", env={**os.environ, **kept}, pass_fds=held).returncode
     if code == 0:
-        for path in filter(os.path.exists, (f"{folder}/work/{path}" for path in job["outputs"])):
+        made = [f"{folder}/work/{path}" for path in [*job["outputs"], *job["records"]]]
+        for path in filter(os.path.exists, made):
             flush(path)
             flush(os.path.dirname(path))
     os.rename(f"{folder}/running", f"{folder}/exit.{code if code >= 0 else 128 - code}")
@@ -285,9 +287,11 @@ def give(folder, job, client, code):
     back = back_folder(job["key"], client)
     shutil.rmtree(back, ignore_errors=True)
     made = {}
-    for path in job["outputs"] if code == 0 else []:
-        if not os.path.exists(f"{folder}/work/{path}"):
-            return {"outputs": {}, "problem": f"the job ended well and did not write {path}"}
+    lacking = [path for path in job["outputs"] if not os.path.exists(f"{folder}/work/{path}")]
+    if lacking and code == 0:
+        return {"outputs": {}, "problem": f"the job ended well and did not write {lacking[0]}"}
+    records = [path for path in job["records"] if os.path.exists(f"{folder}/work/{path}")]
+    for path in [*job["outputs"], *records] if code == 0 else []:
         digest = made[path] = sha256_file(f"{folder}/work/{path}")
         if not os.path.exists(f"objects/{digest}"):
             link(f"{folder}/work/{path}", f"objects/{digest}")

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import provenance
 from device_kit import names_of, needs, tables_of, tell_snakemake
 from files import UserError, canonical, read_json, sha256_file
 from upstream import is_brought
@@ -102,7 +103,10 @@ def to(place, results):
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         raise UserError(f"{len(missing)} files are not there yet: run snakemake {' '.join(missing)}")
-    sent = rsync([*UNTIMED, "--files-from=-", ".", _folder(place)], "\n".join(paths + records()))
+    provenance.check_all(paths)
+    sent = rsync(
+        [*UNTIMED, "--files-from=-", ".", _folder(place)], "\n".join(paths + provenance.recorded(paths) + records())
+    )
     print(f"{place}: {len(paths)} files are there, {len([path for path in sent if path in paths])} of them are new")
 
 
@@ -115,11 +119,12 @@ def back(place, results):
         rsync([*UNTIMED, *_only(dict.fromkeys([*several, *results]), tables), f"{_folder(place)}results", staging], "")
         for result in several:
             check(os.path.join(staging, result), result, tables)
-        brought = sorted(path for path in Path(staging).rglob("*") if path.is_file())
-        made = [str(path.relative_to(staging)) for path in brought]
-        for path, name in zip(brought, made):
+        brought = {str(p): str(p.relative_to(staging)) for p in sorted(Path(staging).rglob("*")) if p.is_file()}
+        made = sorted(name for name in brought.values() if not provenance.is_record(name))
+        provenance.check_all(os.path.join(staging, name) for name in made)
+        for name in made:
             os.makedirs(os.path.dirname(name), exist_ok=True)
-            os.replace(path, name)
+        provenance.take(brought)
     tell_snakemake(made)
     print(f"{len(made)} files; now: snakemake {' '.join(results)}")
 
@@ -143,7 +148,7 @@ def _only(results, tables):
     kept = ["/results/", "/results/targets/"]
     for names in (names_of(result, tables) for result in results):
         label = f"{names.model}.{names.precision}.{names.target}"
-        kept += [f"/results/{label}.json", f"/results/targets/{names.target}.json", f"/results/{names.dataset}/"]
+        kept += [f"/results/{label}.json*", f"/results/targets/{names.target}.json*", f"/results/{names.dataset}/"]
         kept += [f"/results/{names.dataset}/{folder}/" for folder in MADE]
         kept += [f"/results/{names.dataset}/{folder}/{label}.*" for folder in MADE]
     return [f"--include={pattern}" for pattern in dict.fromkeys(kept)] + ["--exclude=*"]

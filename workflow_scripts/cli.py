@@ -167,11 +167,8 @@ class Command:
 
 
 def _publish(partials, finals, hashes, record):
-    """Give finished files their names, and each its record; a kill in between leaves no record, never a wrong one."""
-    for path in finals.values():
-        provenance.forget(path)
-    for name, path in finals.items():
-        os.replace(partials[name], path)
+    """Give finished files their names, and each its record."""
+    provenance.take({partials[name]: path for name, path in finals.items()})
     for name, path in finals.items():
         provenance.write(path, {**record, "sha256": hashes[name]})
 

@@ -15,12 +15,15 @@ import collections
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
-from files import UserError, canonical, read_json, sha256_file
+import provenance
+from files import UserError, canonical, one_line, read_json, sha256_file
 from tables import SCORED
 
 KIT, BROUGHT, IDENTITY = "kit.json", "brought.tar", "{identity}"
@@ -159,19 +162,20 @@ def pack(results, kit):
     missing = [path for path in read if not os.path.exists(path)]
     if missing:
         raise UserError(f"{len(missing)} files are not there yet: run snakemake {' '.join(missing)}")
+    provenance.check_all(read)
     runtimes = {tables.runtime_file(job["target"]) for job in jobs}
     scripts = {path for job in jobs for runtime in runtimes for path in code(job["script"], runtime)}
     described = {"results": list(results), "jobs": jobs, "inputs": {path: sha256_file(path) for path in read}}
     with tarfile.open(kit, "w") as archive:
         _add_text(archive, KIT, json.dumps(described, indent=1, sort_keys=True))
-        for path in sorted({*read, *scripts, *code("device_kit.py")}):
+        for path in sorted({*read, *provenance.recorded(read), *scripts, *code("device_kit.py")}):
             archive.add(path)
     print(f"{kit}: {len(jobs)} jobs, {os.path.getsize(kit) / 1e6:.1f} MB")
 
 
 def run():
     """Do the jobs of an unpacked kit that are not done, in this interpreter, and write what they made to a tar."""
-    kit, failed = read_json(KIT), []
+    kit, failed = described(KIT, _text(KIT)), []
     environment = {"LEVIT_TIMING_CACHES": ".cache/timing", "LEVIT_BENCHMARKS": ".cache/benchmarks", **os.environ}
     python = os.environ.get("LEVIT_PYTHON") or sys.executable
     for job in kit["jobs"]:
@@ -185,7 +189,7 @@ def run():
             failed.append(job["outputs"][0])
     made = [path for job in kit["jobs"] for path in job["outputs"] if os.path.exists(path)]
     with tarfile.open(BROUGHT, "w") as archive:
-        for path in [KIT, *dict.fromkeys(made)]:
+        for path in [KIT, *dict.fromkeys([*made, *provenance.recorded(made)])]:
             archive.add(path)
     print(f"{BROUGHT}: {len(set(made))} files")
     if failed:
@@ -197,20 +201,58 @@ def _identity(target):
     return canonical(read_json(path)) if os.path.exists(path) else "null"
 
 
+def _text(path):
+    """Return the text of a kit's description in this folder; raise UserError where there is none."""
+    if not os.path.exists(path):
+        raise UserError(f"there is no {path} in {os.getcwd()}: unpack a kit here (tar -xf kit.tar)")
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+def described(path, text):
+    """Return the description of a kit, from its bytes in a file; raise UserError for another's or an older one."""
+    try:
+        kit = json.loads(text.decode("utf-8"))
+        jobs = [(job["script"], job["target"], job["arguments"], job["outputs"][0]) for job in kit["jobs"]]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        jobs = None
+    if not jobs or not isinstance(kit.get("inputs"), dict) or not isinstance(kit.get("results"), list):
+        raise UserError(f"{path} is not what `device_kit.py pack` of this version describes: pack another kit")
+    return kit
+
+
 def bring(path):
     """Unpack what a target made, if of the inputs and recipes that are here, and tell Snakemake that it is made."""
-    with tarfile.open(path) as archive:
-        members = {member.name: member for member in archive.getmembers() if member.isfile()}
-        kit = json.loads(archive.extractfile(members[KIT]).read().decode("utf-8"))
-        _check_unchanged(kit)
-        made = [name for job in kit["jobs"] for name in job["outputs"] if name in members]
-        for name in dict.fromkeys(made):
-            if name.startswith("/") or ".." in Path(name).parts:
-                raise UserError(f"{path} has the file {name}, which is none of a kit's: nothing more is unpacked")
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_bytes(archive.extractfile(members[name]).read())
-    tell_snakemake(sorted(set(made)))
-    print(f"{len(set(made))} files; now: snakemake {' '.join(kit['results'])}")
+    os.makedirs(".cache", exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="brought-", dir=".cache") as staging:
+        kit, made = _unpack(path, staging)
+        provenance.check_all(os.path.join(staging, name) for name in made if not provenance.is_record(name))
+        for name in made:
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+        provenance.take({os.path.join(staging, name): name for name in made})
+    made = [name for name in made if not provenance.is_record(name)]
+    tell_snakemake(made)
+    print(f"{len(made)} files; now: snakemake {' '.join(kit['results'])}")
+
+
+def _unpack(path, folder):
+    """Unpack what a kit's jobs made into a folder; return (the kit's description, the sorted names of the files)."""
+    try:
+        with tarfile.open(path) as archive:
+            members = {member.name: member for member in archive.getmembers() if member.isfile()}
+            if KIT not in members:
+                raise UserError(f"{path} has no {KIT}: give the {BROUGHT} that `device_kit.py run` wrote")
+            kit = described(f"{path}: {KIT}", archive.extractfile(members[KIT]).read())
+            _check_unchanged(kit)
+            outputs = {name for job in kit["jobs"] for name in job["outputs"]}
+            made = sorted(members.keys() & {*outputs, *map(provenance.beside, outputs)})
+            for name in made:
+                os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+                with archive.extractfile(members[name]) as source, open(os.path.join(folder, name), "wb") as copy:
+                    shutil.copyfileobj(source, copy)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path} is no whole tar ({error}): fetch it again from the target") from None
+    return kit, made
 
 
 def _check_unchanged(kit):
@@ -248,18 +290,15 @@ def main():
     commands.add_parser("run")
     commands.add_parser("bring").add_argument("brought")
     args = parser.parse_args()
-    try:
-        if args.command == "pack":
-            pack(args.results, args.kit)
-        elif args.command == "needs":
-            print(" ".join(needs(args.results, tables_of())))
-        elif args.command == "run":
-            run()
-        else:
-            bring(args.brought)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    if args.command == "pack":
+        pack(args.results, args.kit)
+    elif args.command == "needs":
+        print(" ".join(needs(args.results, tables_of())))
+    elif args.command == "run":
+        run()
+    else:
+        bring(args.brought)
 
 
 if __name__ == "__main__":
-    main()
+    one_line(main)

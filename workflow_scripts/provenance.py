@@ -82,6 +82,20 @@ def write(path: str, record: dict) -> None:
     write_json(beside(path), record)
 
 
+def take(moves: dict[str, str]) -> None:
+    """Rename finished files, {where it is: its name}, among them records: a kill leaves no record of other bytes."""
+    artifacts = {place: name for place, name in moves.items() if not is_record(name)}
+    for name in artifacts.values():
+        forget(name)
+    for place, name in [*artifacts.items(), *(move for move in moves.items() if is_record(move[1]))]:
+        os.replace(place, name)
+
+
+def is_record(path: str) -> bool:
+    """Return whether a path is that of a record."""
+    return path.endswith(SUFFIX)
+
+
 def forget(path: str) -> None:
     """Remove an artifact's record, before other bytes get its name: a kill then leaves no record, not a wrong one."""
     with contextlib.suppress(FileNotFoundError):

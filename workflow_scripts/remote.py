@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import cli
+import provenance
 from board import LOG, partial_name
 from connection import Board, Lost
 from files import UserError, digest_of, partial_of, sha256_file
@@ -57,8 +58,10 @@ class Job:
         outside = [path for path in [*inputs, *outputs] if os.path.isabs(path) or ".." in Path(path).parts]
         if outside:
             raise UserError(f"{outside[0]} is not below this folder: a board's jobs see nothing else")
-        files = {path: sha256_file(path) for path in inputs}
+        provenance.check_all(inputs)
+        files = {path: sha256_file(path) for path in [*inputs, *provenance.recorded(inputs)]}
         described = {"argv": argv, "outputs": outputs, "log": _log_of(argv), "files": files, **_again(outputs)}
+        described["records"] = list(map(provenance.beside, outputs))
         self.described = {**described, "key": digest_of([described, board.python])[:32]}
         self.board, self.sources = board, {digest: path for path, digest in files.items()}
         self.sizes = {digest: os.path.getsize(path) for digest, path in self.sources.items()}
@@ -108,15 +111,15 @@ class Job:
 
     def _fetch(self, reply):
         """Fetch what the job made to its `.partial`, and rename it all once it is right; return whether it was."""
-        asked = {*self.described["outputs"], self.described["log"]}
+        asked = {*self.described["outputs"], *self.described["records"], self.described["log"]}
         wanted = {path: digest for path, digest in reply["outputs"].items() if path in asked}
         if wanted:
             patiently(self.board, lambda: self._fetch_once(wanted, reply["back"]))
         wrong = [path for path, digest in wanted.items() if not _is(partial_of(path), digest)]
         for path in wrong:
             Path(partial_of(path)).unlink(missing_ok=True)
-        for path in [] if wrong else wanted:
-            os.replace(partial_of(path), path)
+        if not wrong:
+            provenance.take({partial_of(path): path for path in wanted})
         return not wrong
 
     def _fetch_once(self, wanted, folder):

@@ -81,7 +81,7 @@ def missing(dag):
 
 def _line(path, problem):
     here = shlex.quote(f"{getpass.getuser()}@{platform.node()}:{os.getcwd()}/")
-    return f"{path} {problem}: on the host run snakemake {path} && rsync -rlcR {path} {here}"
+    return f"{path} {problem}: on the host run snakemake {path} && rsync -rlcR {path}* {here}"
 
 
 def settle(paths):

@@ -106,3 +106,69 @@ def test_what_was_made_of_something_else_is_refused(travelled, tmp_path, changed
     status, output = kit(workflow.folder, workflow.environment(), "bring", str(device / "brought.tar"))
     assert status == 1 and output.startswith("error: ") and output.strip().endswith("pack another")
     assert not workflow.path("results/digits/engines").exists()
+
+
+def test_records_travel_there_and_back(travelled, tmp_path):
+    workflow, device = travelled
+    workflow = workflow.copy(tmp_path / "host")
+    graph = "results/digits/clean/LeViT-tiny.gpu.onnx.provenance"
+    assert (device / graph).read_bytes() == workflow.path(graph).read_bytes()
+    assert kit(workflow.folder, workflow.environment(), "bring", str(device / "brought.tar"))[0] == 0
+    engine = f"results/digits/engines/{RESULT[8:-5]}.engine.provenance"
+    assert (device / engine).read_bytes() == workflow.path(engine).read_bytes()
+    assert not list(workflow.path(".cache").glob("brought-*"))
+
+
+def test_a_damaged_input_is_not_packed_and_a_damaged_output_is_not_brought(travelled, tmp_path):
+    workflow, device = travelled
+    workflow = workflow.copy(tmp_path / "host")
+    with workflow.path("results/digits/clean/LeViT-tiny.gpu.onnx").open("ab") as graph:
+        graph.write(b"!")
+    status, output = kit(workflow.folder, workflow.environment(), "pack", RESULT)
+    assert status == 1 and output.startswith("error: results/digits/clean/LeViT-tiny.gpu.onnx is not what clean_onnx ")
+    with tarfile.open(device / "brought.tar") as archive:
+        archive.extractall(tmp_path / "brought", filter="data")
+    with next((tmp_path / "brought").rglob("*.engine")).open("ab") as engine:
+        engine.write(b"!")
+    with tarfile.open(tmp_path / "damaged.tar", "w") as archive:
+        archive.add(tmp_path / "brought", arcname=".")
+    other = travelled[0].copy(tmp_path / "other")
+    status, output = kit(other.folder, other.environment(), "bring", str(tmp_path / "damaged.tar"))
+    assert status == 1 and ".engine is not what build_engine wrote" in output and output.count("\n") == 1
+    assert not other.path("results/digits/engines").exists()
+
+
+KITS = {
+    "empty": (b"", "is no whole tar"),
+    "no tar": (b"results\n" * 100, "is no whole tar"),
+    "half": (None, "is no whole tar"),
+    "foreign": ({"other.txt": "hello"}, "has no kit.json"),
+    "no JSON": ({"kit.json": "{"}, "pack another kit"),
+    "a list": ({"kit.json": "[]"}, "pack another kit"),
+    "older": ({"kit.json": '{"jobs": [{"script": "x.py"}]}'}, "pack another kit"),
+    "of no result": ({"kit.json": '{"jobs": [], "inputs": {}, "results": []}'}, "pack another kit"),
+}
+
+
+@pytest.mark.parametrize("kind", KITS)
+def test_what_is_no_kit_is_refused_in_a_line(travelled, tmp_path, kind):
+    content, said = KITS[kind]
+    path, workflow = tmp_path / "x.tar", travelled[0]
+    if isinstance(content, dict):
+        with tarfile.open(path, "w") as archive:
+            for name, text in content.items():
+                (tmp_path / name).write_text(text)
+                archive.add(tmp_path / name, arcname=name)
+    else:
+        whole = (travelled[1] / "brought.tar").read_bytes()
+        path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    status, output = kit(workflow.folder, workflow.environment(), "bring", str(path))
+    assert status == 1 and said in output and output.startswith("error: ") and output.count("\n") == 1
+
+
+def test_a_kit_that_is_not_there_is_named(travelled, tmp_path):
+    workflow = travelled[0]
+    status, output = kit(workflow.folder, workflow.environment(), "bring", "nowhere.tar")
+    assert (status, output) == (1, "error: nowhere.tar: No such file or directory\n")
+    status, output = kit(workflow.folder, workflow.environment(), "run")
+    assert status == 1 and output.startswith("error: there is no kit.json in ") and output.count("\n") == 1
