@@ -121,7 +121,8 @@ def back(place, results):
             check(os.path.join(staging, result), result, tables)
         brought = {str(p): str(p.relative_to(staging)) for p in sorted(Path(staging).rglob("*")) if p.is_file()}
         made = sorted(name for name in brought.values() if not provenance.is_record(name))
-        provenance.check_all(os.path.join(staging, name) for name in made)
+        staged = [os.path.join(staging, name) for name in made]
+        provenance.check_all(staged, "carry it again; where it is so on the device, delete it there and run again")
         for name in made:
             os.makedirs(os.path.dirname(name), exist_ok=True)
         provenance.take(brought)

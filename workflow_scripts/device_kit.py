@@ -226,7 +226,8 @@ def bring(path):
     os.makedirs(".cache", exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="brought-", dir=".cache") as staging:
         kit, made = _unpack(path, staging)
-        provenance.check_all(os.path.join(staging, name) for name in made if not provenance.is_record(name))
+        staged = [os.path.join(staging, name) for name in made if not provenance.is_record(name)]
+        provenance.check_all(staged, f"fetch {path} again; where it is so on the target, delete it there and run again")
         for name in made:
             os.makedirs(os.path.dirname(name), exist_ok=True)
         provenance.take({os.path.join(staging, name): name for name in made})

@@ -56,13 +56,16 @@ def check(path: str) -> dict | None:
     return check_all([path])[0]
 
 
-def check_all(paths: Iterable[str]) -> list[dict | None]:
-    """Return the record of each artifact as `check` does, with one warning for all under results/ that have none."""
+def check_all(paths: Iterable[str], remedy: str = "delete it and run again") -> list[dict | None]:
+    """Return the record of each artifact as `check` does, with one warning for all under results/ that have none.
+
+    remedy: what to do about one whose bytes have changed.
+    """
     paths = list(paths)
     records = [read(path) for path in paths]
     for path, record in zip(paths, records):
         if record and sha256_file(path) != record["sha256"]:
-            raise UserError(_refusal(path, record))
+            raise UserError(_refusal(path, record, remedy))
     unknown = [path for path, record in zip(paths, records) if record is None and FOLDER in path.split(os.sep)]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
@@ -70,11 +73,11 @@ def check_all(paths: Iterable[str]) -> list[dict | None]:
     return records
 
 
-def _refusal(path, record):
+def _refusal(path, record, remedy):
     folder = os.path.basename(os.path.dirname(path))
     door = f"; {DOORS[folder]}" if folder in DOORS else ""
     writer = record.get("command") or "its job"
-    return f"{path} is not what {writer} wrote (its bytes have changed since): delete it and run again{door}"
+    return f"{path} is not what {writer} wrote (its bytes have changed since): {remedy}{door}"
 
 
 def write(path: str, record: dict) -> None:

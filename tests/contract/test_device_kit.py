@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -131,7 +132,8 @@ def test_a_damaged_input_is_not_packed_and_a_damaged_output_is_not_brought(trave
     with next((tmp_path / "brought").rglob("*.engine")).open("ab") as engine:
         engine.write(b"!")
     with tarfile.open(tmp_path / "damaged.tar", "w") as archive:
-        archive.add(tmp_path / "brought", arcname=".")
+        for path in filter(Path.is_file, (tmp_path / "brought").rglob("*")):
+            archive.add(path, arcname=path.relative_to(tmp_path / "brought"))
     other = travelled[0].copy(tmp_path / "other")
     status, output = kit(other.folder, other.environment(), "bring", str(tmp_path / "damaged.tar"))
     assert status == 1 and ".engine is not what build_engine wrote" in output and output.count("\n") == 1
