@@ -95,7 +95,7 @@ def run(job, sizes, client, token, offset):
     """Start a job, or find it again, and follow its log from a byte on; say how it ended.
 
     job: {"key", "argv", "files": {path: sha256}, "outputs": [path], "records": [path that may be written beside one],
-    "log": path or None, "environment"?: {name: text}}; sizes: {sha256: bytes}. A job is found again by its key; one that
+    "log": path or None, "environment"?: {name: text}}; sizes: {sha256: bytes}. A job is found by its key; one that
     failed is done again for another token. Returns {"missing": [sha256], "began": bytes of those, "free": bytes,
     "folder"} where files are not here, {"exit": None} for a job that was ended without a status, else {"exit", "free",
     "outputs": {path: sha256}, "back": folder}.

@@ -188,10 +188,12 @@ def run():
         if subprocess.run(command, env=environment, check=False).returncode:
             failed.append(job["outputs"][0])
     made = [path for job in kit["jobs"] for path in job["outputs"] if os.path.exists(path)]
+    made = sorted({*made, *provenance.recorded(made)})
     with tarfile.open(BROUGHT, "w") as archive:
-        for path in [KIT, *dict.fromkeys([*made, *provenance.recorded(made)])]:
+        _add_text(archive, KIT, json.dumps({**kit, "made": made}, indent=1, sort_keys=True))
+        for path in made:
             archive.add(path)
-    print(f"{BROUGHT}: {len(set(made))} files")
+    print(f"{BROUGHT}: {len([path for path in made if not provenance.is_record(path)])} files")
     if failed:
         raise UserError(f"{len(failed)} jobs failed, the first for {failed[0]}: see results/logs/")
 
@@ -247,6 +249,8 @@ def _unpack(path, folder):
             _check_unchanged(kit)
             outputs = {name for job in kit["jobs"] for name in job["outputs"]}
             made = sorted(members.keys() & {*outputs, *map(provenance.beside, outputs)})
+            if made != kit.get("made", made):
+                raise UserError(f"{path} lacks files that {KIT} in it names: fetch it again from the target")
             for name in made:
                 os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
                 with archive.extractfile(members[name]) as source, open(os.path.join(folder, name), "wb") as copy:

@@ -143,7 +143,7 @@ def test_a_damaged_input_is_not_packed_and_a_damaged_output_is_not_brought(trave
 KITS = {
     "empty": (b"", "is no whole tar"),
     "no tar": (b"results\n" * 100, "is no whole tar"),
-    "half": (None, "is no whole tar"),
+    "half": (None, "fetch it again from the target"),
     "foreign": ({"other.txt": "hello"}, "has no kit.json"),
     "no JSON": ({"kit.json": "{"}, "pack another kit"),
     "a list": ({"kit.json": "[]"}, "pack another kit"),
