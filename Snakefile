@@ -36,6 +36,7 @@ include: "rules/results.smk"
 
 
 gate.check_requested(sys.argv[1:], workflow.rules, tables)
+staleness.attach(workflow.rules, tables)
 upstream.trust(workflow.rules, tables)
 
 

@@ -29,7 +29,7 @@ use rule download as download_start with:
 rule train:
     """Train the model on the dataset's train split, from scratch or from other weights."""
     input:
-        start=start_weights,
+        start=given(recipes.start, "datasets.{dataset}.from"),
         index="results/{dataset}/data/index.json",
         listing="results/{dataset}/data/train.tsv",
         code=code("train.py"),
@@ -41,16 +41,17 @@ rule train:
         dataset=datasets_with("train", "finetune"),
     threads: EVERY_CORE
     params:
+        start=untracked(recipes.start),
         recipe=options(model=recipes.augmented, classes=recipes.classes, training=recipes.training, seed=recipes.seed),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --start={input.start:q} {params.recipe} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --start={params.start:q} {params.recipe} '
         "--checkpoint {output.checkpoint:q} --threads {threads} --log {log:q}"
 
 
 rule import_weights:
     """Check the user's own weights against the model and copy them."""
     input:
-        source=own_weights,
+        source=given(recipes.own_weights, "datasets.{dataset}.weights"),
         code=code("import_checkpoint.py"),
     output:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
@@ -59,7 +60,8 @@ rule import_weights:
     wildcard_constraints:
         dataset=datasets_with("import"),
     params:
+        source=untracked(recipes.own_weights),
         recipe=options(model=recipes.network, classes=recipes.classes),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --source {input.source:q} {params.recipe} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} --source {params.source:q} {params.recipe} '
         "--checkpoint {output.checkpoint:q} --log {log:q}"

@@ -8,8 +8,10 @@ import sys
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow_scripts"))
 
 import gate
+import staleness
 import upstream
-from recipes import Recipes, code
+from data import watch
+from recipes import Recipes
 from tables import SCORED, Tables
 
 tables = gate.one_line(Tables.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
@@ -38,9 +40,14 @@ def active(path):
     return f"results/{tables.active}/{path}"
 
 
+def code(script, *others):
+    """Return a rule's input `code`: its script, which is known by its text with that of its modules (staleness.py)."""
+    return staleness.script(script, lambda wildcards: others)
+
+
 def device_code(script):
-    """Return a function of wildcards: a script, its modules and those of the target's runtime."""
-    return lambda wildcards: code(script, tables.runtime_file(wildcards.target))
+    """Return the same of a script that loads the target's runtime."""
+    return staleness.script(script, lambda wildcards: [tables.runtime_file(wildcards.target)])
 
 
 def device_cores(w):
@@ -51,13 +58,14 @@ def device_cores(w):
 def on_device(wildcards, input, output):
     """Return what starts a target's command line in a shell: its interpreter, or what runs it on its board.
 
-    It takes `input`, so that Snakemake does not count it among what makes a job stale: where a target is decides nothing.
+    Where a target is decides nothing.
     """
     if not tables.board(wildcards.target):
-        return f'"$LEVIT_PYTHON_{wildcards.target}"'
-    files = [" ".join(shlex.quote(str(path)) for path in several) for several in (input, output)]
+        return staleness.Untracked(f'"$LEVIT_PYTHON_{wildcards.target}"')
+    needed = [*input, *staleness.modules(input.code[0], tables.runtime_file(wildcards.target))]
+    files = [" ".join(shlex.quote(str(path)) for path in several) for several in (needed, output)]
     start = f'"$LEVIT_PYTHON" workflow_scripts/remote.py --board "$LEVIT_BOARD_{wildcards.target}"'
-    return f"{start} --inputs {files[0]} --outputs {files[1]} --"
+    return staleness.Untracked(f"{start} --inputs {files[0]} --outputs {files[1]} --")
 
 
 def device_options(**slices):
@@ -66,8 +74,26 @@ def device_options(**slices):
 
 
 def dataset_code(script):
-    """Return a function of wildcards: a script, its modules and the one that writes a builtin dataset."""
-    return lambda wildcards: code(script, *tables.builtin_files(wildcards.dataset))
+    """Return the same of a script that loads the one that writes a builtin dataset."""
+    return staleness.script(script, lambda wildcards: tables.builtin_files(wildcards.dataset))
+
+
+def given(of, key):
+    """Return a function of wildcards: nothing, where `of` gives a user's file, which is known by its content."""
+    return staleness.user_file(of, key, tables, workflow.rules)
+
+
+dataset_files = staleness.present(
+    tables,
+    path=(recipes.images, os.path.isdir),
+    **{key: (recipes.beside_images(key), os.path.isfile) for key in watch.LISTS},
+    val=(recipes.beside_images("val"), os.path.exists),
+)
+
+
+def untracked(of):
+    """Return a function of wildcards: what `of` gives, as a param that decides nothing."""
+    return lambda wildcards: staleness.Untracked(of(wildcards))
 
 
 def images(split):
@@ -85,25 +111,9 @@ def datasets_with(*sources):
     return "|".join(re.escape(name) for name in tables.names("dataset") if tables.source(name) in sources) or "(?!)"
 
 
-def own_weights(w):
-    """Return the user's checkpoint of a model."""
-    return tables.row("dataset", w.dataset)["weights"].replace("{model}", w.model)
-
-
-def start_weights(w):
-    """Return the weights that fine-tuning starts from, or nothing where training is from scratch."""
-    return tables.start(w.dataset, w.model)
-
-
 def sweep_choice(w):
     """Return the sweep that chooses a precision's calibration, or nothing where its row says all."""
     return f"results/{w.dataset}/sweeps/{w.model}.{w.precision}.json" if tables.is_swept(w.precision) else []
-
-
-def own_ranges(w):
-    """Return the user's quantized checkpoint that a precision's ranges are imported from, or nothing."""
-    path = tables.row("precision", w.precision)["calibration"].get("import")
-    return path.replace("{model}", w.model) if path else []
 
 
 def qat_checkpoint(w):
@@ -128,11 +138,6 @@ def select(w):
     return (
         [images("select")(w), f"results/{w.dataset}/data/index.json", reference] if tables.has_plan(w.precision) else []
     )
-
-
-def given_plan(w):
-    """Return the hand-made plan of a precision, or nothing."""
-    return tables.given_plan(w.model, w.precision)
 
 
 def untyped_graph(w):
@@ -192,7 +197,7 @@ def candidates(path):
 def named(wildcards, input):
     """Return a rule's inputs but its code as `--name=path`: empty where there is no such file."""
     files = {name: path for name, path in input.items() if name != "code"}
-    return " ".join(f"--{name}={shlex.quote(str(path))}" for name, path in files.items())
+    return staleness.Untracked(" ".join(f"--{name}={shlex.quote(str(path))}" for name, path in files.items()))
 
 
 def listed_results(wildcards):

@@ -4,6 +4,7 @@
 rule index:
     """Describe a dataset: its images, their labels and the splits; write the PNG files of a builtin one."""
     input:
+        user=dataset_files,
         code=dataset_code("index_dataset.py"),
     output:
         index="results/{dataset}/data/index.json",

@@ -7,7 +7,7 @@ rule plan:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         qat=qat_checkpoint,
         calibration=calibration,
-        given=given_plan,
+        given=given(recipes.given_plan, "precisions.{precision}.fallback.plan"),
         calib=images("calib"),
         images=images("select"),
         index="results/{dataset}/data/index.json",
@@ -19,10 +19,11 @@ rule plan:
         "results/logs/{dataset}/plan.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
+        given=untracked(recipes.given_plan),
         recipe=options(model=recipes.vision, classes=recipes.classes, graph=recipes.plan_graph, recipe=recipes.planning),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
-        "--calibration={input.calibration:q} --given={input.given:q} --calib-images {input.calib:q} "
+        "--calibration={input.calibration:q} --given={params.given:q} --calib-images {input.calib:q} "
         "--images {input.images:q} --index {input.index:q} --reference {input.reference:q} {params.recipe} "
         "--plan {output.plan:q} --threads {threads} --log {log:q}"
 

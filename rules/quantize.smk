@@ -28,7 +28,7 @@ rule calibrate:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         images=images("calib"),
         sweep=sweep_choice,
-        imported=own_ranges,
+        imported=given(recipes.own_ranges, "precisions.{precision}.calibration.import"),
         code=code("calibrate.py"),
     output:
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
@@ -36,10 +36,11 @@ rule calibrate:
         "results/logs/{dataset}/calibrate.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
+        imported=untracked(recipes.own_ranges),
         recipe=options(model=recipes.vision, classes=recipes.classes, recipe=recipes.calibration),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "--sweep={input.sweep:q} --imported={input.imported:q} {params.recipe} "
+        "--sweep={input.sweep:q} --imported={params.imported:q} {params.recipe} "
         "--calibration {output.calibration:q} --threads {threads} --log {log:q}"
 
 

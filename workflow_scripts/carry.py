@@ -22,9 +22,9 @@ from pathlib import Path
 import provenance
 from device_kit import names_of, needs, tables_of, tell_snakemake
 from files import UserError, canonical, read_json, sha256_file
+from staleness import RECORDS
 from upstream import is_brought
 
-RECORDS = ".snakemake/metadata"  # one JSON file for each output, named by its path in base64
 MADE = (
     "engines",
     "accuracy",

@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent
 IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]+)|import[ \t]+([^\n#;]+))", re.MULTILINE
 )
+TOOLS = re.compile(r"\btools ?= ?\(([^)]*)\)")  # what a Command declares (cli.py)
+UNMEANT = ("ctx", "kind")  # fields of a syntax tree that say nothing here
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def _candidates(name):
@@ -51,17 +54,54 @@ def closure(*scripts):
     return sorted(seen)
 
 
-def _without_docstrings(tree):
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                body[:1] = [] if len(body) > 1 else [ast.Pass()]
-    return tree
+def tools(paths):
+    """Return the distributions that the commands among some scripts (paths from the repository's root) declare."""
+    return {name for path in paths for given in TOOLS.findall(_text(path)) for name in re.findall(r"[\w-]+", given)}
+
+
+def text_hash(paths):
+    """Return a hash of the text of some files of code (paths from the repository's root): any edit of them counts."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path} {hashlib.sha256(_text(path).encode()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=None)
+def _text(path):
+    return (ROOT.parent / path).read_text(encoding="utf-8") if (ROOT.parent / path).is_file() else ""
 
 
 def meaning(path):
-    """Return a hash of what a module does: comments, blank lines and docstrings do not count."""
-    tree = _without_docstrings(ast.parse(Path(path).read_text(encoding="utf-8"), str(path)))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    """Return a hash of what a module does: comments, blank lines and docstrings do not count.
+
+    It is the same on Python 3.8 and later: stores are shared by hosts and boards.
+    """
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"), str(path))
+    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()
+
+
+def _plain(node):
+    """Return a syntax tree as lists, without what versions of Python give it differently."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    kind = type(node).__name__
+    if kind == "Index":  # 3.8 wraps what stands in brackets
+        return _plain(node.value)
+    if kind == "ExtSlice":
+        return ["Tuple", ["elts", _plain(node.dims)]]
+    fields = [(name, getattr(node, name, None)) for name in sorted(node._fields) if name not in UNMEANT]
+    if isinstance(node, DOCUMENTED):
+        fields = [(name, _undocumented(value) if name == "body" else value) for name, value in fields]
+    if kind == "JoinedStr":  # 3.12 ends some with an empty constant
+        fields = [("values", [part for part in node.values if getattr(part, "value", None) != ""])]
+    return [kind, *([name, _plain(value)] for name, value in fields if value is not None and value != [])]
+
+
+def _undocumented(body):
+    """Return the statements of a module, class or function without its docstring."""
+    first = body[0].value if body and isinstance(body[0], ast.Expr) else None
+    documented = isinstance(first, ast.Constant) and isinstance(first.value, str)
+    return body[1:] if documented else body

@@ -40,6 +40,38 @@ class Recipes:
         found = watch.state(row) if "path" in row else ""
         return found if found is not None else system_text(recorded).strip()
 
+    def images(self, w):
+        """Return the folder of the user's images, or nothing where they were indexed and may be elsewhere by now."""
+        row, recorded = self.tables.row("dataset", w.dataset), f"results/{w.dataset}/data/seen.txt"
+        return row.get("path", "") if not os.path.exists(recorded) else ""
+
+    def beside_images(self, key):
+        """Return a function of wildcards: the path that a dataset's row has under `key`, while its images are here."""
+
+        def path(w):
+            row = self.tables.row("dataset", w.dataset)
+            given = watch.beside(row, key) if os.path.isdir(row.get("path", "")) else None
+            return given or ""
+
+        return path
+
+    def own_weights(self, w):
+        """Return the path of the user's checkpoint of a model."""
+        return self.tables.row("dataset", w.dataset)["weights"].replace("{model}", w.model)
+
+    def start(self, w):
+        """Return the path of the weights that fine-tuning starts from, or nothing where training is from scratch."""
+        return self.tables.start(w.dataset, w.model) or ""
+
+    def given_plan(self, w):
+        """Return the path of the hand-made plan of a precision, or nothing."""
+        return self.tables.given_plan(w.model, w.precision) or ""
+
+    def own_ranges(self, w):
+        """Return the path of the quantized checkpoint that a precision's ranges are imported from, or nothing."""
+        row = self.tables.row("precision", w.precision)["calibration"]
+        return row.get("import", "").replace("{model}", w.model)
+
     def classes(self, w):
         return self.tables.row("dataset", w.dataset)["classes"]
 

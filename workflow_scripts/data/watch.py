@@ -9,7 +9,11 @@ each image to the SHA-256 in the index. Read while Snakemake parses: standard li
 import hashlib
 import os
 
+from user_files import sha256_of
+
 FEW = 10000
+LISTS = ("labels", "synsets")  # keys of a row that may name files, which count by their content
+NAMED = "imagenet"  # a value of `synsets` that is no file
 HALVES = ("train", "val")
 
 
@@ -19,14 +23,21 @@ def state(row):
     if not os.path.isdir(root):
         return None
     halves = [os.path.join(root, half) for half in HALVES if os.path.isdir(os.path.join(root, half))]
-    given = [os.path.join(root, row[key]) for key in ("val", "labels", "synsets") if row.get(key)]
-    seen = [_stamp(path) for path in given if os.path.isfile(path)]
-    folders = (halves or [root]) + [path for path in given if os.path.isdir(path)]
+    val = beside(row, "val")
+    seen = [(key, sha256_of(beside(row, key))) for key in LISTS if beside(row, key)]
+    seen += [_stamp(val)] if val and not os.path.isdir(val) else []
+    folders = (halves or [root]) + ([val] if val and os.path.isdir(val) else [])
     images = []
     for folder in folders:
         images += _images(folder, FEW + 1 - len(images))
     seen += images if len(images) <= FEW else [stamp for folder in folders for stamp in _folders(folder)]
     return hashlib.sha256(repr(sorted(seen)).encode()).hexdigest()
+
+
+def beside(row, key):
+    """Return the path that a row names relative to its images, or None where it names none."""
+    named = row.get(key)
+    return os.path.join(row["path"], named) if named and named != NAMED else None
 
 
 def _stamp(path, entry=None):

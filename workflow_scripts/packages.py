@@ -1,0 +1,47 @@
+"""Which packages are installed where jobs run, read from the names of their metadata's folders: nothing is imported.
+
+Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
+"""
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Dict, Iterable, Optional
+
+METADATA = re.compile(r"([^-]+)-([^-]+?)(-py[\d.]+)?\.(dist-info|egg-info)")
+
+
+def versions(names: Iterable[str], python: str) -> Dict[str, Optional[str]]:
+    """Return {distribution: its version in an interpreter, or None where it is not installed there}."""
+    found = _installed(python, os.environ.get("PYTHONPATH"))
+    return {name: found.get(_normal(name)) for name in sorted(names)}
+
+
+@functools.lru_cache(maxsize=None)
+def _installed(python, _):
+    """Return {distribution: version} of an interpreter; of several versions on its path, the first counts."""
+    found = {}
+    for folder in _path(python):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            match = METADATA.fullmatch(name)
+            if match:
+                found.setdefault(_normal(match.group(1)), match.group(2))
+    return found
+
+
+def _path(python):
+    """Return the folders in which an interpreter looks for packages; none where it does not run."""
+    if os.path.abspath(python) == os.path.abspath(sys.executable):
+        return sys.path
+    try:
+        command = [python, "-c", "import json, sys; print(json.dumps(sys.path))"]
+        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode())
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+
+
+def _normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,154 @@
+"""What makes a job stale beside its recipe and its artifacts: its code, the packages that it runs with, user files.
+
+Each rule gets a param `basis` with their hashes and versions: times decide nothing of it, so what was dated back, moved
+or linked anew counts by its content, and what only moved counts for nothing. Read while Snakemake parses, on hosts and
+devices alike: standard library only, Python 3.8.
+"""
+
+import ast
+import base64
+import functools
+import os
+
+import imports
+import packages
+from files import canonical, read_json
+from gate import stop
+from recipes import code
+from upstream import is_brought
+from user_files import sha256_of
+
+TRAINED = ("train", "train_qat")  # rules whose work an upgrade does not undo, unless the config says retrain_on_upgrade
+
+RECORDS = ".snakemake/metadata"  # one JSON file for each output, named by its path in base64
+START = '{"code":"'  # of a basis
+
+
+class Untracked:
+    """A param that decides nothing: Snakemake does not record what it can only print."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __str__(self):
+        return self.text
+
+    def __format__(self, form):
+        return format(self.text, form)
+
+
+def script(name, others=lambda wildcards: ()):
+    """Return a function of wildcards for a rule's input `code`: a script; its modules and `others` are in the basis."""
+
+    def path(wildcards):
+        return [f"workflow_scripts/{name}"]
+
+    path.files = lambda wildcards: code(name, *others(wildcards))
+    return path
+
+
+def modules(path, *others):
+    """Return the paths of all that a rule's script imports of ours, with that of `others`."""
+    return code(os.path.basename(path), *others)
+
+
+def user_file(of, key, tables, rules):
+    """Return a function of wildcards for a rule's input: nothing where `of` gives a user's file, which must be there.
+
+    key: what of config.yaml names it, with wildcards. The basis has its content. A path of what a rule makes is an
+    artifact like any other, and is returned.
+    """
+
+    def path(wildcards):
+        named = of(wildcards)
+        if named and _is_made(named, rules):
+            return named
+        if named and not tables.on_device:
+            _require(named, _spoken(key, wildcards), os.path.isfile)
+        return []
+
+    path.user_file = lambda wildcards: "" if _is_made(of(wildcards), rules) else of(wildcards)
+    return path
+
+
+def present(tables, **several):
+    """Return a function of wildcards for a rule's input: nothing, after looking whether what a row names is there.
+
+    several: key of the dataset's row -> (function of wildcards that gives the path or nothing, test of a path).
+    """
+
+    def look(wildcards):
+        for key, (of, test) in several.items():
+            named = of(wildcards)
+            if named and not tables.on_device:
+                _require(named, f"datasets.{wildcards.dataset}.{key}", test)
+        return []
+
+    return look
+
+
+def _spoken(key, wildcards):
+    return key.format(**dict(wildcards.items()))
+
+
+def _require(path, key, test):
+    """End Snakemake where a user's file or folder is not there, is the other of the two, or cannot be read."""
+    if not os.path.exists(path):
+        stop(f"{path} does not exist: correct {key} in config.yaml, or put it there")
+    if not test(path):
+        stop(f"{path} is a {'folder' if os.path.isdir(path) else 'file'}: correct {key} in config.yaml")
+    if not os.access(path, os.R_OK):
+        stop(f"{path} cannot be read by this user ({key} in config.yaml)")
+
+
+def _is_made(path, rules):
+    """Return whether some rule makes a file."""
+    path = os.path.normpath(path)
+    return path.startswith("results/") and any(product.match(path) for rule in rules for product in rule.output)
+
+
+def attach(rules, tables):
+    """Add to each rule that runs a script the param `basis`."""
+    for rule in rules:
+        inputs = dict(rule.input.items())
+        if "code" in inputs:
+            rule.set_params(basis=_basis(rule, inputs, tables))
+
+
+def _basis(rule, inputs, tables):
+    """Return a function of wildcards: what a job of a rule rests on, as text."""
+    if tables.on_device and is_brought(rule.name):
+        return lambda wildcards: recorded(str(rule.expand_output(wildcards)[0]))
+    here = not is_brought(rule.name)  # a device's job: the target's identity names the package that counts
+    kept = rule.name in TRAINED and not tables.config["retrain_on_upgrade"]
+    own = [str(path) for path in rule.input if not callable(path) and str(path).startswith("workflow_scripts/")]
+    given = {name: item.user_file for name, item in inputs.items() if hasattr(item, "user_file")}
+
+    def basis(wildcards):
+        files = inputs["code"].files(wildcards)
+        found = {"code": _code(tuple(files + own))}
+        if not (here or kept):
+            found["packages"] = _packages(tuple(files))
+        contents = {name: sha256_of(path) for name, path in ((n, of(wildcards)) for n, of in given.items()) if path}
+        return canonical({**found, **({"files": contents} if contents else {})})
+
+    return basis
+
+
+def recorded(path):
+    """Return the basis that Snakemake recorded of a file, or nothing."""
+    record = os.path.join(RECORDS, base64.urlsafe_b64encode(path.encode()).decode())
+    params = read_json(record).get("params") if os.path.isfile(record) else None
+    found = [text for text in params or () if text.startswith(repr(START)[:-1])]
+    return ast.literal_eval(found[0]) if found else ""
+
+
+@functools.lru_cache(maxsize=None)
+def _code(paths):
+    return imports.text_hash(paths)[:16]
+
+
+@functools.lru_cache(maxsize=None)
+def _packages(paths):
+    """Return {package: version} of those that the scripts among some files declare, where jobs run."""
+    return packages.versions(imports.tools(paths), os.environ["LEVIT_PYTHON"])
