@@ -89,7 +89,8 @@ class Workflow:
     def _interpreter(self):
         path = self.path("fake-python")
         if not path.exists():
-            path.write_text(f'#!/bin/sh\ncase "$1" in -c) exec "{sys.executable}" "$@";; *) exec "{sys.executable}" "{FAKE}" "$@";; esac\n')
+            asked = f'[ "$1" != -c ] || exec "{sys.executable}" "$@"'  # what is asked while Snakemake parses
+            path.write_text(f'#!/bin/sh\n{asked}\nexec "{sys.executable}" "{FAKE}" "$@"\n')
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
         return path
 
