@@ -7,6 +7,7 @@ Under accuracy/ on the val split, which results speak of; under select/ on the s
 rule evaluate_torch:
     """Evaluate the FP32 checkpoint in PyTorch and keep its logits as everyone's reference."""
     input:
+        model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         images=scored_images,
         index="results/{dataset}/data/index.json",
@@ -18,16 +19,17 @@ rule evaluate_torch:
         "results/logs/{dataset}/evaluate_torch.{scores}.{model}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(model=recipes.vision, classes=recipes.classes, split=recipes.scored_split),
+        recipe=options(classes=recipes.classes, split=recipes.scored_split),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "--index {input.index:q} {params.recipe} "
+        "--model {input.model:q} --index {input.index:q} {params.recipe} "
         "--accuracy {output.accuracy:q} --logits {output.logits:q} --threads {threads} --log {log:q}"
 
 
 rule evaluate_onnx:
     """Evaluate the exported graph in ONNX Runtime."""
     input:
+        model="results/{dataset}/models/{model}.json",
         onnx="results/{dataset}/onnx/{model}.onnx",
         images=images("val"),
         index="results/{dataset}/data/index.json",
@@ -39,16 +41,17 @@ rule evaluate_onnx:
         "results/logs/{dataset}/evaluate_onnx.{model}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(model=recipes.normalization, identity=recipes.onnx_identity),
+        recipe=options(identity=recipes.onnx_identity),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --engine {input.onnx:q} --images {input.images:q} --index {input.index:q} '
         "--reference {input.reference:q} --runtime onnxruntime --recipe '{{}}' --split val "
-        "{params.recipe} --accuracy {output.accuracy:q} --log {log:q}"
+        "--model {input.model:q} {params.recipe} --accuracy {output.accuracy:q} --log {log:q}"
 
 
 rule evaluate_engine:
     """Evaluate an engine on its target, from its file."""
     input:
+        model="results/{dataset}/models/{model}.json",
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
         images=scored_images,
         index="results/{dataset}/data/index.json",
@@ -63,8 +66,8 @@ rule evaluate_engine:
         **BOARDS,
     params:
         device=on_device,
-        recipe=device_options(model=recipes.normalization, split=recipes.scored_split, recipe=recipes.running),
+        recipe=device_options(split=recipes.scored_split, recipe=recipes.running),
     shell:
         "{params.device} {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} "
-        "--index {input.index:q} --reference {input.reference:q} {params.recipe} "
+        "--index {input.index:q} --reference {input.reference:q} --model {input.model:q} {params.recipe} "
         "--accuracy {output.accuracy:q} --log {log:q}"

@@ -29,6 +29,7 @@ use rule download as download_start with:
 rule train:
     """Train the model on the dataset's train split, from scratch or from other weights."""
     input:
+        model="results/{dataset}/models/{model}.json",
         start=given(recipes.start, "datasets.{dataset}.from"),
         index="results/{dataset}/data/index.json",
         listing="results/{dataset}/data/train.tsv",
@@ -42,15 +43,16 @@ rule train:
     threads: EVERY_CORE
     params:
         start=untracked(recipes.start),
-        recipe=options(model=recipes.augmented, classes=recipes.classes, training=recipes.training, seed=recipes.seed),
+        recipe=options(classes=recipes.classes, training=recipes.training, seed=recipes.seed),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --start={params.start:q} {params.recipe} '
-        "--checkpoint {output.checkpoint:q} --threads {threads} --log {log:q}"
+        "--model {input.model:q} --checkpoint {output.checkpoint:q} --threads {threads} --log {log:q}"
 
 
 rule import_weights:
     """Check the user's own weights against the model and copy them."""
     input:
+        model="results/{dataset}/models/{model}.json",
         source=given(recipes.own_weights, "datasets.{dataset}.weights"),
         code=code("import_checkpoint.py"),
     output:
@@ -61,7 +63,7 @@ rule import_weights:
         dataset=datasets_with("import"),
     params:
         source=untracked(recipes.own_weights),
-        recipe=options(model=recipes.network, classes=recipes.classes),
+        recipe=options(classes=recipes.classes),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --source {params.source:q} {params.recipe} '
-        "--checkpoint {output.checkpoint:q} --log {log:q}"
+        "--model {input.model:q} --checkpoint {output.checkpoint:q} --log {log:q}"

@@ -30,7 +30,6 @@ wildcard_constraints:
     precision=rf"(?!(?:{CHOOSING})\.)[A-Za-z0-9_-]+",  # those that choose have nothing of their own but results
     target="[A-Za-z0-9_]+",
     graph="[A-Za-z0-9_-]+",
-    preprocess="[a-z0-9-]+",
     split="calib|select|val",
     scores="|".join(SCORED),  # a folder of scores
 
@@ -97,13 +96,13 @@ def untracked(of):
 
 
 def images(split):
-    """Return a function of wildcards: the images of a split as the model looks at them."""
-    return lambda w: f"results/{w.dataset}/data/{tables.preprocess(w.model)}.{split}.u8"
+    """Return the images of a split as the model looks at them."""
+    return f"results/{{dataset}}/data/{{model}}.{split}.u8"
 
 
 def scored_images(w):
     """Return the images that the scores in a folder are of."""
-    return images(SCORED[w.scores])(w)
+    return f"results/{w.dataset}/data/{w.model}.{SCORED[w.scores]}.u8"
 
 
 def datasets_with(*sources):
@@ -134,10 +133,15 @@ def plan(w):
 
 def select(w):
     """Return the select split's images, index and FP32 logits, which an engine is held to where it has a plan."""
-    reference = f"results/{w.dataset}/select/{w.model}.torch.npy"
-    return (
-        [images("select")(w), f"results/{w.dataset}/data/index.json", reference] if tables.has_plan(w.precision) else []
-    )
+    folder = f"results/{w.dataset}"
+    reference = f"{folder}/select/{w.model}.torch.npy"
+    files = [f"{folder}/data/{w.model}.select.u8", f"{folder}/data/index.json", reference]
+    return files if tables.has_plan(w.precision) else []
+
+
+def held_model(w):
+    """Return the file of a model whose engine is held to a plan on the select split, or nothing without a plan."""
+    return f"results/{w.dataset}/models/{w.model}.json" if tables.has_plan(w.precision) else []
 
 
 def untyped_graph(w):

@@ -1,4 +1,4 @@
-"""A dataset's index and its preprocessed images."""
+"""A dataset's index, what a model looks at, and the images as it does."""
 
 
 rule index:
@@ -21,18 +21,31 @@ rule index:
         "--seen {output.seen:q} --log {log:q}"
 
 
+rule resolve:
+    """Say what a model looks at: its row's values, and timm's record for what the row leaves out."""
+    input:
+        code=code("resolve.py"),
+    output:
+        model="results/{dataset}/models/{model}.json",
+    log:
+        "results/logs/{dataset}/resolve.{model}.log",
+    params:
+        recipe=gate.one_line(options(row=recipes.model)),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.recipe} --model {output.model:q} --log {log:q}'
+
+
 rule decode:
     """Decode, resize and crop the images of a split once, as uint8."""
     input:
         index="results/{dataset}/data/index.json",
+        model="results/{dataset}/models/{model}.json",
         code=code("decode_split.py"),
     output:
-        images="results/{dataset}/data/{preprocess}.{split}.u8",
+        images=images("{split}"),
     log:
-        "results/logs/{dataset}/decode.{preprocess}.{split}.log",
+        "results/logs/{dataset}/decode.{model}.{split}.log",
     threads: EVERY_CORE
-    params:
-        recipe=options(geometry=recipes.geometry),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} {params.recipe} --split {wildcards.split} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --model {input.model:q} --split {wildcards.split} '
         "--images {output.images:q} --workers {threads} --log {log:q}"

@@ -8,6 +8,7 @@ rule build_engine:
         cache=engine_cache,
         plan=plan,
         select=select,
+        model=held_model,
         code=device_code("build_engine.py"),
     output:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
@@ -23,4 +24,4 @@ rule build_engine:
     shell:
         "{params.device} {input.code[0]:q} --onnx {input.onnx:q} "
         "--cache={input.cache:q} --plan={input.plan:q} --select {input.select:q} {params.recipe} "
-        "--engine {output.engine:q} --description {output.description:q} --log {log:q}"
+        "--model={input.model:q} --engine {output.engine:q} --description {output.description:q} --log {log:q}"

@@ -4,6 +4,7 @@
 rule export:
     """Export with BatchNorm folded, the heads averaged and a dynamic batch."""
     input:
+        model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         code=code("export_onnx.py"),
     output:
@@ -11,10 +12,10 @@ rule export:
     log:
         "results/logs/{dataset}/export.{model}.log",
     params:
-        recipe=options(model=recipes.network, classes=recipes.classes),
+        recipe=options(classes=recipes.classes),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} {params.recipe} '
-        "--onnx {output.onnx:q} --log {log:q}"
+        "--model {input.model:q} --onnx {output.onnx:q} --log {log:q}"
 
 
 rule clean:

@@ -4,6 +4,7 @@
 rule plan:
     """Find the cheapest nodes that must keep a higher precision, or check those of a plan made by hand."""
     input:
+        model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         qat=qat_checkpoint,
         calibration=calibration,
@@ -20,17 +21,18 @@ rule plan:
     threads: EVERY_CORE
     params:
         given=untracked(recipes.given_plan),
-        recipe=options(model=recipes.vision, classes=recipes.classes, graph=recipes.plan_graph, recipe=recipes.planning),
+        recipe=options(classes=recipes.classes, graph=recipes.plan_graph, recipe=recipes.planning),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
         "--calibration={input.calibration:q} --given={params.given:q} --calib-images {input.calib:q} "
         "--images {input.images:q} --index {input.index:q} --reference {input.reference:q} {params.recipe} "
-        "--plan {output.plan:q} --threads {threads} --log {log:q}"
+        "--model {input.model:q} --plan {output.plan:q} --threads {threads} --log {log:q}"
 
 
 rule evaluate_typed:
     """Evaluate the strongly typed graph in ONNX Runtime on the select split: what a plan predicts of its engines."""
     input:
+        model="results/{dataset}/models/{model}.json",
         onnx="results/{dataset}/typed/{model}.{precision}.onnx",
         images=images("select"),
         index="results/{dataset}/data/index.json",
@@ -41,17 +43,16 @@ rule evaluate_typed:
     log:
         "results/logs/{dataset}/evaluate_typed.{model}.{precision}.log",
     threads: EVERY_CORE
-    params:
-        recipe=options(model=recipes.normalization),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --engine {input.onnx:q} --images {input.images:q} --index {input.index:q} '
         "--reference {input.reference:q} --runtime onnxruntime --recipe '{{}}' --identity '{{}}' --split select "
-        "{params.recipe} --accuracy {output.accuracy:q} --log {log:q}"
+        "--model {input.model:q} --accuracy {output.accuracy:q} --log {log:q}"
 
 
 rule bisect:
     """Find the fallback as the original did, with an engine build per step: a peer to compare plans with."""
     input:
+        model="results/{dataset}/models/{model}.json",
         onnx=clean_graph,
         cache=peer_cache,
         images=images("select"),
@@ -65,7 +66,7 @@ rule bisect:
         **BOARDS,
     params:
         device=on_device,
-        recipe=options(model=recipes.normalization, recipe=recipes.building, identity=recipes.identity),
+        recipe=options(recipe=recipes.building, identity=recipes.identity),
     shell:
         "{params.device} {input.code[0]:q} --onnx {input.onnx:q} --cache={input.cache:q} "
-        "--images {input.images:q} {params.recipe} --bisect {output.bisect:q} --log {log:q}"
+        "--images {input.images:q} --model {input.model:q} {params.recipe} --bisect {output.bisect:q} --log {log:q}"

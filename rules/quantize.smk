@@ -4,6 +4,7 @@
 rule sweep:
     """Try the calibration recipes that a precision lists and choose one, on the select split."""
     input:
+        model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         images=images("calib"),
         select=images("select"),
@@ -15,16 +16,17 @@ rule sweep:
         "results/logs/{dataset}/sweep.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(model=recipes.vision, classes=recipes.classes, recipe=recipes.sweep),
+        recipe=options(classes=recipes.classes, recipe=recipes.sweep),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
         "--select {input.select:q} --index {input.index:q} {params.recipe} --sweep {output.sweep:q} "
-        "--threads {threads} --log {log:q}"
+        "--model {input.model:q} --threads {threads} --log {log:q}"
 
 
 rule calibrate:
     """Find each quantizer's amax over the calibration images."""
     input:
+        model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         images=images("calib"),
         sweep=sweep_choice,
@@ -37,16 +39,17 @@ rule calibrate:
     threads: EVERY_CORE
     params:
         imported=untracked(recipes.own_ranges),
-        recipe=options(model=recipes.vision, classes=recipes.classes, recipe=recipes.calibration),
+        recipe=options(classes=recipes.classes, recipe=recipes.calibration),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
         "--sweep={input.sweep:q} --imported={params.imported:q} {params.recipe} "
-        "--calibration {output.calibration:q} --threads {threads} --log {log:q}"
+        "--model {input.model:q} --calibration {output.calibration:q} --threads {threads} --log {log:q}"
 
 
 rule train_qat:
     """Train the quantized model, with the FP32 model as teacher."""
     input:
+        model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
         index="results/{dataset}/data/index.json",
@@ -59,7 +62,6 @@ rule train_qat:
     threads: EVERY_CORE
     params:
         recipe=options(
-            model=recipes.augmented,
             classes=recipes.classes,
             augmentation=recipes.augmentation,
             recipe=recipes.qat,
@@ -67,12 +69,14 @@ rule train_qat:
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --calibration {input.calibration:q} '
-        "--index {input.index:q} {params.recipe} --qat {output.qat:q} --threads {threads} --log {log:q}"
+        "--index {input.index:q} --model {input.model:q} {params.recipe} "
+        "--qat {output.qat:q} --threads {threads} --log {log:q}"
 
 
 rule quantize:
     """Export the quantized model as an explicit Q/DQ graph and run the surgeon's passes over it."""
     input:
+        model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         qat=qat_checkpoint,
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
@@ -83,18 +87,17 @@ rule quantize:
     log:
         "results/logs/{dataset}/quantize.{model}.{precision}.{graph}.log",
     params:
-        recipe=options(
-            model=recipes.network, classes=recipes.classes, passes=recipes.passes, placement=recipes.placement
-        ),
+        recipe=options(classes=recipes.classes, passes=recipes.passes, placement=recipes.placement),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
         "--calibration {input.calibration:q} --plan={input.plan:q} {params.recipe} "
-        "--quantized {output.quantized:q} --log {log:q}"
+        "--model {input.model:q} --quantized {output.quantized:q} --log {log:q}"
 
 
 rule export_cache:
     """Write TensorRT's calibration cache: the Q/DQ graph's scales, and one for every other activation."""
     input:
+        model="results/{dataset}/models/{model}.json",
         clean=clean_graph,
         qat=qat_checkpoint,
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
@@ -107,7 +110,6 @@ rule export_cache:
     threads: EVERY_CORE
     params:
         recipe=options(
-            model=recipes.normalization,
             count=recipes.calibration_images,
             placement=recipes.class_placement,
             version=recipes.version,
@@ -115,4 +117,4 @@ rule export_cache:
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --clean {input.clean:q} --qat={input.qat:q} '
         "--calibration {input.calibration:q} --images {input.images:q} {params.recipe} "
-        "--cache {output.cache:q} --threads {threads} --log {log:q}"
+        "--model {input.model:q} --cache {output.cache:q} --threads {threads} --log {log:q}"

@@ -13,6 +13,7 @@ rule result:
         identity="results/targets/{target}.json",
         checkpoint=active("checkpoints/{model}.pth"),
         index=active("data/index.json"),
+        resolved=active("models/{model}.json"),
         graph=result_graph,
     output:
         result="results/{model}.{precision}.{target}.json",

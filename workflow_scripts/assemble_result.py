@@ -2,10 +2,12 @@
 
 import subprocess
 
+import resolved
 from cli import Command, log, tool_versions
 
 TOOLS = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "numpy")
 SCORES = ("num_images", "top1", "agreement_with_fp32")  # of the select split
+PREPROCESSING = (*resolved.GEOMETRY, *resolved.NORMALIZATION, "sources", "contradicts")
 SCHEMA = "result.schema.yaml"
 EPSILON = 1e-9  # percentages are quotients of counts
 APART = 0.03  # of 1: two timings of one engine that differ by more are not both right
@@ -24,6 +26,7 @@ def produce(args):
         "chosen": None,
         "candidates": None,
         "dataset": dataset_of(args.dataset, accuracy, read_json(args.index)),
+        "preprocessing": resolved.read(args.resolved, PREPROCESSING),
         "accuracy": accuracy_of(accuracy, args.budget),
         "benchmark": timing["benchmark"],
         "paired_benchmark": None,
@@ -226,6 +229,7 @@ def command():
         "--index",
     ):
         c.input(name)
+    c.input("--resolved", help="the model's file (resolve.py)")
     c.input("--graph", help="what the engine was built from")
     for name in ("--trtexec", "--typed", "--dla", "--calibration"):
         c.input(name, nargs="?", required=False)

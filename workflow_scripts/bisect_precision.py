@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 
+import resolved
 from cli import Command, log
 
 TOOL, ENGINE, TOLERANCE = "polygraphy", "polygraphy_debug.engine", "1e-2"  # the original's, absolute or relative
@@ -66,7 +67,8 @@ def commands(args, folder):
 
     from data import cache, preprocess
 
-    image = preprocess.normalize(np.asarray(cache.read(args.images)[:1]), args.model["mean"], args.model["std"])
+    model = resolved.read(args.model, resolved.NORMALIZATION)
+    image = preprocess.normalize(np.asarray(cache.read(args.images)[:1]), model["mean"], model["std"])
     np.save(os.path.join(folder, "image.npy"), image)
     loader = os.path.join(folder, "load.py")
     with open(loader, "w", encoding="utf-8") as stream:
@@ -134,7 +136,7 @@ def command():
     c = Command(__file__, __doc__)
     c.input("--onnx", help="clean graph").input("--images", help=".u8 of the select split")
     c.input("--cache", nargs="?", required=False, help="TensorRT calibration cache, for INT8")
-    c.recipe("--model", help="JSON: mean, std").recipe("--recipe", help="JSON: compute, high_precision, workspace_mb")
+    c.model(resolved.NORMALIZATION).recipe("--recipe", help="JSON: compute, high_precision, workspace_mb")
     c.recipe("--identity", help="JSON")
     return c.output("--bisect")
 

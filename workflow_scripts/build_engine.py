@@ -8,6 +8,7 @@ and device that are here.
 
 import json
 
+import resolved
 from cli import Command, log
 
 REQUIRED = ("runtime", "version", "architecture")  # of an identity; its other facts are compared where it has them
@@ -39,7 +40,7 @@ def build(runtime, args):
     more = {"calibration": args.cache} if args.cache else {}
     if not args.plan:
         return runtime.build(args.onnx, args.recipe, None, args.engine, **more)
-    select = verify.select_of(*args.select, args.verification["model"])
+    select = verify.select_of(*args.select, resolved.read(args.model, resolved.NORMALIZATION))
     typed, unreachable = args.verification["typed"], probe.unreachable({"runtime": args.runtime}, "run")
     return verify.build(runtime, args.onnx, args.recipe, args.plan, args.engine, select, typed, unreachable, **more)
 
@@ -62,7 +63,8 @@ def command():
     c.input(
         "--select", nargs="*", help="where there is a plan: the select split's .u8, index and .npy of FP32's logits"
     )
-    c.param("--verification", type=json.loads, default=None, help="JSON: model {mean, std}, typed")
+    c.param("--verification", type=json.loads, default=None, help="JSON: typed")
+    c.model(resolved.NORMALIZATION, nargs="?", required=False)
     c.recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
     return c.output("--engine").output("--description")
 

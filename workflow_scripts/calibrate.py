@@ -1,5 +1,6 @@
 """Calibrate the folded network: the range (amax) of every quantizer, and what is scaled and corrected before."""
 
+import resolved
 from cli import Command, log
 
 
@@ -10,8 +11,9 @@ def produce(args):
     from quantization import images, imported, recipe
 
     training.start(0, args.threads, "cpu")
-    pixels = images.CalibrationImages(args.images, args.recipe["images"], args.model)
-    source = checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint)
+    row = resolved.read(args.model, resolved.VISION)
+    pixels = images.CalibrationImages(args.images, args.recipe["images"], row)
+    source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     chosen = read_json(args.sweep)["chosen"] if args.sweep else args.recipe
     passes = 2 if recipe.is_scaled(chosen) else 1
     with progress.bar(passes * len(pixels), "calibrate") as bar:
@@ -34,7 +36,7 @@ def command():
         required=False,
         help="checkpoint of another program's quantized network, with its ranges",
     )
-    c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
+    c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.recipe("--recipe", help="JSON of the precision's `calibration` row")
     return c.output("--calibration").setting("--threads", type=int, default=0)
 

@@ -68,6 +68,7 @@ def told(result, tables):
     names = names_of(result, tables)
     folder, label = f"results/{names.dataset}", f"{names.model}.{names.precision}"
     typed = [f"{folder}/typed/{label}.json"] if tables.is_predicted(names.precision, names.target) else []
+    typed += [f"{folder}/models/{names.model}.json"]
     return typed + ([f"{folder}/dla/{label}.{names.target}.json"] if tables.is_dla(names.precision) else [])
 
 
@@ -78,7 +79,7 @@ def read_there(results, tables):
     if several != list(results):  # what chooses looks at the select split
         for names in (names_of(result, tables) for result in several):
             folder = f"results/{names.dataset}"
-            images = f"{folder}/data/{tables.preprocess(names.model)}.select.u8"
+            images = f"{folder}/data/{names.model}.select.u8"
             paths |= {images, f"{folder}/select/{names.model}.torch.npy"}
     return sorted(paths | set(needs(several, tables)))
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import imports
 import provenance
+import resolved
 from files import UserError, canonical, describe, digest_of, partial_of, sha256_file
 from store import Store
 
@@ -75,6 +76,14 @@ class Command:
         if foreign:
             self.foreign.add(self.inputs[-1])
         return self
+
+    def model(self, keys, **options):
+        """Declare a model's file (resolve.py), of which the values under `keys` alone decide the outputs."""
+
+        def content(args):
+            return resolved.read(args.model, keys) if args.model else None
+
+        return self.input("--model", help="what resolve.py wrote", content=content, **options)
 
     def output(self, flag, **options):
         """Declare an output file."""

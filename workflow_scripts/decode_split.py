@@ -3,6 +3,7 @@
 A killed run goes on where it stopped. The store knows the result by the images' contents, not by where they are.
 """
 
+import resolved
 from cli import Command, log
 from files import canonical, partial_of
 
@@ -19,8 +20,8 @@ def produce(args):
     final = args.images[: -len(PARTIAL)] if args.images.endswith(PARTIAL) else args.images
     parts = command().key_parts(args)
     code = canonical([parts["code"], parts["tools"]])
-    digests = index.digests(listing, args.split)
-    decoded = cache.write(args.images, images, args.geometry, args.workers, digests, code, final)
+    geometry, digests = resolved.read(args.model, resolved.GEOMETRY), index.digests(listing, args.split)
+    decoded = cache.write(args.images, images, geometry, args.workers, digests, code, final)
     seconds = time.monotonic() - start
     log.info("%d of %d images in %.1f s: %.0f images/s", decoded, len(images), seconds, decoded / seconds)
 
@@ -35,7 +36,7 @@ def contents(args):
 def command():
     c = Command(__file__, __doc__, tools=("numpy", "pillow"), heavy=True)
     c.input("--index", help="index.json", content=contents)
-    c.recipe("--geometry", help="JSON of a model's {size, crop, interpolation}")
+    c.model(resolved.GEOMETRY)
     c.param("--split", required=True, choices=["calib", "select", "val"])
     c.output("--images", help=".npy of uint8 [N, size, size, 3] to write")
     c.setting("--workers", type=int, default=0, help="processes (0: one a core)")

@@ -63,15 +63,16 @@ def scored(result, tables):
 def inputs_of(names, tables):
     """Return {script: {argument: path, or list of paths}} of what a result's jobs on the target read."""
     folder, label = f"results/{names.dataset}", f"{names.model}.{names.precision}"
-    data, index = f"{folder}/data/{tables.preprocess(names.model)}", f"{folder}/data/index.json"
+    data, index = f"{folder}/data/{names.model}", f"{folder}/data/index.json"
+    model = {"--model": f"{folder}/models/{names.model}.json"}
     build = {"--onnx": tables.engine_graph(names.dataset, names.model, names.precision, names.target)}
     if tables.is_implicit(names.precision, names.target):
         build["--cache"] = f"{folder}/calibration/{label}.{names.target}.cache"
     if tables.has_plan(names.precision):
-        build["--plan"] = f"{folder}/plans/{label}.json"
+        build.update({"--plan": f"{folder}/plans/{label}.json", **model})
         build["--select"] = [f"{data}.select.u8", index, f"{folder}/select/{names.model}.torch.npy"]
     reference = f"{folder}/{names.scores}/{names.model}.torch.npy"
-    evaluate = {"--images": f"{data}.{SCORED[names.scores]}.u8", "--index": index, "--reference": reference}
+    evaluate = {"--images": f"{data}.{SCORED[names.scores]}.u8", "--index": index, "--reference": reference, **model}
     return {"build_engine.py": build, "evaluate_engine.py": evaluate}
 
 
@@ -89,7 +90,7 @@ def _jobs(names, tables, recipes):
     given, label = inputs_of(names, tables), f"{names.model}.{names.precision}.{names.target}"
     folder, common = f"results/{names.dataset}", {"--runtime": recipes.runtime(names), "--identity": IDENTITY}
     engine = {"--engine": f"{folder}/engines/{label}.engine"}
-    model = {"--split": recipes.scored_split(names), "--model": recipes.normalization(names)}
+    split = {"--split": recipes.scored_split(names)}
     timed = {**engine, **common, "--recipe": recipes.timing(names)}
     steps = [
         ("fingerprint.py", {"--target": recipes.facts(names)}, {"--identity": f"results/targets/{names.target}.json"}),
@@ -105,7 +106,7 @@ def _jobs(names, tables, recipes):
         ),
         (
             "evaluate_engine.py",
-            {**engine, **given["evaluate_engine.py"], **common, **model, "--recipe": recipes.running(names)},
+            {**engine, **given["evaluate_engine.py"], **common, **split, "--recipe": recipes.running(names)},
             {"--accuracy": f"{folder}/{names.scores}/{label}.json"},
         ),
         ("benchmark.py", timed, {"--benchmark": f"{folder}/benchmark/{label}.json"}),

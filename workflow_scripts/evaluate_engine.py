@@ -1,8 +1,9 @@
 """Measure an engine's accuracy on a split, from its file: top-1, top-5, agreement and errors against PyTorch FP32.
 
-A plain .onnx is an engine for the runtime onnxruntime. The recipe is {"threads"?}, the model {"mean", "std"}.
+A plain .onnx is an engine for the runtime onnxruntime. The recipe is {"threads"?}.
 """
 
+import resolved
 from cli import Command, log
 
 
@@ -16,7 +17,8 @@ def produce(args):
     table = index.read(args.index)
     labels = index.labels(table, args.split)
     session = runtimes.load(args.runtime).load(args.engine, args.recipe.get("threads", 0))
-    logits = logits_of(session, args.engine, cache.read(args.images, len(labels)), args.model)
+    model = resolved.read(args.model, resolved.NORMALIZATION)
+    logits = logits_of(session, args.engine, cache.read(args.images, len(labels)), model)
     accuracy.check_finite(logits, args.engine, index.files(table, args.index, args.split))
     check_classes(logits, table, args.engine)
     scores = accuracy.score(logits, labels, read_logits(args.reference))
@@ -44,7 +46,7 @@ def command():
     c.input("--engine").input("--images", help=".u8 of the split").input("--index")
     c.input("--reference", help=".npy of PyTorch FP32's logits of the same images")
     c.param("--runtime", required=True).param("--split", required=True)
-    c.recipe("--model", help="JSON").recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    c.model(resolved.NORMALIZATION).recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
     return c.output("--accuracy")
 
 

@@ -1,5 +1,6 @@
 """Score the PyTorch FP32 network on a split: the reference of every engine's accuracy, and of every plan."""
 
+import resolved
 from cli import Command, log
 
 BATCH = 32
@@ -16,13 +17,14 @@ def produce(args):
     from model import checkpoint, training, zoo
 
     training.start(0, args.threads, "cpu")
+    row = resolved.read(args.model, resolved.VISION)
     labels = index.labels(index.read(args.index), args.split)
     images = cache.read(args.images, len(labels))
-    model = checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint).eval()
+    model = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint).eval()
     logits = np.empty((len(images), args.classes), dtype=np.float32)
     with progress.bar(len(images), "PyTorch FP32") as bar, torch.no_grad():
         for start, pixels in cache.batches(images, BATCH):
-            batch = preprocess.normalize(pixels, args.model["mean"], args.model["std"])
+            batch = preprocess.normalize(pixels, row["mean"], row["std"])
             logits[start : start + len(batch)] = model(torch.from_numpy(batch)).numpy()
             bar.update(len(batch))
     scores = accuracy.score(logits, labels, logits)
@@ -35,7 +37,7 @@ def produce(args):
 def command():
     c = Command(__file__, __doc__, tools=("torch", "timm", "numpy"))
     c.input("--checkpoint").input("--images", help="preprocessed split (.u8)").input("--index")
-    c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
+    c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.param("--split", required=True)
     c.output("--accuracy").output("--logits", help=".npy of float32 [N, classes]")
     return c.setting("--threads", type=int, default=0)

@@ -7,6 +7,7 @@ tensors, and for all others the largest magnitude over the calibration images.
 
 import numpy as np
 
+import resolved
 from cli import Command, log
 
 BATCH = 8  # images; LeViT-128S has 25 MB of activations for each
@@ -60,7 +61,7 @@ def produce(args):
             "it was: calibrate without them"
         )
     amax = split_state(checkpoint.read(args.qat))[1] if args.qat else calibration["amax"]
-    batches = batches_of(args.images, args.count, args.model)
+    batches = batches_of(args.images, args.count, resolved.read(args.model, resolved.NORMALIZATION))
     scales = scales_of(onnxio.load(args.clean), amax, args.placement, batches, args.threads)
     with replacing(args.cache) as partial, open(partial, "w", encoding="ascii") as stream:
         stream.write(_calibration.text(scales, args.version))
@@ -71,7 +72,7 @@ def command():
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime"))
     c.input("--clean", help="clean graph").input("--calibration").input("--qat", required=False)
     c.input("--images", help="preprocessed calib split (.u8)")
-    c.recipe("--model", help="JSON: mean, std").recipe("--count", help="how many of the images are used")
+    c.model(resolved.NORMALIZATION).recipe("--count", help="how many of the images are used")
     c.recipe("--placement", help="kinds of nodes with quantized inputs")
     c.param("--version", required=True, help="the target's version of TensorRT")
     return c.output("--cache").setting("--threads", type=int, default=0)

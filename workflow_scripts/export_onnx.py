@@ -1,5 +1,6 @@
 """Export a checkpoint to ONNX: BatchNorm and attention scale folded, heads averaged, dynamic batch."""
 
+import resolved
 from cli import Command, log
 
 MAX_ERROR = 1e-4  # of logits against the trained module, relative to the largest logit
@@ -10,10 +11,11 @@ def produce(args):
 
     from model import checkpoint, deploy, export, zoo
 
-    model = checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint)
-    exported = export.to_onnx(deploy.fold(model), args.model["size"])
+    row = resolved.read(args.model, resolved.NETWORK)
+    model = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
+    exported = export.to_onnx(deploy.fold(model), row["size"])
     onnx.checker.check_model(exported, full_check=True)
-    _prove(model, exported, args.model["size"])
+    _prove(model, exported, row["size"])
     with open(args.onnx, "wb") as stream:
         stream.write(exported.SerializeToString(deterministic=True))
     log.info("exported %d nodes", sum(n.op_type != "Constant" for n in exported.graph.node))
@@ -43,12 +45,7 @@ def _prove(model, exported, size):
 
 def command():
     c = Command(__file__, __doc__, tools=("torch", "timm", "onnx"))
-    return (
-        c.input("--checkpoint")
-        .recipe("--model", help="row of `models`")
-        .param("--classes", type=int, required=True)
-        .output("--onnx")
-    )
+    return c.input("--checkpoint").model(resolved.NETWORK).param("--classes", type=int, required=True).output("--onnx")
 
 
 if __name__ == "__main__":

@@ -85,8 +85,6 @@ def _check_names(rule, names, tables):
     for kind in ("model", "precision", "target", "dataset", "graph"):
         if kind in names:
             tables.row(kind, names[kind])
-    if "preprocess" in names:
-        tables.geometry(names["preprocess"])
     if rule == "sweep" and not tables.is_swept(names["precision"]):
         raise UserError(f"precision {names['precision']} has no sweep: its calibration.method is not sweep")
     need = NEEDS.get(rule)

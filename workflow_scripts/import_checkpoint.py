@@ -2,13 +2,15 @@
 
 import shutil
 
+import resolved
 from cli import Command
 
 
 def produce(args):
     from model import checkpoint, zoo
 
-    checkpoint.load_into(zoo.create(args.model, args.classes), args.source)
+    row = resolved.read(args.model, resolved.NETWORK)
+    checkpoint.load_into(zoo.create(row, args.classes), args.source)
     shutil.copyfile(args.source, args.checkpoint)
 
 
@@ -19,7 +21,7 @@ def command():
         foreign=True,
         help="state dict, bare or under `model` or `state_dict`, with timm's or the original names",
     )
-    c.recipe("--model", help="JSON row of `models`")
+    c.model(resolved.NETWORK)
     c.param("--classes", type=int, required=True)
     c.output("--checkpoint", help="file to write")
     return c

@@ -4,6 +4,7 @@ The recipe is {"compute", "budget", "criterion"?}: a plan is searched for that m
 checked and judged as it is. Nodes are those of the clean graph of the weights that the precision is made of.
 """
 
+import resolved
 from cli import Command, log
 
 
@@ -32,8 +33,9 @@ def inputs_of(args):
     from planning import search
 
     labels = index.labels(index.read(args.index), "select")
+    row = resolved.read(args.model, resolved.NORMALIZATION)
     images, calibration = cache.read(args.images, len(labels)), cache.read(args.calib_images)
-    return search.Inputs(calibration, images, labels, read_logits(args.reference), args.model)
+    return search.Inputs(calibration, images, labels, read_logits(args.reference), row)
 
 
 def command():
@@ -43,7 +45,7 @@ def command():
     c.input("--given", foreign=True, nargs="?", required=False, help="a plan made by hand")
     c.input("--calib-images", help=".u8 of the calib split").input("--images", help=".u8 of the select split")
     c.input("--index").input("--reference", help=".npy of PyTorch FP32's logits of the select split")
-    c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
+    c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.recipe("--graph", help="JSON row of `graphs`: passes, and placement of quantizers")
     c.recipe("--recipe", help="JSON: compute, budget, criterion")
     return c.output("--plan").setting("--threads", type=int, default=1)

@@ -1,5 +1,6 @@
 """Write the explicit Q/DQ graph: the clean graph of the (retrained) weights, with a Q/DQ pair for each range."""
 
+import resolved
 from cli import Command, log
 
 
@@ -20,7 +21,7 @@ def command():
     c = Command(__file__, __doc__, tools=tools)
     c.input("--checkpoint").input("--qat", required=False).input("--calibration")
     c.input("--plan", nargs="?", required=False, help="of nodes that are not quantized")
-    c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
+    c.model(resolved.NETWORK).param("--classes", type=int, required=True)
     c.recipe("--passes", help="names, in order").recipe("--placement", help="kinds of nodes with quantized inputs")
     return c.output("--quantized")
 

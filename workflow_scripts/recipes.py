@@ -9,8 +9,9 @@ import shlex
 
 import imports
 import probe
+import resolved
 from data import watch
-from files import canonical, read_json, system_text
+from files import UserError, canonical, read_json, system_text
 from tables import ONNX, SCORED, SEEN, TYPED_CLASS, ask, pick
 
 DATASET = ("builtin", "drawing", "path", "val", "labels", "synsets", "subset", "classes", "splits")  # of its row
@@ -84,22 +85,14 @@ class Recipes:
     def seed(self, w):
         return self.tables.config["seed"]
 
-    def network(self, w):
-        return pick(self.tables.row("model", w.model), "timm", "options", "size")
-
-    def vision(self, w):
-        return pick(self.tables.row("model", w.model), "timm", "options", "size", "mean", "std")
-
-    def augmented(self, w):
-        return pick(
-            self.tables.row("model", w.model), "timm", "options", "size", "crop", "interpolation", "mean", "std"
-        )
-
-    def normalization(self, w):
-        return pick(self.tables.row("model", w.model), "mean", "std")
-
-    def geometry(self, w):
-        return self.tables.geometry(w.preprocess)
+    def model(self, w):
+        """Return what a model's row says of its network and its images; raise UserError for options not served."""
+        row = pick(self.tables.row("model", w.model), *resolved.AUGMENTED)
+        try:
+            resolved.check_options(row.get("options"))
+        except UserError as problem:
+            raise UserError(f"models.{w.model}.{problem}") from None
+        return row
 
     def url(self, w):
         return self.tables.row("model", w.model).get("url")
@@ -163,7 +156,7 @@ class Recipes:
         """Return how an engine is held to its plan, or nothing where the precision has none."""
         if not self.tables.has_plan(w.precision):
             return None
-        return {"model": self.normalization(w), "typed": self.tables.row("target", w.target)["typed"]}
+        return {"typed": self.tables.row("target", w.target)["typed"]}
 
     def running(self, w):
         return pick(self.tables.row("target", w.target), "threads")
@@ -208,7 +201,7 @@ class Recipes:
         """Return the active dataset's part of a model's row: the address of its weights only where they are wanted."""
         dataset = self.tables.row("dataset", self.tables.active)
         official = ("url", "sha256") if "official" in (dataset["weights"], dataset.get("from")) else ()
-        return {**self.augmented(w), **pick(self.tables.row("model", w.model), *official)}
+        return {**self.model(w), **pick(self.tables.row("model", w.model), *official)}
 
     def source_dataset(self, w):
         """Return the active dataset's row, of its training what its checkpoint or its QAT was made with."""

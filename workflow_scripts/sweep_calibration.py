@@ -4,6 +4,7 @@ The choice is the least KL divergence from the FP32 network's logits: it tells r
 images change their top-1. Each candidate's top-1, agreement and largest error stand beside it.
 """
 
+import resolved
 from cli import Command, log
 
 REPORTED = ("top1", "agreement_with_fp32", "max_abs_logit_error")
@@ -17,10 +18,11 @@ def produce(args):
     from quantization import images, recipe
 
     training.start(0, args.threads, "cpu")
+    row = resolved.read(args.model, resolved.VISION)
     labels = index.labels(index.read(args.index), "select")
-    pixels = images.CalibrationImages(args.images, args.recipe["images"], args.model)
-    shown = images.CalibrationImages(args.select, len(labels), args.model)
-    model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint))
+    pixels = images.CalibrationImages(args.images, args.recipe["images"], row)
+    shown = images.CalibrationImages(args.select, len(labels), row)
+    model = deploy.fold(checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint))
     calibrator, reference, found = recipe.Calibrator(model, pixels), logits(model, shown), []
     for candidate in progress.over(args.recipe["candidates"], "sweep", "recipe"):
         found.append({"recipe": candidate, **judge(calibrator.calibrate(candidate)[1], shown, labels, reference)})
@@ -71,7 +73,7 @@ def command():
     c = Command(__file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "numpy"), heavy=True)
     c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
     c.input("--select", help="preprocessed select split (.u8)").input("--index", help="index.json of the dataset")
-    c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
+    c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.recipe("--recipe", help="JSON: images, candidates (recipes)")
     return c.output("--sweep").setting("--threads", type=int, default=0)
 

@@ -204,18 +204,6 @@ class Tables:
             return f"results/{dataset}/clean/{model}.{self.graph_class(precision, target)}.onnx"
         return self.graph_path(dataset, model, precision, self.graph_class(precision, target))
 
-    def preprocess(self, model):
-        """Return the name of a model's geometry, shared by the models that look at images alike."""
-        row = self.row("model", model)
-        return f"{row['size']}px-crop{round(row['crop'] * 1000)}-{row['interpolation']}"
-
-    def geometry(self, preprocess):
-        """Return the geometry of that name; raise UserError with the nearest names where no model has it."""
-        rows = {self.preprocess(name): row for name, row in self.names("model").items()}
-        if preprocess not in rows:
-            raise UserError(f"no model looks at images as {preprocess}: {nearest(preprocess, rows)}")
-        return pick(rows[preprocess], "size", "crop", "interpolation")
-
     def source(self, dataset):
         """Return where a dataset's checkpoints come from: official, train, finetune, or import (the user's file)."""
         weights = self.row("dataset", dataset)["weights"]

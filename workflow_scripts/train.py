@@ -6,6 +6,7 @@ Where the other weights are of another number of classes, the layers that give t
 import os
 from contextlib import nullcontext
 
+import resolved
 from cli import Command, log
 from files import partial_of
 
@@ -46,7 +47,7 @@ def train(args):
     with parallel.group(device, args.threads) as (rank, processes, device):
         job, clean = setup(args, device)
         total = args.training["epochs"] * len(job.images) + len(clean)
-        with progress.bar(total, f"train {args.model['timm']}") if rank == 0 else nullcontext(parallel.Silent()) as bar:
+        with progress.bar(total, f"train {job.row['timm']}") if rank == 0 else nullcontext(parallel.Silent()) as bar:
             job.run(rank, processes, resume, bar)
             if rank == 0:
                 restate(job, clean, args, bar)
@@ -59,15 +60,15 @@ def setup(args, device):
     from data import augment, index
     from model import checkpoint, fitting, zoo
 
-    listing = index.read(args.index)
-    model = zoo.create(args.model, args.classes)
+    listing, row = index.read(args.index), resolved.read(args.model, resolved.AUGMENTED)
+    model = zoo.create(row, args.classes)
     if args.start:
         checkpoint.load_into(model, args.start, new_heads=True)
-    geometry = {name: args.model[name] for name in ("size", "crop", "interpolation")}
+    geometry = {name: row[name] for name in resolved.GEOMETRY}
     recipe = {**fitting.DEFAULTS, **args.training}
     images = augment.TrainImages(listing, args.index, geometry, recipe, args.seed)
     clean = augment.TrainImages(listing, args.index, geometry, None, args.seed)
-    return fitting.Job(model.to(device), images, recipe, args.seed, args.model, device), clean
+    return fitting.Job(model.to(device), images, recipe, args.seed, row, device), clean
 
 
 def restate(job, clean, args, bar):
@@ -76,7 +77,7 @@ def restate(job, clean, args, bar):
     from model import training
 
     order = augment.order(len(clean), args.seed, "clean")
-    batches = training.batches(clean, order, args.training["batch"], args.model, job.device)
+    batches = training.batches(clean, order, args.training["batch"], job.row, job.device)
     training.restate_batchnorm(job.model, _inputs(batches, bar), job.frozen)
 
 
@@ -94,7 +95,7 @@ def command():
     c = Command(__file__, __doc__, tools=("torch", "timm", "numpy", "pillow"), heavy=True)
     c.input("--index", help="index.json of the dataset")
     c.input("--start", required=False, help="weights to fine-tune; without them, training is from scratch")
-    c.recipe("--model", help="JSON row of `models`")
+    c.model(resolved.AUGMENTED)
     c.param("--classes", type=int, required=True)
     c.recipe("--training", help="JSON of the dataset's `training` row")
     c.param("--seed", type=int, required=True)

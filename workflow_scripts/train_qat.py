@@ -3,6 +3,7 @@
 import os
 from contextlib import nullcontext
 
+import resolved
 from cli import Command, log
 from files import partial_of
 
@@ -42,7 +43,7 @@ def train(args):
     with parallel.group(device, args.threads) as (rank, processes, device):
         job = setup(args, device)
         images = job.steps * args.recipe["batch"]
-        with progress.bar(images, f"QAT {args.model['timm']}") if rank == 0 else nullcontext(parallel.Silent()) as bar:
+        with progress.bar(images, f"QAT {job.row['timm']}") if rank == 0 else nullcontext(parallel.Silent()) as bar:
             job.run(rank, processes, resume, bar)
         if rank == 0:
             checkpoint.save(amax.state(job.student.network), args.qat)
@@ -59,22 +60,22 @@ def setup(args, device):
     from model import checkpoint, deploy, zoo
     from quantization import amax, qat, recipe, scaling
 
-    calibration = read_json(args.calibration)
-    model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint))
+    calibration, row = read_json(args.calibration), resolved.read(args.model, resolved.AUGMENTED)
+    model = deploy.fold(checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint))
     student = recipe.adjust(copy.deepcopy(model), calibration)
     student = quantization.add(student, recipe.backend(calibration.get("recipe", {})))
     amax.load(student, calibration["amax"])
     teacher = scaling.apply(model, calibration.get("scaling", {}))  # its blocks then give what the student's should
-    geometry = {name: args.model[name] for name in ("size", "crop", "interpolation")}
+    geometry = {name: row[name] for name in resolved.GEOMETRY}
     images = augment.TrainImages(index.read(args.index), args.index, geometry, args.augmentation, args.seed)
-    return qat.Job(teacher.to(device), student.to(device), images, args.recipe, args.seed, args.model, device)
+    return qat.Job(teacher.to(device), student.to(device), images, args.recipe, args.seed, row, device)
 
 
 def command():
     tools = ("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy", "pillow")
     c = Command(__file__, __doc__, tools=tools, heavy=True)
     c.input("--checkpoint").input("--calibration").input("--index", help="index.json of the dataset")
-    c.recipe("--model", help="JSON row of `models`").param("--classes", type=int, required=True)
+    c.model(resolved.AUGMENTED).param("--classes", type=int, required=True)
     c.recipe("--recipe", help="JSON of the precision's `qat` row")
     c.recipe("--augmentation", help="JSON of the dataset's").param("--seed", type=int, required=True)
     c.output("--qat", help="state dict: weights, and amax of each quantizer")

@@ -29,6 +29,12 @@ def index_of(digest):
     return "," + canonical({"classes": [], "root": ".", "images": [image], "splits": splits})[1:-1]
 
 
+def model_of(row):
+    """Return the rest of a model's file: the row, and figures for what it leaves out."""
+    told = {"size": 224, "crop": 0.9, "crop_mode": "center", "interpolation": "bicubic", "mean": [0.5], "std": [0.5]}
+    return "," + canonical({**told, **row})[1:-1]
+
+
 def execute(produce, args):
     command = produce.__globals__["command"]()
     parts = command.key_parts(args)
@@ -45,6 +51,7 @@ def execute(produce, args):
             command, _, what = os.environ.get("LEVIT_LOSES", "").partition(" ")
             loses = LOSSES[what] if command == parts["command"] else ""
             rest = index_of(digest_of(parts)) if name == "index" else ""
+            rest += model_of(args.row) if name == "model" else ""
             stream.write(f'"{digest_of(parts)}","output":"{name}"{loses}{rest}' + "}\n")
 
 

@@ -15,7 +15,7 @@ class TrainImages:
     def __init__(self, listing, index_path, geometry, recipe, seed):
         """Read nothing yet.
 
-        listing: the index, read from index_path; geometry: {size, crop, interpolation} of the model's row;
+        listing: the index, read from index_path; geometry: {size, crop, crop_mode, interpolation} of the model's file;
         recipe: {crop_scale, crop_ratio, flip}, or None for the evaluation preprocessing.
         """
         self.files = indexing.files(listing, index_path, "train")

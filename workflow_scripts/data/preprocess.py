@@ -65,21 +65,34 @@ def filter_of(interpolation):
 def prepare(image, geometry):
     """Return a Pillow image (L or RGB) as the network sees it: uint8 [size, size, 3].
 
-    geometry: {size, crop, interpolation} of a model's row. The shorter side becomes floor(size / crop) pixels,
-    antialiased, and the middle size x size of that is kept. Of an image so long that the whole would be huge, the
-    middle alone is made, which rounding may put a level apart.
+    geometry: {size, crop, crop_mode, interpolation} of a model's file. The shorter side becomes floor(size / crop)
+    pixels (`center`), or both do (`squash`), antialiased, and the middle size x size of that is kept, with black around
+    it where that is more (crop above 1). Of an image so long that the whole would be huge, the middle alone is made,
+    which rounding may put a level apart.
     """
-    size, short = geometry["size"], math.floor(geometry["size"] / geometry["crop"])
-    wide = image.width > image.height
-    width = int(short * image.width / image.height) if wide else short
-    height = short if wide else int(short * image.height / image.width)
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    size, (width, height) = geometry["size"], _resized(image, geometry)
+    left, top = _before(width, size), _before(height, size)
     resample = filter_of(geometry["interpolation"])
-    if width * height > LARGE:
+    if width * height > LARGE and min(left, top) >= 0:
         across, down = image.width / width, image.height / height
         middle = (left * across, top * down, (left + size) * across, (top + size) * down)
         return rgb(image.resize((size, size), resample, box=middle))
     return rgb(image.resize((width, height), resample).crop((left, top, left + size, top + size)))
+
+
+def _resized(image, geometry):
+    """Return the width and the height that an image is resized to before the middle is kept."""
+    short = math.floor(geometry["size"] / geometry["crop"])
+    if geometry["crop_mode"] == "squash":
+        return short, short
+    if image.width > image.height:
+        return int(short * image.width / image.height), short
+    return short, int(short * image.height / image.width)
+
+
+def _before(length, size):
+    """Return where the middle `size` of a length begins: below 0 where the length is shorter, as torchvision pads."""
+    return round((length - size) / 2) if length >= size else -((size - length) // 2)
 
 
 def rgb(image):

@@ -2,6 +2,7 @@
 
 import torch
 
+import resolved
 from files import read_json
 from graph import onnxio, passes
 from model import checkpoint, deploy, export, zoo
@@ -12,10 +13,11 @@ from quantization.amax import split_state
 def clean_graph(args, passes_of_class, placement):
     """Return (clean graph, {quantizer: amax} or None) of a command's arguments and a class's passes and placement.
 
-    args: model (row), classes, checkpoint, qat (a checkpoint with ranges, or nothing) and calibration (or nothing).
+    args: model (its file), classes, checkpoint, qat (a checkpoint with ranges, or nothing), calibration (or nothing).
     Biases are corrected only where the placement quantizes.
     """
-    model = deploy.fold(checkpoint.load_into(zoo.create(args.model, args.classes), args.checkpoint))
+    row = resolved.read(args.model, resolved.NETWORK)
+    model = deploy.fold(checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint))
     calibration = read_json(args.calibration) if args.calibration else {}
     amax = calibration.get("amax")
     if args.qat:
@@ -23,7 +25,7 @@ def clean_graph(args, passes_of_class, placement):
         checkpoint.load_state(model, weights, args.qat)
     else:
         recipe.adjust(model, calibration, lambda name: _kind_of(model.get_submodule(name)) in placement)
-    exported = onnxio.imported(export.to_onnx(model, args.model["size"]))
+    exported = onnxio.imported(export.to_onnx(model, row["size"]))
     return passes.apply(exported, passes_of_class), amax
 
 
