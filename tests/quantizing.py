@@ -7,11 +7,12 @@ import json
 import torch
 
 import quantization
+from described import USUAL, model_file
 from model import checkpoint, deploy
 from quantization import recipe
 from test_graph import CLASSES, ROW, SIZE, trained_like
 
-VISION = {**ROW, "crop": 0.9, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.25] * 3}
+VISION = {**USUAL, **ROW, "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
 def random_images(count=24, seed=3):
@@ -36,11 +37,11 @@ class Digits:
         row = {"builtin": "digits", "classes": CLASSES, "splits": {"calib": 64, "select": 100}}
         beside = {"train_images": self["train.tsv"], "seen": self["seen.txt"], "images_root": self["images"]}
         self.run("index_dataset", dataset=row, seed=0, index=self["index.json"], **beside)
-        geometry = {name: VISION[name] for name in ("size", "crop", "interpolation")}
+        self.model = model_file(folder, VISION)
         for split in ("calib", "select"):
             self.run(
                 "decode_split",
-                **{"index": self["index.json"], "geometry": geometry, "split": split, "images": self[f"{split}.u8"]},
+                **{"index": self["index.json"], "model": self.model, "split": split, "images": self[f"{split}.u8"]},
             )
         self.network = trained_like()
         checkpoint.save(self.network.state_dict(), self["m.pth"])
@@ -60,7 +61,7 @@ class Digits:
     def calibrate(self, name, images=64, **row):
         self.run(
             "calibrate",
-            **{"checkpoint": self["m.pth"], "images": self["calib.u8"], "model": VISION, "classes": CLASSES},
+            **{"checkpoint": self["m.pth"], "images": self["calib.u8"], "model": self.model, "classes": CLASSES},
             **{"recipe": {"method": "max", "images": images, **row}, "calibration": self[name], "threads": "1"},
             **({"imported": row["import"]} if "import" in row else {}),
         )

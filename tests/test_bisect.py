@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import bisect_precision
+from described import model_file
 from files import UserError
 from test_engine_commands import call, options
 
@@ -51,7 +52,8 @@ def device(tmp_path):
             program = text or POLYGRAPHY.format(python=sys.executable, needed=needed, layers=LAYERS)
             (tmp_path / "bin/polygraphy").write_text(program)
             (tmp_path / "bin/polygraphy").chmod(0o755)
-        model, recipe = {"mean": [0.5] * 3, "std": [0.5] * 3}, {"compute": compute, "workspace_mb": 64, "batches": [1]}
+        recipe = {"compute": compute, "workspace_mb": 64, "batches": [1]}
+        model = model_file(tmp_path, {"mean": [0.5] * 3, "std": [0.5] * 3})
         files = {"onnx": "net.onnx", "images": "select.u8", "bisect": "bisect.json"}
         given = options(**{flag: str(tmp_path / path) for flag, path in files.items()})
         environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(tmp_path)}

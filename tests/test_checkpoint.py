@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import json
 import pathlib
 import subprocess
 import sys
@@ -14,10 +13,11 @@ import yaml
 
 import original_levit
 from conftest import ROOT
+from described import USUAL, model_file
 from files import UserError, sha256_file
 from model import checkpoint, formats, zoo
 
-ROWS = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]
+ROWS = {name: {**USUAL, **row} for name, row in yaml.safe_load((ROOT / "config.yaml").read_text())["models"].items()}
 TINY = ROWS["LeViT-tiny"]
 
 
@@ -273,7 +273,7 @@ def test_a_row_that_makes_no_network_is_refused(change, said):
 
 def import_weights(source, target, classes=10):
     line = [sys.executable, str(ROOT / "workflow_scripts" / "import_checkpoint.py"), "--source", str(source)]
-    line += ["--model", json.dumps(TINY), "--classes", str(classes), "--checkpoint", str(target)]
+    line += ["--model", model_file(target.parent, TINY), "--classes", str(classes), "--checkpoint", str(target)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stderr
 

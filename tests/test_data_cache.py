@@ -1,6 +1,5 @@
 """decode_split.py and the file it writes: order, processes, damaged images, the store."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,9 +13,10 @@ from PIL import Image
 
 from conftest import ROOT
 from data import cache, index, preprocess, rows
+from described import model_file
 from files import UserError, sha256_file, write_json
 
-GEOMETRY = {"size": 32, "crop": 0.9, "interpolation": "bilinear"}
+GEOMETRY = {"size": 32, "crop": 0.9, "crop_mode": "center", "interpolation": "bilinear"}
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def listing(tmp_path):
 
 
 def arguments(listing, split, workers, geometry=GEOMETRY):
-    line = ["--index", str(listing), "--geometry", json.dumps(geometry), "--split", split, "--workers", str(workers)]
+    line = ["--index", str(listing), "--model", model_file(listing.parent, geometry)]
+    line += ["--split", split, "--workers", str(workers)]
     return [*line, "--images", str(listing.parent / "out" / f"{split}.u8")]
 
 

@@ -6,15 +6,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from conftest import ROOT
 from data import preprocess
+from described import USUAL
 from files import UserError
 from model import training
 
-ROW = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-128S"]
+ROW = USUAL
 GOLDEN = ROOT / "tests" / "golden" / "preprocess.npz"
 
 
@@ -29,11 +29,17 @@ def picture(width, height, mode="RGB"):
     return image.convert(mode)
 
 
-def timm_transform(size, crop, interpolation):
+def timm_transform(size, crop, interpolation, crop_mode="center"):
     from timm.data import create_transform
 
     return create_transform(
-        (3, size, size), is_training=False, interpolation=interpolation, crop_pct=crop, mean=ROW["mean"], std=ROW["std"]
+        (3, size, size),
+        is_training=False,
+        interpolation=interpolation,
+        crop_pct=crop,
+        crop_mode=crop_mode,
+        mean=ROW["mean"],
+        std=ROW["std"],
     )
 
 
@@ -115,24 +121,32 @@ def test_a_very_long_image_needs_little_memory(tmp_path):
 def test_other_rows_equal_timm_too(tmp_path, size, crop, interpolation):
     for width, height in [(301, 200), (199, 402)]:
         image = picture(width, height)
-        pixels = preprocess.prepare(image, {"size": size, "crop": crop, "interpolation": interpolation})
+        pixels = preprocess.prepare(
+            image, {"size": size, "crop": crop, "crop_mode": "center", "interpolation": interpolation}
+        )
         theirs = timm_transform(size, crop, interpolation)(image)
         spread, center = torch.tensor(ROW["std"]).view(3, 1, 1), torch.tensor(ROW["mean"]).view(3, 1, 1)
         levels = ((theirs * spread + center) * 255).permute(1, 2, 0).numpy()
         assert np.abs(levels - pixels).max() <= 1.01
 
 
-def test_the_models_row_is_what_timm_says_of_the_network():
-    import timm
-
-    told = timm.data.resolve_data_config({}, model=timm.create_model(ROW["timm"], pretrained=False))
-    assert told["crop_pct"] == ROW["crop"] and told["interpolation"] == ROW["interpolation"]
-    assert list(told["mean"]) == ROW["mean"] and list(told["std"]) == ROW["std"]
-    assert told["input_size"] == (3, ROW["size"], ROW["size"])
+def test_squashed_and_padded_images_equal_timms(tmp_path):
+    """Of a crop above 1, which pads, and of images that become square."""
+    for crop_mode, crop in (("squash", 1.0), ("squash", 0.9), ("center", 1.15), ("squash", 1.15)):
+        for width, height, size in ((301, 200, 64), (199, 402, 65), (90, 91, 224)):
+            geometry = {"size": size, "crop": crop, "crop_mode": crop_mode, "interpolation": "bicubic"}
+            theirs = timm_transform(size, crop, "bicubic", crop_mode)(picture(width, height))
+            pixels = preprocess.prepare(picture(width, height), geometry)
+            apart = (
+                np.abs(preprocess.normalize(pixels[None], ROW["mean"], ROW["std"])[0] - theirs.numpy())
+                * np.float32(ROW["std"]).reshape(3, 1, 1)
+                * 255
+            )
+            assert apart.max() <= 1.01, (crop_mode, crop, width, height)
 
 
 def golden_cases():
-    geometry = {"size": 32, "crop": 0.9, "interpolation": "bicubic"}
+    geometry = {"size": 32, "crop": 0.9, "crop_mode": "center", "interpolation": "bicubic"}
     yield "wide", picture(61, 40), geometry
     yield "tall_gray", picture(23, 57, "L"), geometry
     yield "tiny", picture(5, 4), geometry
@@ -176,7 +190,7 @@ def test_a_missing_image_and_an_unknown_filter_are_named(tmp_path):
     with pytest.raises(UserError, match=r"none.png is in the index but not there"):
         preprocess.load(tmp_path / "none.png")
     with pytest.raises(UserError, match=r"interpolation 'cubic' is unknown: bicubic or bilinear"):
-        preprocess.prepare(picture(9, 9), {"size": 8, "crop": 1.0, "interpolation": "cubic"})
+        preprocess.prepare(picture(9, 9), {"size": 8, "crop": 1.0, "crop_mode": "center", "interpolation": "cubic"})
 
 
 if __name__ == "__main__":  # writes golden/preprocess.npz anew

@@ -77,7 +77,12 @@ def made(request, folder, tmp_path_factory):  # noqa: F811
     )
     given = {"images": folder / "val.u8", "index": folder / "index.json", "reference": folder / "reference.npy"}
     given = {**{name: str(path) for name, path in given.items()}, "accuracy": str(place / "accuracy.json")}
-    call("evaluate_engine", *options(**given, split="val", model=MODEL, recipe={"threads": 1}), *engine, *common)
+    call(
+        "evaluate_engine",
+        *options(**given, split="val", model=str(folder / MODEL), recipe={"threads": 1}),
+        *engine,
+        *common,
+    )
     call("benchmark", *options(benchmark=str(place / "benchmark.json"), recipe=TIMING), *engine, *common)
     profiling = {"batches": [4], "threads": 1}
     call("profile_engine", *options(profile=str(place / "profile.json"), recipe=profiling), *engine, *common)

@@ -12,9 +12,10 @@ import fake_trtexec
 import probe
 import profile_engine
 from conftest import ROOT
+from described import model_file
 from files import UserError, canonical, sha256_file
 
-MODEL = canonical({"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]})
+MODEL = "model.json"
 TIMING = {"batches": [1, 4], "warmup_ms": 20, "duration_ms": 50, "iterations": 10, "threads": 1}
 COUNT = 30
 
@@ -50,6 +51,7 @@ def folder(tmp_path_factory):
     index = {"classes": [str(c) for c in range(10)], "root": "images", "images": images, "splits": splits}
     (folder / "index.json").write_text(json.dumps(index))
     (folder / "net.pth").write_bytes(b"weights")
+    model_file(folder, {"size": 16, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}, MODEL)
     return folder
 
 
@@ -71,11 +73,11 @@ def build_by_plan(folder, runtime, tolerance):
     (folder / "plan.json").write_text(json.dumps(plan))
     names = ("val.u8", "index.json", "reference.npy")
     recipe = {"compute": "int8", "high_precision": "fp32", "batches": [1, 4], "threads": 1}
-    verification = {"model": json.loads(MODEL), "typed": False}
+    verification = {"typed": False}
     return call(
         "build_engine.py",
         *options(onnx=str(folder / "int8.onnx"), runtime=runtime, recipe=recipe, identity=probe.facts(runtime)),
-        *options(plan=str(folder / "plan.json"), verification=verification),
+        *options(plan=str(folder / "plan.json"), verification=verification, model=str(folder / MODEL)),
         *["--select", *(str(folder / name) for name in names)],
         *options(engine=str(folder / "int8.engine"), description=str(folder / "int8.json")),
     )
@@ -85,7 +87,9 @@ def evaluate(folder, runtime, engine, accuracy="accuracy.json", **changes):
     given = {"engine": folder / engine, "images": folder / "val.u8", "index": folder / "index.json"}
     given.update(reference=folder / "reference.npy", accuracy=folder / accuracy)
     given = {name: str(path) for name, path in {**given, **changes}.items()}
-    more = options(runtime=runtime, split="val", model=MODEL, recipe={"threads": 1}, identity=probe.facts(runtime))
+    more = options(
+        runtime=runtime, split="val", model=str(folder / MODEL), recipe={"threads": 1}, identity=probe.facts(runtime)
+    )
     return call("evaluate_engine.py", *options(**given), *more)
 
 
@@ -97,7 +101,9 @@ def benchmark(folder, runtime, engine):
 def assemble(folder, **changes):
     names = {"description": "net.engine.json", "engine": "net.engine", "accuracy": "accuracy.json"}
     names.update(graph="net.onnx")
-    names.update(benchmark="benchmark.json", identity="identity.json", checkpoint="net.pth", index="index.json")
+    names.update(
+        benchmark="benchmark.json", identity="identity.json", checkpoint="net.pth", index="index.json", resolved=MODEL
+    )
     given = {name: str(folder / path) for name, path in {**names, **changes}.items()}
     given["trtexec"] = given.get("trtexec", "")
     given.update(model="M", precision="fp32", target="cpu", dataset="digits", recipe={"a": 1}, budget=0.1)

@@ -61,7 +61,7 @@ def test_download_conversion_and_evaluation(tmp_path):
 
 def original_logits(state, files):
     """Return what the original computes of images, decoded here."""
-    row = {"size": SIZE, "crop": 0.9, "interpolation": "bicubic"}
+    row = {"size": SIZE, "crop": 0.9, "crop_mode": "center", "interpolation": "bicubic"}
     pixels = np.stack([preprocess.prepare(preprocess.load(file), row) for file in files])
     images = torch.from_numpy(preprocess.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     with torch.no_grad():

@@ -14,6 +14,7 @@ import yaml
 import probe
 import runtimes
 from conftest import ROOT
+from described import USUAL
 from files import canonical
 from graph import onnxio, passes, qdq
 from model import deploy, export
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.skipif(probe.facts("openvino")["version"] is None, reas
 @pytest.fixture(scope="module", params=["LeViT-tiny", "LeViT-128S"])
 def clean(request):
     """A model's clean graph of the class cpu, with random weights."""
-    row = CONFIG["models"][request.param]
+    row = {**USUAL, **CONFIG["models"][request.param]}
     folded = deploy.fold(trained_like(row, CLASSES))
     return passes.apply(onnxio.imported(export.to_onnx(folded, row["size"])), CONFIG["graphs"]["cpu"]["passes"])
 

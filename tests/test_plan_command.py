@@ -41,7 +41,7 @@ def planned(digits, criterion, reference="reference.npy", nodes=None):
         (digits.folder / "mine.json").write_text(json.dumps({"nodes": nodes}))
         values["given"] = digits["mine.json"]
     recipe = {"compute": "fp16", "budget": 100.0, "criterion": criterion}
-    values.update(model=canonical(VISION), classes=str(CLASSES), graph=canonical(GRAPH), recipe=canonical(recipe))
+    values.update(model=digits.model, classes=str(CLASSES), graph=canonical(GRAPH), recipe=canonical(recipe))
     (digits.folder / "plan.json").unlink(missing_ok=True)
     command = [sys.executable, ROOT / "workflow_scripts/plan_precision.py", *(f"--{k}={v}" for k, v in values.items())]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -38,7 +38,7 @@ def digits(tmp_path_factory):
 def options(digits, name, **changes):
     return {
         **{"checkpoint": digits["m.pth"], "calibration": digits["clipped.json"], "index": digits["index.json"]},
-        **{"model": VISION, "classes": CLASSES, "seed": 0, "augmentation": AUGMENTATION},
+        **{"model": digits.model, "classes": CLASSES, "seed": 0, "augmentation": AUGMENTATION},
         **{"recipe": {**QAT, **changes}, "qat": digits[name], "device": "cpu", "processes": "1", "threads": "1"},
     }
 
@@ -89,7 +89,12 @@ def test_frozen_scales_stay_and_learned_ones_move_together(digits):
 
 
 def test_the_graph_has_the_pairs_of_the_calibrated_one(digits):
-    given = {"checkpoint": digits["m.pth"], "calibration": digits["clipped.json"], "model": VISION, "classes": CLASSES}
+    given = {
+        "checkpoint": digits["m.pth"],
+        "calibration": digits["clipped.json"],
+        "model": digits.model,
+        "classes": CLASSES,
+    }
     given.update(passes=CLASS_PASSES["gpu"], placement=EVERYTHING, quantized=digits["q.onnx"])
     pairs, trained_state = [], trained(digits, "pairs.pth", batch=300, scales="learned")
     for qat_state in ("", str(trained_state)):

@@ -109,7 +109,12 @@ def test_calibration_says_how_many_images_it_used(digits):
 @pytest.mark.parametrize("cls", sorted(CLASS_PASSES))
 def test_quantize_onnx_writes_the_graph_of_a_calibration_with_every_part(digits, cls):
     digits.calibrate("every.json", **EVERY_PART)
-    options = {"checkpoint": digits["m.pth"], "calibration": digits["every.json"], "model": VISION, "classes": CLASSES}
+    options = {
+        "checkpoint": digits["m.pth"],
+        "calibration": digits["every.json"],
+        "model": digits.model,
+        "classes": CLASSES,
+    }
     digits.run("quantize_onnx", **options, passes=CLASS_PASSES[cls], placement=EVERYTHING, quantized=digits["q.onnx"])
     digits.run(
         "type_onnx",
@@ -137,7 +142,12 @@ def pixels(digits, split="calib"):
 def test_layers_that_are_not_quantized_keep_their_biases(digits):
     """A bias is corrected for an error of quantization: a graph without those quantizers has none."""
     digits.calibrate("bias.json", bias_correction=True)
-    options = {"checkpoint": digits["m.pth"], "calibration": digits["bias.json"], "model": VISION, "classes": CLASSES}
+    options = {
+        "checkpoint": digits["m.pth"],
+        "calibration": digits["bias.json"],
+        "model": digits.model,
+        "classes": CLASSES,
+    }
     for placement in ([], ["linear"]):
         digits.run(
             "quantize_onnx", **options, passes=CLASS_PASSES["cpu"], placement=placement, quantized=digits["q.onnx"]
@@ -153,7 +163,7 @@ def test_layers_that_are_not_quantized_keep_their_biases(digits):
 
 def test_a_sweep_measures_every_candidate_and_its_choice_is_calibrated(digits):
     candidates = [{"method": "percentile", "percentile": 50.0}, {"method": "max", **EVERY_PART}, {"method": "max"}]
-    options = {"checkpoint": digits["m.pth"], "images": digits["calib.u8"], "model": VISION, "classes": CLASSES}
+    options = {"checkpoint": digits["m.pth"], "images": digits["calib.u8"], "model": digits.model, "classes": CLASSES}
     options["threads"] = "1"
     recipe = {"images": 64, "candidates": candidates}
     digits.run(

@@ -21,6 +21,11 @@ VALID = {
     "chosen": None,
     "candidates": None,
     "dataset": {"name": "digits", "split": "val", "num_images": 360, "num_classes": 10, "subset": None},
+    "preprocessing": {
+        **{"size": 224, "crop": 0.9, "crop_mode": "center", "interpolation": "bicubic"},
+        **{"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        **{"sources": {"size": "config.yaml", "mean": "timm"}, "contradicts": {}},
+    },
     "accuracy": {
         "top1": 98.0,
         "top5": 100.0,
@@ -191,7 +196,8 @@ def test_schema_is_closed():
                 walk(value, where)
 
     walk(schema, ["root"])
-    assert sorted(open_objects) == ["clocks_mhz", "rails_mw", "recipe", "target_identity", "versions"]
+    known = ["clocks_mhz", "contradicts", "rails_mw", "recipe", "sources", "target_identity", "versions"]
+    assert sorted(open_objects) == known
 
 
 def test_budget():

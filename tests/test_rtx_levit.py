@@ -22,7 +22,7 @@ def test_engines_of_levit_128s(tmp_path):
     workflow = Workflow.fresh(tmp_path / "run")
     row = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-128S"]
     torch.manual_seed(0)
-    torch.save(zoo.create({key: row[key] for key in ("timm", "size")}, 10).state_dict(), workflow.path("w.pth"))
+    torch.save(zoo.create({"timm": row["timm"], "size": 224}, 10).state_dict(), workflow.path("w.pth"))
 
     def few_images(config):
         config["datasets"]["digits"].update(weights="w.pth", splits={"calib": 16, "select": 200})

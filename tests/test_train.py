@@ -15,10 +15,11 @@ from torch import nn
 
 from conftest import ROOT
 from data import augment, folder, index, preprocess
+from described import USUAL, model_file
 from files import sha256_file, write_json
 from model import checkpoint, training, zoo
 
-ROW = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-tiny"]
+ROW = {**USUAL, **yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-tiny"]}
 RECIPE = {
     "epochs": 4, "small_epochs": 2, "small_size": 0.6, "batch": 8, "learning_rate": 0.003, "betas": [0.9, 0.99],
     "weight_decay": 0.025, "smoothing": 0.1, "warmup": 0.1, "clip": 1.0, "crop_scale": [0.8, 1.0],
@@ -48,7 +49,8 @@ def stripes(tmp_path_factory):
 def command_of(listing, target, seed=0, classes=2, options=(), **recipe):
     """Return the command line and the environment of a training; recipe: keys of RECIPE that are others."""
     line = [sys.executable, str(ROOT / "workflow_scripts" / "train.py"), "--index", str(listing)]
-    line += ["--model", json.dumps(ROW), "--classes", str(classes), "--training", json.dumps(dict(RECIPE, **recipe))]
+    line += ["--model", model_file(target.parent, ROW), "--classes", str(classes)]
+    line += ["--training", json.dumps(dict(RECIPE, **recipe))]
     line += ["--seed", str(seed), "--checkpoint", str(target), "--threads", "1", "--device", "cpu", *options]
     return line, {name: value for name, value in os.environ.items() if name != "LEVIT_STORE"}
 

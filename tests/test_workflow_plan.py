@@ -36,6 +36,7 @@ def test_demo_goes_through_every_artifact(workflow):
         "index",
         "plan int8_qat",
         "quantize int8_qat.cpu",
+        "resolve",
         "result int8_qat.cpu",
         "train",
         "train_qat int8_qat",

@@ -127,7 +127,7 @@ def jobs_of(output):
         rule = block.split(":", 1)[0]
         found = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)
         wildcards = dict(pair.split("=", 1) for pair in found.group(1).split(", ")) if found else {}
-        names = [value for name, value in wildcards.items() if name not in ("dataset", "model", "preprocess")]
+        names = [value for name, value in wildcards.items() if name not in ("dataset", "model")]
         jobs.append(f"{rule} {'.'.join(names)}".strip())
     return sorted(jobs)
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "workflow_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-GEOMETRY = {"size": 224, "crop": 0.9, "interpolation": "bicubic"}
+GEOMETRY = {"size": 224, "crop": 0.9, "crop_mode": "center", "interpolation": "bicubic"}
 NORMAL = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 SHORT = 248  # pixels of the shorter side after resizing
 RUNTIMES = {"cpu": "openvino", "ort": "onnxruntime"}
@@ -139,7 +139,9 @@ def bench_whole(args):
     row = {"path": str(args.images), "classes": args.classes, "splits": {"calib": 0, "select": 0}}
     index, target = args.work / "index.json", args.work / "val.u8"
     found = {"index": command(args, "index_dataset", *indexing(args.work, row))}
-    options = ["--index", index, "--geometry", json.dumps(GEOMETRY), "--split", "val", "--images", target]
+    model = args.work / "model.json"
+    model.write_text(json.dumps(GEOMETRY))
+    options = ["--index", index, "--model", model, "--split", "val", "--images", target]
     found["decode"] = command(args, "decode_split", *options)
     images = len(json.loads(index.read_text())["images"])
     for one in found.values():

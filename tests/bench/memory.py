@@ -46,7 +46,9 @@ def prepare(folder, row, passes, count):
 def jobs(folder, row, runtime, facts):
     """Yield (script, arguments) of a target's jobs."""
     common = {"runtime": runtime, "identity": json.dumps(facts), "engine": folder / "net.engine"}
-    model = json.dumps({"mean": row["mean"], "std": row["std"]})
+    from described import model_file
+
+    model = model_file(folder, row)
     recipe = {"compute": "fp32", "batches": BATCHES, "threads": 0}
     timing = {"batches": BATCHES, "threads": 0, "warmup_ms": 200, "duration_ms": 1000, "iterations": 5}
     read = {name: folder / file for name, file in (("images", "val.u8"), ("index", "index.json"))}
@@ -70,6 +72,8 @@ def peak_mib(python, script, arguments):
 def main():
     import yaml
 
+    from described import USUAL
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["LeViT-384"])
     parser.add_argument("--python", default=".venv8/bin/python")
@@ -78,11 +82,14 @@ def main():
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     ask = "import json, sys; sys.path.insert(0, sys.argv[1]); import probe; print(json.dumps(probe.facts(sys.argv[2])))"
     for name in args.models:
+        row = {**USUAL, **config["models"][name]}
         with tempfile.TemporaryDirectory() as folder:
-            prepare(Path(folder), config["models"][name], config["graphs"]["cpu"]["passes"], args.images)
+            prepare(Path(folder), row, config["graphs"]["cpu"]["passes"], args.images)
             for runtime in ("onnxruntime", "openvino"):
                 said = subprocess.run([args.python, "-c", ask, ROOT / "workflow_scripts", runtime], capture_output=True)
-                for script, arguments in jobs(Path(folder), config["models"][name], runtime, json.loads(said.stdout)):
+                for script, arguments in jobs(
+                    Path(folder), {**USUAL, **config["models"][name]}, runtime, json.loads(said.stdout)
+                ):
                     found = peak_mib(args.python, script, arguments)
                     print(json.dumps({"model": name, "runtime": runtime, "job": script, "peak_mib": found}), flush=True)
 

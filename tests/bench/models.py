@@ -26,6 +26,7 @@ def checkout(folder, models, batches):
     import torch
     import yaml
 
+    from described import USUAL
     from test_graph import trained_like
 
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True)
@@ -39,7 +40,7 @@ def checkout(folder, models, batches):
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / "weights").mkdir()
     for name in models:
-        network = trained_like(config["models"][name], CLASSES)
+        network = trained_like({**USUAL, **config["models"][name]}, CLASSES)
         torch.save(network.state_dict(), folder / "weights" / f"{name}.pth")
     return config
 

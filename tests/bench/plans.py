@@ -70,6 +70,8 @@ def measure(name, row, passes, images, workers):
 def main():
     import yaml
 
+    from described import USUAL
+
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     published = [name for name, row in config["models"].items() if row.get("top1")]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,7 +81,10 @@ def main():
     args = parser.parse_args()
     passes = config["graphs"]["gpu"]["passes"]
     for name in args.models:
-        print(json.dumps(measure(name, config["models"][name], passes, args.images, args.workers)), flush=True)
+        print(
+            json.dumps(measure(name, {**USUAL, **config["models"][name]}, passes, args.images, args.workers)),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ BESIDE_BF16 = {**INT8, "high_precision": "bf16"}
 
 
 def model_row():
-    import yaml
+    import resolved
 
-    return yaml.safe_load((ROOT / "config.yaml").read_text())["models"][MODEL]
+    return resolved.read(DIGITS / f"models/{MODEL}.json", resolved.VISION)
 
 
 def pixels(split, count=None):
@@ -50,7 +50,7 @@ def pixels(split, count=None):
 
     row, table = model_row(), DIGITS / "data/index.json"
     labels = index.labels(index.read(table), split)[:count]
-    images = cache.read(DIGITS / f"data/224px-crop900-bicubic.{split}.u8")[: len(labels)]
+    images = cache.read(DIGITS / f"data/{MODEL}.{split}.u8")[: len(labels)]
     return preprocess.normalize(images, row["mean"], row["std"]), labels
 
 

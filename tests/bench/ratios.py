@@ -48,7 +48,7 @@ def timer(contender):
         from model import checkpoint, zoo
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        row = yaml.safe_load((ROOT / "config.yaml").read_text())["models"][MODEL]
+        row = {"size": 224, **yaml.safe_load((ROOT / "config.yaml").read_text())["models"][MODEL]}
         model = checkpoint.load_into(zoo.create(row, 10), FOLDER / "checkpoints" / f"{MODEL}.pth")
 
         def eager(batch, loop):

@@ -53,7 +53,8 @@ EXPORTED = ["export", "clean cpu", *engine("fp32.cpu", "fp32.ort")]
 CHECKPOINT = ["train", "evaluate_torch accuracy", "evaluate_torch select", *EXPORTED, *CALIBRATED]
 IMAGES = ["decode calib", "decode select", "decode val"]
 TARGETS = ["fingerprint cpu", "fingerprint ort"]
-ALL = ["index", *IMAGES, *CHECKPOINT, *TARGETS]
+RESOLVED = ["resolve", *IMAGES, *CHECKPOINT]
+ALL = ["index", *RESOLVED, *TARGETS]
 
 # Heavy work, as `command output`
 
@@ -67,7 +68,7 @@ PTQ_RANGES = f"calibrate digits/calibration/{MODEL}.int8_ptq.json"
 QAT_RANGES = f"calibrate digits/calibration/{MODEL}.int8_qat.json"
 PTQ_PLAN, QAT_PLAN = (f"plan_precision digits/plans/{MODEL}.{p}.json" for p in ("int8_ptq", "int8_qat"))
 RETRAINING = f"train_qat digits/qat/{MODEL}.int8_qat.pth"
-DECODING = [f"decode_split digits/data/64px-crop900-bicubic.{split}.u8" for split in ("calib", "select", "val")]
+DECODING = [f"decode_split digits/data/{MODEL}.{split}.u8" for split in ("calib", "select", "val")]
 AFTER_TRAINING = [PTQ_RANGES, QAT_RANGES, RETRAINING, PTQ_PLAN, QAT_PLAN, *builds(*BUILT)]
 
 CHANGES = {}
@@ -345,9 +346,25 @@ def fine_tuning_of_official_weights(workflow):
     workflow.config(row("datasets", "digits", **{"weights": "finetune", "from": "official"}))
 
 
-@change([*IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *(d.replace("900", "500") for d in DECODING)])
+@change(RESOLVED, [TRAINING, *AFTER_TRAINING, *DECODING])
 def crop_of_a_model(workflow):
     workflow.config(row("models", MODEL, crop=0.5))
+
+
+@change(RESOLVED, [TRAINING, *AFTER_TRAINING])
+def mean_of_a_model(workflow):
+    """No pixel depends on it."""
+    workflow.config(row("models", MODEL, mean=[0.1, 0.2, 0.3]))
+
+
+@change(RESOLVED)
+def what_the_record_says_written_out(workflow):
+    workflow.config(row("models", MODEL, crop_mode="center"))
+
+
+@change(RESOLVED)
+def code_of_what_resolves(workflow):
+    workflow.edit("workflow_scripts/resolve.py", "from cli", "EXTRA = 1\nfrom cli")
 
 
 @change(["index", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])

@@ -37,7 +37,7 @@ def make(source, stage):
     from test_graph import planted
 
     stage.mkdir(parents=True, exist_ok=True)
-    images, calibration = (source / f"data/224px-crop900-bicubic.{split}.u8" for split in ("select", "calib"))
+    images, calibration = (source / f"data/LeViT-128S.{split}.u8" for split in ("select", "calib"))
     for path, name in ((images, "select.u8"), (source / "data/index.json", "index.json")):
         shutil.copyfile(path, stage / name)
     shutil.copyfile(source / f"select/{MODEL}.torch.npy", stage / "select.npy")
@@ -74,15 +74,17 @@ class Run:
         self.step("target", "fingerprint", "--target", runtime, "--identity", target)
         common = ("--identity", target.read_text(), "--recipe", json.dumps(RECIPE))
         graph, images = self.stage / "planted.onnx", self.stage / "select.u8"
+        model = self.json("model")
+        model.write_text(json.dumps(NORMALIZATION))
         select = (images, self.stage / "index.json", self.stage / "select.npy")
         for plan in [step for step in steps if step != "bisect"]:
             options = ("--onnx", graph, "--runtime", "tensorrt", "--plan", self.stage / f"{plan}.json")
             options += ("--select", *select, *common)
-            options += ("--verification", json.dumps({"model": NORMALIZATION, "typed": False}))
+            options += ("--verification", json.dumps({"typed": False}), "--model", model)
             files = ("--engine", self.out / f"{plan}.engine", "--description", self.json(plan))
             self.step(plan, "build_engine", *options, *files)
         if "bisect" in steps:
-            options = ("--onnx", graph, "--images", images, "--model", json.dumps(NORMALIZATION), *common)
+            options = ("--onnx", graph, "--images", images, "--model", model, *common)
             self.step("bisect", "bisect_precision", *options, "--bisect", self.json("bisect"))
 
     def json(self, name):

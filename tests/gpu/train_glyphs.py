@@ -24,20 +24,20 @@ KEEPING = """import sys; sys.path.insert(0, {folder!r})
 import {name}; from data import augment
 augment.IN_MEMORY = 1 << 40
 {name}.command().run({name}.produce)"""
-GEOMETRY = ("size", "crop", "interpolation")
 
 
 class Visit:
     def __init__(self, args):
         self.args, self.work, self.out = args, Path(args.work), Path(args.out)
         config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-        self.model, self.dataset = config["models"][args.model], config["datasets"]["glyphs"]
+        self.row, self.dataset = config["models"][args.model], config["datasets"]["glyphs"]
         self.training = {**self.dataset["training"], **json.loads(args.training)}
         self.precision = config["precisions"]["int8_qat"]
         self.precision["qat"].update(json.loads(args.qat))
-        self.index = self.work / "data/index.json"
+        self.index, self.model = self.work / "data/index.json", self.work / "model.json"
         for folder in (self.work, self.out):
             folder.mkdir(parents=True, exist_ok=True)
+        self.script("resolve", self.model, "--row", self.row, "--model", self.model)
 
     def script(self, name, made, *options):
         """Run a script of the workflow unless the file `made` is there; recipes become JSON."""
@@ -66,8 +66,7 @@ class Visit:
 
     def decoded(self, split):
         made = self.work / f"{split}.u8"
-        geometry = {name: self.model[name] for name in GEOMETRY}
-        options = ("--index", self.index, "--geometry", geometry, "--split", split)
+        options = ("--index", self.index, "--model", self.model, "--split", split)
         self.script("decode_split", made, *options, "--images", made)
         return made
 

@@ -29,10 +29,10 @@ PLACEMENTS = {
     "attention": ["conv", "linear", "attention"],
 }
 IMAGES, NORMALIZATION = (
-    "data/224px-crop900-bicubic.calib.u8",
+    f"data/{MODEL}.calib.u8",
     {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
 )
-COPIED = ("data/index.json", "data/224px-crop900-bicubic.val.u8", f"accuracy/{MODEL}.torch.npy")
+COPIED = ("data/index.json", f"data/{MODEL}.val.u8", f"accuracy/{MODEL}.torch.npy")
 
 
 def without_pairs(path, target):

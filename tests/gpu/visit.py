@@ -122,10 +122,16 @@ class Visit:
             *("evaluate_engine", "--engine", self.path(stage, "engine"), "--runtime", "tensorrt"),
             *("--identity", identity, "--images", images, "--index", folder / "data" / "index.json"),
             *("--reference", folder / "accuracy" / f"{model}.torch.npy", "--split", "val"),
-            *("--model", json.dumps(NORMALIZATION), "--recipe", "{}"),
+            *("--model", self.normalization(), "--recipe", "{}"),
             *("--accuracy", self.path(stage, "accuracy.json")),
         )
         return self.step(f"{stage}.score", command, [f"{stage}.accuracy.json"], gpu, 120)
+
+    def normalization(self):
+        """Write what evaluation reads of a model's file; return its path."""
+        path = self.out / "model.json"
+        path.write_text(json.dumps(NORMALIZATION))
+        return path
 
     def time(self, stage, gpu, identity):
         """Time an engine, alone on its GPU."""
