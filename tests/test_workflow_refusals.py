@@ -13,7 +13,7 @@ REQUESTS = {
     "results/digit/onnx/LeViT-tiny.onnx": "unknown dataset digit: did you mean digits?",
     "results/digits/clean/LeViT-tiny.cpus.onnx": "unknown graph cpus: did you mean cpu",
     "results/targets/xaver.json": "unknown target xaver: did you mean xavier?",
-    "results/digits/data/LeViT-12.val.u8": "unknown model LeViT-12: did you mean LeViT-128",
+    "results/digits/data/LeViT-12.val.u8": "unknown model LeViT-12: did you mean LeViT-192 or LeViT-128",
     "results/LeViT-128S.int8_qat.cpu.jsn": "did you mean results/LeViT-128S.int8_qat.cpu.json?",
     "results/nothing.txt": "results are results/{model}.{precision}.{target}.json",
     "results/LeViT-128S.fp16_dla.cpu.json": "fp16_dla on cpu: ",

@@ -31,13 +31,8 @@ def index_of(digest):
 
 def model_of(row):
     """Return the rest of a model's file: the row, and figures for what it leaves out."""
-    told = {
-        "size": 224,
-        "crop": 0.9,
-        "crop_mode": "center",
-        "interpolation": "bicubic",
-        **dict.fromkeys(("mean", "std"), [0.5] * 3),
-    }
+    told = {"size": 224, "crop": 0.9, "crop_mode": "center", "interpolation": "bicubic"}
+    told.update(mean=[0.5] * 3, std=[0.5] * 3)
     return "," + canonical({**told, **row})[1:-1]
 
 
