@@ -10,9 +10,7 @@ rule plan:
         calibration=calibration,
         given=given(recipes.given_plan, "precisions.{precision}.fallback.plan"),
         calib=images("calib"),
-        images=images("select"),
-        index="results/{dataset}/data/index.json",
-        reference="results/{dataset}/select/{model}.torch.npy",
+        select=select,
         code=code("plan_precision.py"),
     output:
         plan="results/{dataset}/plans/{model}.{precision}.json",
@@ -25,7 +23,7 @@ rule plan:
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
         "--calibration={input.calibration:q} --given={params.given:q} --calib-images {input.calib:q} "
-        "--images {input.images:q} --index {input.index:q} --reference {input.reference:q} {params.recipe} "
+        "--images {input.select[0]:q} --index {input.select[1]:q} --reference {input.select[2]:q} {params.recipe} "
         "--model {input.model:q} --plan {output.plan:q} --threads {threads} --log {log:q}"
 
 
