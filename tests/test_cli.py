@@ -57,7 +57,7 @@ def folder(tmp_path):
 
 
 def run(folder, *args, store="store", **options):
-    environment = {**os.environ, "LEVIT_STORE": str(folder / store) if store else ""}
+    environment = {**os.environ, "LEVIT_STORE": str(folder / store) if store else "", **options.pop("variables", {})}
     command = [sys.executable, "tool.py", "--text", "in.txt", "--copy", "out.txt", *args]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, **options)
 
@@ -130,6 +130,37 @@ def test_an_input_that_another_wrote_than_its_record_says_is_refused(folder):
     )
     assert done.returncode == 1 and not (folder / "next.txt").exists() and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: out.txt is not what tool wrote (its bytes have changed since): delete it")
+
+
+def test_a_record_tells_of_all_that_its_output_was_made_of(folder):
+    assert worked(folder) and record(folder)["lineage"] == {} and record(folder)["trained"] is False
+    for source, made in (("out.txt", "second.txt"), ("second.txt", "third.txt")):
+        command = [sys.executable, "tool.py", "--text", source, "--copy", made]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    found = read_json(folder / "third.txt.provenance")["lineage"]
+    assert list(found) == ["out.txt", "second.txt"] and found["out.txt"]["versions"] == record(folder)["versions"]
+
+
+def test_what_took_training_comes_from_the_store_with_the_versions_that_made_it(folder):
+    """`retrain_on_upgrade` asks for it anew."""
+    (folder / "tool.py").write_text(TOOL.replace("heavy=True", "heavy=True, trained=True"))
+    assert worked(folder)
+    manifest = next((folder / "store").rglob(MANIFEST))
+    kept = read_json(manifest)
+    kept["parts"]["tools"]["numpy"] = "0.1"
+    write_json(manifest, kept)
+    assert not worked(folder) and record(folder)["versions"]["numpy"] == "0.1" and record(folder)["trained"]
+    done = run(folder, variables={"LEVIT_RETRAIN": "1"})
+    assert "worked" in done.stderr and record(folder)["versions"]["numpy"] != "0.1"
+
+
+@pytest.mark.parametrize("what", ["trained", "context"])
+def test_what_decides_the_key(folder, what):
+    """Versions are no part of the key of what took training, the machine's context always is."""
+    c = cli.Command(__file__, "doc", tools=("numpy",), trained=what == "trained", context=lambda args: {"threads": 2})
+    parts = {"tools": {"numpy": "1"}, "context": {"threads": 2}, "command": "x"}
+    same = c.key({**parts, "tools": {"numpy": "2"}}) == c.key(parts)
+    assert same == (what == "trained") and c.key({**parts, "context": {"threads": 1}}) != c.key(parts)
 
 
 def test_no_moment_of_a_kill_leaves_a_record_of_other_bytes(folder, monkeypatch):

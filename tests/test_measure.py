@@ -102,15 +102,35 @@ def test_score():
     found = accuracy.score(logits, np.array([0, 1, 0, 0]), reference)
     assert (found["top1"], found["fp32_top1"], found["top5"]) == (50.0, 75.0, 100.0)
     assert found["agreement_with_fp32"] == 75.0
-    assert found["max_abs_logit_error"] == 2.0 and found["max_rel_logit_error"] == 2.0
+    assert found["max_abs_logit_error"] == 2.0
+    assert found["logit_error_over_spread"] == pytest.approx(2.0 / reference.std())
+    assert [found[f"{name}_margin"] for name in ("smallest", "smallest_changed", "largest_changed")] == [0.5, 0.5, 0.5]
     assert found["num_images"] == 4 and found["num_classes"] == 2
     assert accuracy.unpack(found["correct"], 4).tolist() == [True, False, True, False]
     assert (found["paired_with_fp32"]["lost"], found["paired_with_fp32"]["gained"]) == (1, 0)
 
 
-def test_relative_error_has_a_floor():
-    found = accuracy.score(np.array([[1e-3, 1.0]]), np.array([1]), np.array([[0.0, 1.0]]))
-    assert found["max_rel_logit_error"] == pytest.approx(1e-3 / 1e-6)
+def test_a_perfect_engine_s_error_is_small_whatever_the_smallest_logit():
+    """One logit of zero made a relative error of 423 of rounding."""
+    random = np.random.default_rng(0)
+    reference = random.standard_normal((3000, 10)).astype(np.float32)
+    reference[7, 3] = 0
+    found = accuracy.score(reference + np.float32(1e-6), np.zeros(3000, int), reference)
+    assert found["logit_error_over_spread"] < 1e-5
+    assert found["smallest_changed_margin"] is None and found["largest_changed_margin"] is None
+    assert found["smallest_margin"] == np.diff(np.sort(reference.astype(float), axis=1)[:, -2:]).min()
+
+
+def test_margins_are_of_the_images_that_changed_sides():
+    reference = np.array([[3.0, 0.0, 1.0], [0.0, 0.1, 0.0], [5.0, 4.0, 0.0], [9.0, 0.0, 0.0]])
+    logits = np.array([[3.0, 0.0, 1.0], [0.2, 0.1, 0.0], [3.0, 4.0, 0.0], [0.0, 9.0, 0.0]])
+    found = accuracy.score(logits, np.zeros(4, int), reference)
+    assert [found[f"{name}_margin"] for name in ("smallest", "smallest_changed", "largest_changed")] == [0.1, 0.1, 9.0]
+
+
+def test_logits_that_are_all_alike_have_no_spread():
+    found = accuracy.score(np.ones((2, 1)), np.zeros(2, int), np.ones((2, 1)))
+    assert found["logit_error_over_spread"] is None and found["smallest_margin"] is None
 
 
 def test_score_without_reference():

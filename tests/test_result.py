@@ -15,6 +15,7 @@ from files import UserError, sha256_file
 SUMMARY = dict.fromkeys(("mean", "median", "p90", "p95", "p99", "min", "max"), 1.5)
 SHA256 = "0" * 64
 VALID = {
+    "schema_version": 2,
     "model": "LeViT-128S",
     "precision": "int8_qat",
     "target": "cpu",
@@ -32,7 +33,10 @@ VALID = {
         "num_images": 360,
         "agreement_with_fp32": 99.0,
         "max_abs_logit_error": 0.1,
-        "max_rel_logit_error": 2.0,
+        "logit_error_over_spread": 0.05,
+        "smallest_margin": 0.01,
+        "smallest_changed_margin": None,
+        "largest_changed_margin": None,
         "budget": 0.3,
         "within_budget": True,
     },
@@ -84,8 +88,10 @@ VALID = {
         "calibration_sha256": None,
         "recipe": {},
         "versions": {"python": "3.11"},
+        "trained": {"results/digits/checkpoints/a.pth": {"versions": {"torch": "2"}, "context": {"threads": 2}}},
         "git_commit": "a" * 40 + "-dirty",
     },
+    "notes": ["results/digits/checkpoints/a.pth: built with torch 1, now torch 2"],
 }
 
 
@@ -196,13 +202,13 @@ def test_schema_is_closed():
                 walk(value, where)
 
     walk(schema, ["root"])
-    known = ["clocks_mhz", "contradicts", "rails_mw", "recipe", "sources", "target_identity", "versions"]
-    assert sorted(open_objects) == known
+    known = ["clocks_mhz", "context", "contradicts", "rails_mw", "recipe", "sources", "target_identity", "trained"]
+    assert sorted(open_objects) == [*known, "versions", "versions"]
 
 
 def test_budget():
     """Losing exactly the budget is within it: 1 of 360 images is 0.2777 points."""
-    names = ("top5", "num_images", "agreement_with_fp32", "max_abs_logit_error", "max_rel_logit_error")
+    names = ("top5", "num_images", "agreement_with_fp32", *assemble_result.ERRORS)
     accuracy = {**dict.fromkeys(names, 1), "top1": 100 * 350 / 360, "fp32_top1": 100 * 351 / 360}
     assert assemble_result.accuracy_of(accuracy, 100 / 360)["within_budget"]
     assert assemble_result.accuracy_of(accuracy, 0.3)["within_budget"]

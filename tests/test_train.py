@@ -17,7 +17,7 @@ from conftest import ROOT
 from data import augment, folder, index, preprocess
 from described import USUAL, model_file
 from files import sha256_file, write_json
-from model import checkpoint, training, zoo
+from model import checkpoint, context, training, zoo
 
 ROW = {**USUAL, **yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-tiny"]}
 RECIPE = {
@@ -203,6 +203,13 @@ def test_batchnorm_is_restated_as_the_average_of_all_batches():
 
 def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch):
     cpu = torch.device("cpu")
-    for able, kind in [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({}, None)]:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+    for found, kind in [(["avx512_bf16"], torch.bfloat16), (["amx_bf16"], torch.bfloat16), (["avx2"], None)]:
+        monkeypatch.setattr(context, "instructions", lambda found=found: found)
         assert training.fast_type(cpu) is kind
+        assert context.of_training("cpu", 0, 0)["dtype"] == str(kind or torch.float32).rpartition(".")[2]
+
+
+def test_what_is_asked_of_the_processor_is_what_torch_finds():
+    able = torch.cpu.get_capabilities()
+    for name in context.BFLOAT16:
+        assert bool(able.get(name)) == (name in context.instructions())

@@ -5,9 +5,16 @@ import subprocess
 import resolved
 from cli import Command, log, tool_versions
 
-TOOLS = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "numpy")
+VERSION = 2  # of the result's schema; results without one are of version 1
 SCORES = ("num_images", "top1", "agreement_with_fp32")  # of the select split
 PREPROCESSING = (*resolved.GEOMETRY, *resolved.NORMALIZATION, "sources", "contradicts")
+ERRORS = (
+    "max_abs_logit_error",
+    "logit_error_over_spread",
+    "smallest_margin",
+    "smallest_changed_margin",
+    "largest_changed_margin",
+)
 SCHEMA = "result.schema.yaml"
 EPSILON = 1e-9  # percentages are quotients of counts
 APART = 0.03  # of 1: two timings of one engine that differ by more are not both right
@@ -20,6 +27,7 @@ def produce(args):
     identity, other = read_json(args.identity), read_json(args.trtexec) if args.trtexec else None
     check_engine(args.engine, {args.accuracy: accuracy, args.benchmark: timing, args.trtexec: other})
     result = {
+        "schema_version": VERSION,
         "model": args.model,
         "precision": args.precision,
         "target": args.target,
@@ -38,6 +46,7 @@ def produce(args):
         "target_identity": identity,
         "provenance": provenance_of(args, engine),
     }
+    result["notes"] = notes_of(result["provenance"]["trained"])
     check_schema(result)
     write_json(args.result, result)
     tell(result)
@@ -69,7 +78,7 @@ def dataset_of(name, accuracy, index):
 
 def accuracy_of(accuracy, budget):
     """Return the figures of the accuracy, and whether no more top-1 points than `budget` were lost against FP32."""
-    names = ("top1", "top5", "num_images", "agreement_with_fp32", "max_abs_logit_error", "max_rel_logit_error")
+    names = ("top1", "top5", "num_images", "agreement_with_fp32", *ERRORS)
     lost = accuracy["fp32_top1"] - accuracy["top1"]
     return {**{name: accuracy[name] for name in names}, "budget": budget, "within_budget": lost <= budget + EPSILON}
 
@@ -138,20 +147,55 @@ def provenance_of(args, described):
     """Return where the result came from: hashes, recipe, versions (the runtime's as the engine's builder said)."""
     from files import sha256_file
 
-    versions = {name: version for name, version in tool_versions(TOOLS).items() if version}
-    here = described["fingerprint"]
+    here, made = described["fingerprint"], lineage_of(args)
     return {
         "checkpoint_sha256": sha256_file(args.checkpoint),
         "graph_sha256": sha256_file(args.graph),
         "calibration_sha256": sha256_file(args.calibration) if args.calibration else None,
         "recipe": args.recipe,
-        "versions": {**versions, here["runtime"]: here["version"]},
+        "versions": {**versions_of(made), here["runtime"]: here["version"]},
+        "trained": {path: _trained(record) for path, record in made.items() if record.get("trained")},
         "git_commit": git_commit(),
     }
 
 
+def lineage_of(args):
+    """Return {path: record} of what the result merges and was made of: the trained first, the merged last."""
+    import provenance
+
+    merged = [path for path in (args.checkpoint, args.calibration, args.graph, args.engine) if path]
+    made = provenance.lineage({path: provenance.read(path) for path in merged})
+    return dict(sorted(made.items(), key=lambda item: (not item[1].get("trained"), item[0] in merged, item[0])))
+
+
+def versions_of(made):
+    """Return {package: version} of some records: where they differ, that of the later."""
+    found = [record.get("versions", {}) for record in made.values()]
+    return {name: version for versions in found for name, version in versions.items() if version}
+
+
+def _trained(record):
+    return {"versions": {k: v for k, v in record["versions"].items() if v}, "context": record.get("context", {})}
+
+
+def notes_of(trained):
+    """Return a line for each trained artifact, {path: {"versions"}}, of other versions than are installed now."""
+    now = tool_versions(sorted({name for made in trained.values() for name in made["versions"]} - {"python"}))
+    lines = []
+    for path, made in trained.items():
+        other = [
+            (name, version, now[name]) for name, version in made["versions"].items() if now[name] not in (None, version)
+        ]
+        built, today = (", ".join(f"{name} {each[n]}" for name, *each in other) for n in (0, 1))
+        lines += [f"{path}: built with {built}, now {today}"] if other else []
+    return lines
+
+
 def git_commit():
-    """Return the commit of this file's repository, with `-dirty` where tracked files differ, or None without one."""
+    """Return the commit of this file's repository, with `-dirty` where tracked files differ, or None without one.
+
+    An edited config.yaml alone is no difference: the rows are recorded.
+    """
     from imports import ROOT
 
     def git(*arguments):
@@ -160,7 +204,8 @@ def git_commit():
 
     try:
         git("ls-files", "--error-unmatch", "assemble_result.py")
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)config.yaml")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -211,6 +256,8 @@ def tell(result):
         if abs(entry["median_compute_ratio"] - 1) > APART:
             figures = entry["batch"], entry["median_compute_ratio"]
             log.info("warning: at batch %d our median compute is %.3f times trtexec's: time both again", *figures)
+    for note in result["notes"]:
+        log.info("note: %s", note)
     for warning in result["engine"]["warnings"]:
         log.info("warning: of the engine's build: %s", warning)
 

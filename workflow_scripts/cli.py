@@ -45,15 +45,16 @@ def execute(produce, args):
 class Command:
     """A command line whose arguments say what they are."""
 
-    def __init__(self, script, doc, tools=(), heavy=False, modules=None, context=None):
+    def __init__(self, script, doc, tools=(), heavy=False, trained=False, modules=None, context=None):
         """Describe a command.
 
         script: its __file__; doc: its docstring; tools: distributions whose versions change what it writes;
-        heavy: whether it asks the store first; modules: args -> further scripts of ours that it loads by name;
-        context: args -> JSON value of what of the machine decides the outputs (threads, device).
+        heavy: whether it asks the store first; trained: whether the store may give what other versions of tools made,
+        recorded (unless config.yaml says `retrain_on_upgrade`); modules: args -> further scripts of ours that
+        it loads by name; context: args -> JSON value of what of the machine decides the outputs (threads, device).
         """
         self.script, self.tools, self.heavy, self.modules = Path(script), tools, heavy, modules
-        self.context = context or (lambda args: {})
+        self.trained, self.context = trained, context or (lambda args: {})
         self.parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.parser.add_argument("--log", help="also write log lines and tracebacks to this file")
         self.inputs, self.outputs, self.params, self.contents, self.foreign = [], [], [], {}, set()
@@ -120,10 +121,15 @@ class Command:
             "tools": tool_versions(self.tools),
         }
 
+    def key(self, parts):
+        """Return the store's key: a hash of the parts."""
+        kept = self.trained and not os.environ.get("LEVIT_RETRAIN")
+        return digest_of({name: part for name, part in parts.items() if name != "tools"} if kept else parts)
+
     def record(self, key, parts):
         """Return what is recorded of each output, but its hash; parts: those that the key was made of."""
         described = {"code": digest_of(parts["code"]), "versions": parts["tools"], "context": parts["context"]}
-        return {"command": self.script.stem, "key": key, **described}
+        return {"command": self.script.stem, "key": key, "trained": self.trained, **described}
 
     def run(self, produce, argv=None):
         """Parse the arguments, then fetch the outputs from the store or produce them; exit with a status."""
@@ -142,11 +148,11 @@ class Command:
 
     def _run(self, produce, args):
         finals = {name: getattr(args, name) for name in self.outputs}
-        self._check_inputs(args)
+        lineage = provenance.lineage(self._check_inputs(args))
         for path in finals.values():
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         parts, store = self.key_parts(args), Store.default() if self.heavy else None
-        key, partials = digest_of(parts), {name: partial_of(path) for name, path in finals.items()}
+        key, partials = self.key(parts), {name: partial_of(path) for name, path in finals.items()}
         try:
             kept = store.fetch(key, partials) if store else None
             if kept:
@@ -158,7 +164,8 @@ class Command:
                 if store:
                     store.keep(key, partials, parts)
             hashes = kept["outputs"] if kept else {name: sha256_file(path) for name, path in partials.items()}
-            _publish(partials, finals, hashes, self.record(key, {**parts, **kept["parts"]} if kept else parts))
+            record = self.record(key, {**parts, **kept["parts"]} if kept else parts)
+            _publish(partials, finals, hashes, {**record, "lineage": lineage})
         finally:
             for path in partials.values():
                 if os.path.exists(path):
@@ -172,7 +179,7 @@ class Command:
                 if not os.path.exists(path):
                     raise UserError(f"--{name.replace('_', '-')} {path}: no such file")
                 artifacts += [] if name in self.foreign else [path]
-        provenance.check_all(artifacts)
+        return dict(zip(artifacts, provenance.check_all(artifacts)))
 
 
 def _publish(partials, finals, hashes, record):

@@ -31,6 +31,8 @@ def produce(args):
         *(pair[name] for name in ("net_lost", "lost", "gained")),
         *pair["interval"],
     )
+    if scores["logit_error_over_spread"] is not None:
+        log.info("logits are off by %.2g of their spread at most", scores["logit_error_over_spread"])
 
 
 def check_classes(logits, table, engine):

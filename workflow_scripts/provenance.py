@@ -1,8 +1,9 @@
 """What made an artifact: beside each output PATH of a command (cli.py) stands its record, PATH.provenance.
 
-A record is JSON: the SHA-256 of PATH, the command, its key (a hash of all that decides the bytes), the versions of the
-packages that it ran with, a hash of its code, and its context: what of the machine decides the bytes. Whoever reads an
-artifact checks its bytes against the record. Read by hosts and devices alike: standard library only, Python 3.8.
+A record is JSON: the SHA-256 of PATH, the command, its key (a hash of all that decides the bytes), a hash of its code,
+the versions of the packages that it ran with, its context (what of the machine decides the bytes), whether that was
+training, and its lineage: what the records of its inputs say, and of theirs. Whoever reads an artifact checks its bytes
+against the record. Read by hosts and devices alike: standard library only, Python 3.8.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from files import UserError, sha256_file, write_json
 
 SUFFIX = ".provenance"
+INHERITED = ("command", "versions", "context", "trained")  # of a record, what its descendants' lineage repeats
 FOLDER = "results"  # what is below a folder of this name is an artifact
 DOORS = {  # folder of an artifact: where config.yaml takes one that was made or changed by hand
     "calibration": "give other ranges as a quantized checkpoint (`calibration: {import: FILE}` of the precision)",
@@ -71,6 +73,16 @@ def check_all(paths: Iterable[str], remedy: str = "delete it and run again") -> 
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         log.warning("warning: no record says what made %s%s: taken as is", unknown[0], more)
     return records
+
+
+def lineage(records: dict[str, dict | None]) -> dict[str, dict]:
+    """Return {path: what is INHERITED} of inputs, {path: its record, or None}, and of all that they were made of."""
+    found = {}
+    for path, record in sorted(records.items()):
+        if record:
+            found.update(record.get("lineage", {}))
+            found[path] = {key: record[key] for key in INHERITED if key in record}
+    return found
 
 
 def _refusal(path, record, remedy):

@@ -91,8 +91,17 @@ def _spoken(kind):
     return "float32" if kind is None else str(kind).rpartition(".")[2]
 
 
+def context(args):
+    """Return what of this machine decides the weights."""
+    from model import context
+
+    return context.of_training(args.device, args.threads, args.processes)
+
+
 def command():
-    c = Command(__file__, __doc__, tools=("torch", "timm", "numpy", "pillow"), heavy=True)
+    c = Command(
+        __file__, __doc__, tools=("torch", "timm", "numpy", "pillow"), heavy=True, trained=True, context=context
+    )
     c.input("--index", help="index.json of the dataset")
     c.input("--start", required=False, help="weights to fine-tune; without them, training is from scratch")
     c.model(resolved.AUGMENTED)

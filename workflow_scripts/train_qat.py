@@ -71,9 +71,16 @@ def setup(args, device):
     return qat.Job(teacher.to(device), student.to(device), images, args.recipe, args.seed, row, device)
 
 
+def context(args):
+    """Return what of this machine decides the weights."""
+    from model import context
+
+    return context.of_training(args.device, args.threads, args.processes)
+
+
 def command():
     tools = ("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy", "pillow")
-    c = Command(__file__, __doc__, tools=tools, heavy=True)
+    c = Command(__file__, __doc__, tools=tools, heavy=True, trained=True, context=context)
     c.input("--checkpoint").input("--calibration").input("--index", help="index.json of the dataset")
     c.model(resolved.AUGMENTED).param("--classes", type=int, required=True)
     c.recipe("--recipe", help="JSON of the precision's `qat` row")

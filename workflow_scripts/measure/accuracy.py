@@ -6,7 +6,6 @@ import numpy as np
 
 from files import UserError
 
-FLOOR = 1e-6  # of |b| in a relative error |a - b| / |b|
 ROWS = 1024
 CONFIDENCE, NORMAL = 0.95, 1.959963984540054
 
@@ -84,32 +83,48 @@ def score(logits, labels, reference=None):
     }
 
 
+AGAINST = (  # figures that need the reference
+    "agreement_with_fp32",
+    "max_abs_logit_error",
+    "logit_error_over_spread",
+    "smallest_margin",
+    "smallest_changed_margin",
+    "largest_changed_margin",
+    "fp32_top1",
+    "paired_with_fp32",
+)
+
+
 def _against(logits, labels, first, reference):
-    names = ("agreement_with_fp32", "max_abs_logit_error", "max_rel_logit_error", "fp32_top1", "paired_with_fp32")
+    """Return the figures AGAINST the reference.
+
+    logit_error_over_spread: the largest distance from one of its logits over the standard deviation of them all; the
+    margins: its largest logit of an image less the next one, of all images and of those whose largest logit is of
+    another class here. None where there is no such thing.
+    """
     if reference is None:
-        return dict.fromkeys(names)
+        return dict.fromkeys(AGAINST)
     if reference.shape != logits.shape:
         raise UserError(f"the reference's logits are {list(reference.shape)}, the engine's {list(logits.shape)}")
-    other, (absolute, relative) = correct(reference, labels, 1), _errors(logits, reference)
-    return dict(
-        zip(
-            names,
-            (
-                percent(logits.argmax(axis=1) == reference.argmax(axis=1)),
-                absolute,
-                relative,
-                percent(other),
-                paired(other, first),
-            ),
-        )
-    )
+    other, error = correct(reference, labels, 1), largest_error(logits, reference)
+    spread, margins = float(np.std(reference, dtype=np.float64)), margins_of(reference)
+    same = logits.argmax(axis=1) == reference.argmax(axis=1)
+    changed = margins[~same] if len(margins) else margins
+    found = [percent(same), error, error / spread if spread else None]
+    found += [float(of(some)) if len(some) else None for of, some in ((min, margins), (min, changed), (max, changed))]
+    return dict(zip(AGAINST, [*found, percent(other), paired(other, first)]))
 
 
-def _errors(logits, reference):
-    """Return the largest absolute and relative error of logits, some rows at a time: in float64 all are too many."""
-    largest = []
-    for start in range(0, len(logits), ROWS):
-        wide = reference[start : start + ROWS].astype(np.float64)
-        error = np.abs(logits[start : start + ROWS].astype(np.float64) - wide)
-        largest.append((error.max(), (error / np.maximum(np.abs(wide), FLOOR)).max()))
-    return tuple(map(float, np.max(largest, axis=0)))
+def margins_of(logits):
+    """Return how far each image's largest logit is from the next one, float [N], of logits [N, C]; empty with C = 1."""
+    if logits.shape[1] < 2:
+        return np.empty(0)
+    two = np.partition(logits, -2, axis=1)[:, -2:].astype(np.float64)
+    return two[:, 1] - two[:, 0]
+
+
+def largest_error(logits, reference):
+    """Return the largest distance of two arrays of logits, some rows at a time: in float64 all are too many."""
+    starts = range(0, len(logits), ROWS)
+    pairs = ((logits[start : start + ROWS], reference[start : start + ROWS]) for start in starts)
+    return float(max(np.abs(one.astype(np.float64) - other.astype(np.float64)).max() for one, other in pairs))

@@ -13,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher import api
 
 from files import UserError
+from model import context
 
 
 def count(wanted, batch, device, name):
@@ -67,7 +68,7 @@ def group(device, threads):
         yield 0, 1, device
         return
     local, processes = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    torch.set_num_threads(max(1, (threads or len(os.sched_getaffinity(0))) // processes))
+    torch.set_num_threads(max(1, context.of_processor(threads) // processes))
     if device.type == "cuda":
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)

@@ -2,9 +2,9 @@
 
 import contextlib
 import math
-import os
 
 from files import UserError
+from model import context
 
 
 def start(seed, threads, device):
@@ -15,7 +15,7 @@ def start(seed, threads, device):
     import torch
 
     torch.manual_seed(seed)
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(context.of_processor(threads))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -35,8 +35,7 @@ def fast_type(device):
 
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
+    return torch.bfloat16 if set(context.instructions()) & set(context.BFLOAT16) else None
 
 
 def autocast(device, kind):

@@ -1,0 +1,73 @@
+"""What of a machine decides the bytes of trained weights: its device, the type of products, threads, instructions.
+
+Asked before the store is, which must not wait for torch: it is imported only where a GPU's driver is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from files import system_text
+
+# sets of vector instructions that kernels are chosen by
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
+BFLOAT16 = ("avx512_bf16", "amx_bf16")  # those with fast products of bfloat16
+
+
+def of_training(device: str, threads: int, processes: int) -> dict:
+    """Return what decides the bytes that training writes, but for its inputs, recipe and code.
+
+    device: auto, cpu or cuda; threads: of the processor (0: all cores); processes: sharing each batch, or 0.
+    """
+    if device_kind(device) == "cuda":
+        return _of_gpu(processes)
+    found = instructions()
+    return {
+        "device": "cpu",
+        "dtype": "bfloat16" if set(found) & set(BFLOAT16) else "float32",
+        "instructions": found,
+        "processes": max(1, processes),
+        "threads": of_processor(threads),
+    }
+
+
+def of_processor(threads: int) -> int:
+    """Return the number of threads that 0 stands for, or the given one."""
+    return threads or len(os.sched_getaffinity(0))
+
+
+def device_kind(device: str) -> str:
+    """Return cpu or cuda for the name of a device: `auto` is a CUDA GPU where torch sees one."""
+    if device != "auto":
+        return device.partition(":")[0]
+    if not _has_driver():
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _has_driver():
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _of_gpu(processes):
+    import torch
+
+    from model import training
+
+    kind = training.fast_type(torch.device("cuda"))
+    name = "float32" if kind is None else str(kind).rpartition(".")[2]
+    return {"device": "cuda", "dtype": name, "processes": processes or torch.cuda.device_count()}
+
+
+def instructions() -> list[str]:
+    """Return those of INSTRUCTIONS that this processor has, sorted."""
+    lines = system_text("/proc/cpuinfo").splitlines()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return sorted(set(flags.split()) & set(INSTRUCTIONS))
