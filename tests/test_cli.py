@@ -12,10 +12,11 @@ import time
 import pytest
 
 import cli
+import imports
 import provenance
 from conftest import ROOT
 from files import UserError, read_json, replacing, sha256_file, write_json
-from imports import meaning
+from imports import closure, meaning
 from store import MANIFEST, Store
 
 TOOL = '''"""A command for tests."""
@@ -48,8 +49,9 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("cli", "files", "imports", "provenance", "store"):
-        shutil.copy(ROOT / "workflow_scripts" / f"{name}.py", tmp_path)
+    for path in closure("cli.py"):
+        (tmp_path / path.relative_to(imports.ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / path.relative_to(imports.ROOT))
     (tmp_path / "tool.py").write_text(TOOL)
     (tmp_path / "helper.py").write_text("def suffix():\n    return '!'\n")
     (tmp_path / "in.txt").write_text("hello")
