@@ -14,7 +14,6 @@ import pytest
 import cli
 import imports
 import provenance
-from conftest import ROOT
 from files import UserError, read_json, replacing, sha256_file, write_json
 from imports import closure, meaning
 from store import MANIFEST, Store
