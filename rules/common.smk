@@ -105,6 +105,11 @@ def scored_images(w):
     return f"results/{w.dataset}/data/{w.model}.{SCORED[w.scores]}.u8"
 
 
+def proof_images(w):
+    """Return the images that a folded network is compared on: of calib, or of the split that there is."""
+    return images(tables.proving_split(w.dataset))(w)
+
+
 def datasets_with(*sources):
     """Return a constraint that only datasets with one of these sources of weights meet."""
     return "|".join(re.escape(name) for name in tables.names("dataset") if tables.source(name) in sources) or "(?!)"

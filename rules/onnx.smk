@@ -6,6 +6,7 @@ rule export:
     input:
         model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
+        images=proof_images,
         code=code("export_onnx.py"),
     output:
         onnx="results/{dataset}/onnx/{model}.onnx",
@@ -14,8 +15,8 @@ rule export:
     params:
         recipe=options(classes=recipes.classes),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} {params.recipe} '
-        "--model {input.model:q} --onnx {output.onnx:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
+        "{params.recipe} --model {input.model:q} --onnx {output.onnx:q} --log {log:q}"
 
 
 rule clean:

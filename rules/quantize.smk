@@ -54,6 +54,7 @@ rule train_qat:
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
         index="results/{dataset}/data/index.json",
         listing="results/{dataset}/data/train.tsv",
+        images=proof_images,
         code=code("train_qat.py"),
     output:
         qat="results/{dataset}/qat/{model}.{precision}.pth",
@@ -69,7 +70,7 @@ rule train_qat:
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --calibration {input.calibration:q} '
-        "--index {input.index:q} --model {input.model:q} {params.recipe} "
+        "--index {input.index:q} --images {input.images:q} --model {input.model:q} {params.recipe} "
         "--qat {output.qat:q} --threads {threads} --log {log:q}"
 
 
@@ -81,6 +82,7 @@ rule quantize:
         qat=qat_checkpoint,
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
         plan=plan,
+        images=proof_images,
         code=code("quantize_onnx.py"),
     output:
         quantized="results/{dataset}/quantized/{model}.{precision}.{graph}.onnx",
@@ -90,7 +92,7 @@ rule quantize:
         recipe=options(classes=recipes.classes, passes=recipes.passes, placement=recipes.placement),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
-        "--calibration {input.calibration:q} --plan={input.plan:q} {params.recipe} "
+        "--calibration {input.calibration:q} --plan={input.plan:q} --images {input.images:q} {params.recipe} "
         "--model {input.model:q} --quantized {output.quantized:q} --log {log:q}"
 
 

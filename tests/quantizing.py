@@ -8,9 +8,9 @@ import torch
 
 import quantization
 from described import USUAL, model_file
-from model import checkpoint, deploy
+from model import checkpoint
 from quantization import recipe
-from test_graph import CLASSES, ROW, SIZE, trained_like
+from test_graph import CLASSES, ROW, SIZE, deployed, trained_like
 
 VISION = {**USUAL, **ROW, "mean": [0.5] * 3, "std": [0.25] * 3}
 
@@ -50,7 +50,7 @@ class Digits:
         return str(self.folder / name)
 
     def folded(self):
-        return deploy.fold(self.network)
+        return deployed(self.network)
 
     def run(self, script, **options):
         module = importlib.import_module(script)

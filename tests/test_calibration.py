@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from files import UserError
-from model import checkpoint, deploy, formats
+from model import checkpoint, formats
 from quantization import amax, correction, images, imported, methods, recipe, scaling, statistics
 from quantization.distillation import divergence
 from quantizing import Digits, calibrated, quantized, random_images
-from test_graph import SIZE, trained_like
+from test_graph import SIZE, deployed, trained_like
 
 BACKENDS = ("modelopt", "pytorch_quantization")
 
 
 @pytest.fixture(scope="module")
 def folded():
-    return deploy.fold(trained_like())
+    return deployed(trained_like())
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,16 @@ import pytest
 import export_cache
 from files import UserError
 from graph import onnxio, passes, qdq, ranges
-from model import deploy, export
+from model import export
 from quantization.methods import SMALLEST
 from quantizing import calibrated, random_images
 from runtimes import _calibration
-from test_graph import CLASS_PASSES, EVERYTHING, SIZE, images, logits, trained_like
+from test_graph import CLASS_PASSES, EVERYTHING, SIZE, deployed, images, logits, trained_like
 
 
 @pytest.fixture(scope="module")
 def folded():
-    return deploy.fold(trained_like())
+    return deployed(trained_like())
 
 
 def test_no_cache_is_written_for_a_scaled_network(folded, tmp_path):

@@ -24,7 +24,7 @@ from files import UserError
 from graph import onnxio, passes
 from model import deploy, export
 from test_dla_passes import LISTS
-from test_graph import SIZE, trained_like
+from test_graph import SIZE, deployed, trained_like
 
 RULES = ROOT / "workflow_scripts" / "dla" / "rules.yaml"
 KNOWN = rules.load(RULES)
@@ -45,7 +45,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def exported(model):
-    return export.to_onnx(deploy.fold(model), SIZE)
+    return export.to_onnx(deployed(model), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_by_itself_tensorrt_would_take_islands_too(cleaned):
 
 def test_macs_are_those_of_the_modules(model, cleaned):
     """Counted otherwise: by hooks on the folded network, which has heads averaged as the graph has."""
-    counted, folded = [], deploy.fold(model)
+    counted, folded = [], deployed(model)
 
     def linear(module, inputs, output):
         counted.append(output.numel() * module.in_features)

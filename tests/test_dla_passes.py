@@ -9,8 +9,8 @@ import yaml
 
 from conftest import ROOT
 from graph import onnxio, passes, qdq, shapes
-from model import deploy, export
-from test_graph import CLASSES, CPU, EVERYTHING, ROW, SIZE, amax_of, images, logits, trained_like
+from model import export
+from test_graph import CLASSES, CPU, EVERYTHING, ROW, SIZE, amax_of, deployed, images, logits, trained_like
 
 TABLES = yaml.safe_load((ROOT / "config.yaml").read_text())["graphs"]
 LISTS = {name: TABLES[name]["passes"] for name in ("dla1", "dla2")}
@@ -25,7 +25,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def exported(model):
-    return export.to_onnx(deploy.fold(model), SIZE)
+    return export.to_onnx(deployed(model), SIZE)
 
 
 @pytest.fixture(scope="module", params=sorted(LISTS))

@@ -17,8 +17,8 @@ from conftest import ROOT
 from described import USUAL
 from files import canonical
 from graph import onnxio, passes, qdq
-from model import deploy, export
-from test_graph import CLASSES, amax_of, trained_like
+from model import export
+from test_graph import CLASSES, amax_of, deployed, trained_like
 
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 PLACEMENT = CONFIG["graphs"]["cpu"]["placement"]
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(probe.facts("openvino")["version"] is None, reas
 def clean(request):
     """A model's clean graph of the class cpu, with random weights."""
     row = {**USUAL, **CONFIG["models"][request.param]}
-    folded = deploy.fold(trained_like(row, CLASSES))
+    folded = deployed(trained_like(row, CLASSES))
     return passes.apply(onnxio.imported(export.to_onnx(folded, row["size"])), CONFIG["graphs"]["cpu"]["passes"])
 
 

@@ -11,9 +11,9 @@ from onnx.reference import ReferenceEvaluator
 
 from files import UserError
 from graph import onnxio, passes, qdq, typed
-from model import deploy, export
+from model import export
 from planning import choose, criterion, groups, plan, ranges, search, simulate
-from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, planted, trained_like
+from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, deployed, planted, trained_like
 
 MODEL = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 FP16 = {"compute": "fp16", "budget": 0.5}
@@ -23,7 +23,7 @@ PLANTED = {f"{LINEAR}.{name}" for name in ("ln1/Gemm", "act/HardSigmoid", "act/M
 
 
 def cleaned(seed=0, cls="gpu"):
-    return passes.apply(onnxio.imported(export.to_onnx(deploy.fold(trained_like(seed=seed)), SIZE)), CLASS_PASSES[cls])
+    return passes.apply(onnxio.imported(export.to_onnx(deployed(trained_like(seed=seed)), SIZE)), CLASS_PASSES[cls])
 
 
 @pytest.fixture(scope="module")

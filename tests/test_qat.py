@@ -38,6 +38,7 @@ def digits(tmp_path_factory):
 def options(digits, name, **changes):
     return {
         **{"checkpoint": digits["m.pth"], "calibration": digits["clipped.json"], "index": digits["index.json"]},
+        **{"images": digits["calib.u8"]},
         **{"model": digits.model, "classes": CLASSES, "seed": 0, "augmentation": AUGMENTATION},
         **{"recipe": {**QAT, **changes}, "qat": digits[name], "device": "cpu", "processes": "1", "threads": "1"},
     }
@@ -96,6 +97,7 @@ def test_the_graph_has_the_pairs_of_the_calibrated_one(digits):
         "classes": CLASSES,
     }
     given.update(passes=CLASS_PASSES["gpu"], placement=EVERYTHING, quantized=digits["q.onnx"])
+    given["images"] = digits["calib.u8"]
     pairs, trained_state = [], trained(digits, "pairs.pth", batch=300, scales="learned")
     for qat_state in ("", str(trained_state)):
         digits.run("quantize_onnx", **given, qat=qat_state)

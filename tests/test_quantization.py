@@ -12,14 +12,14 @@ from graph import onnxio, passes, qdq
 from model import checkpoint, deploy, export
 from quantization import amax
 from quantizing import VISION, Digits, calibrated, quantized, random_images
-from test_graph import CLASS_PASSES, CLASSES, EVERYTHING, SIZE, trained_like
+from test_graph import CLASS_PASSES, CLASSES, EVERYTHING, SIZE, deployed, trained_like
 
 EVERY_PART = {"equalize": True, "smoothing": 0.5, "bias_correction": True, "weights": "mse"}
 
 
 @pytest.fixture(scope="module")
 def folded():
-    return deploy.fold(trained_like())
+    return deployed(trained_like())
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_state_splits_into_weights_and_ranges(folded, images, by_max, tmp_path):
     found = calibrated(folded, images)[0]["amax"]
     assert ranges.keys() == found.keys()
     assert all(np.allclose(ranges[name], found[name], rtol=1e-6) for name in found)
-    checkpoint.load_state(deploy.fold(trained_like()), weights, "qat.pth")
+    checkpoint.load_state(deployed(trained_like()), weights, "qat.pth")
 
 
 # The commands
@@ -112,6 +112,7 @@ def test_quantize_onnx_writes_the_graph_of_a_calibration_with_every_part(digits,
     options = {
         "checkpoint": digits["m.pth"],
         "calibration": digits["every.json"],
+        "images": digits["calib.u8"],
         "model": digits.model,
         "classes": CLASSES,
     }
@@ -145,6 +146,7 @@ def test_layers_that_are_not_quantized_keep_their_biases(digits):
     options = {
         "checkpoint": digits["m.pth"],
         "calibration": digits["bias.json"],
+        "images": digits["calib.u8"],
         "model": digits.model,
         "classes": CLASSES,
     }

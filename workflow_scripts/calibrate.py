@@ -7,7 +7,7 @@ from cli import Command, log
 def produce(args):
     import progress
     from files import read_json, write_json
-    from model import checkpoint, deploy, training, zoo
+    from model import checkpoint, deploy, proof, training, zoo
     from quantization import images, imported, recipe
 
     training.start(0, args.threads, "cpu")
@@ -15,9 +15,10 @@ def produce(args):
     pixels = images.CalibrationImages(args.images, args.recipe["images"], row)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     chosen = read_json(args.sweep)["chosen"] if args.sweep else args.recipe
+    folded = deploy.fold(source, proof.images(args.images, row))
     passes = 2 if recipe.is_scaled(chosen) else 1
     with progress.bar(passes * len(pixels), "calibrate") as bar:
-        calibrator = recipe.Calibrator(deploy.fold(source), pixels, bar.update)
+        calibrator = recipe.Calibrator(folded, pixels, bar.update)
         own = (lambda network: imported.ranges(args.imported, network, source)) if args.imported else None
         calibration, _ = calibrator.calibrate(chosen, own)
     write_json(args.calibration, {"method": chosen["method"], "images": len(pixels), "recipe": chosen, **calibration})

@@ -9,11 +9,11 @@ MAX_ERROR = 1e-4  # of logits against the trained module, relative to the larges
 def produce(args):
     import onnx
 
-    from model import checkpoint, deploy, export, zoo
+    from model import checkpoint, deploy, export, proof, zoo
 
-    row = resolved.read(args.model, resolved.NETWORK)
+    row = resolved.read(args.model, resolved.VISION)
     model = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
-    exported = export.to_onnx(deploy.fold(model), row["size"])
+    exported = export.to_onnx(deploy.fold(model, proof.images(args.images, row)), row["size"])
     onnx.checker.check_model(exported, full_check=True)
     _prove(model, exported, row["size"])
     with open(args.onnx, "wb") as stream:
@@ -45,7 +45,8 @@ def _prove(model, exported, size):
 
 def command():
     c = Command(__file__, __doc__, tools=("torch", "timm", "onnx"))
-    return c.input("--checkpoint").model(resolved.NETWORK).param("--classes", type=int, required=True).output("--onnx")
+    c.input("--checkpoint").input("--images", help=".u8 of a split, on which folding is proved")
+    return c.model(resolved.VISION).param("--classes", type=int, required=True).output("--onnx")
 
 
 if __name__ == "__main__":

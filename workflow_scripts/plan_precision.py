@@ -13,7 +13,7 @@ def produce(args):
     from planning import search
     from quantization import retrained
 
-    graph, amax = retrained.clean_graph(args, args.graph["passes"], args.graph["placement"])
+    graph, amax = retrained.clean_graph(args, args.graph["passes"], args.graph["placement"], args.calib_images)
     found = search.plan(graph, amax, args.graph["placement"], args.recipe, inputs_of(args), args.given, args.threads)
     write_json(args.plan, found)
     measured = found["measured"]

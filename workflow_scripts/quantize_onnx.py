@@ -9,7 +9,7 @@ def produce(args):
     from planning import plan
     from quantization import retrained
 
-    clean, amax = retrained.clean_graph(args, args.passes, args.placement)
+    clean, amax = retrained.clean_graph(args, args.passes, args.placement, args.images)
     excluded = plan.modules(plan.read(args.plan)) if args.plan else ()
     quantized = qdq.insert(clean, amax, args.placement, excluded)
     onnxio.save(quantized, args.quantized)
@@ -20,8 +20,9 @@ def command():
     tools = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime")
     c = Command(__file__, __doc__, tools=tools)
     c.input("--checkpoint").input("--qat", required=False).input("--calibration")
+    c.input("--images", help=".u8 of a split, on which folding is proved")
     c.input("--plan", nargs="?", required=False, help="of nodes that are not quantized")
-    c.model(resolved.NETWORK).param("--classes", type=int, required=True)
+    c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.recipe("--passes", help="names, in order").recipe("--placement", help="kinds of nodes with quantized inputs")
     return c.output("--quantized")
 

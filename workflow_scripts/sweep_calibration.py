@@ -14,7 +14,7 @@ def produce(args):
     import progress
     from data import index
     from files import write_json
-    from model import checkpoint, deploy, training, zoo
+    from model import checkpoint, deploy, proof, training, zoo
     from quantization import images, recipe
 
     training.start(0, args.threads, "cpu")
@@ -22,7 +22,8 @@ def produce(args):
     labels = index.labels(index.read(args.index), "select")
     pixels = images.CalibrationImages(args.images, args.recipe["images"], row)
     shown = images.CalibrationImages(args.select, len(labels), row)
-    model = deploy.fold(checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint))
+    source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
+    model = deploy.fold(source, proof.images(args.images, row))
     calibrator, reference, found = recipe.Calibrator(model, pixels), logits(model, shown), []
     for candidate in progress.over(args.recipe["candidates"], "sweep", "recipe"):
         found.append({"recipe": candidate, **judge(calibrator.calibrate(candidate)[1], shown, labels, reference)})

@@ -209,6 +209,11 @@ class Tables:
         weights = self.row("dataset", dataset)["weights"]
         return weights if weights in ("official", "train", "finetune") else "import"
 
+    def proving_split(self, dataset):
+        """Return the split whose images a folded network is compared on: calib, or what there is where it has none."""
+        sizes = self.row("dataset", dataset)["splits"]
+        return next((split for split in ("calib", "select") if sizes[split]), "val")
+
     def start(self, dataset, model):
         """Return the file that a dataset's checkpoints are fine-tuned from, or nothing where they are not."""
         start = self.row("dataset", dataset).get("from", "")

@@ -57,11 +57,12 @@ def setup(args, device):
     import quantization
     from data import augment, index
     from files import read_json
-    from model import checkpoint, deploy, zoo
+    from model import checkpoint, deploy, proof, zoo
     from quantization import amax, qat, recipe, scaling
 
     calibration, row = read_json(args.calibration), resolved.read(args.model, resolved.AUGMENTED)
-    model = deploy.fold(checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint))
+    source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
+    model = deploy.fold(source, proof.images(args.images, row))
     student = recipe.adjust(copy.deepcopy(model), calibration)
     student = quantization.add(student, recipe.backend(calibration.get("recipe", {})))
     amax.load(student, calibration["amax"])
@@ -82,6 +83,7 @@ def command():
     tools = ("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy", "pillow")
     c = Command(__file__, __doc__, tools=tools, heavy=True, trained=True, context=context)
     c.input("--checkpoint").input("--calibration").input("--index", help="index.json of the dataset")
+    c.input("--images", help=".u8 of a split, on which folding is proved")
     c.model(resolved.AUGMENTED).param("--classes", type=int, required=True)
     c.recipe("--recipe", help="JSON of the precision's `qat` row")
     c.recipe("--augmentation", help="JSON of the dataset's").param("--seed", type=int, required=True)

@@ -22,10 +22,10 @@ def clean_graph(row, passes):
     """Return the clean graph of a network with random weights whose BatchNorm is not at its neutral start."""
     from graph import onnxio
     from graph import passes as surgeon
-    from model import deploy, export
-    from test_graph import trained_like
+    from model import export
+    from test_graph import deployed, trained_like
 
-    return surgeon.apply(onnxio.imported(export.to_onnx(deploy.fold(trained_like(row, 1000)), row["size"])), passes)
+    return surgeon.apply(onnxio.imported(export.to_onnx(deployed(trained_like(row, 1000)), row["size"])), passes)
 
 
 def plan_of(graph, row, pixels, workers):

@@ -74,7 +74,7 @@ def models():
     try:
         from model import deploy
 
-        found["folded"] = deploy.fold(timm.create_model("levit_128s", num_classes=10).eval()).eval()
+        found["folded"] = deploy.fold(plain, torch.randn(8, 3, 224, 224))
     except Exception as error:  # noqa: BLE001 (another timm)
         print("not folded:", error, file=sys.stderr)
     return found

@@ -89,6 +89,7 @@ class Visit:
         made = self.work / "qat.pth"
         options = ("--checkpoint", self.work / "fp32.pth", "--calibration", self.out / "calibration.json")
         options += ("--index", self.index, "--model", self.model, "--classes", self.dataset["classes"])
+        options += ("--images", self.decoded("calib"))
         options += ("--augmentation", self.training, "--recipe", self.precision["qat"], "--seed", "0")
         self.script("train_qat", made, *options, "--device", self.args.device, "--qat", made)
         self.give(made)

@@ -1,53 +1,157 @@
-"""BatchNorm folded into the layer before it, in any network: which layer that is, one forward pass shows."""
+"""BatchNorm folded into the layer before it, in any network: which layer that is, one observed forward pass shows."""
 
 import collections
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fusion
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 LAYERS = {nn.Conv2d: fusion.fuse_conv_bn_weights, nn.Linear: fusion.fuse_linear_bn_weights}
+CHANNELS = {nn.Conv2d: 1, nn.Linear: -1}  # which dimension of an output a layer's channels are
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # of a BatchNorm's output against the formula
 
 
 @torch.no_grad()
-def fold(model, size):
-    """Fold every BatchNorm that reads the output of a convolution or linear layer into it, in place; return the model.
+def fold(model, images):
+    """Fold every BatchNorm that alone reads the output of a convolution or linear layer into it, in place.
 
-    model: in evaluation mode, of images size x size. What timm's BatchNorms do besides (an activation) stays in their
-    place. Whatever reads something else, or is computed more than once in a pass, stays as it is.
+    model: in evaluation mode; images: float32 [N, 3, H, W] to observe it with. What timm's BatchNorms do besides (an
+    activation) stays in their place. What is computed more than once in a pass, has hooks, shares its parameters or is
+    read by any other operation stays as it is. Returns the names of the layers that something was folded into.
     """
-    pairs = _pairs(model, size)
+    pairs = Observation(model).pairs(images)
     for norm, layer in pairs.items():
-        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-        layer.weight, layer.bias = LAYERS[type(layer)](layer.weight, layer.bias, *statistics)
+        layer.weight, layer.bias = LAYERS[type(layer)](layer.weight, layer.bias, *_statistics(norm))
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # named_children leaves out a module's second name
             if child in pairs:
                 setattr(parent, name, _rest(child))
-    return model
+    layers = set(pairs.values())
+    return [name for name, module in model.named_modules(remove_duplicate=False) if module in layers]
 
 
-def _pairs(model, size):
-    """Return {BatchNorm: the layer whose output it reads, as its only reader among modules}."""
-    written, runs, readers = {}, collections.Counter(), collections.defaultdict(list)  # by id of a tensor, of a module
+class Observation(TorchDispatchMode):
+    """A forward pass in which every operation is seen that reads a layer's output or a parameter.
 
-    def watch(module, inputs, output):
-        runs[module] += 1
-        if inputs and id(inputs[0]) in written:
-            readers[id(inputs[0])].append(module)
-        if type(module) in LAYERS:
-            written[id(output)] = (module, output)  # a tensor that lives keeps its id
+    Tensors are known by their storage, so a view is what it is a view of; a module reads what is read while it runs.
+    """
 
-    leaves = [
-        module for module in model.modules() if isinstance(module, (_BatchNorm, *LAYERS)) or not any(module.children())
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.running, self.paused = model, [], False
+        self.runs, self.readers = collections.Counter(), collections.defaultdict(list)  # by module, by storage
+        self.written, self.read, self.plain = {}, {}, set()  # {layer: output}, {norm: input}, norms that are no more
+        self.candidates = [module for module in model.modules() if _is_plain(module)]
+        self.kept = {
+            _storage(p): p
+            for m in self.candidates
+            for p in (*m._parameters.values(), *m._buffers.values())
+            if p is not None
+        }
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if not self.paused:
+            self._record(function, _tensors((args, kwargs)), _tensors(found))
+        return found
+
+    def _record(self, function, inputs, outputs):
+        shared = set() if function._schema.is_mutable else {_storage(tensor) for tensor in outputs}
+        for key in {_storage(tensor) for tensor in inputs} - shared:
+            if key in self.kept:
+                self.readers[key].append(self.running[-1] if self.running else None)
+
+    def pairs(self, images):
+        """Run the network and return {BatchNorm: the layer whose output it alone reads}."""
+        hooks = [module.register_forward_pre_hook(self._enter) for module in self.candidates]
+        hooks += [module.register_forward_hook(self._leave) for module in self.candidates]
+        try:
+            with self:
+                given = self.model(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for tensor in _tensors(given):
+            self.readers[_storage(tensor)].append(None)
+        layer_of = {_storage(output): layer for layer, output in self.written.items()}
+        found = {norm: layer_of.get(_storage(value)) for norm, value in self.read.items()}
+        return {norm: layer for norm, layer in found.items() if layer is not None and self._fits(norm, layer)}
+
+    def _enter(self, module, inputs):
+        self.running.append(module)
+
+    def _leave(self, module, inputs, output):
+        self.running.pop()
+        self.runs[module] += 1
+        self.paused = True
+        if isinstance(module, _BatchNorm):
+            self.read[module] = inputs[0]
+            if _is_formula(module, inputs[0], output):
+                self.plain.add(module)
+        else:
+            self.written[module] = output
+            self.kept[_storage(output)] = output  # a storage that lives keeps its address
+        self.paused = False
+
+    def _fits(self, norm, layer):
+        output, value = self.written[layer], self.read[norm]
+        alone = self.runs[norm] == self.runs[layer] == 1 and set(self.readers[_storage(output)]) == {norm}
+        own = all(set(self.readers[_storage(p)]) <= {m} for m in (norm, layer) for p in m.parameters(recurse=False))
+        return norm in self.plain and alone and own and _same_channels(output, CHANNELS[type(layer)], value)
+
+
+def _is_plain(module):
+    """Return whether a module is a BatchNorm or layer of parameters of its own that nothing else changes."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    if hooked or not (isinstance(module, _BatchNorm) or type(module) in LAYERS):
+        return False
+    return "weight" in module._parameters and "bias" in module._parameters
+
+
+def _is_formula(norm, value, output):
+    """Return whether a BatchNorm gave its statistics' formula, followed by the rest that would take its place."""
+    if (
+        norm.training
+        or norm.running_mean is None
+        or not isinstance(output, torch.Tensor)
+        or value.dtype != norm.running_mean.dtype
+    ):
+        return False
+    mean, variance, eps, weight, bias = _statistics(norm)
+    expected = _rest(norm)(F.batch_norm(value, mean, variance, weight, bias, False, 0.0, eps))
+    return expected.shape == output.shape and torch.allclose(expected, output, equal_nan=True, **CLOSE)
+
+
+def _statistics(norm):
+    mean, variance = norm.running_mean, norm.running_var
+    weight = torch.ones_like(mean) if norm.weight is None else norm.weight
+    return mean, variance, norm.eps, weight, torch.zeros_like(mean) if norm.bias is None else norm.bias
+
+
+def _same_channels(output, dimension, value):
+    """Return whether dimension 1 of `value` is that dimension of `output`, of whose storage it is a view."""
+    channels = torch.arange(output.shape[dimension], dtype=torch.int32)
+    if value.ndim < 2 or value.shape[1] != len(channels) or value.dtype != output.dtype:
+        return False
+    places = torch.full((output.untyped_storage().nbytes() // output.element_size(),), -1, dtype=torch.int32)
+    seen = [
+        places.as_strided(t.shape, t.stride(), t.storage_offset()).movedim(d, -1)
+        for t, d in ((output, dimension), (value, 1))
     ]
-    hooks = [module.register_forward_hook(watch) for module in leaves]
-    model(torch.zeros(1, 3, size, size))
-    for hook in hooks:
-        hook.remove()
-    alone = {layer: readers[key] for key, (layer, _) in written.items() if runs[layer] == 1 and len(readers[key]) == 1}
-    return {seen[0]: layer for layer, seen in alone.items() if isinstance(seen[0], _BatchNorm) and runs[seen[0]] == 1}
+    seen[0].copy_(channels.expand_as(seen[0]))
+    return torch.equal(seen[1], channels.expand_as(seen[1]))
+
+
+def _tensors(tree):
+    return [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def _storage(tensor):
+    return tensor.untyped_storage()._cdata
 
 
 def _rest(norm):

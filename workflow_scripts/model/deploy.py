@@ -14,7 +14,9 @@ from timm import layers, utils
 from timm.models import levit
 from torch import nn
 
-from model import batchnorm
+from model import batchnorm, proof
+
+SCALED = ("qkv", "q", "q.ln")  # layers of attention that the scale is folded into
 
 
 class MatMul(nn.Module):
@@ -151,31 +153,46 @@ def _linear_norm(source):
     return linear.eval()
 
 
-def _of_any(model):
+def _of_any(model, images):
     """Fold a network other than LeViT; its attention is computed in single steps, which every runtime has.
 
-    Branches that exist for training alone (RepViT, MobileOne) become the one layer that timm makes of them.
+    Branches that exist for training alone (RepViT, MobileOne) become the one layer that timm makes of them. Returns the
+    network and the names of layers whose outputs are another's now.
     """
     for module in model.modules():
         if getattr(module, "fused_attn", False):
             module.fused_attn = False
-    model = batchnorm.fold(utils.reparameterize_model(model), model.size)
+    model = utils.reparameterize_model(model)
+    moved = batchnorm.fold(model, images[:1])
     for module in model.modules():
         if type(module) is layers.Linear:  # torch's own but for scripting; backends quantize torch's
             module.__class__ = nn.Linear
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is None:  # what quantization corrects
             module.bias = nn.Parameter(torch.zeros(module.weight.shape[0]))
-    return model
+    return model, moved
+
+
+def _of_levit(model):
+    model = _average_heads(_replace(_on_tokens(model)))
+    scaled = [f"{name}.{part}" for name, m in model.named_modules() if isinstance(m, Attention) for part in SCALED]
+    return model, ["head", "head_dist", *scaled]
+
+
+def _folded(model, images):
+    model = copy.deepcopy(model)
+    return _of_levit(model) if isinstance(model, levit.Levit) else _of_any(model, images)
 
 
 @torch.no_grad()
-def fold(model):
+def fold(model, images):
     """Return the deployed form of a network in evaluation mode: float32 [B, 3, H, W] -> logits [B, classes].
 
-    The network is a timm LeViT, or another that zoo.py made. The input model is left as it was. Its logits are those of
-    `model.eval()` up to float32 rounding.
+    The network is a timm LeViT, or another that zoo.py made. The input model is left as it was. images: float32
+    [N, 3, H, W], on which the logits are held to those of `model.eval()`: raises UserError where they differ, naming
+    the first module.
     """
-    model = copy.deepcopy(model).float().eval()
-    if not isinstance(model, levit.Levit):
-        return _of_any(model).eval()
-    return _average_heads(_replace(_on_tokens(model))).eval()
+    source = copy.deepcopy(model).float().eval()
+    proof.reference(source, images[:1])  # whether it takes them at all
+    folded, moved = _folded(source, images)
+    proof.check(source, folded.eval(), images, moved, lambda: _folded(source.double(), images.double())[0].eval())
+    return folded

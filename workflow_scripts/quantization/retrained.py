@@ -5,19 +5,21 @@ import torch
 import resolved
 from files import read_json
 from graph import onnxio, passes
-from model import checkpoint, deploy, export, zoo
+from model import checkpoint, deploy, export, proof, zoo
 from quantization import recipe
 from quantization.amax import split_state
 
 
-def clean_graph(args, passes_of_class, placement):
+def clean_graph(args, passes_of_class, placement, images):
     """Return (clean graph, {quantizer: amax} or None) of a command's arguments and a class's passes and placement.
 
     args: model (its file), classes, checkpoint, qat (a checkpoint with ranges, or nothing), calibration (or nothing).
-    Biases are corrected only where the placement quantizes.
+    images: path of a preprocessed split, on which folding is proved. Biases are corrected only where the placement
+    quantizes.
     """
-    row = resolved.read(args.model, resolved.NETWORK)
-    model = deploy.fold(checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint))
+    row = resolved.read(args.model, resolved.VISION)
+    source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
+    model = deploy.fold(source, proof.images(images, row))
     calibration = read_json(args.calibration) if args.calibration else {}
     amax = calibration.get("amax")
     if args.qat:
