@@ -63,10 +63,7 @@ rule train_qat:
     threads: EVERY_CORE
     params:
         recipe=options(
-            classes=recipes.classes,
-            augmentation=recipes.augmentation,
-            recipe=recipes.qat,
-            seed=recipes.seed,
+            classes=recipes.classes, augmentation=recipes.augmentation, recipe=recipes.qat, seed=recipes.seed
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --calibration {input.calibration:q} '
