@@ -107,7 +107,7 @@ def scored_images(w):
 
 def proof_images(w):
     """Return the images that a folded network is compared on: of calib, or of the split that there is."""
-    return images(tables.proving_split(w.dataset))(w)
+    return f"results/{w.dataset}/data/{w.model}.{tables.proving_split(w.dataset)}.u8"
 
 
 def datasets_with(*sources):
