@@ -81,7 +81,7 @@ def test_a_dla_is_reported_on_before_and_after_a_build(workflow):
     names = {f"{rule} int8_dla.orin" for rule in ("dla", "compare_dla", "result")}
     assert names <= set(workflow.plan("results/LeViT-tiny.int8_dla.orin.json"))
     jobs = workflow.plan("results/digits/dla/LeViT-tiny.int8_dla.orin.svg")
-    assert set(jobs) == {"index", "resolve", "train", "export", "clean dla2", "dla int8_dla.orin"}
+    assert set(jobs) == {"index", "resolve", "decode calib", "train", "export", "clean dla2", "dla int8_dla.orin"}
     assert not any("dla" in job for job in workflow.plan("results/LeViT-tiny.int8_ptq.orin.json"))
 
 
