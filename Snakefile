@@ -5,6 +5,9 @@ from snakemake.utils import min_version
 min_version("7.32.4")
 
 
+include: "rules/config.smk"
+
+
 configfile: "config.yaml"
 
 

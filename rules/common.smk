@@ -5,8 +5,6 @@ import re
 import shlex
 import sys
 
-sys.path.insert(0, os.path.join(workflow.basedir, "workflow_scripts"))
-
 import gate
 import staleness
 import upstream

@@ -35,7 +35,6 @@ SETTINGS = {
     "dataset=digit": "unknown dataset digit: did you mean digits?",
     "results={models: [LeViT-129]}": "unknown model LeViT-129: did you mean",
     "precisions={int8_ptq: {calibration: {method: entropie}}}": "calibration.method: 'entropie' is none of",
-    "precisions={int8_ptq: {calibration: {images: 9999}}}": "but datasets.digits.splits.calib gives",
     "precisions={int8_ptq: {calibration: {method: max}}}": "the method sweep and a list of candidates need each other",
     "precisions={int8_qat: {calibration: {method: sweep}}}": "the method sweep and a list of candidates need each",
     "precisions={int8_dla: {calibration: {smoothing: 0.5}}}": "int8_dla.calibration: smoothing changes weights, and a",

@@ -96,8 +96,13 @@ def _check_names(rule, names, tables):
         reason = tables.refusal(names.get("model"), names["precision"], names["target"], dataset)
     elif "model" in names:
         reason = tables.without_weights(names["model"], dataset)
+        if "precision" in names and dataset and not reason:
+            reason = tables.without_calibration(names["precision"], dataset)
     if reason:
         raise UserError(reason)
+    if names.get("precision") in tables.choosing():
+        for line in tables.left_out(tables.chooses_from(names["precision"])):
+            print(f"skipped: {line}", file=sys.stderr)
 
 
 @one_line

@@ -5,11 +5,21 @@ A test holds both to the same verdicts. Standard library only, Python 3.8.
 """
 
 import difflib
+import math
 import re
 
 from files import UserError
 
-READERS = {"integer": int, "number": float, "boolean": {"true": True, "false": False}.__getitem__}
+NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:[.][0-9]*)?|[.][0-9]+)(?:[eE][+-]?[0-9]{1,2})?")  # decimal, finite
+WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,18})")
+WORDS = {"true": True, "false": False}
+READERS = {  # a value that came as text, as a type: ValueError or KeyError where it is none
+    "integer": lambda text: int(_matching(WHOLE, text)),
+    "number": lambda text: float(_matching(NUMBER, text)),
+    "boolean": WORDS.__getitem__,
+    "null": {"null": None, "~": None}.__getitem__,
+}
+UNPRINTED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 TYPES = {
     "object": dict,
     "array": list,
@@ -23,11 +33,36 @@ BOUNDS = {
     "minimum": lambda value, bound: value >= bound,
     "maximum": lambda value, bound: value <= bound,
     "exclusiveMinimum": lambda value, bound: value > bound,
+    "exclusiveMaximum": lambda value, bound: value < bound,
+    "minLength": lambda value, bound: len(value) >= bound,
+    "uniqueItems": lambda value, bound: not bound or not any(item in value[:n] for n, item in enumerate(value)),
     "minItems": lambda value, bound: len(value) >= bound,
     "maxItems": lambda value, bound: len(value) <= bound,
     "minProperties": lambda value, bound: len(value) >= bound,
     "enum": lambda value, allowed: value in allowed,
     "pattern": lambda value, pattern: re.search(pattern, value) is not None,
+}
+
+
+def _matching(pattern, text):
+    """Return the text where all of it matches, else raise ValueError."""
+    if not pattern.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+WANTED = {
+    "minimum": "is below {}",
+    "maximum": "is above {}",
+    "exclusiveMinimum": "is not above {}",
+    "exclusiveMaximum": "is not below {}",
+    "minItems": "has fewer items than {}",
+    "maxItems": "has more items than {}",
+    "minProperties": "has fewer rows than {}",
+    "minLength": "is shorter than {}",
+    "uniqueItems": "names one thing twice",
+    "enum": "is none of {}",
+    "pattern": "does not match {}",
 }
 
 
@@ -64,7 +99,7 @@ class Checker:
         value = _typed(value, schema.get("type"), where)
         for bound, holds in BOUNDS.items():
             if bound in schema and not holds(value, schema[bound]):
-                raise Invalid(f"{where or 'config.yaml'}: {value!r} {_wanted(bound, schema)}")
+                raise Invalid(f"{where or 'config.yaml'}: {_shown(value)} {_wanted(bound, schema)}")
         if isinstance(value, dict):
             return self._object(value, schema, where)
         if isinstance(value, list) and "items" in schema:
@@ -83,14 +118,14 @@ class Checker:
     def _object(self, value, schema, where):
         properties, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
         checked = {}
+        _check_case(value, where)
         for key, item in value.items():
-            path = f"{where}.{key}" if where else str(key)
-            if "propertyNames" in schema:
-                self._check(key, schema["propertyNames"], f"the name {path}")
+            path = f"{where}.{_name(key)}" if where else _name(key)
+            self._check(key, schema.get("propertyNames", {"type": "string"}), f"the name {path}")
             if key not in properties and rest is False:
                 raise Invalid(f"unknown key {path}: {nearest(key, properties)}")
             inner = properties.get(key, rest)
-            checked[key] = item if inner is True else self._check(item, inner, path)
+            checked[key] = _plain(item, path) if inner is True else self._check(item, inner, path)
         for key in schema.get("required", ()):
             if key not in value:
                 raise Invalid(f"{where or 'config.yaml'}: the key {key} is missing")
@@ -103,22 +138,70 @@ class Checker:
 
 def _typed(value, kinds, where):
     """Return the value as one of the types; numbers may come as strings, because `--config` gives strings."""
-    kinds = [kinds] if isinstance(kinds, str) else kinds or list(TYPES)
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    for kind in (kind for kind in kinds if kind in READERS and isinstance(value, str)):
+        try:
+            return READERS[kind](value)
+        except (KeyError, ValueError):
+            pass
     for kind in kinds:
         if isinstance(value, TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool)):
-            return float(value) if kind == "number" else value
-    for kind in kinds:
-        if isinstance(value, str) and kind in READERS:
-            try:
-                return READERS[kind](value)
-            except (KeyError, ValueError):
-                pass
-    hint = ": put it in quotes" if kinds == ["string"] else ""
-    raise Invalid(f"{where or 'config.yaml'}: {value!r} is not of type {' or '.join(kinds)}{hint}")
+            value = _printable(value, where) if kind == "string" else value
+            return _finite(value, where) if kind == "number" else value
+    hint = ": put it in quotes" if kinds == ["string"] and isinstance(value, (bool, int, float)) else ""
+    raise Invalid(f"{where or 'config.yaml'}: {_shown(value)} is not of type {' or '.join(kinds)}{hint}")
+
+
+def _name(key):
+    return key if isinstance(key, str) and not UNPRINTED.search(key) else repr(key)
+
+
+def _shown(value):
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _finite(value, where):
+    """Return a number as a float; raise Invalid where it is infinite or none."""
+    try:
+        if math.isfinite(float(value)):
+            return float(value)
+    except OverflowError:
+        pass
+    raise Invalid(f"{where}: {_shown(value)} is no finite number")
+
+
+def _printable(text, where):
+    """Return a text; raise Invalid where a line break or another character of control is in it."""
+    if UNPRINTED.search(text):
+        raise Invalid(
+            f"{where}: {_shown(text)} holds a line break or another character that is not printed: take it out"
+        )
+    return text
+
+
+def _check_case(value, where):
+    """Raise Invalid where names differ in case alone: many file systems would keep one file for both."""
+    folded = {}
+    for name in filter(lambda name: isinstance(name, str), value):
+        other = folded.setdefault(name.lower(), name)
+        if other != name:
+            raise Invalid(f"{where or 'config.yaml'}: {other} and {name} differ in case alone: rename one")
+
+
+def _plain(value, where):
+    """Return a value of any keys as it is; raise Invalid where JSON could not hold it."""
+    if isinstance(value, dict):
+        names = {key: f"{where}.{_name(key)}" for key in value}
+        return {_typed(key, "string", f"the name {path}"): _plain(value[key], path) for key, path in names.items()}
+    if isinstance(value, list):
+        return [_plain(item, f"{where}[{place}]") for place, item in enumerate(value)]
+    if isinstance(value, float):
+        return _finite(value, where)
+    return _typed(value, ["boolean", "integer", "string", "null"], where) if not isinstance(value, str) else value
 
 
 def _wanted(bound, schema):
-    text = {"enum": "is none of", "pattern": "does not match", "minimum": "is below", "maximum": "is above"}
     value = ", ".join(str(item) for item in schema[bound]) if bound == "enum" else schema[bound]
     about = f" ({schema['description']})" if bound == "pattern" and "description" in schema else ""
-    return f"{text.get(bound, f'breaks {bound}')} {value}{about}"
+    return f"{WANTED[bound].format(value)}{about}"

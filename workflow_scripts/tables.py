@@ -19,6 +19,13 @@ TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast;
 BENCHMARKS = ".cache/benchmarks"  # kept timings of this machine's (measure/kept.py); deleted ones are taken again
 TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock on it (cli.py), a starting run tries it
+DRAWN = "glyphs"  # the builtin dataset that is drawn
+OF_FOLDERS = ("val", "labels", "synsets")  # of a dataset's row: what builtin ones have not
+ALONE_USELESS = {
+    "other_power_mode": "power_mode",
+    "workdir": "ssh",
+    "ssh_config": "ssh",
+}  # key of a target: what it needs
 PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
 SEEN = ".cache/boards"  # what boards that are reached by ssh said they are when a run last started
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
@@ -75,21 +82,19 @@ class Tables:
             return cls(Checker(yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))).check(config))
 
     def _check_references(self):
-        """Raise UserError where a row speaks of a row that is not there, or of more images than there are."""
+        """Raise UserError where a row contradicts itself, or speaks of a row that is not there.
+
+        What rows make of each other (a precision of a dataset's images, a target's runtime) refuses only what needs
+        both: `refusal`.
+        """
         config = self.config
-        active = self.row("dataset", self.active)
+        self.row("dataset", self.active)
         for kind in ("model", "precision", "target"):
             self.listed(kind)
         for name, row in config["datasets"].items():
-            if ("builtin" in row) == ("path" in row):
-                raise UserError(f"datasets.{name}: give either builtin or path")
-            if ("from" in row) != (row["weights"] == "finetune"):
-                raise UserError(f"datasets.{name}: weights: finetune and from (official, or a path) need each other")
+            self._check_dataset(name, row)
         for name, row in config["targets"].items():
-            self.row("graph", row["graph"])
-            self._check_dla(name, row)
-            if row["typed"] and row["graph"] != TYPED_CLASS:
-                raise UserError(f"targets.{name}: typed graphs are made of the class {TYPED_CLASS}, not {row['graph']}")
+            self._check_target(name, row)
         for name, row in config["precisions"].items():
             self._check_choice(name, row)
             if "graph" in row:
@@ -98,12 +103,36 @@ class Tables:
                 raise UserError(f"precisions.{name}: qat needs a calibration to start from")
             self._check_fallback(name, row)
             self._check_calibration(name, row)
-            wanted, given = row.get("calibration", {}).get("images", 0), active["splits"]["calib"]
-            if wanted > given > 0:
-                raise UserError(
-                    f"precisions.{name}.calibration.images is {wanted}, but datasets.{self.active}.splits.calib "
-                    f"gives {given}"
-                )
+
+    @staticmethod
+    def _check_dataset(name, row):
+        """Raise UserError where parts of a dataset's row contradict each other."""
+        if ("builtin" in row) == ("path" in row):
+            raise UserError(f"datasets.{name}: give either builtin or path")
+        if ("from" in row) != (row["weights"] == "finetune"):
+            raise UserError(f"datasets.{name}: weights: finetune and from (official, or a path) need each other")
+        if ("drawing" in row) != (row.get("builtin") == DRAWN):
+            raise UserError(f"datasets.{name}: builtin: {DRAWN} and drawing need each other")
+        for key in OF_FOLDERS if "builtin" in row else ():
+            if key in row:
+                raise UserError(f"datasets.{name}.{key}: it is of a folder (path), and the row has a builtin dataset")
+        for key in ("crop_scale", "crop_ratio"):
+            least, most = row["training"][key]
+            if least > most:
+                raise UserError(f"datasets.{name}.training.{key}: [{least}, {most}] is not [least, most]")
+        small, epochs = row["training"]["small_epochs"], row["training"]["epochs"]
+        if small > epochs:
+            raise UserError(f"datasets.{name}.training.small_epochs is {small}, more than all {epochs} epochs")
+
+    def _check_target(self, name, row):
+        """Raise UserError where parts of a target's row contradict each other, or name a graph that is not there."""
+        self.row("graph", row["graph"])
+        self._check_dla(name, row)
+        if row["typed"] and row["graph"] != TYPED_CLASS:
+            raise UserError(f"targets.{name}: typed graphs are made of the class {TYPED_CLASS}, not {row['graph']}")
+        for key, needed in ALONE_USELESS.items():
+            if key in row and needed not in row:
+                raise UserError(f"targets.{name}.{key}: it says nothing without {needed}")
 
     @staticmethod
     def _check_fallback(name, row):
@@ -145,6 +174,9 @@ class Tables:
             raise UserError(
                 f"precisions.{name}.calibration: imported ranges are of the network as it is: no {scaled[0]}"
             )
+        for recipe in [calibration, *calibration.get("candidates", [])]:
+            if "percentile" in recipe and recipe["method"] != "percentile":
+                raise UserError(f"precisions.{name}.calibration: percentile is of the method percentile alone")
         for recipe in [calibration, *calibration.get("candidates", [])] if row["dla"] else []:
             for key in UNFOLDED:
                 if recipe.get(key):
@@ -231,8 +263,13 @@ class Tables:
         if without:
             return without
         if "choose" in row:
+            named = [] if row["choose"] == "all" else row["choose"]
+            for short in filter(None, (self.without_images(other, dataset or self.active) for other in named)):
+                return f"{what}: it chooses from {short}"
             able = self.candidates(model, precision, target, dataset)
             return None if able else f"{what}: none of what it chooses from makes sense there"
+        if not (imports.ROOT / self.runtime_file(target)).is_file():
+            return f"{what}: targets.{target}.runtime: there is no workflow_scripts/{self.runtime_file(target)}"
         if row["dla"] and not place["dla"]:
             return f"{what}: {target} has no deep learning accelerator"
         for kind in (row["compute"], row.get("high_precision")):
@@ -250,11 +287,23 @@ class Tables:
     def without_images(self, precision, dataset):
         """Return why a dataset has no images for a precision, or None."""
         row, sizes = self.row("precision", precision), self.row("dataset", dataset)["splits"]
-        if row.get("calibration") and not sizes["calib"]:
-            return f"{precision} on {dataset}: it is calibrated on training images, and splits.calib is 0"
+        short = self.without_calibration(precision, dataset)
+        if short:
+            return short
         if ("choose" in row or row["fallback"] != "none") and not sizes["select"]:
             remedy = "fallback: none in its row, or" if row.get("compute") else "name a precision, or have"
             return f"{precision} on {dataset}: it chooses by the select split, and splits.select is 0: {remedy} train/"
+        return None
+
+    def without_calibration(self, precision, dataset):
+        """Return why a dataset has too few images for a precision's calibration, or None."""
+        wanted = self.row("precision", precision).get("calibration", {}).get("images", 0)
+        given = self.row("dataset", dataset)["splits"]["calib"]
+        if wanted and not given:
+            return f"{precision} on {dataset}: it is calibrated on training images, and splits.calib is 0"
+        if wanted > given:
+            wants = f"precisions.{precision}.calibration.images is {wanted}"
+            return f"{precision} on {dataset}: {wants}, but datasets.{dataset}.splits.calib gives {given}"
         return None
 
     def choosing(self):
@@ -263,8 +312,7 @@ class Tables:
 
     def candidates(self, model, precision, target, dataset=None):
         """Return the precisions that a choosing one chooses from on a target."""
-        wanted, chooses = self.row("precision", precision)["choose"], self.choosing()
-        names = [name for name in self.names("precision") if name not in chooses] if wanted == "all" else wanted
+        names = self.chooses_from(precision)
         return [name for name in names if not self.refusal(model, name, target, dataset)]
 
     def valid(self, names):
@@ -272,13 +320,23 @@ class Tables:
         triples = itertools.product(names("model"), names("precision"), names("target"))
         return [triple for triple in triples if not self.refusal(*triple)]
 
+    def left_out(self, precisions, dataset=None):
+        """Return one line for each of some precisions that a dataset (the active one) has too few images for."""
+        return list(filter(None, (self.without_images(name, dataset or self.active) for name in precisions)))
+
+    def chooses_from(self, precision):
+        """Return the precisions that a choosing one may choose from, whether they make sense somewhere or not."""
+        wanted, chooses = self.row("precision", precision)["choose"], self.choosing()
+        return [name for name in self.names("precision") if name not in chooses] if wanted == "all" else wanted
+
     def reachable_results(self):
         """Return the listed results for targets within reach; say once on stderr which targets are skipped."""
         if self._reachable is None:
             away = {target: ask(self.row("target", target), "unreachable") for target in self.listed("target")}
-            for target, reason in away.items():
-                if reason:
-                    print(f"skipped: {target}: {reason}", file=sys.stderr)
+            for line in [f"{target}: {reason}" for target, reason in away.items() if reason] + self.left_out(
+                self.listed("precision")
+            ):
+                print(f"skipped: {line}", file=sys.stderr)
             self._reachable = [triple for triple in self.valid(self.listed) if not away[triple[2]]]
         return self._reachable
 

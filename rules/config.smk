@@ -1,0 +1,11 @@
+"""config.yaml is looked at as text before Snakemake reads it: what it would misread is refused."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.join(workflow.basedir, "workflow_scripts"))
+
+import config_text
+import gate
+
+gate.one_line(config_text.check_all)(list(workflow.overwrite_configfiles or ()), sys.argv[1:])

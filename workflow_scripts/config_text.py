@@ -1,0 +1,169 @@
+"""Configuration files as text: what YAML would read otherwise than it is written is refused, with its line.
+
+Snakemake's own reading takes the last of two equal keys, 010 as 8 and 12:30 as 750, and answers bytes that are no
+UTF-8 with its own frames; so the text is looked at first. What keys mean is schema.py's. Read while Snakemake parses:
+the standard library and Snakemake's PyYAML, Python 3.8.
+"""
+
+import json
+import os
+import re
+
+from files import UserError
+
+MAIN = "config.yaml"
+CORE = "tag:yaml.org,2002:"
+PLAIN = {CORE + kind for kind in ("str", "int", "float", "bool", "null", "seq", "map", "merge", "value")}
+MISREAD = {  # kind of value: (what its text looks like, why it is refused)
+    "timestamp": (r".", "YAML reads a date"),
+    "int": (r"[-+]?0[0-7_]+$|.*:", "YAML reads a number to the base 8 or 60"),
+    "float": (r".*:|[-+]?[.](?:nan|inf)$", "it is no finite decimal number"),
+}
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+MOST = 100_000  # values in a file once its aliases are written out
+SETS_CONFIG = ("--config", "-C")  # options of Snakemake that take key=value
+
+
+def check_all(more, arguments):
+    """Raise UserError for the first configuration file, or value on Snakemake's command line, that is misread.
+
+    more: the files of --configfile, beside which config.yaml need not be there.
+    """
+    for path in more if more and not os.path.exists(MAIN) else [MAIN, *more]:
+        check(path)
+    option = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            option = argument
+        elif option in SETS_CONFIG and "=" in argument:
+            key, _, value = argument.partition("=")
+            check_text(value, f"--config {key}", written=False)
+
+
+def check(path):
+    """Raise UserError where a configuration file is no readable UTF-8 text, no YAML, or misread as YAML."""
+    if not os.path.exists(path):
+        raise UserError(f"{path} is not there: the tables are read from it, in the folder that snakemake runs in")
+    if not os.path.isfile(path):
+        raise UserError(f"{path} is no file")
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8: save it as UTF-8") from None
+    check_text(text, path)
+
+
+def check_text(text, name, written=True):
+    """Raise UserError where a YAML text is misread; `written` texts are files: a table, in YAML 1.1's types."""
+    import yaml
+
+    control = CONTROLS.search(text)
+    if control:
+        line = text.count("\n", 0, control.start()) + 1
+        raise UserError(f"{name}, line {line}: the character {control.group()!r} is none of a text: take it out")
+    try:
+        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError) as error:
+        if written and _is_json(text, name):
+            return
+        raise UserError(f"{name}{_place(error)}: no YAML: {_problem(error)}") from None
+    if written and not isinstance(root, yaml.MappingNode):
+        raise UserError(f"{name}: no table: give `key: value` lines, as the config.yaml that came with this project")
+    if root is not None:
+        _Walk(name, written).size(root, "")
+
+
+def _is_json(text, name):
+    """Return whether a text that is no YAML is JSON (one with tabs is); raise UserError for an equal key."""
+
+    def table(pairs):
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{name}: the key {key} is there {keys.count(key)} times: rename or remove one")
+        return dict(pairs)
+
+    try:
+        json.loads(text, object_pairs_hook=table)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _place(error):
+    mark = getattr(error, "problem_mark", None)
+    return f", line {mark.line + 1}" if mark else ""
+
+
+def _problem(error):
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    said = " ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+    return " ".join((said or getattr(error, "reason", None) or str(error)).split())
+
+
+class _Walk:
+    """One walk over the nodes of a YAML text."""
+
+    def __init__(self, name, written):
+        self.name, self.written, self.sizes, self.open = name, written, {}, set()
+
+    def size(self, node, where):
+        """Return how many values a node is once aliases are written out; raise UserError where one is misread."""
+        if id(node) in self.open:
+            self._refuse(node, f"{where} holds itself by an alias")
+        if id(node) not in self.sizes:
+            self.open.add(id(node))
+            self.sizes[id(node)] = 1 + self._inside(node, where)
+            self.open.remove(id(node))
+        if self.sizes[id(node)] > MOST:
+            self._refuse(node, f"{where or 'it'} is more than {MOST} values once its aliases are written out")
+        return self.sizes[id(node)]
+
+    def _inside(self, node, where):
+        if isinstance(node.value, str):
+            return self._check_scalar(node, where) or 0
+        if node.tag not in PLAIN:
+            self._refuse(node, f"{where}: {_short(node.tag)} is no type of a configuration")
+        if node.tag == CORE + "seq":
+            return sum(self.size(item, f"{where}[{place}]") for place, item in enumerate(node.value))
+        return self._table(node, where)
+
+    def _table(self, node, where):
+        seen, total = {}, 0
+        for key, value in node.value:
+            if not isinstance(key.value, str):
+                self._refuse(key, f"a key of {where or 'the file'} is no text")
+            path = f"{where}.{key.value}" if where else key.value
+            self._check_scalar(key, f"the name {path}")
+            if key.value in seen:
+                lines = f"lines {seen[key.value]} and {key.start_mark.line + 1}" if self.written else "given twice"
+                raise UserError(f"{self.name}: the key {path} is there twice ({lines}): rename or remove one")
+            seen[key.value] = key.start_mark.line + 1
+            if key.tag == CORE + "merge" and isinstance(value.value, str):
+                self._refuse(value, f"{path}: {value.value} is no table to merge")
+            total += self.size(value, path)
+        return total
+
+    def _check_scalar(self, node, where):
+        """Raise UserError where a scalar's type is not what its text looks like; on a command line all are texts."""
+        if not self.written:
+            return
+        kind = _short(node.tag)
+        pattern, reason = MISREAD.get(kind, ("(?!)", ""))
+        if not node.style and re.match(pattern, node.value, re.IGNORECASE):
+            self._refuse(node, f"{where}: {node.value}: {reason}: write a decimal number, or quotes around a name")
+        if node.tag not in PLAIN and kind not in MISREAD:
+            self._refuse(node, f"{where}: {kind} is no type of a configuration")
+
+    def _refuse(self, node, problem):
+        raise UserError(f"{self.name}, line {node.start_mark.line + 1}: {problem}")
+
+
+def _short(tag):
+    return tag[len(CORE) :] if tag.startswith(CORE) else tag
