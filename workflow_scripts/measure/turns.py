@@ -11,6 +11,7 @@ from files import UserError
 from measure import stats, timing
 
 ROUNDS = 12
+DIED = "its process died (out of memory?)"
 
 
 def order(count, number):
@@ -26,13 +27,17 @@ class Contender:
     def __init__(self, runtime, engine, threads):
         self.engine, context = engine, multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        context.Process(target=_serve, args=(theirs, runtime, engine, threads), daemon=True).start()
+        self.process = context.Process(target=_serve, args=(theirs, runtime, engine, threads), daemon=True)
+        self.process.start()
         theirs.close()
         self.facts = self._reply()
 
     def time(self, batch, loop, options):
         """Return the median milliseconds of a query; loop: (warmup_ms, duration_ms, iterations)."""
-        self.pipe.send((batch, loop, options))
+        try:
+            self.pipe.send((batch, loop, options))
+        except BrokenPipeError:
+            raise UserError(f"{self.engine}: {DIED}") from None
         return self._reply()
 
     def end(self):
@@ -43,7 +48,7 @@ class Contender:
         try:
             value, problem = self.pipe.recv()
         except (EOFError, ConnectionResetError):
-            problem = "its process died (out of memory?)"
+            problem = DIED
         if problem:
             raise UserError(f"{self.engine}: {problem}")
         return value
