@@ -246,16 +246,17 @@ def tell(result):
     if not accuracy["within_budget"]:
         log.info("warning: more than %.2f top-1 points lost against PyTorch FP32", accuracy["budget"])
     unstable = [str(entry["batch"]) for entry in result["benchmark"] if not entry["stable"]]
+    again = f"make retime RESULT=results/{result['model']}.{result['precision']}.{result['target']}.json"
     if unstable:
-        log.info("warning: the timing at batch %s is not stable", ", ".join(unstable))
+        log.info("warning: the timing at batch %s is not stable: %s on an idle machine", ", ".join(unstable), again)
     for entry in result["benchmark"]:
         if entry.get("power_mode_asked") and not is_same(entry["power_mode_asked"], entry["power_mode"] or ""):
             modes = entry["batch"], entry["power_mode"], entry["power_mode_asked"]
             log.info("warning: batch %d was timed in the power mode %s, and the row asks for %s", *modes)
     for entry in result["trtexec"] or ():
         if abs(entry["median_compute_ratio"] - 1) > APART:
-            figures = entry["batch"], entry["median_compute_ratio"]
-            log.info("warning: at batch %d our median compute is %.3f times trtexec's: time both again", *figures)
+            figures = entry["batch"], entry["median_compute_ratio"], again
+            log.info("warning: at batch %d our median compute is %.3f times trtexec's: %s times both again", *figures)
     for note in result["notes"]:
         log.info("note: %s", note)
     for warning in result["engine"]["warnings"]:
