@@ -84,7 +84,7 @@ dataset_files = staleness.present(
     tables,
     path=(recipes.images, os.path.isdir),
     **{key: (recipes.beside_images(key), os.path.isfile) for key in watch.LISTS},
-    val=(recipes.beside_images("val"), os.path.exists),
+    **{half: (recipes.beside_images(half), os.path.exists) for half in watch.HALVES},
 )
 
 

@@ -148,7 +148,7 @@ def test_a_folder_that_is_not_there_or_empty_is_named(tmp_path):
     (tmp_path / "pictures").mkdir()
     refused(tmp_path, ROW, "dataset folder pictures is empty", "one folder a class")
     (tmp_path / "pictures" / "c0").mkdir()
-    refused(tmp_path, ROW, "class folder pictures/c0 holds no image (.jpg")
+    refused(tmp_path, ROW, "class folder pictures/c0 holds no image (JPEG")
 
 
 def test_a_wrong_number_of_classes_is_named(tmp_path):

@@ -282,6 +282,22 @@ def test_what_is_not_there_or_not_whole_is_named(imagenet):
     refused(folder, ROW, "has a tab or a line's end in its name: rename it")
 
 
+def test_members_that_only_train_are_held_to_their_archive(imagenet, monkeypatch):
+    from data import folder, preprocess
+
+    monkeypatch.setattr(folder, "HASHED", 0)
+    shutil.rmtree(imagenet / "train")
+    row = {**ROW, "splits": {"calib": 1, "select": 1, "val": 2}, "val": "flat.tar", "labels": "val.txt"}
+    _, lines = folder.build(str(imagenet), {**row, "synsets": "LOC_synset_mapping.txt"}, 0, hash_all=False)
+    fields = [line.split("\t") for line in lines.decode().splitlines()]
+    _, size, stamp, path, archive, offset = next(line for line in fields if line[2].startswith("changed:"))
+    member = index.Member(str(imagenet / archive), int(offset), int(size), path)
+    assert preprocess.held(member, stamp)
+    for other in (member._replace(offset=0), member._replace(bytes=member.bytes - 1)):
+        with pytest.raises(UserError, match="has changed since it was indexed"):
+            preprocess.held(other, stamp)
+
+
 def test_an_image_that_changed_after_it_was_indexed_is_refused(imagenet):
     indexed(imagenet.parent, ROW)
     image = imagenet / "val" / SYNSETS[VAL[3]] / NAMES[3]

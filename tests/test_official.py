@@ -49,7 +49,8 @@ def test_download_conversion_and_evaluation(tmp_path):
     assert workflow.path(CHECKPOINT).read_bytes() == content
     result = json.loads(workflow.path(RESULT).read_text())
     expected = {"name": "imagenet", "split": "val", "num_images": 30, "num_classes": CLASSES, "subset": None}
-    assert result["dataset"] == expected
+    order = {"order": "sorted", "given": False, "natural_differs": False}
+    assert result["dataset"] == {**expected, "class_order": order, "class_names": None, "left_out": {}}
     assert result["provenance"]["checkpoint_sha256"] == hashlib.sha256(content).hexdigest()
     assert result["accuracy"]["agreement_with_fp32"] == 100.0
     place = workflow.path("results/imagenet/data/index.json")

@@ -21,7 +21,16 @@ VALID = {
     "target": "cpu",
     "chosen": None,
     "candidates": None,
-    "dataset": {"name": "digits", "split": "val", "num_images": 360, "num_classes": 10, "subset": None},
+    "dataset": {
+        "name": "digits",
+        "split": "val",
+        "num_images": 360,
+        "num_classes": 10,
+        "subset": None,
+        "class_order": {"order": "sorted", "given": True, "natural_differs": False},
+        "class_names": None,
+        "left_out": {"not an image": 1},
+    },
     "preprocessing": {
         **{"size": 224, "crop": 0.9, "crop_mode": "center", "interpolation": "bicubic"},
         **{"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},

@@ -16,7 +16,7 @@ from torch import nn
 from conftest import ROOT
 from data import augment, folder, index, preprocess
 from described import USUAL, model_file
-from files import sha256_file, write_json
+from files import UserError, sha256_file, write_json
 from model import checkpoint, context, training, zoo
 
 ROW = {**USUAL, **yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-tiny"]}
@@ -114,12 +114,77 @@ def test_an_unreadable_training_image_is_named(stripes, tmp_path):
     listing, lines = index.read(stripes), (stripes.parent / "train.tsv").read_bytes().split(b"\n")
     (tmp_path / "bad.png").write_bytes(b"no image")
     where = os.path.relpath(tmp_path / "bad.png", stripes.parent).encode()
-    lines[3] = b"\t".join([*lines[3].split(b"\t")[:3], where])
+    stamp = f"sha256:{sha256_file(tmp_path / 'bad.png')}".encode()
+    lines[3] = b"\t".join([*lines[3].split(b"\t")[:2], stamp, where])
     (stripes.parent / "bad.tsv").write_bytes(b"\n".join(lines))
     listing["train"].update(file="bad.tsv", sha256=sha256_file(stripes.parent / "bad.tsv"))
     write_json(stripes.parent / "bad.json", listing)
     code, text = train(stripes.parent / "bad.json", tmp_path / "x.pth")
     assert code == 1 and "bad.png cannot be read (" in text and not (tmp_path / "x.pth").exists()
+
+
+def changed(image):
+    """Let an image file hold its negative, of as many bytes and of the same time; return what undoes it."""
+    before, state = image.read_bytes(), os.stat(image)
+    pixels = 255 - np.asarray(Image.open(image))
+    Image.fromarray(pixels).save(image)
+    image.write_bytes(image.read_bytes().ljust(len(before), b"\0")[: len(before)])
+    os.utime(image, ns=(state.st_atime_ns, state.st_mtime_ns))
+    return lambda: (image.write_bytes(before), os.utime(image, ns=(state.st_atime_ns, state.st_mtime_ns)))
+
+
+def test_images_that_changed_since_they_were_indexed_train_nothing_and_reach_no_store(stripes, tmp_path, monkeypatch):
+    """Neither in this training nor, once they are restored, from the store."""
+    monkeypatch.setenv("LEVIT_STORE", str(tmp_path / "store"))
+    line, environment = command_of(stripes, tmp_path / "x.pth", epochs=1)
+    environment["LEVIT_STORE"] = str(tmp_path / "store")
+    image = index.files(index.read(stripes), stripes, "train")[5]
+    restore = changed(stripes.parent / os.path.relpath(image, stripes.parent))
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=100)
+    finally:
+        restore()
+    assert done.returncode == 1 and f"{image} has changed since it was indexed: delete the index" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "x.pth").exists()
+    assert not list((tmp_path / "store").rglob("entry.json"))
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=100)
+    assert done.returncode == 0 and "from the store" not in done.stderr
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_changed_image_is_named_whoever_loads_it(stripes, monkeypatch, in_memory):
+    monkeypatch.setattr(augment, "IN_MEMORY", 1 << 30 if in_memory else 0)
+    images = augment.TrainImages(index.read(stripes), stripes, ROW, RECIPE, 0)
+    restore = changed(stripes.parent / os.path.relpath(images.files[7], stripes.parent))
+    try:
+        with pytest.raises(UserError) as raised:
+            list(training.batches(images, [6, 7, 8], 3, ROW, torch.device("cpu")))
+    finally:
+        restore()
+    assert str(raised.value) == (
+        f"image {images.files[7]} has changed since it was indexed: delete the index and run again"
+    )
+
+
+def test_images_of_a_large_set_are_held_to_their_time(tmp_path, monkeypatch):
+    """Too many to hash them when they are indexed: a file that was written since is refused all the same."""
+    monkeypatch.setattr(folder, "HASHED", 0)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            Image.new("L", (8, 8), number).save(tmp_path / name / f"{number}.png")
+    listing, lines = folder.build(
+        str(tmp_path), {"classes": 2, "splits": {"calib": 2, "select": 2, "val": 2}}, 0, False
+    )
+    (tmp_path / "train.tsv").write_bytes(lines)
+    listing["folder"] = str(tmp_path)
+    images = augment.TrainImages(listing, tmp_path / "index.json", ROW, None, 0)
+    timed = [position for position, stamp in enumerate(images.stamps) if stamp.startswith("changed:")]
+    assert len(timed) == len(images) - 2 and images[timed[0]][0].shape == (64, 64, 3)
+    images._decoded[timed[0]] = None
+    os.utime(images.files[timed[0]], ns=(5, 5))
+    with pytest.raises(UserError, match="has changed since it was indexed"):
+        images[timed[0]]
 
 
 def test_training_images_do_not_depend_on_who_reads_them(stripes, monkeypatch):

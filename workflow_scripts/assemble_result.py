@@ -73,7 +73,9 @@ def dataset_of(name, accuracy, index):
         )
     found = {"name": name, "split": split, "num_images": count, "num_classes": len(index["classes"])}
     subset = index.get("subset")
-    return {**found, "subset": subset and {key: subset.get(key) for key in ("classes", "images")}}
+    found["subset"] = subset and {key: subset.get(key) for key in ("classes", "images")}
+    said = {"class_order": "class_order", "class_names": "titles", "left_out": "left_out"}
+    return {**found, **{key: index.get(name) for key, name in said.items()}}
 
 
 def accuracy_of(accuracy, budget):

@@ -55,14 +55,22 @@ def check_identity(identity, here):
             raise UserError(f"the target's {key} is {expected}, and here it is {found}: build it on the target")
 
 
+def selected(args):
+    """Return what of the select split's files decides the engine: of the index, not every byte."""
+    from data import index
+    from files import sha256_file
+
+    images, listing, reference = args.select
+    return [sha256_file(images), index.decides(listing, "select"), sha256_file(reference)]
+
+
 def command():
     c = Command(__file__, __doc__, heavy=True, modules=lambda args: [f"runtimes/{args.runtime}.py"])
     c.input("--onnx").param("--runtime", required=True, help="a file of runtimes/")
     c.input("--cache", nargs="?", required=False, help="TensorRT calibration cache, for INT8 without Q/DQ")
     c.input("--plan", nargs="?", required=False, help="nodes that keep a higher precision, and what is to be met")
-    c.input(
-        "--select", nargs="*", help="where there is a plan: the select split's .u8, index and .npy of FP32's logits"
-    )
+    files = "where there is a plan: the select split's .u8, index and .npy of FP32's logits"
+    c.input("--select", nargs="*", help=files, content=selected)
     c.param("--verification", type=json.loads, default=None, help="JSON: typed")
     c.model(resolved.NORMALIZATION, nargs="?", required=False)
     c.recipe("--recipe", help="JSON").recipe("--identity", help="JSON")

@@ -109,7 +109,7 @@ class Command:
         paths = {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
         whole = {name: several for name, several in paths.items() if name not in self.contents}
         hashes = {name: [sha256_file(path) for path in several] for name, several in whole.items()}
-        hashes.update({name: [digest_of(content(args))] for name, content in self.contents.items()})
+        hashes.update({name: [digest_of(content(args))] for name, content in self.contents.items() if given[name]})
         scripts = [self.script.name] + (self.modules(args) if self.modules else [])
         code = imports.closure(*scripts)
         return {
@@ -203,6 +203,7 @@ def _log_to(path):
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+        handlers[-1].stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)

@@ -29,13 +29,24 @@ def produce(args):
     Path(args.train_images).write_bytes(lines)
     Path(args.seen).write_text(args.state + "\n", encoding="utf-8")
     write_json(args.index, index)
+    tell(root, index)
+
+
+def tell(root, index):
+    """Log what an index holds, in what order its classes stand where that is open, and what was left out and why."""
+    from data import classes
+
     sizes = {"train": index["train"]["images"], **{name: len(part) for name, part in index["splits"].items()}}
     counts = ", ".join(f"{size} {name}" for name, size in sizes.items())
     log.info("%s: %d classes (%s)", root, len(index["classes"]), counts)
+    for line in filter(None, [classes.warning(index)]):
+        log.warning("warning: %s", line)
+    if index["left_out"]:
+        log.info("left out: %s", ", ".join(f"{count} {reason}" for reason, count in index["left_out"].items()))
 
 
 def writers(args):
-    return [f"data/{args.dataset['builtin']}.py"] if args.dataset.get("builtin") else []
+    return [f"data/{name}.py" for name in BUILTINS if name == args.dataset.get("builtin")]
 
 
 def command():

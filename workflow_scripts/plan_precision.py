@@ -38,13 +38,20 @@ def inputs_of(args):
     return search.Inputs(calibration, images, labels, read_logits(args.reference), row)
 
 
+def decides(args):
+    """Return what of the index decides the choice."""
+    from data import index
+
+    return index.decides(args.index, "select")
+
+
 def command():
     tools = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy")
     c = Command(__file__, __doc__, tools=tools, heavy=True)
     c.input("--checkpoint").input("--qat", nargs="?", required=False).input("--calibration", nargs="?", required=False)
     c.input("--given", foreign=True, nargs="?", required=False, help="a plan made by hand")
     c.input("--calib-images", help=".u8 of the calib split").input("--images", help=".u8 of the select split")
-    c.input("--index").input("--reference", help=".npy of PyTorch FP32's logits of the select split")
+    c.input("--index", content=decides).input("--reference", help=".npy of PyTorch FP32's logits of the select split")
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.recipe("--graph", help="JSON row of `graphs`: passes, and placement of quantizers")
     c.recipe("--recipe", help="JSON: compute, budget, criterion")

@@ -14,7 +14,8 @@ from data import watch
 from files import UserError, canonical, read_json, system_text
 from tables import ONNX, SCORED, SEEN, TYPED_CLASS, ask, pick
 
-DATASET = ("builtin", "drawing", "path", "val", "labels", "synsets", "subset", "classes", "splits")  # of its row
+DATASET = ("builtin", "drawing", "path", "train", "val", "labels", "synsets", "class_order", "subset", "classes")
+DATASET += ("splits",)  # of its row
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 
 ELSEWHERE = ("python", "ssh", "ssh_config", "workdir")  # of a target's row: where it is, which decides nothing

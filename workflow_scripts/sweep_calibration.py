@@ -70,10 +70,18 @@ def summary(found, images, judged, top1):
     }
 
 
+def decides(args):
+    """Return what of the index decides the choice."""
+    from data import index
+
+    return index.decides(args.index, "select")
+
+
 def command():
     c = Command(__file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "numpy"), heavy=True)
     c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
-    c.input("--select", help="preprocessed select split (.u8)").input("--index", help="index.json of the dataset")
+    c.input("--select", help="preprocessed select split (.u8)")
+    c.input("--index", help="index.json of the dataset", content=decides)
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.recipe("--recipe", help="JSON: images, candidates (recipes)")
     return c.output("--sweep").setting("--threads", type=int, default=0)

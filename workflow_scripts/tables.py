@@ -32,6 +32,7 @@ ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
 SCORED = {"accuracy": "val", "select": "select"}  # folder of scores under a dataset's: the split that they are of
 UNFOLDED = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change the network's weights
 TABLES = {"model": "models", "dataset": "datasets", "precision": "precisions", "target": "targets", "graph": "graphs"}
+LOCAL = ("store", "datasets", "precisions")  # keys of config.yaml below which paths are this machine's
 
 
 def pick(row, *keys):
@@ -63,6 +64,15 @@ def _ask_elsewhere(python, question, arguments):
         return json.dumps(None if question == "identity" else f"its interpreter {python} does not run here")
 
 
+def _at_home(value):
+    """Return a value of config.yaml in which paths that begin with `~` are whole: no shell ever sees them."""
+    if isinstance(value, dict):
+        return {key: _at_home(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_at_home(inner) for inner in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
 class Tables:
     """A checked configuration (schema.Checker) with the questions that rules ask of it."""
 
@@ -79,7 +89,9 @@ class Tables:
         import yaml  # Snakemake's own
 
         with open(schema, encoding="utf-8") as stream:
-            return cls(Checker(yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))).check(config))
+            checker = Checker(yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        config = checker.check(config)
+        return cls({key: _at_home(value) if key in LOCAL else value for key, value in config.items()})
 
     def _check_references(self):
         """Raise UserError where a row contradicts itself, or speaks of a row that is not there.

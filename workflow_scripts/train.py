@@ -87,6 +87,13 @@ def _inputs(batches, bar):
         bar.update(len(labels))
 
 
+def decides(args):
+    """Return what of the index decides the checkpoint."""
+    from data import index
+
+    return index.decides(args.index, "train")
+
+
 def _spoken(kind):
     return "float32" if kind is None else str(kind).rpartition(".")[2]
 
@@ -102,7 +109,7 @@ def command():
     c = Command(
         __file__, __doc__, tools=("torch", "timm", "numpy", "pillow"), heavy=True, trained=True, context=context
     )
-    c.input("--index", help="index.json of the dataset")
+    c.input("--index", help="index.json of the dataset", content=decides)
     c.input("--start", required=False, help="weights to fine-tune; without them, training is from scratch")
     c.model(resolved.AUGMENTED)
     c.param("--classes", type=int, required=True)

@@ -79,10 +79,18 @@ def context(args):
     return context.of_training(args.device, args.threads, args.processes)
 
 
+def decides(args):
+    """Return what of the index decides the checkpoint."""
+    from data import index
+
+    return index.decides(args.index, "train")
+
+
 def command():
     tools = ("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy", "pillow")
     c = Command(__file__, __doc__, tools=tools, heavy=True, trained=True, context=context)
-    c.input("--checkpoint").input("--calibration").input("--index", help="index.json of the dataset")
+    c.input("--checkpoint").input("--calibration")
+    c.input("--index", help="index.json of the dataset", content=decides)
     c.input("--images", help=".u8 of a split, on which folding is proved")
     c.model(resolved.AUGMENTED).param("--classes", type=int, required=True)
     c.recipe("--recipe", help="JSON of the precision's `qat` row")

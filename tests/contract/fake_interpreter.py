@@ -26,7 +26,8 @@ def index_of(digest):
     """Return the rest of an index of one image: what decoding asks of it."""
     image = {"path": "x", "label": 0, "bytes": 1, "sha256": digest}
     splits = dict.fromkeys(("calib", "select", "val"), [0])
-    return "," + canonical({"classes": [], "root": ".", "images": [image], "splits": splits})[1:-1]
+    train = {"file": "train.tsv", "images": 0, "sha256": digest}
+    return "," + canonical({"classes": [], "root": ".", "images": [image], "splits": splits, "train": train})[1:-1]
 
 
 def model_of(row):

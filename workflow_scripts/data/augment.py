@@ -20,6 +20,7 @@ class TrainImages:
         """
         self.files = indexing.files(listing, index_path, "train")
         self.labels = indexing.labels(listing, "train")
+        self.stamps = indexing.images(listing, "train").stamps
         self.geometry, self.recipe, self.seed, self.epoch = geometry, recipe, seed, 0
         self.in_memory = indexing.images(listing, "train").bytes.sum() <= IN_MEMORY
         self._decoded = [None] * len(self.files)
@@ -37,7 +38,7 @@ class TrainImages:
     def _image(self, item):
         if self._decoded[item] is not None:
             return self._decoded[item]
-        image = preprocess.load(self.files[item])
+        image = preprocess.load(self.files[item], self.stamps[item])
         if self.in_memory:
             self._decoded[item] = image
         return image

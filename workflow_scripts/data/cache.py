@@ -1,6 +1,5 @@
 """Preprocessed images as one .npy of uint8 [N, size, size, 3], filled by several processes, read as a memory map."""
 
-import hashlib
 import logging
 import mmap
 import multiprocessing
@@ -61,7 +60,8 @@ def _fill(writer, rows, images, digests, geometry, share):
     """Preprocess a share of the images in a process of its own; send counts, errors' texts, and None at the end."""
     for done, position in enumerate(share, start=1):
         try:
-            content = _checked(images[position], digests[position])
+            digest = digests[position]
+            content = preprocess.held(images[position], digest and f"sha256:{digest}")
             rows.put(position, preprocess.pixels(content, images[position], geometry))
         except UserError as error:
             writer.send(str(error))
@@ -70,14 +70,6 @@ def _fill(writer, rows, images, digests, geometry, share):
         if done % BLOCK == 0 or done == len(share):
             writer.send((done - 1) % BLOCK + 1)
     writer.send(None)
-
-
-def _checked(image, digest):
-    """Return the bytes of an image; raise UserError where they are not there or not those that were indexed."""
-    content = preprocess.content(image)
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise UserError(f"image {image} has changed since it was indexed: delete the index and run again")
-    return content
 
 
 def _follow(readers, processes, total, name):

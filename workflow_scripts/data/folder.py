@@ -5,7 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import progress
-from data import index, labels, layouts, source, splits
+from data import index, kinds, labels, layouts, preprocess, source, splits, walk
 from files import UserError
 
 HASHED = 4 << 30  # bytes of training images up to which each is known by its content, above by its time
@@ -18,11 +18,8 @@ def build(root, row, seed, hash_all, train_file="train.tsv"):
     row: of `datasets` ({classes, splits, ...}); seed: of the splits; hash_all: also of whatever only trains.
     A dataset with images of val is split already; another one gives `splits: val` images of its own.
     """
-    found, classes = layouts.find(root, row)
-    if len(classes) != row["classes"]:
-        raise UserError(
-            f"dataset folder {root} holds {len(classes)} classes, config.yaml says {row['classes']}: correct `classes`"
-        )
+    found, classes, order, left_out = layouts.find(root, row)
+    _check_count(root, row, classes)
     empty = [image for image in found if image.bytes == 0]
     if empty:
         raise UserError(f"image {os.path.join(root, empty[0].path)} is empty: replace or remove it")
@@ -42,7 +39,21 @@ def build(root, row, seed, hash_all, train_file="train.tsv"):
         "splits": {name: [place[position] for position in part] for name, part in parts.items()},
         "train": {"file": train_file, "images": len(train), "sha256": hashlib.sha256(lines).hexdigest()},
         "subset": row.get("subset"),
+        "class_order": order.described(classes),
+        "left_out": {reason: count for reason, count in sorted(left_out.items()) if count},
+        **({"titles": order.titles} if order.titles else {}),
     }, lines
+
+
+def _check_count(root, row, classes):
+    """Raise UserError where there are more or fewer classes than the row says."""
+    if len(classes) != row["classes"]:
+        inner = walk.folders(os.path.join(root, classes[0])) if os.path.isdir(os.path.join(root, classes[0])) else ()
+        halves = len(classes) == 1 and any(layouts.SPLIT.fullmatch(name) for name in inner)
+        remedy = f"`path` (the halves are in {os.path.join(root, classes[0])})" if halves else "`classes`"
+        raise UserError(
+            f"dataset folder {root} holds {len(classes)} classes, config.yaml says {row['classes']}: correct {remedy}"
+        )
 
 
 def _split(root, found, labels, sizes, seed):
@@ -102,13 +113,21 @@ def _hashed(root, found, positions):
     digests = {}
 
     def of_block(block):
-        return [source.digest(_source(root, found[position])) for position in block]
+        return [_digest(_source(root, found[position])) for position in block]
 
     with progress.bar(len(positions), "index") as bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for block, several in zip(blocks, pool.map(of_block, blocks)):
             digests.update(zip(block, several))
             bar.update(len(block))
     return digests
+
+
+def _digest(image):
+    """Return the hex SHA-256 of an image's bytes; raise UserError where they are of no format that is read."""
+    content = preprocess.content(image)
+    if not kinds.shown(content[: kinds.HEAD]):
+        preprocess.check(content, image)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _source(root, image):

@@ -1,7 +1,8 @@
 """The index of a dataset: which images there are, their labels and their splits. Reading it needs numpy alone.
 
 {"classes": [name], "root": folder, "images": [{"path", "label", "bytes", "sha256"}], "splits": {name: [position]},
-"train": {"file", "images", "sha256"}, "subset": {...} or null}
+"train": {"file", "images", "sha256"}, "subset": {...} or null, "class_order": {"order", "given", "natural_differs"},
+"left_out": {reason: count}, "titles": [readable name of each class] where the row's `class_order` gives them}
 with paths relative to the root, and the root relative to the index's own folder (or absolute). An image in a tar has
 its "archive" and "offset" as well. Images that only train, of which there may be millions, are lines of a file beside
 the index, FIELDS with tabs between; a stamp is the content's SHA-256, or the time of the last change where there is too
@@ -43,11 +44,15 @@ def count(index, split):
 
 
 class Images(NamedTuple):
-    """The images of a split in its order: labels and bytes are int64 [N], sources paths or Members (data/source.py)."""
+    """The images of a split in its order: labels and bytes are int64 [N], sources paths or Members (data/source.py).
+
+    stamps: what each is known by, `sha256:` and the digest of its bytes, or `changed:` and its file's time.
+    """
 
     labels: np.ndarray
     bytes: np.ndarray
     sources: list
+    stamps: list
 
 
 def labels(index, split):
@@ -72,6 +77,19 @@ def digests(index, split):
     return [index["images"][position]["sha256"] for position in index["splits"][split]]
 
 
+def decides(path, split):
+    """Return what of the index at `path` decides what is made with a split's images and labels, as a JSON value.
+
+    That is less than every byte of it: what was left out, other splits and the classes' readable names decide nothing.
+    """
+    index = read(path)
+    if split != "train":
+        return {"classes": len(index["classes"]), "labels": labels(index, split).tolist()}
+    train = index["train"]
+    timed = any(stamp.startswith("changed:") for stamp in images(index, "train").stamps)
+    return {"classes": len(index["classes"]), "train": train["sha256"], "root": index["root"] if timed else None}
+
+
 def images(index, split):
     """Return the split's Images, their sources relative to the index's root; raise UserError where it has none."""
     if not count(index, split):
@@ -80,7 +98,8 @@ def images(index, split):
         return _train(os.path.join(index["folder"], index["train"]["file"]), index["train"]["sha256"])
     found = [index["images"][position] for position in index["splits"][split]]
     numbers = (np.array([image[name] for image in found], dtype=np.int64) for name in ("label", "bytes"))
-    return Images(*numbers, [_source(i["path"], i["bytes"], i.get("archive"), i.get("offset")) for i in found])
+    sources = [_source(i["path"], i["bytes"], i.get("archive"), i.get("offset")) for i in found]
+    return Images(*numbers, sources, [f"sha256:{image['sha256']}" for image in found])
 
 
 def _source(path, size, archive=None, offset=None):
@@ -102,10 +121,11 @@ def _train(path, sha256):
         raise UserError(f"{path} does not exist: delete the index beside it and run again") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} is not what the index beside it was written with: delete both and run again")
-    numbers, sources = array.array("q"), []
+    numbers, sources, stamps = array.array("q"), [], []
     for line in content.decode("utf-8", "surrogateescape").split("\n")[:-1]:
-        label, size, _, *place = line.split("\t")
+        label, size, stamp, *place = line.split("\t")
+        stamps.append(stamp)
         numbers.extend((int(label), int(size)))
         sources.append(_source(place[0], size, *place[1:]))
     table = np.array(numbers, dtype=np.int64).reshape(-1, 2)
-    return Images(table[:, 0].copy(), table[:, 1].copy(), sources)
+    return Images(table[:, 0].copy(), table[:, 1].copy(), sources, stamps)

@@ -2,7 +2,7 @@
 
 | one line an image | as in |
 | --- | --- |
-| `file class`, a class by name or by its number from 0 in the order of names | Caffe's val.txt |
+| `file class`, a class by name or by its number from 0 in the classes' order | Caffe's val.txt |
 | `ImageId,PredictionString` above `file,class x y x y ...` | Kaggle's LOC_val_solution.csv |
 | `class` by name, in the files' order | TensorFlow's imagenet_2012_validation_synset_labels.txt |
 | `number` from 1 in the development kit's own order, in the files' order | ILSVRC2012_validation_ground_truth.txt |
@@ -28,7 +28,7 @@ def class_names(path):
         path = _imagenet()
     if path.endswith(".mat"):
         return sorted(kit_names(path).values())
-    names = [line.split()[0] for line in _lines(path)]
+    names = [line.split()[0] for line in lines_of(path, "synsets")]
     if len(set(names)) < len(names):
         raise UserError(f"{path} names a class twice: it must hold one line a class (`synsets`)")
     return sorted(names)
@@ -61,9 +61,9 @@ def kit_names(path):
 def assign(files, path, names, classes, synsets=None):
     """Return the class of each file: files are names in order, path the file of labels.
 
-    names: of all classes, sorted, or None where nobody said; classes: how many there are; synsets: as in the row.
+    names: of all classes in order, or None where nobody said; classes: how many there are; synsets: as in the row.
     """
-    rows = [BETWEEN.split(line) for line in _lines(path) if not line.lower().startswith(HEADER)]
+    rows = [BETWEEN.split(line) for line in lines_of(path, "labels") if not line.lower().startswith(HEADER)]
     widths = {len(row) for row in rows}
     if widths == {1}:
         found = _in_order(files, [row[0] for row in rows], path, synsets)
@@ -119,14 +119,16 @@ def _stem(file):
     return os.path.splitext(os.path.basename(file))[0]
 
 
-def _lines(path):
+def lines_of(path, *keys):
+    """Return the lines of a text file without blanks around them; keys: of a row, which may have named it."""
+    named = " or ".join(f"`{key}`" for key in keys)
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8-sig") as stream:
             lines = [line.strip() for line in stream if line.strip()]
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: correct `labels` or `synsets` in config.yaml") from None
+        raise UserError(f"{path} does not exist: correct {named} in config.yaml") from None
     except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a text file ({error}): `labels` and `synsets` name lines of text") from None
+        raise UserError(f"{path} is not a text file ({error}): {named} names lines of text") from None
     if not lines:
         raise UserError(f"{path} is empty: give one line an image, or a class")
     return lines
@@ -144,6 +146,6 @@ def chosen(text, names):
         else:
             raise UserError(
                 f"subset.classes: {part} is no class: 0 to {len(names) - 1}, a range of them, or a name "
-                f"({nearest(part, names) if not span else 'numbers are those of the sorted names'})"
+                f"({nearest(part, names) if not span else 'numbers count in the order of the classes'})"
             )
     return found

@@ -3,6 +3,7 @@
 Equal to timm's evaluation transform of the same size, crop and interpolation to within one uint8 level.
 """
 
+import hashlib
 import io
 import math
 import re
@@ -11,7 +12,7 @@ import struct
 import numpy as np
 from PIL import Image
 
-from data import source
+from data import kinds, source
 from files import UserError
 
 FILTERS = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
@@ -20,18 +21,37 @@ LARGE = 1 << 24  # pixels of a resized image above which only what is kept of it
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def load(image):
+def load(image, stamp=None):
     """Return an image (a path, or a Member of an archive) as a Pillow image, L or RGB; raise UserError naming it.
 
+    stamp: what its index says of it (see `held`), or None.
     Gray stays one channel, for speed: resizing it and repeating it gives what resizing three equal channels gives.
     As timm does, the content says what format it is, and an EXIF orientation is not applied.
     """
-    return _of(content(image), image, lambda opened: opened.copy())
+    return _of(held(image, stamp), image, lambda opened: opened.copy())
+
+
+def check(data, name):
+    """Raise UserError naming an image where its bytes are of none of the formats; nothing is decoded."""
+    _of(data, name, lambda opened: None, decode=False)
 
 
 def pixels(data, name, geometry):
     """Return the bytes of an image file as `prepare` does; raise UserError naming it if they are none."""
     return _of(data, name, lambda opened: prepare(opened, geometry))
+
+
+def held(image, stamp):
+    """Return the bytes of an image; raise UserError where they are not there, or not those that were indexed.
+
+    stamp: of data/index.py, the bytes' SHA-256 or the file's time of change; None holds it to nothing.
+    """
+    data = content(image)
+    kind, _, value = (stamp or "").partition(":")
+    same = not kind or value == (hashlib.sha256(data).hexdigest() if kind == "sha256" else str(source.changed(image)))
+    if not same:
+        raise UserError(f"image {image} has changed since it was indexed: delete the index and run again")
+    return data
 
 
 def content(image):
@@ -44,10 +64,12 @@ def content(image):
         raise UserError(f"image {image} cannot be read ({error.strerror or error}): replace or remove it") from None
 
 
-def _of(data, name, function):
+def _of(data, name, function, decode=True):
     """Return function(the Pillow image in bytes, of mode L or RGB); raise UserError naming it where they hold none."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=kinds.formats()) as image:
+            if not decode:
+                return function(image)
             image.load()
             return function(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     except DAMAGE as error:

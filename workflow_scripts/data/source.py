@@ -1,6 +1,7 @@
 """Where an image's bytes are: a file, or a place in a tar archive, which is read there and never unpacked."""
 
-import hashlib
+import os
+import tarfile
 from typing import NamedTuple
 
 
@@ -29,6 +30,15 @@ def read(source):
     return content
 
 
-def digest(source):
-    """Return the hex SHA-256 of a source's bytes."""
-    return hashlib.sha256(read(source)).hexdigest()
+def changed(source):
+    """Return when a source was last changed, in nanoseconds since 1970 (of a Member whole seconds), or None."""
+    if not isinstance(source, Member):
+        return os.stat(source).st_mtime_ns
+    with open(source.archive, "rb") as stream:
+        stream.seek(max(source.offset - tarfile.BLOCKSIZE, 0))
+        header = stream.read(tarfile.BLOCKSIZE)
+    try:
+        found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return None
+    return int(found.mtime) * 10**9 if found.size == source.bytes else None

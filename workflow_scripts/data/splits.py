@@ -21,4 +21,4 @@ def balanced(candidates, labels, keys, count, salt):
 
 
 def _hash(salt, key):
-    return hashlib.sha256(f"{salt}/{key}".encode()).digest()
+    return hashlib.sha256(f"{salt}/{key}".encode("utf-8", "surrogateescape")).digest()

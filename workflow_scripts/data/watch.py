@@ -1,19 +1,23 @@
 """What can be seen of a user's images without reading them, so that a change to them makes their index stale.
 
-Of up to FEW images each one's size and time of change is looked at, so that an image edited in place is noticed too.
+Of up to FEW files each one's size and time of change is looked at, so that an image edited in place is noticed too.
 Of more, a dry run would take too long: then the times of the folders are, which change when an image is added,
-removed, renamed or replaced by another file, but not when its bytes are overwritten. Decoding notices those: it holds
-each image to the SHA-256 in the index. Read while Snakemake parses: standard library only, Python 3.8.
+removed, renamed or replaced by another file, but not when its bytes are overwritten. Decoding and training notice
+those: they hold each image to what the index knows it by. Files of labels and of class names count by their content.
+Read while Snakemake parses: standard library only, Python 3.8.
 """
 
+import collections
 import hashlib
+import itertools
 import os
 
+from data import walk
 from user_files import sha256_of
 
 FEW = 10000
-LISTS = ("labels", "synsets")  # keys of a row that may name files, which count by their content
-NAMED = "imagenet"  # a value of `synsets` that is no file
+LISTS = ("labels", "synsets", "class_order")  # keys of a row that may name files, which count by their content
+NAMED = ("imagenet", "sorted", "natural")  # values of these keys that are no files
 HALVES = ("train", "val")
 
 
@@ -22,27 +26,33 @@ def state(row):
     root = row["path"]
     if not os.path.isdir(root):
         return None
-    halves = [os.path.join(root, half) for half in HALVES if os.path.isdir(os.path.join(root, half))]
-    val = beside(row, "val")
-    seen = [(key, sha256_of(beside(row, key))) for key in LISTS if beside(row, key)]
-    seen += [_stamp(val)] if val and not os.path.isdir(val) else []
-    folders = (halves or [root]) + ([val] if val and os.path.isdir(val) else [])
+    places = [os.path.join(root, row.get(half) or half) for half in HALVES]
+    seen = [_stamp(path) for path in places if os.path.isfile(path)]
+    seen += [(key, _content(beside(row, key))) for key in LISTS if beside(row, key)]
+    folders = [path for path in places if os.path.isdir(path)] or [root]
     images = []
     for folder in folders:
         images += _images(folder, FEW + 1 - len(images))
     seen += images if len(images) <= FEW else [stamp for folder in folders for stamp in _folders(folder)]
-    return hashlib.sha256(repr(sorted(seen)).encode()).hexdigest()
+    return hashlib.sha256(repr(sorted(seen, key=repr)).encode()).hexdigest()
 
 
 def beside(row, key):
     """Return the path that a row names relative to its images, or None where it names none."""
     named = row.get(key)
-    return os.path.join(row["path"], named) if named and named != NAMED else None
+    return os.path.join(row["path"], named) if named and named not in NAMED else None
 
 
-def _stamp(path, entry=None):
+def _content(path):
     try:
-        found = entry.stat() if entry else os.stat(path)
+        return sha256_of(path)
+    except OSError:
+        return "unreadable"
+
+
+def _stamp(path, found=None):
+    try:
+        found = found or os.stat(path)
     except OSError:  # a link to nothing, say: the index says what is wrong
         return (path, None, None)
     return (path, found.st_size, found.st_mtime_ns)
@@ -50,22 +60,18 @@ def _stamp(path, entry=None):
 
 def _images(folder, most):
     """Return the stamps of the first `most` files in a folder and below, hidden ones left out."""
-    stamps, pending = [], [folder]
-    while pending and len(stamps) < most:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    pending.append(entry.path)
-                elif len(stamps) < most:
-                    stamps.append(_stamp(entry.path, entry))
-                else:
-                    break
+    files, stamps = walk.files(folder, collections.Counter()), []
+    try:
+        for path, found in itertools.islice(files, most):
+            stamps.append(_stamp(os.path.join(folder, path), found))
+    except OSError as error:  # a folder that cannot be read: the index names it
+        stamps.append((str(error.filename), None, None))
     return stamps
 
 
 def _folders(folder):
     """Return the stamps of a folder and of those in it; what lies deeper is not looked at."""
-    with os.scandir(folder) as entries:
-        return [_stamp(folder), *(_stamp(e.path, e) for e in entries if not e.name.startswith(".") and e.is_dir())]
+    try:
+        return [_stamp(folder), *(_stamp(os.path.join(folder, name)) for name in walk.folders(folder))]
+    except OSError:
+        return [(folder, None, None)]

@@ -109,8 +109,11 @@ def batches(images, order, size, row, device):
     loader = torch.utils.data.DataLoader(
         images, batch_size=size, sampler=order, num_workers=workers, pin_memory=device.type == "cuda"
     )
-    for pixels, labels in loader:
-        yield to_input(pixels, row["mean"], row["std"], device), labels.to(device)
+    try:
+        for pixels, labels in loader:
+            yield to_input(pixels, row["mean"], row["std"], device), labels.to(device)
+    except UserError as error:  # of a loading process it comes with that one's traceback
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 def to_input(batch, mean, std, device):
