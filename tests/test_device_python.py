@@ -16,8 +16,18 @@ from workflow import PARTS, REPOSITORY
 
 PYTHON = Path(os.environ.get("LEVIT_PYTHON8") or REPOSITORY / ".venv8/bin/python")
 SCRIPTS = ROOT / "workflow_scripts"
-COMMANDS = ("fingerprint", "build_engine", "evaluate_engine", "benchmark", "run_trtexec", "profile_engine")
-COMMANDS += ("bisect_precision", "assemble_result", "choose_precision", "summarize", "device_kit", "carry", "gate")
+COMMANDS = ("fingerprint", "build_engine", "evaluate_engine", "benchmark", "paired_benchmark", "run_trtexec")
+COMMANDS += (
+    "profile_engine",
+    "retime",
+    "bisect_precision",
+    "assemble_result",
+    "choose_precision",
+    "summarize",
+    "device_kit",
+    "carry",
+    "gate",
+)
 RUNTIMES = ["onnxruntime", "openvino"]
 
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason=f"{PYTHON} is not there: `make test` makes it")

@@ -43,7 +43,9 @@ def execute(produce, args):
     outputs = {name: getattr(args, name) for name in command.outputs}
     names = [path[: -len(".partial")].replace("results/", "") for path in outputs.values()]
     with open(os.environ["LEVIT_WORK"], "a", encoding="utf-8") as stream:
-        stream.write(canonical({"command": parts["command"], "heavy": command.heavy, "outputs": names}) + "\n")
+        again = os.environ.get("LEVIT_RETIME", "")
+        work = {"command": parts["command"], "heavy": command.heavy, "outputs": names, "again": again}
+        stream.write(canonical(work) + "\n")
     for name, path in outputs.items():
         with open(path, "w", encoding="utf-8") as stream:
             stream.write('{"made_of":')
