@@ -22,6 +22,7 @@ import provenance
 import resolved
 from files import UserError, canonical, describe, digest_of, partial_of, sha256_file
 from store import Store
+from user_files import sha256_of
 
 log = logging.getLogger("levit")
 
@@ -108,7 +109,7 @@ class Command:
         given = {name: getattr(args, name) for name in self.inputs}
         paths = {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
         whole = {name: several for name, several in paths.items() if name not in self.contents}
-        hashes = {name: [sha256_file(path) for path in several] for name, several in whole.items()}
+        hashes = {name: [sha256_of(path) for path in several] for name, several in whole.items()}
         hashes.update({name: [digest_of(content(args))] for name, content in self.contents.items() if given[name]})
         scripts = [self.script.name] + (self.modules(args) if self.modules else [])
         code = imports.closure(*scripts)

@@ -14,7 +14,8 @@ import logging
 import os
 from collections.abc import Iterable
 
-from files import UserError, sha256_file, write_json
+from files import UserError, write_json
+from user_files import sha256_of
 
 SUFFIX = ".provenance"
 INHERITED = ("command", "versions", "context", "trained")  # of a record, what its descendants' lineage repeats
@@ -66,7 +67,7 @@ def check_all(paths: Iterable[str], remedy: str = "delete it and run again") -> 
     paths = list(paths)
     records = [read(path) for path in paths]
     for path, record in zip(paths, records):
-        if record and sha256_file(path) != record["sha256"]:
+        if record and sha256_of(path) != record["sha256"]:
             raise UserError(_refusal(path, record, remedy))
     unknown = [path for path, record in zip(paths, records) if record is None and FOLDER in path.split(os.sep)]
     if unknown:
