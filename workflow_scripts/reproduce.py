@@ -3,7 +3,8 @@
     python workflow_scripts/reproduce.py results/LeViT-128S.int8_qat.cpu.json
 
 The recorded commit is taken out of the repository, with the recorded rows in its config.yaml, and the result is built
-there by the packages that are installed now, from the first image on: no artifact and no stored work is reused.
+there by the packages that are installed now, from the first image on: no artifact and no stored work is reused. What
+took training is made first, with the recorded number of threads and processes and on the recorded kind of device.
 Compared is all that the result says but its timings.
 """
 
@@ -17,7 +18,8 @@ import tempfile
 from pathlib import Path
 
 import imports
-from files import UserError, read_json
+import results
+from files import UserError, one_line, read_json
 
 ROOT = imports.ROOT.parent
 TIMINGS = ("benchmark", "paired_benchmark", "trtexec", "candidates", "engine.build_seconds", "provenance.git_commit")
@@ -42,11 +44,23 @@ def rebuild(result, folder, snakemake):
         print(f"note: built with changes that were not committed: {commit[:12]} is taken without them")
     _extract(commit.partition("-")[0], folder)
     write_config(folder / "config.yaml", result)
-    done = subprocess.run([*snakemake, "--quiet", "rules", "--", name_of(result)], cwd=folder, env=_environment())
-    made = folder / name_of(result)
-    if not made.exists():
-        raise UserError(f"the result could not be built again: snakemake ended with status {done.returncode}")
-    return read_json(made)
+    for path, options, environment in [*trainings(result), (name_of(result), [], {})]:
+        command = [*snakemake, *options, "--quiet", "rules", "--", path]
+        done = subprocess.run(command, cwd=folder, env={**_environment(), **environment})
+        if not (folder / path).exists():
+            raise UserError(f"{path} could not be built again: snakemake ended with status {done.returncode}")
+    return read_json(folder / name_of(result))
+
+
+def trainings(result):
+    """Return (path, Snakemake's options, variables) of each artifact that took training, checkpoints first."""
+    steps = []
+    for path, made in sorted(result["provenance"].get("trained", {}).items()):
+        context = made["context"]
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if context.get("device") == "cpu" else {}
+        options = ["--cores", str(context["threads"])] if context.get("threads") else []
+        steps.append((path, options, {**hidden, "LEVIT_PROCESSES": str(context.get("processes") or "")}))
+    return steps
 
 
 def name_of(result, precision=None):
@@ -117,22 +131,27 @@ def flat(value, name=""):
     return {key: inner for part in parts for key, inner in part.items()}
 
 
+def read(path):
+    """Return a result to build again; raise UserError where it is none, or of an older version that records too little."""
+    result = results.read(path)
+    missing = [name for name in ("chosen", "provenance") if name not in result]
+    if missing or not isinstance(result["provenance"], dict) or "git_commit" not in result["provenance"]:
+        raise UserError(f"{path} does not record its {(missing or ['commit'])[0]}: {results.OLDER}")
+    return result
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("result", help="results/{model}.{precision}.{target}.json")
     parser.add_argument("--keep", help="an empty folder to build in, which is kept")
     args = parser.parse_args()
-    snakemake = [sys.executable, "-m", "snakemake"]
-    try:
-        recorded = read_json(args.result)
-        if args.keep:
-            Path(args.keep).mkdir(parents=True, exist_ok=True)
-            found = differences(recorded, rebuild(recorded, Path(args.keep), snakemake))
-        else:
-            with tempfile.TemporaryDirectory(prefix="levit-") as folder:
-                found = differences(recorded, rebuild(recorded, Path(folder), snakemake))
-    except UserError as problem:
-        sys.exit(f"error: {problem}")
+    snakemake, recorded = [sys.executable, "-m", "snakemake"], read(args.result)
+    if args.keep:
+        Path(args.keep).mkdir(parents=True, exist_ok=True)
+        found = differences(recorded, rebuild(recorded, Path(args.keep), snakemake))
+    else:
+        with tempfile.TemporaryDirectory(prefix="levit-") as folder:
+            found = differences(recorded, rebuild(recorded, Path(folder), snakemake))
     for line in found:
         print(line)
     print(f"{args.result}: {len(found)} facts differ" if found else f"{args.result}: the same but for its timings")
@@ -140,4 +159,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    one_line(main)
