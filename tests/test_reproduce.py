@@ -12,6 +12,7 @@ import reproduce
 from workflow import Workflow
 
 RESULT = "results/LeViT-tiny.int8_ptq.cpu.json"
+OLD = reproduce.ROOT / "docs/measurements/h200-tensorrt-8.5.3.1/LeViT-128S.fp16.gpu.json"
 SAME = ("*.onnx", "*.pth", "*.u8", "*.npy", "calibration/*.json", "plans/*.json", "data/index.json", "accuracy/*.json")
 
 
@@ -53,6 +54,9 @@ def test_a_result_is_built_again_to_the_same_bytes(tmp_path):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
+RECIPE = {"seed": 0, "dataset": {}, "target": {}, "graphs": {}}
+
+
 def made(**changes):
     """Return a result with some of its facts changed, by dotted name."""
     result = {
@@ -60,9 +64,11 @@ def made(**changes):
         "precision": "p",
         "target": "t",
         "benchmark": [{"batch": 1, "images_per_second": 5.0}],
+        "dataset": {"name": "d"},
+        "target_identity": {},
         "accuracy": {"top1": 50.0, "budget": 1.0},
         "engine": {"sha256": "a", "build_seconds": 1.0},
-        "provenance": {"git_commit": "c", "graph_sha256": "b", "versions": {"torch": "1"}, "recipe": {"seed": 0}},
+        "provenance": {"git_commit": "c", "graph_sha256": "b", "versions": {"torch": "1"}, "recipe": RECIPE},
     }
     for name, value in changes.items():
         place = result
@@ -107,3 +113,33 @@ def test_what_cannot_be_built_again_is_said_in_one_line(change, said, tmp_path):
     script = [sys.executable, str(reproduce.ROOT / "workflow_scripts/reproduce.py"), str(tmp_path / "r.json")]
     done = subprocess.run(script, capture_output=True, text=True)
     assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_what_took_training_is_made_first_as_it_was():
+    trained = {
+        "results/d/qat/m.p.pth": {"context": {"device": "cuda", "processes": 4, "dtype": "bfloat16"}},
+        "results/d/checkpoints/m.pth": {"context": {"device": "cpu", "threads": 3, "processes": 1}},
+    }
+    assert reproduce.trainings({"provenance": {"trained": trained}}) == [
+        ("results/d/checkpoints/m.pth", ["--cores", "3"], {"CUDA_VISIBLE_DEVICES": "", "LEVIT_PROCESSES": "1"}),
+        ("results/d/qat/m.p.pth", [], {"LEVIT_PROCESSES": "4"}),
+    ]
+    assert reproduce.trainings({"provenance": {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "r.json does not exist"),
+        ("", "r.json is not JSON"),
+        ("[1]", "r.json is not a result: delete it and run again"),
+        ('{"model": "m"}', "r.json is not a result: delete it and run again"),
+        (OLD.read_text(), "does not record its dataset: it is of an older version"),
+    ],
+)
+def test_what_is_no_result_to_build_again_is_said_in_one_line(text, said, tmp_path):
+    if text is not None:
+        (tmp_path / "r.json").write_text(text)
+    script = [sys.executable, str(reproduce.ROOT / "workflow_scripts/reproduce.py"), str(tmp_path / "r.json")]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr

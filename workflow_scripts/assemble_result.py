@@ -3,9 +3,9 @@
 import subprocess
 
 import resolved
+import result_file
 from cli import Command, log, tool_versions
 
-VERSION = 2  # of the result's schema; results without one are of version 1
 SCORES = ("num_images", "top1", "agreement_with_fp32")  # of the select split
 PREPROCESSING = (*resolved.GEOMETRY, *resolved.NORMALIZATION, "sources", "contradicts")
 ERRORS = (
@@ -27,7 +27,7 @@ def produce(args):
     identity, other = read_json(args.identity), read_json(args.trtexec) if args.trtexec else None
     check_engine(args.engine, {args.accuracy: accuracy, args.benchmark: timing, args.trtexec: other})
     result = {
-        "schema_version": VERSION,
+        "schema_version": result_file.VERSION,
         "model": args.model,
         "precision": args.precision,
         "target": args.target,

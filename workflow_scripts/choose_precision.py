@@ -7,6 +7,7 @@ that is not quantized, that one is taken. Where none is within the budget, the f
 the result says so. The result is the chosen one's, with the verdict on every candidate.
 """
 
+import result_file
 from cli import Command, log
 
 UNSTEADY = "; its turns were not stable"
@@ -16,7 +17,7 @@ def produce(args):
     from assemble_result import check_schema
     from files import read_json, write_json
 
-    results = [read_json(path) for path in args.results]
+    results = [result_file.current(path) for path in args.results]
     candidates = weigh(results, [read_json(path) for path in args.select], args.budget)
     timed = read_json(args.paired_benchmark)
     check(results, timed)

@@ -148,9 +148,13 @@ def _exclusive(path, problem):
 def show():
     """Print the table of the results there are; let Snakemake end with status 1 where one of this run's is no success.
 
-    All files are there then, as after any success: what is missed is a budget of accuracy or a plan's criterion.
+    All files are there then, as after any success: what is missed is a budget of accuracy or a plan's criterion, or a
+    result that is shown is not what was written.
     """
-    subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)
+    shown = subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)
+    if shown.returncode:
+        _end_with_1()
+        return
     made = {path: read_json(path) for path in _making}
     _complain(
         "not within the budget of top-1 points", [p for p in made if not _of(made[p], "accuracy", "within_budget")]
@@ -167,4 +171,8 @@ def _of(result, part, key):
 def _complain(problem, paths):
     if paths:
         print(f"error: {problem}: {', '.join(paths)}", file=sys.stderr, flush=True)
-        atexit.register(os._exit, 1)  # once Snakemake has put everything away
+        _end_with_1()
+
+
+def _end_with_1():
+    atexit.register(os._exit, 1)  # once Snakemake has put everything away

@@ -64,7 +64,7 @@ def check_all(paths: Iterable[str], remedy: str = "delete it and run again") -> 
 
     remedy: what to do about one whose bytes have changed.
     """
-    paths = list(paths)
+    paths = [str(path) for path in paths]
     records = [read(path) for path in paths]
     for path, record in zip(paths, records):
         if record and sha256_of(path) != record["sha256"]:

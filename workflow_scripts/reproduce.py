@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 import imports
-import results
+import result_file
 from files import UserError, one_line, read_json
 
 ROOT = imports.ROOT.parent
@@ -85,11 +85,6 @@ def write_config(path, result):
     import yaml
 
     recipe, config = result["provenance"]["recipe"], yaml.safe_load(path.read_text(encoding="utf-8"))
-    missing = [name for name in ("dataset", "target", "graphs", "seed") if name not in recipe]
-    if missing:
-        raise UserError(
-            f"{name_of(result)} does not record its {missing[0]}: it is of an older version, build it again"
-        )
     for first, *keys in FILES:
         _make_absolute(recipe[first], keys)
     config.update(seed=recipe["seed"], dataset=result["dataset"]["name"], store=".cache/store", results={})
@@ -132,11 +127,11 @@ def flat(value, name=""):
 
 
 def read(path):
-    """Return a result to build again; raise UserError where it is none, or of an older version that records too little."""
-    result = results.read(path)
-    missing = [name for name in ("chosen", "provenance") if name not in result]
-    if missing or not isinstance(result["provenance"], dict) or "git_commit" not in result["provenance"]:
-        raise UserError(f"{path} does not record its {(missing or ['commit'])[0]}: {results.OLDER}")
+    """Return a result to build again; raise UserError where it is none, or records too little."""
+    result = result_file.read(path)
+    missing = [name for name in ("dataset", "target", "graphs", "seed") if name not in result["provenance"]["recipe"]]
+    if missing and not result["chosen"]:
+        raise UserError(f"{path} does not record its {missing[0]}: {result_file.OLDER}")
     return result
 
 

@@ -26,10 +26,13 @@ def _cell(value):
 
 
 def show(folder="results"):
-    """Print the results in a folder as one grid a target; print nothing where there is none."""
+    """Print the results in a folder, a table for each dataset and target; print nothing where there is none.
+
+    Return a line for each file that cannot be shown.
+    """
     from drawing import rows
 
-    results = rows.load(sorted(map(str, Path(folder).glob("*.*.*.json"))))
+    results, problems = readable(sorted(map(str, Path(folder).glob("*.*.*.json"))))
     for grid in rows.grids(results):
         print(f"\n{grid['dataset']} on {grid['target']} ({grid['device']})")
         table = [["", "", *grid["precisions"]]]
@@ -41,6 +44,21 @@ def show(folder="results"):
         print("\n" + "\n".join(notes))
     if any(not result["accuracy"]["within_budget"] for result in results):
         print("! top-1 lost more than the precision's budget against PyTorch FP32")
+    return problems
+
+
+def readable(paths):
+    """Return the results in the files as rows.load does, and a line for each file that holds none or was changed."""
+    from drawing import rows
+    from files import UserError
+
+    results, problems = [], []
+    for path in paths:
+        try:
+            results += rows.load([path])
+        except UserError as problem:
+            problems.append(f"error: {problem}")
+    return rows.in_order(results), problems
 
 
 def _lines(results, model, row, batches):
@@ -81,6 +99,6 @@ def command():
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--print"]:
-        show()
+        sys.exit("\n".join(show()) or 0)
     else:
         command().run(produce)

@@ -7,7 +7,8 @@ reader may take for more: it is marked and grey.
 
 import collections
 
-from files import UserError, canonical, read_json
+import result_file
+from files import canonical
 from measure import paired
 
 # value: of speeds; low, high: its interval, None where the two were not timed in turns; mark: what a reader must know
@@ -53,11 +54,12 @@ COLUMNS = (
 
 
 def load(paths):
-    """Return the results in the files, sorted by target, model and precision; raise UserError for what is none."""
-    results = [read_json(path) for path in paths]
-    for path, result in zip(paths, results):
-        if not isinstance(result, dict) or not {"model", "precision", "target", "benchmark"} <= set(result):
-            raise UserError(f"{path} is not a result: delete it and run again")
+    """Return the results in the files in their order; raise UserError for what is none or was changed."""
+    return in_order(map(result_file.read, paths))
+
+
+def in_order(results):
+    """Return results sorted by dataset, target, model and precision."""
     return sorted(results, key=lambda r: (looked_at(r), r["target"], r["model"], r["precision"]))
 
 

@@ -1,0 +1,74 @@
+"""Results as they are read again: as they were written, older ones with null for what they lack.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import provenance
+from files import UserError, read_json
+
+VERSION = 2  # of the result's schema (rules/schemas/result.schema.yaml); results without one are older
+OLDER = "it is of an older version of the project: run snakemake for it again, which plans what is missing"
+PARTS = {
+    "dataset": dict,
+    "accuracy": dict,
+    "benchmark": list,
+    "engine": dict,
+    "target_identity": dict,
+    "provenance": dict,
+}
+NAMES = ("model", "precision", "target")
+# what older results do not say, by the part that lacks it
+LATER: dict[str, tuple[str, ...]] = {
+    "": ("chosen", "candidates", "paired_benchmark", "trtexec", "dla", "plan", "preprocessing"),
+    "dataset": ("subset",),
+    "accuracy": ("logit_error_over_spread", "smallest_margin", "smallest_changed_margin", "largest_changed_margin"),
+    "engine": ("reformats", "precision_of_layers", "layers"),
+    "plan": ("met", "select", "path"),
+}
+TIMED = ("power_mode", "power_mode_asked", "board", "timed", "timing_key", "energy_mj_per_image")
+
+
+def read(path: str) -> dict[str, Any]:
+    """Return a result; raise UserError where it is none, was changed since it was written, or is of a newer version."""
+    provenance.check(path)
+    result = read_json(path)
+    if not is_result(result):
+        raise UserError(f"{path} is not a result: delete it and run again")
+    if result.get("schema_version", 1) > VERSION:
+        raise UserError(
+            f"{path} is of schema version {result['schema_version']}, and this project reads up to {VERSION}: update it"
+        )
+    return completed(result)
+
+
+def current(path: str) -> dict[str, Any]:
+    """Return a result of this version; raise UserError for an older one."""
+    result = read(path)
+    if result["schema_version"] < VERSION:
+        raise UserError(f"{path}: {OLDER}")
+    return result
+
+
+def is_result(value: Any) -> bool:
+    """Return whether a JSON value has what every result has had from the first version on."""
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in NAMES):
+        return False
+    timed = value.get("benchmark")
+    parts = all(isinstance(value.get(name), kind) for name, kind in PARTS.items())
+    return parts and isinstance(value.get("schema_version", 1), int) and all(isinstance(e, dict) for e in timed)
+
+
+def completed(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result with null for what it is too old to say."""
+    found = {**dict.fromkeys(LATER[""]), "schema_version": 1, "notes": [], **result}
+    for part, names in LATER.items():
+        if part and found[part] is not None:
+            found[part] = {**dict.fromkeys(names), **found[part]}
+    found["engine"] = {"warnings": [], **found["engine"]}
+    found["provenance"] = {"versions": {}, "recipe": {}, "trained": {}, "git_commit": None, **found["provenance"]}
+    found["benchmark"] = [{**dict.fromkeys(TIMED), **entry} for entry in found["benchmark"]]
+    return found
