@@ -46,7 +46,9 @@ upstream.trust(workflow.rules, tables)
 onstart:
     gate.start(workflow.persistence.dag, tables)
     upstream.start(workflow.persistence.dag, tables)
+    trained.keep(workflow.persistence.dag.needrun_jobs())
 
 
 onsuccess:
+    trained.forget()
     gate.show()

@@ -7,6 +7,7 @@ import sys
 
 import gate
 import staleness
+import trained
 import upstream
 from data import watch
 from recipes import Recipes

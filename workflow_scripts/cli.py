@@ -20,6 +20,7 @@ from pathlib import Path
 import imports
 import provenance
 import resolved
+import trained
 from files import UserError, canonical, describe, digest_of, partial_of, sha256_file
 from store import Store
 from user_files import sha256_of
@@ -104,13 +105,16 @@ class Command:
         self.parser.add_argument(flag, **options)
         return self
 
+    def whole_inputs(self, args):
+        """Return {name: paths} of the given inputs of which every byte decides the outputs."""
+        given = {name: getattr(args, name) for name in self.inputs if name not in self.contents}
+        return {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
+
     def key_parts(self, args):
         """Return everything that decides the outputs' contents, as a JSON value."""
-        given = {name: getattr(args, name) for name in self.inputs}
-        paths = {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
-        whole = {name: several for name, several in paths.items() if name not in self.contents}
-        hashes = {name: [sha256_of(path) for path in several] for name, several in whole.items()}
-        hashes.update({name: [digest_of(content(args))] for name, content in self.contents.items() if given[name]})
+        hashes = {name: [sha256_of(path) for path in several] for name, several in self.whole_inputs(args).items()}
+        parsed = {name: content for name, content in self.contents.items() if getattr(args, name)}
+        hashes.update({name: [digest_of(content(args))] for name, content in parsed.items()})
         scripts = [self.script.name] + (self.modules(args) if self.modules else [])
         code = imports.closure(*scripts)
         return {
@@ -152,25 +156,34 @@ class Command:
         lineage = provenance.lineage(self._check_inputs(args))
         for path in finals.values():
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        parts, store = self.key_parts(args), Store.default() if self.heavy else None
-        key, partials = self.key(parts), {name: partial_of(path) for name, path in finals.items()}
+        parts, partials = self.key_parts(args), {name: partial_of(path) for name, path in finals.items()}
+        descent = trained.descent(parts, self.whole_inputs(args))
+        keys = [self.key(parts)] + ([descent] if self.trained and not os.environ.get("LEVIT_RETRAIN") else [])
         try:
-            kept = store.fetch(key, partials) if store else None
-            if kept:
-                log.info("%s: from the store (%s)", self.script.stem, key[:12])
-            else:
+            kept = self._fetch(keys, partials)
+            if not kept:
                 for name, path in partials.items():
                     setattr(args, name, path)
                 execute(produce, args)
-                if store:
-                    store.keep(key, partials, parts)
+                for key in keys if self.heavy and Store.default() else ():
+                    Store.default().keep(key, partials, parts)
             hashes = kept["outputs"] if kept else {name: sha256_file(path) for name, path in partials.items()}
-            record = self.record(key, {**parts, **kept["parts"]} if kept else parts)
-            _publish(partials, finals, hashes, {**record, "lineage": lineage})
+            record = self.record(keys[0], {**parts, **kept["parts"]} if kept else parts)
+            _publish(partials, finals, hashes, {**record, "descent": descent, "lineage": lineage})
         finally:
             for path in partials.values():
                 if os.path.exists(path):
                     os.unlink(path)
+
+    def _fetch(self, keys, partials):
+        """Return the manifest of the first entry that some store has under one of the keys, or None."""
+        stores = ([Store.default()] if self.heavy else []) + ([Store(trained.FOLDER)] if self.trained else [])
+        for key in keys:
+            for kept in (store.fetch(key, partials) for store in filter(None, stores)):
+                if kept:
+                    log.info("%s: from the store (%s)", self.script.stem, key[:12])
+                    return kept
+        return None
 
     def _check_inputs(self, args):
         artifacts = []

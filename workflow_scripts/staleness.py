@@ -12,13 +12,12 @@ import os
 
 import imports
 import packages
+import trained
 from files import canonical, read_json
 from gate import stop
 from recipes import code
 from upstream import is_brought
 from user_files import sha256_of
-
-TRAINED = ("train", "train_qat")  # rules whose work an upgrade does not undo, unless the config says retrain_on_upgrade
 
 RECORDS = ".snakemake/metadata"  # one JSON file for each output, named by its path in base64
 START = '{"code":"'  # of a basis
@@ -120,7 +119,7 @@ def _basis(rule, inputs, tables):
     if tables.on_device and is_brought(rule.name):
         return lambda wildcards: recorded(str(rule.expand_output(wildcards)[0]))
     here = not is_brought(rule.name)  # a device's job: the target's identity names the package that counts
-    kept = rule.name in TRAINED and not tables.config["retrain_on_upgrade"]
+    kept = rule.name in trained.RULES and not tables.config["retrain_on_upgrade"]
     own = [str(path) for path in rule.input if not callable(path) and str(path).startswith("workflow_scripts/")]
     given = {name: item.user_file for name, item in inputs.items() if hasattr(item, "user_file")}
 

@@ -1,0 +1,57 @@
+"""What took training outlives an upgrade: its key knows no versions, and it is kept while its job is pending.
+
+Snakemake reruns what follows a job that an upgrade made stale, and removes its outputs first. So a run gives what was
+trained a second name before its first job; the training's command finds it there by its key, whatever became of the
+store. Read while Snakemake parses: standard library only, Python 3.8.
+"""
+
+import os
+import shutil
+
+import provenance
+from files import UserError, digest_of
+from store import Store
+from user_files import sha256_of
+
+FOLDER = ".cache/trained"  # a store of what is trained and pending
+RULES = ("train", "train_qat")
+
+
+def descent(parts, inputs):
+    """Return a hash of what decides an output but for versions of packages, its own and those of what it is made of.
+
+    parts: those of the whole key; inputs: {name: paths}. What is trained, or made of no file, counts by its bytes.
+    """
+    hashes = dict(parts["inputs"])
+    for name, paths in inputs.items():
+        hashes[name] = [_descended(path, digest) for path, digest in zip(paths, hashes[name])]
+    return digest_of({**parts, "tools": None, "inputs": hashes}) if hashes else None
+
+
+def _descended(path, digest):
+    record = provenance.read(path) or {}
+    return digest if record.get("trained") else record.get("descent") or digest
+
+
+def keep(jobs):
+    """Give what was trained a second name where its job is pending, before Snakemake removes it."""
+    for job in jobs:
+        if job.rule.name in RULES:
+            for name, path in job.output.items():
+                keep_file(name, str(path))
+
+
+def keep_file(name, path):
+    """Keep an artifact, the output `name` of its command, under its descent; one of other bytes is left."""
+    try:
+        record = provenance.read(path) if os.path.isfile(path) else None
+    except UserError:
+        return
+    if record and record.get("descent") and record["sha256"] == sha256_of(path):
+        parts = {"tools": record["versions"], **{key: record[key] for key in ("command", "context")}}
+        Store(FOLDER).keep(record["descent"], {name: path}, parts)
+
+
+def forget():
+    """Remove what was kept: all jobs are done."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
