@@ -158,7 +158,8 @@ class Command:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         parts, partials = self.key_parts(args), {name: partial_of(path) for name, path in finals.items()}
         descent = trained.descent(parts, self.whole_inputs(args))
-        keys = [self.key(parts)] + ([descent] if self.trained and not os.environ.get("LEVIT_RETRAIN") else [])
+        lasting = self.trained and not os.environ.get("LEVIT_RETRAIN")
+        keys = list(dict.fromkeys([self.key(parts), *([descent] if lasting and descent else [])]))
         try:
             kept = self._fetch(keys, partials)
             if not kept:

@@ -25,7 +25,8 @@ def descent(parts, inputs):
     hashes = dict(parts["inputs"])
     for name, paths in inputs.items():
         hashes[name] = [_descended(path, digest) for path, digest in zip(paths, hashes[name])]
-    return digest_of({**parts, "tools": None, "inputs": hashes}) if hashes else None
+    lasting = {name: part for name, part in parts.items() if name != "tools"}
+    return digest_of({**lasting, "inputs": hashes}) if hashes else None
 
 
 def _descended(path, digest):
