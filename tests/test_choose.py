@@ -69,7 +69,7 @@ def test_at_a_tie_the_engine_that_is_not_quantized_is_taken_and_it_says_so():
     loaded = [value * (1.1 if n % 2 else 0.9) for n, value in enumerate(NOISE)]
     name, verdicts = chosen(figures("fp32", 80), figures("bf16", 100), figures("int8_qat", 101, noise=loaded))
     assert name == "bf16"
-    said = "chosen: int8_qat is 1.02 (0.92 to 1.12) times as fast, which may be no faster, and is quantized"
+    said = "chosen: int8_qat, 1.02 (0.92 to 1.12) times as fast, may be no faster and is quantized"
     assert verdicts["bf16"] == f"{said}; its turns were not stable"
     assert verdicts["int8_qat"].endswith("as bf16: which is faster is not known; its turns were not stable")
 
@@ -81,6 +81,15 @@ def test_int8_whose_interval_is_above_1_is_taken_however_little_that_is():
 
 def test_between_two_quantized_engines_the_faster_one_is_taken():
     assert chosen(figures("int8_ptq", 100), figures("int8_qat", 101), figures("fp32", 50))[0] == "int8_qat"
+
+
+def test_a_tie_of_two_alike_is_decided_by_what_they_lose_and_then_by_their_order_not_by_chance():
+    for noises in ((NOISE, NOISE[::-1]), (NOISE[::-1], NOISE), (NOISE[3:] + NOISE[:3], NOISE)):
+        first, second = figures("fp32", 100, noise=noises[0]), figures("bf16", 100.1, noise=noises[1])
+        assert chosen(first, second)[0] == "fp32"
+    better = figures("int8_qat", 100, 0.0, NOISE[::-1])
+    name, verdicts = chosen(figures("fp32", 50), figures("int8_ptq", 100.2, 0.2), better)
+    assert name == "int8_qat" and verdicts["int8_qat"].endswith("may be no faster and loses more top-1 points")
 
 
 def test_one_finalist_needs_no_turns():

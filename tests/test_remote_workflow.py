@@ -126,6 +126,23 @@ def test_what_is_unchanged_is_not_sent_again(workflow):
     assert "build_engine: from the store" in output, "the board keeps finished builds"
 
 
+def test_kept_timings_stay_on_the_board_and_are_dropped_there_when_asked_for_again(workflow, board):
+    """As retime.py asks: what lay under the timings' keys is gone, whether or not the new ones are stable."""
+    folder = board.seen() / "benchmarks"
+    entries = json.loads(workflow.path(BENCHMARK).read_text())["benchmark"]
+    assert len({entry["timing_key"] for entry in entries}) == 2 and not workflow.path(".cache/benchmarks").exists()
+    folder.mkdir(exist_ok=True)
+    for entry in entries:
+        (folder / f"{entry['timing_key']}.json").write_text("an old timing")
+    status, output = workflow.run("--forcerun", BENCHMARK, "--", RESULT, LEVIT_RETIME=BENCHMARK)
+    assert status == 0, output
+    after = json.loads(workflow.path(BENCHMARK).read_text())["benchmark"]
+    assert [entry["timing_key"] for entry in after] == [entry["timing_key"] for entry in entries]
+    assert {entry["timed"] for entry in after} == {"new"}
+    assert not [path for path in folder.iterdir() if path.read_text() == "an old timing"]
+    assert len(list(folder.iterdir())) >= sum(entry["stable"] for entry in after)
+
+
 def test_a_board_that_has_changed(workflow, board):
     """Another version of its runtime is seen when a run starts, and makes stale what it must."""
     recorded = workflow.path(".cache/boards/board.json")

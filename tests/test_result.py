@@ -122,6 +122,8 @@ def changed(path, value):
     return result
 
 
+ENGINE = {"precision": "fp32", "engine_sha256": SHA256, "median_ms": [1.0] * 12}
+TURNS = {"batch": 1, "stable": True, "power_mode": None, "timed": "new", "timing_key": SHA256, "engines": [ENGINE] * 2}
 SCORE = {"num_images": 200, "top1": 98.5, "agreement_with_fp32": 99.5, "met": True, "slack": 0.0, "fp32_top1": 99.0}
 
 
@@ -152,11 +154,17 @@ def test_valid_result():
     assemble_result.check_schema(changed(("provenance", "git_commit"), None))
     assemble_result.check_schema(changed(("trtexec",), [TRTEXEC]))
     assemble_result.check_schema(changed(("engine", "warnings"), []))
+    assemble_result.check_schema(changed(("paired_benchmark",), [TURNS]))
+    assemble_result.check_schema(changed(("benchmark", 0, "timed"), "kept"))
 
 
 @pytest.mark.parametrize(
     "path, value",
     [
+        (("paired_benchmark",), []),
+        (("paired_benchmark",), [{**TURNS, "engines": TURNS["engines"][:1]}]),
+        (("benchmark", 0, "timed"), "old"),
+        (("benchmark", 0, "timing_key"), "b"),
         (("surprise",), 1),
         (("accuracy", "top1"), None),
         (("accuracy", "top1"), 100.1),

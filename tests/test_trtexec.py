@@ -253,12 +253,13 @@ def test_its_last_error_is_told_in_a_line(engine, tmp_path):
 def test_older_versions_run_the_first_profile_alone(engine, tmp_path, monkeypatch, caplog):
     queries = [(1, "input_0:1x3x16x16", 0), (4, "input_0:4x3x16x16", 1)]
     monkeypatch.setattr(run_trtexec, "queries", lambda *given: queries)
-    args = type("Args", (), {"runtime": "tensorrt", "engine": str(engine), "recipe": RECIPE})
+    given = {"runtime": "tensorrt", "engine": str(engine), "recipe": RECIPE}
+    args = type("Args", (), {**given, "identity": {}, "trtexec": "t.json.partial"})
     for version, batches in (("8", [1]), ("11", [1, 4])):
         calls = fake_trtexec.install(tmp_path / version, version)
         monkeypatch.setenv("PATH", f"{calls.parent}:/usr/bin:/bin")
         tool = trtexec.Trtexec(str(calls.parent / "trtexec"))
-        assert [entry["batch"] for entry in run_trtexec.entries(tool, args)] == batches
+        assert [entry["batch"] for entry in run_trtexec.entries(tool, args, "0" * 64)] == batches
     assert "--useProfile=1" in json.loads(calls.read_text().splitlines()[1])
 
 

@@ -2,9 +2,10 @@
 
 The loss is of top-1 points on the select split, against PyTorch FP32. Speeds are compared as paired_benchmark.py timed
 the finalists, at the smallest batch that all of them have: a ratio is the median over the rounds, and which of two is
-faster is known where its interval does not contain 1. Where a quantized engine is not known to be faster than the best
-that is not quantized, that one is taken. Where none is within the budget, the finalists are those that lose least, and
-the result says so. The result is the chosen one's, with the verdict on every candidate.
+faster is known where its interval does not contain 1. Of the engines that may be as fast as the fastest, one that is
+not quantized is taken before one that is, then the one that loses least, then the first in config.yaml. Where none is
+within the budget, the finalists are those that lose least, and the result says so. The result is the chosen one's, with
+the verdict on every candidate.
 """
 
 import result_file
@@ -113,24 +114,30 @@ def speed_over(one, other, times):
 
 
 def pick(able, times):
-    """Return (the chosen finalist, why): the fastest, or the best that is not quantized where that may be as fast."""
+    """Return (the chosen finalist, why): of those that may be as fast as the fastest, the one to prefer."""
     from measure import paired
 
     if len(able) == 1:
         return able[0], "the only one within the budget"
-    fastest, plain = fastest_of(able, times), [one for one in able if not one["quantized"]]
-    if fastest["quantized"] and plain:
-        rival = fastest_of(plain, times)
-        ratio = speed_over(fastest, rival, times)
-        if paired.is_level(ratio):
-            reason = f"{fastest['precision']} is {times_as_fast(ratio)}, which may be no faster, and is quantized"
-            return rival, reason
-    return fastest, "the fastest within the budget"
+    fastest = max(able, key=lambda one: speed_over(one, able[0], times)["ratio"])
+    level = [one for one in able if one is fastest or paired.is_level(speed_over(fastest, one, times))]
+    winner = min(level, key=preference)
+    if winner is fastest:
+        return fastest, "the fastest within the budget"
+    ahead = times_as_fast(speed_over(fastest, winner, times))
+    return winner, f"{fastest['precision']}, {ahead}, may be no faster and {behind(fastest, winner)}"
 
 
-def fastest_of(able, times):
-    """Return the finalist whose speed over the first one's is the highest."""
-    return max(able, key=lambda one: speed_over(one, able[0], times)["ratio"])
+def preference(one):
+    """Return what decides between engines of which none is known to be faster, ascending; else their order decides."""
+    return one["quantized"], one["lost"]
+
+
+def behind(one, winner):
+    """Return in words in what an engine is behind another one by `preference`."""
+    reasons = "is quantized", "loses more top-1 points"
+    pairs = zip(reasons, preference(one), preference(winner))
+    return next((reason for reason, own, other in pairs if own > other), "stands later in config.yaml")
 
 
 def verdict(one, winner, reason, budget):
