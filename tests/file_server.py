@@ -19,7 +19,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         seen, content, start = self.server.seen, self.server.content, 0
         asked = self.headers.get("Range")
         seen.append((self.path, asked))
-        path = "/" + self.path.rpartition("/")[2]
+        self.server.authorized.append(self.headers.get("Authorization"))
+        path = "/" + self.path.rpartition("/")[2].partition("?")[0]
         if asked and path != "/plain":
             start = int(asked[len("bytes=") :].rstrip("-"))
         if path == "/corrupt":
@@ -43,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serving(content):
     """Yield a running server of some bytes: `url` is its address, `seen` the (path, Range) that it was asked."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.content, server.seen = content, []
+        server.content, server.seen, server.authorized = content, [], []
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

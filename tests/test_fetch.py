@@ -54,7 +54,7 @@ def test_a_file_arrives_whole_and_alone(server, target, path):
     code, text = fetch(server.url + path, target, attempts=3)
     assert code == 0, text
     assert target.read_bytes() == CONTENT
-    assert [p.name for p in target.parent.iterdir()] == ["model.pth"]
+    assert sorted(p.name for p in target.parent.iterdir()) == ["model.pth", "model.pth.provenance"]
 
 
 def test_a_kept_part_is_continued_not_repeated(server, target):

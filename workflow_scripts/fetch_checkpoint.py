@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import addresses
 from cli import Command, log
 from files import UserError, partial_of, sha256_file
 
@@ -35,15 +36,13 @@ def produce(args):
 
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", args.sha256):
         raise UserError(f"--sha256 {args.sha256!r} must be the first 8 to 64 hex digits of the file's SHA-256")
-    offered = Path(args.downloads, args.url.rpartition("/")[2])
+    offered = Path(args.downloads, addresses.file_name(args.url))
     if offered.is_file():
         shutil.copyfile(_checked(offered, args.sha256), args.checkpoint)
         return
-    by_hand = f"put it at {offered} by hand"
+    by_hand, shown = f"put it at {offered} by hand", addresses.public(args.url)
     if os.environ.get("LEVIT_OFFLINE"):
-        raise UserError(
-            f"LEVIT_OFFLINE is set and {offered.name} is not here: fetch {args.url} elsewhere and {by_hand}"
-        )
+        raise UserError(f"LEVIT_OFFLINE is set and {offered.name} is not here: fetch {shown} elsewhere and {by_hand}")
     try:
         fetch(args)
     except Unreachable as problem:
@@ -69,10 +68,10 @@ def fetch(args):
         os.unlink(kept)
         _download(args.url, kept, args.attempts, args.delay)
     if not _matches(kept, args.sha256):
-        digest, size = sha256_file(kept), os.path.getsize(kept)
+        digest, size, shown = sha256_file(kept), os.path.getsize(kept), addresses.public(args.url)
         os.unlink(kept)
         raise UserError(
-            f"{args.url}: SHA-256 of the {size} bytes received is {digest[: max(8, len(args.sha256))]}..., "
+            f"{shown}: SHA-256 of the {size} bytes received is {digest[: max(8, len(args.sha256))]}..., "
             f"not {args.sha256}: damaged, or another file; correct `sha256` or `url` in config.yaml, or try again"
         )
     os.replace(kept, args.checkpoint)
@@ -88,7 +87,7 @@ def _matches(path, prefix):
 
 def _download(url, kept, attempts, delay):
     """Fetch url into `kept`, going on after what is there; retry, with growing pauses, while there is hope."""
-    failures, best = 0, _size(kept)
+    failures, best, shown = 0, _size(kept), addresses.public(url)
     while True:
         try:
             return _transfer(url, kept)
@@ -97,10 +96,10 @@ def _download(url, kept, attempts, delay):
             best = max(best, _size(kept))
             if failures >= attempts:
                 raise Unreachable(
-                    f"{url}: {reason}, {attempts} times; {_size(kept)} bytes are kept, run again to continue"
+                    f"{shown}: {reason}, {attempts} times; {_size(kept)} bytes are kept, run again to continue"
                 ) from None
             pause = delay * 2 ** (failures - 1)
-            log.info("%s: %s; again in %g s", url, reason, pause)
+            log.info("%s: %s; again in %g s", shown, reason, pause)
             time.sleep(pause)
 
 
@@ -110,36 +109,45 @@ def _size(path):
 
 def _transfer(url, kept):
     """Make one request for what is missing and append it; raise Interrupted where that was not all."""
-    start = _size(kept)
+    start, shown = _size(kept), addresses.public(url)
     Path(kept).parent.mkdir(parents=True, exist_ok=True)
-    headers = {"User-Agent": "levit-tensorrt", "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
+        with urllib.request.urlopen(_request(addresses.whole(url), start), timeout=TIMEOUT) as answer:
             if getattr(answer, "status", None) != 206:
                 start = 0  # the server sends the whole file, whatever it was asked
             _receive(answer, kept, start)
     except urllib.error.HTTPError as error:
-        _explain(url, kept, error)
+        _explain(shown, error)
     except urllib.error.URLError as error:
         if isinstance(error.reason, FileNotFoundError) or url.startswith("file:"):
-            raise UserError(f"{url}: {error.reason}: correct `url` in config.yaml") from None
+            raise UserError(f"{shown}: {error.reason}: correct `url` in config.yaml") from None
         raise Interrupted(f"no connection ({error.reason})") from None
     except ValueError as error:
-        raise UserError(f"{url}: {error}: correct `url` in config.yaml") from None
+        said = addresses.hide(str(error), addresses.whole(url))
+        raise UserError(f"{shown}: {said}: correct `url` in config.yaml") from None
     except http.client.HTTPException as error:
         raise Interrupted(f"the server's answer broke off ({type(error).__name__})") from None
     except (TimeoutError, ConnectionError) as error:
         raise Interrupted(f"the connection broke ({error})") from None
 
 
-def _explain(url, kept, error):
+def _request(url, start):
+    """Return the request for what is missing; user and password go to the address's own host alone."""
+    place, authorization = addresses.without_user(url)
+    request = urllib.request.Request(place, headers={"User-Agent": "levit-tensorrt", "Accept-Encoding": "identity"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    if authorization:
+        request.add_unredirected_header("Authorization", authorization)
+    return request
+
+
+def _explain(shown, error):
     if error.code == 416:  # nothing is left to send: the hash says whether what is there is the file
         return
     if error.code in PASSING:
         raise Interrupted(f"the server answered {error.code} {error.reason}") from None
-    raise UserError(f"{url}: the server answered {error.code} {error.reason}: correct `url` in config.yaml") from None
+    raise UserError(f"{shown}: the server answered {error.code} {error.reason}: correct `url` in config.yaml") from None
 
 
 def _receive(answer, kept, start):
@@ -160,7 +168,7 @@ def _receive(answer, kept, start):
 
 def command():
     c = Command(__file__, __doc__)
-    c.param("--url", required=True, help="http, https or file; proxies come from the environment")
+    c.param("--url", required=True, help="http, https or file; proxies and secrets come from the environment")
     c.param("--sha256", required=True, help="the hash's first hex digits, 8 at least")
     c.output("--checkpoint", help="file to write")
     folder = os.environ.get("LEVIT_DOWNLOADS") or ".cache/downloads"

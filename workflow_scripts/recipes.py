@@ -7,6 +7,7 @@ import functools
 import os
 import shlex
 
+import addresses
 import imports
 import probe
 import resolved
@@ -104,7 +105,9 @@ class Recipes:
         return row
 
     def url(self, w):
-        return self.tables.row("model", w.model).get("url")
+        """Return the address of a model's weights without secrets, which its job has from the environment."""
+        url = self.tables.row("model", w.model).get("url")
+        return url and addresses.public(url)
 
     def sha256(self, w):
         return self.tables.row("model", w.model).get("sha256")
@@ -209,8 +212,9 @@ class Recipes:
     def source_model(self, w):
         """Return the active dataset's part of a model's row: the address of its weights only where they are wanted."""
         dataset = self.tables.row("dataset", self.tables.active)
-        official = ("url", "sha256") if "official" in (dataset["weights"], dataset.get("from")) else ()
-        return {**self.model(w), **pick(self.tables.row("model", w.model), *official)}
+        official = "official" in (dataset["weights"], dataset.get("from"))
+        source = {"url": self.url(w), **pick(self.tables.row("model", w.model), "sha256")} if official else {}
+        return {**self.model(w), **source}
 
     def source_dataset(self, w):
         """Return the active dataset's row, of its training what its checkpoint or its QAT was made with."""

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 
+import addresses
 import imports
 import probe
 from files import UserError, canonical
@@ -425,5 +426,8 @@ class Tables:
         named = {f"LEVIT_PYTHON_{t}": row.get("python") or python for t, row in self.config["targets"].items()}
         named.update({f"LEVIT_BOARD_{t}": canonical(self.board(t)) for t in self.config["targets"] if self.board(t)})
         named.update(LEVIT_TIMING_CACHES=TIMING_CACHES, LEVIT_BENCHMARKS=BENCHMARKS)
+        named[addresses.VARIABLE] = addresses.secret(
+            row["url"] for row in self.config["models"].values() if "url" in row
+        )
         named.update(LEVIT_RETRAIN="1" if self.config.get("retrain_on_upgrade") else "")
         return {"LEVIT_PYTHON": python, "LEVIT_STORE": self.config["store"] or "", "LEVIT_JOBS": JOBS_LOCK, **named}
