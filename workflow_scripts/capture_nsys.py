@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import provenance
 from cli import Command, log
 
 PLACES = (
@@ -49,7 +50,7 @@ def produce(args):
             raise UserError(f"{program} failed with status {done.returncode}: {last}")
         os.replace(f"{stem}.nsys-rep", args.capture)
     finally:
-        for left in (f"{stem}.json", f"{stem}.nsys-rep", f"{stem}.qdstrm"):
+        for left in (f"{stem}.json", provenance.beside(f"{stem}.json"), f"{stem}.nsys-rep", f"{stem}.qdstrm"):
             if os.path.exists(left):
                 os.unlink(left)
 

@@ -7,6 +7,7 @@ to the file $LEVIT_WORK. $LEVIT_PAUSE names a command that waits a minute in the
 $LEVIT_LOSES one and whether it says that a `budget` or a `plan` is not met.
 """
 
+import hashlib
 import os
 import runpy
 import sys
@@ -26,8 +27,14 @@ def index_of(digest):
     """Return the rest of an index of one image: what decoding asks of it."""
     image = {"path": "x", "label": 0, "bytes": 1, "sha256": digest}
     splits = dict.fromkeys(("calib", "select", "val"), [0])
-    train = {"file": "train.tsv", "images": 1, "sha256": digest}
+    content = train_of(digest)
+    train = {"file": "train.tsv", "images": 1, "sha256": hashlib.sha256(content.encode()).hexdigest()}
     return "," + canonical({"classes": [], "root": ".", "images": [image], "splits": splits, "train": train})[1:-1]
+
+
+def train_of(digest):
+    """Return the text of the file of one training image."""
+    return f"0\t1\tsha256:{digest}\tx\n"
 
 
 def model_of(row):
@@ -48,6 +55,9 @@ def execute(produce, args):
         stream.write(canonical(work) + "\n")
     for name, path in outputs.items():
         with open(path, "w", encoding="utf-8") as stream:
+            if name == "train_images":
+                stream.write(train_of(digest_of(parts)))
+                continue
             stream.write('{"made_of":')
             stream.flush()
             if os.environ.get("LEVIT_PAUSE") == parts["command"]:
