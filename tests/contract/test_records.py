@@ -56,10 +56,10 @@ def half_zeroed(path):
 def test_a_changed_artifact_is_refused_by_whoever_reads_it(built, tmp_path, name):
     workflow, (reader, writer, door) = built.copy(tmp_path / "run"), CHANGED[name]
     images = next(workflow.path("results/digits/data").glob("*.val.u8")).name[: -len(".val.u8")]
-    path = workflow.path("results/digits") / name.format(images=images)
+    path, wanted = workflow.path("results/digits") / name.format(images=images), f"results/digits/{reader}"
     half_zeroed(path)
-    (workflow.path("results/digits") / reader).unlink()
-    status, output = workflow.run("--quiet", "rules", "--", RESULT)
+    workflow.path(wanted).unlink()
+    status, output = workflow.run("--quiet", "rules", "--", os.path.normpath(wanted))
     said = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status == 1 and said and f"{path.name} is not what {writer} wrote" in said[0] and door in said[0], output
     assert "delete it and run again" in said[0]
@@ -68,7 +68,8 @@ def test_a_changed_artifact_is_refused_by_whoever_reads_it(built, tmp_path, name
 def test_once_deleted_it_is_made_again(built, tmp_path):
     workflow = built.copy(tmp_path / "run")
     engine = workflow.path(f"results/digits/engines/{LABEL}.engine")
+    whole = engine.read_bytes()
     half_zeroed(engine)
     engine.unlink()
-    workflow.build(RESULT)
-    assert workflow.plan(RESULT) == [] and b"\0" not in engine.read_bytes()
+    workflow.build(f"results/digits/engines/{LABEL}.engine")
+    assert engine.read_bytes() == whole
