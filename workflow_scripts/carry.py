@@ -21,7 +21,7 @@ from pathlib import Path
 
 import provenance
 from device_kit import names_of, needs, tables_of, tell_snakemake
-from files import UserError, canonical, read_json, sha256_file
+from files import UserError, canonical, one_line, read_json, sha256_file
 from staleness import RECORDS
 from upstream import is_brought
 
@@ -185,4 +185,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    one_line(main)

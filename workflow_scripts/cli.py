@@ -139,17 +139,27 @@ class Command:
     def run(self, produce, argv=None):
         """Parse the arguments, then fetch the outputs from the store or produce them; exit with a status."""
         args = self.parser.parse_args(argv)
-        _log_to(args.log)
-        self._held = hold(os.environ.get("LEVIT_JOBS"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
+            _log_to(args.log)
+            self._held = hold(os.environ.get("LEVIT_JOBS"))
             self._run(produce, args)
+        except KeyboardInterrupt:
+            sys.exit(130)
         except UserError as error:
             _fail(str(error))
         except OSError as error:
             _fail(describe(error), error)
         except Exception as error:
-            _fail(f"{self.script.name}: {type(error).__name__}: {str(error).strip() or 'no message'}", error)
+            said = f"{self.script.name}: {type(error).__name__}: {str(error).strip() or 'no message'}"
+            _fail(said + self._doubts(args), error)
+
+    def _doubts(self, args):
+        """Return what is said of inputs without a record after an error that names none: they may be to blame."""
+        given = [getattr(args, name) for name in self.inputs]
+        paths = [path for value in given for path in (value if isinstance(value, list) else [value]) if path]
+        doubtful = [path for path in paths if not provenance.recorded([path])]
+        return f" (no record says what wrote {', '.join(doubtful)}: make it again)" if doubtful else ""
 
     def _run(self, produce, args):
         finals = {name: getattr(args, name) for name in self.outputs}
@@ -214,16 +224,19 @@ def hold(path):
 
 
 def _log_to(path):
-    handlers = [logging.StreamHandler(sys.stderr)]
-    if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
-        handlers[-1].stream.reconfigure(errors="backslashreplace")  # names of files may be no text
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    _add(logging.StreamHandler(sys.stderr))
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        handler.stream.reconfigure(errors="backslashreplace")  # names of files may be no text
+        _add(handler)
+
+
+def _add(handler):
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
 
 
 def _fail(text, error=None):

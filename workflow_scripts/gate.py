@@ -34,6 +34,7 @@ PURPOSES = {
 TIMED = ("benchmark", "paired_benchmark", "trtexec")  # rules whose output depends on the power mode
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 MEASURES = ("result", "choose")  # rules whose output says whether a budget is met
+UNVERSIONED = "--version ''"  # in the parameters of a job that needs a version which is not known
 RUN_LOCK = ".snakemake/levit.run.lock"
 _held, _making = [], []
 
@@ -115,8 +116,18 @@ def start(dag, tables):
         if job.rule.name in PURPOSES:
             purposes.setdefault(job.wildcards.target, set()).add(PURPOSES[job.rule.name])
     preflight.check({target: sorted(several) for target, several in sorted(purposes.items())}, tables)
+    for job in dag.needrun_jobs():
+        if job.rule.name == "export_cache" and UNVERSIONED in str(job.params.recipe):
+            raise UserError(_without_version(job.wildcards.target))
     for target in sorted({job.wildcards.target for job in dag.needrun_jobs() if job.rule.name in TIMED}):
         _check_power_mode(target, tables.row("target", target))
+
+
+def _without_version(target):
+    return (
+        f"a calibration cache for {target} names TensorRT's version, which is not known here: give it in the target's "
+        f"row (targets.{target}.version), or bring the target's results/targets/{target}.json"
+    )
 
 
 def _check_power_mode(target, row):

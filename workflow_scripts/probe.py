@@ -214,4 +214,6 @@ DEVICES = {"cpu": _cpu, "nvidia": _nvidia}
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("error: which runtime? python workflow_scripts/probe.py openvino")
     print(json.dumps(identity({"runtime": sys.argv[1]}), indent=2))

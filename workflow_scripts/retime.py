@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from device_kit import names_of, tables_of
-from files import UserError, read_json
+from files import UserError, one_line, read_json
 from measure.kept import AGAIN
 
 
@@ -50,4 +50,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    one_line(main)
