@@ -10,9 +10,9 @@ from cli import Command, log
 def produce(args):
     import resolved
     from files import write_json
-    from model import zoo
+    from model import record
 
-    found = zoo.resolve(args.row)
+    found = record.resolve(args.row)
     write_json(args.model, found)
     log.info("timm's %s: %s", found["timm"], resolved.shown(found))
     for key, two in found["contradicts"].items():
