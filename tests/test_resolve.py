@@ -1,4 +1,4 @@
-"""Models as timm knows them: what a row leaves out is timm's record, what it says is followed, what cannot be is refused."""
+"""Models as timm knows them: a silent row is timm's record, what it says is followed, what is not served is refused."""
 
 import json
 import subprocess

@@ -22,6 +22,7 @@ INHERITED = ("command", "versions", "context", "trained")  # of a record, what i
 FOLDER = "results"  # what is below a folder of this name is an artifact
 DOORS = {  # folder of an artifact: where config.yaml takes one that was made or changed by hand
     "calibration": "give other ranges as a quantized checkpoint (`calibration: {import: FILE}` of the precision)",
+    "models": "give other values in the row of the model (size, crop, mean, ...)",
     "checkpoints": "give other weights as `weights: FILE` of the dataset",
     "pretrained": "give other weights as `from: FILE` of the dataset",
     "plans": "give a plan edited by hand as `fallback: {plan: FILE}` of the precision",

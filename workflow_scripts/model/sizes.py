@@ -1,4 +1,4 @@
-"""The sizes of images that a network takes, found by asking it: only shapes are computed, with no memory for numbers."""
+"""The sizes of images that a network takes, found by asking it: only shapes are computed."""
 
 from files import UserError
 from model import zoo
