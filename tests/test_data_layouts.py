@@ -283,7 +283,7 @@ def test_what_is_not_there_or_not_whole_is_named(imagenet):
 
 
 def test_members_that_only_train_are_held_to_their_archive(imagenet, monkeypatch):
-    from data import folder, preprocess
+    from data import folder, held
 
     monkeypatch.setattr(folder, "HASHED", 0)
     shutil.rmtree(imagenet / "train")
@@ -292,10 +292,10 @@ def test_members_that_only_train_are_held_to_their_archive(imagenet, monkeypatch
     fields = [line.split("\t") for line in lines.decode().splitlines()]
     _, size, stamp, path, archive, offset = next(line for line in fields if line[2].startswith("changed:"))
     member = index.Member(str(imagenet / archive), int(offset), int(size), path)
-    assert preprocess.held(member, stamp)
+    assert held.read(member, stamp)
     for other in (member._replace(offset=0), member._replace(bytes=member.bytes - 1)):
         with pytest.raises(UserError, match="has changed since it was indexed"):
-            preprocess.held(other, stamp)
+            held.read(other, stamp)
 
 
 def test_an_image_that_changed_after_it_was_indexed_is_refused(imagenet):

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from conftest import ROOT
-from data import augment, folder, index, preprocess
+from data import augment, folder, held, index, preprocess
 from described import USUAL, model_file
 from files import UserError, sha256_file, write_json
 from model import checkpoint, context, training, zoo
@@ -166,6 +166,23 @@ def test_a_changed_image_is_named_whoever_loads_it(stripes, monkeypatch, in_memo
     )
 
 
+def test_an_image_that_changes_between_two_epochs_is_named(stripes, monkeypatch):
+    """What was hashed in the first epoch is not hashed again, unless its file has changed since."""
+    images = augment.TrainImages(index.read(stripes), stripes, ROW, RECIPE, 0)
+    monkeypatch.setattr(held, "SETTLED", -1)
+    images.reader.read(9)
+    monkeypatch.setattr(held, "_check", lambda *image: pytest.fail("it was hashed again"))
+    images.reader.read(9)
+    monkeypatch.undo()
+    restore = changed(stripes.parent / os.path.relpath(images.files[9], stripes.parent))
+    try:
+        with pytest.raises(UserError, match="has changed since it was indexed"):
+            images.reader.read(9)
+    finally:
+        restore()
+    assert images.reader.read(9)
+
+
 def test_images_of_a_large_set_are_held_to_their_time(tmp_path, monkeypatch):
     """Too many to hash them when they are indexed: a file that was written since is refused all the same."""
     monkeypatch.setattr(folder, "HASHED", 0)
@@ -179,7 +196,7 @@ def test_images_of_a_large_set_are_held_to_their_time(tmp_path, monkeypatch):
     (tmp_path / "train.tsv").write_bytes(lines)
     listing["folder"] = str(tmp_path)
     images = augment.TrainImages(listing, tmp_path / "index.json", ROW, None, 0)
-    timed = [position for position, stamp in enumerate(images.stamps) if stamp.startswith("changed:")]
+    timed = [position for position, stamp in enumerate(images.reader.stamps) if stamp.startswith("changed:")]
     assert len(timed) == len(images) - 2 and images[timed[0]][0].shape == (64, 64, 3)
     images._decoded[timed[0]] = None
     os.utime(images.files[timed[0]], ns=(5, 5))

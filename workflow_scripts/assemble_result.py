@@ -46,7 +46,7 @@ def produce(args):
         "target_identity": identity,
         "provenance": provenance_of(args, engine),
     }
-    result["notes"] = notes_of(result["provenance"]["trained"])
+    result["notes"] = notes_of(result["provenance"]["trained"]) + order_notes(read_json(args.index), args.recipe)
     check_schema(result)
     write_json(args.result, result)
     tell(result)
@@ -76,6 +76,14 @@ def dataset_of(name, accuracy, index):
     found["subset"] = subset and {key: subset.get(key) for key in ("classes", "images")}
     said = {"class_order": "class_order", "class_names": "titles", "left_out": "left_out"}
     return {**found, **{key: index.get(name) for key, name in said.items()}}
+
+
+def order_notes(index, recipe):
+    """Return the line on an order of classes that nobody said, unless the weights were trained in it here."""
+    from data import classes
+
+    line = classes.warning(index)
+    return [line] if line and recipe.get("dataset", {}).get("weights") != "train" else []
 
 
 def accuracy_of(accuracy, budget):

@@ -3,8 +3,8 @@
 import math
 import random
 
+from data import held, preprocess
 from data import index as indexing
-from data import preprocess
 
 IN_MEMORY = 64 << 20  # bytes of image files up to which they are decoded once and kept
 
@@ -20,7 +20,7 @@ class TrainImages:
         """
         self.files = indexing.files(listing, index_path, "train")
         self.labels = indexing.labels(listing, "train")
-        self.stamps = indexing.images(listing, "train").stamps
+        self.reader = held.Reader(self.files, indexing.images(listing, "train").stamps)
         self.geometry, self.recipe, self.seed, self.epoch = geometry, recipe, seed, 0
         self.in_memory = indexing.images(listing, "train").bytes.sum() <= IN_MEMORY
         self._decoded = [None] * len(self.files)
@@ -38,7 +38,7 @@ class TrainImages:
     def _image(self, item):
         if self._decoded[item] is not None:
             return self._decoded[item]
-        image = preprocess.load(self.files[item], self.stamps[item])
+        image = preprocess.opened(self.reader.read(item), self.files[item])
         if self.in_memory:
             self._decoded[item] = image
         return image

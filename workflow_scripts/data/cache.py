@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 import numpy as np
 
 import progress
-from data import preprocess
+from data import held, preprocess
 from data.rows import Rows
 from files import UserError, digest_of
 
@@ -61,7 +61,7 @@ def _fill(writer, rows, images, digests, geometry, share):
     for done, position in enumerate(share, start=1):
         try:
             digest = digests[position]
-            content = preprocess.held(images[position], digest and f"sha256:{digest}")
+            content = held.read(images[position], digest and f"sha256:{digest}")
             rows.put(position, preprocess.pixels(content, images[position], geometry))
         except UserError as error:
             writer.send(str(error))

@@ -3,7 +3,6 @@
 Equal to timm's evaluation transform of the same size, crop and interpolation to within one uint8 level.
 """
 
-import hashlib
 import io
 import math
 import re
@@ -21,14 +20,18 @@ LARGE = 1 << 24  # pixels of a resized image above which only what is kept of it
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def load(image, stamp=None):
-    """Return an image (a path, or a Member of an archive) as a Pillow image, L or RGB; raise UserError naming it.
+def load(image):
+    """Return an image (a path, or a Member of an archive) as a Pillow image, L or RGB; raise UserError naming it."""
+    return opened(content(image), image)
 
-    stamp: what its index says of it (see `held`), or None.
+
+def opened(data, name):
+    """Return the Pillow image in bytes, L or RGB; raise UserError naming it if they are none.
+
     Gray stays one channel, for speed: resizing it and repeating it gives what resizing three equal channels gives.
     As timm does, the content says what format it is, and an EXIF orientation is not applied.
     """
-    return _of(held(image, stamp), image, lambda opened: opened.copy())
+    return _of(data, name, lambda image: image.copy())
 
 
 def check(data, name):
@@ -39,19 +42,6 @@ def check(data, name):
 def pixels(data, name, geometry):
     """Return the bytes of an image file as `prepare` does; raise UserError naming it if they are none."""
     return _of(data, name, lambda opened: prepare(opened, geometry))
-
-
-def held(image, stamp):
-    """Return the bytes of an image; raise UserError where they are not there, or not those that were indexed.
-
-    stamp: of data/index.py, the bytes' SHA-256 or the file's time of change; None holds it to nothing.
-    """
-    data = content(image)
-    kind, _, value = (stamp or "").partition(":")
-    same = not kind or value == (hashlib.sha256(data).hexdigest() if kind == "sha256" else str(source.changed(image)))
-    if not same:
-        raise UserError(f"image {image} has changed since it was indexed: delete the index and run again")
-    return data
 
 
 def content(image):

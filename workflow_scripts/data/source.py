@@ -30,6 +30,11 @@ def read(source):
     return content
 
 
+def status(source):
+    """Return the os.stat_result of a source's file; raises OSError."""
+    return os.stat(source.archive if isinstance(source, Member) else source)
+
+
 def changed(source):
     """Return when a source was last changed, in nanoseconds since 1970 (of a Member whole seconds), or None."""
     if not isinstance(source, Member):
