@@ -2,11 +2,14 @@
 
 import csv
 import json
+import subprocess
 import sys
 
 import jsonschema
+import torch
 import yaml
 
+from model import zoo
 from workflow import REPOSITORY, Workflow
 
 SCHEMA = yaml.safe_load((REPOSITORY / "rules/schemas/result.schema.yaml").read_text())
@@ -53,3 +56,56 @@ def test_every_artifact(tmp_path):
     assert auto["chosen"] in [one["precision"] for one in auto["candidates"]] and len(auto["candidates"]) == 4
     assert not list(workflow.path("results").rglob("*.partial"))
     assert "Nothing to be done" in workflow.run("--", "all", *RTX, LEVIT_PYTHON=sys.executable)[1]
+
+
+AUTO, PARTS = "results/LeViT-tiny.auto.cpu.json", ("fp32", "bf16")
+
+
+def untrained(config):
+    """Choose between two engines of weights that were never trained."""
+    quick(config)
+    config["datasets"]["digits"]["weights"] = "w.pth"
+    config["precisions"]["auto"]["choose"] = list(PARTS)
+
+
+def timings(workflow):
+    """Return ({(precision, batch): a timing of its own}, {batch: the turns}, what was chosen)."""
+    paths = {p: f"results/LeViT-tiny.{p}.cpu.json" for p in PARTS}
+    own = {
+        (p, e["batch"]): e
+        for p, path in paths.items()
+        for e in json.loads(workflow.path(path).read_text())["benchmark"]
+    }
+    auto = json.loads(workflow.path(AUTO).read_text())
+    jsonschema.validate(auto, SCHEMA)
+    return own, {entry["batch"]: entry for entry in auto["paired_benchmark"]}, auto["chosen"]
+
+
+def test_a_comment_before_the_engine_times_nothing_again_that_was_stable(tmp_path):
+    """Case 13: equal engines keep their old figures, and `auto` its choice, until they are asked for again."""
+    workflow = Workflow.fresh(tmp_path / "run")
+    workflow.config(untrained)
+    torch.manual_seed(0)
+    model = yaml.safe_load(workflow.path("config.yaml").read_text())["models"]["LeViT-tiny"]
+    torch.save(zoo.create(model, 10).state_dict(), workflow.path("w.pth"))
+    assert workflow.run("--quiet", "rules", "--", AUTO, LEVIT_PYTHON=sys.executable)[0] == 0
+    engines = [workflow.path(f"results/digits/engines/LeViT-tiny.{p}.cpu.engine") for p in PARTS]
+    bytes_before, before = [path.read_bytes() for path in engines], timings(workflow)
+    workflow.edit("workflow_scripts/graph/passes.py", '"""', '# the passes, one by one\n"""')
+    assert {"clean cpu", "build_engine fp32.cpu", "paired_benchmark auto.cpu", "choose auto.cpu"} <= set(
+        workflow.plan(AUTO)
+    )
+    status, output = workflow.run("--quiet", "rules", "--", AUTO, LEVIT_PYTHON=sys.executable)
+    assert status == 0, output
+    assert [path.read_bytes() for path in engines] == bytes_before
+    after = timings(workflow)
+    for old, new in zip(before[:2], after[:2]):
+        for name, entry in old.items():
+            assert new[name]["timed"] == ("kept" if entry["stable"] else "new"), name
+            assert not entry["stable"] or {**new[name], "timed": "new"} == entry, name
+    if before[1][1]["stable"]:
+        assert after[2] == before[2]
+    again = [sys.executable, "workflow_scripts/retime.py", AUTO.replace("auto", "fp32"), "--quiet", "rules"]
+    done = subprocess.run(again, cwd=workflow.folder, env=workflow.environment(LEVIT_PYTHON=sys.executable))
+    assert done.returncode == 0
+    assert {entry["timed"] for (precision, _), entry in timings(workflow)[0].items() if precision == "fp32"} == {"new"}
