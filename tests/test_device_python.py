@@ -11,6 +11,7 @@ import pytest
 
 import imports
 from conftest import ROOT
+from files import sha256_file
 from test_engine_commands import COUNT, MODEL, TIMING, folder, options  # noqa: F401 (folder is a fixture)
 from workflow import PARTS, REPOSITORY
 
@@ -94,6 +95,11 @@ def made(request, folder, tmp_path_factory):  # noqa: F811
         *common,
     )
     call("benchmark", *options(benchmark=str(place / "benchmark.json"), recipe=TIMING), *engine, *common)
+    score = {"engine_sha256": sha256_file(place / "net.engine"), "top1": 1.0, "fp32_top1": 1.0, "num_images": COUNT}
+    (place / "select.json").write_text(json.dumps(score))
+    several = ["--engines", *[place / "net.engine"] * 2, "--select", *[place / "select.json"] * 2]
+    turns = {**TIMING, "budget": 0.3, "candidates": [{"precision": name, "batches": [1, 4]} for name in ("a", "b")]}
+    call("paired_benchmark", *several, *options(paired_benchmark=str(place / "turns.json"), recipe=turns), *common)
     profiling = {"batches": [4], "threads": 1}
     call("profile_engine", *options(profile=str(place / "profile.json"), recipe=profiling), *engine, *common)
     return runtime, place
@@ -108,6 +114,8 @@ def test_a_targets_jobs(made):
     assert [entry["batch"] for entry in read["benchmark"]["benchmark"]] == TIMING["batches"]
     assert all(entry["images_per_second"] > 0 for entry in read["benchmark"]["benchmark"])
     assert read["profile"]["profile"][0]["total_ms"] > 0
+    for entry in read["turns"]["paired_benchmark"]:
+        assert [len(engine["median_ms"]) for engine in entry["engines"]] == [12, 12]
 
 
 def test_an_engine_with_tensorrt_goes_as_far_as_there_is_a_gpu(folder, tmp_path):  # noqa: F811
