@@ -63,7 +63,7 @@ rule import_weights:
         dataset=datasets_with("import"),
     params:
         source=untracked(recipes.own_weights),
-        recipe=options(classes=recipes.classes),
+        recipe=options(classes=recipes.classes, part=recipes.part),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --source {params.source:q} {params.recipe} '
         "--model {input.model:q} --checkpoint {output.checkpoint:q} --log {log:q}"

@@ -2,16 +2,20 @@
 
 import argparse
 import functools
-import pathlib
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import yaml
 
+import bad_checkpoints
 import original_levit
+import provenance
+from cli import log
 from conftest import ROOT
 from described import USUAL, model_file
 from files import UserError, sha256_file
@@ -223,31 +227,116 @@ def test_a_long_list_is_cut(tmp_path):
     assert len(str(error.value)) < 1500
 
 
-class Evil:
-    def __reduce__(self):
-        return (open, ("/tmp/never-made", "w"))
+@pytest.mark.parametrize("name", bad_checkpoints.FILES)
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line_that_says_what_to_do(model, tmp_path, name):
+    write, said = bad_checkpoints.FILES[name]
+    path, before = tmp_path / "w.pth", {name: value.clone() for name, value in model.state_dict().items()}
+    write(path, model.state_dict())
+    with pytest.raises(UserError) as error:
+        checkpoint.load_into(model, path)
+    text = str(error.value)
+    assert re.search(said, text) and str(path) in text and "\n" not in text and len(text) < 1500
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("content", [Evil(), {"model": {}, "args": pathlib.PurePosixPath("x")}, zoo.create(TINY, 2)])
-def test_a_pickle_that_is_more_than_weights_is_refused(model, tmp_path, content):
-    torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"w.pth is a pickle with more than weights.*torch.save\(model.state_dict"):
-        checkpoint.load_into(model, tmp_path / "w.pth")
+TYPES = {"half": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
-@pytest.mark.parametrize("content", [{}, [1], torch.ones(2), {"model": {}}, {"a": 1}])
-def test_a_file_without_a_state_dict_is_refused(model, tmp_path, content):
-    torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"w.pth holds no state dict"):
-        checkpoint.load_into(model, tmp_path / "w.pth")
+@pytest.mark.parametrize("name", TYPES)
+def test_floats_of_other_widths_are_served(model, tmp_path, name):
+    wide = {n: v.to(TYPES[name]) if v.is_floating_point() else v for n, v in model.state_dict().items()}
+    torch.save(wide, tmp_path / "w.pth")
+    assert_loads(tmp_path / "w.pth", {n: v.float() if v.is_floating_point() else v for n, v in wide.items()})
 
 
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"<html>", lambda b: b[:5000], lambda b: b[:-100]])
-def test_a_damaged_file_is_refused(model, tmp_path, damage):
-    checkpoint.save(model.state_dict(), tmp_path / "whole.pth")
-    (tmp_path / "w.pth").write_bytes(damage((tmp_path / "whole.pth").read_bytes()))
-    with pytest.raises(UserError, match=r"w.pth is not a file of weights, or is a damaged one"):
-        checkpoint.load_into(model, tmp_path / "w.pth")
+@pytest.mark.parametrize("kind", [np.float64(0.5), np.float32(2), np.int64(3), np.arange(3), np.bool_(True)])
+def test_numbers_of_numpy_beside_the_weights_are_served(model, tmp_path, kind):
+    torch.save({"state_dict": model.state_dict(), "best": kind}, tmp_path / "w.pth")
+    assert_loads(tmp_path / "w.pth", model.state_dict())
+
+
+def test_tied_and_viewed_tensors_are_served(model, tmp_path):
+    state = {name: torch.stack([value, value])[1] for name, value in model.state_dict().items()}
+    state["head_dist.linear.weight"] = state["head.linear.weight"]
+    torch.save({"model": state, "again": [state["head.linear.weight"]]}, tmp_path / "w.pt")
+    assert_loads(tmp_path / "w.pt", state)
+
+
+NESTS = [
+    "model.",
+    "net.",
+    "model.module.",
+    "module.model.",
+    "_orig_mod.model.",
+    "model._orig_mod.module.",
+    "student.net.",
+]
+
+
+@pytest.mark.parametrize("prefix", NESTS)
+def test_prefixes_of_any_program_in_any_nesting_are_taken_off(model, tmp_path, prefix):
+    state = {prefix + name: value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.ckpt")
+    assert_loads(tmp_path / "w.ckpt", model.state_dict())
+
+
+def test_parts_that_were_compiled_are_known(model, tmp_path):
+    state = {name.replace("stages.0.", "stages.0._orig_mod."): value for name, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    assert_loads(tmp_path / "w.pth", model.state_dict())
+
+
+def test_an_averaged_models_counter_is_no_weight(model, tmp_path):
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    torch.save({"model_ema": averaged.state_dict()}, tmp_path / "w.pth")
+    assert_loads(tmp_path / "w.pth", model.state_dict())
+
+
+def test_a_key_chooses_which_part_is_taken(model, tmp_path, caplog):
+    states = {name: shifted(model.state_dict(), by) for by, name in enumerate(("model", "model_ema", "teacher"))}
+    torch.save({**states, "deep": {"state_dict": shifted(model.state_dict(), 9)}}, tmp_path / "w.pth")
+    log.propagate = True
+    for key, state in [
+        *states.items(),
+        (None, states["model_ema"]),
+        ("deep.state_dict", shifted(model.state_dict(), 9)),
+    ]:
+        loaded = checkpoint.load_into(zoo.create(TINY, 10), tmp_path / "w.pth", key=key).state_dict()
+        assert all(torch.equal(value, loaded[name]) for name, value in state.items())
+        assert checkpoint.taken(tmp_path / "w.pth", key) == (key or "model_ema")
+    with pytest.raises(UserError, match="checkpoint_key: ema: .*: it has model_ema, model, teacher, deep.state_dict"):
+        checkpoint.load_into(model, tmp_path / "w.pth", key="ema")
+    torch.save(states["model"], tmp_path / "w.pth")
+    with pytest.raises(
+        UserError, match="checkpoint_key: ema: .*: it is one state dict, without parts: take the key out"
+    ):
+        checkpoint.load_into(model, tmp_path / "w.pth", key="ema")
+    assert checkpoint.taken(tmp_path / "w.pth") is None
+
+
+SIZES = [("LeViT-tiny", 96, 64), ("LeViT-tiny", 64, 128), ("LeViT-128S", 224, 256)]
+
+
+@pytest.mark.parametrize(("name", "asked", "trained"), SIZES)
+def test_weights_of_another_size_name_the_key_and_the_size(name, asked, trained, tmp_path):
+    """Case 9."""
+    torch.save(zoo.create(dict(ROWS[name], size=trained), 10).state_dict(), tmp_path / "w.pth")
+    said = rf"attention_biases .*: correct `size`: {asked} px is not what .* were trained at, {trained} fits that$"
+    with pytest.raises(UserError, match=said):
+        checkpoint.load_into(zoo.create(dict(ROWS[name], size=asked), 10), tmp_path / "w.pth")
+
+
+def test_weights_of_another_size_of_a_vision_transformer(tmp_path):
+    row = {"timm": "vit_tiny_patch16_224", "size": 160}
+    torch.save(zoo.create(dict(row, size=224), 10).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"pos_embed \[1, 197, 192\] instead of .*correct `size`: .*, 224 fits that$"):
+        checkpoint.load_into(zoo.create(row, 10), tmp_path / "w.pth")
+
+
+def test_weights_of_other_classes_name_the_key_and_their_number(tmp_path):
+    torch.save(zoo.create(TINY, 7).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="head.linear.weight .*: correct `classes`: the file has 7$"):
+        checkpoint.load_into(zoo.create(TINY, 10), tmp_path / "w.pth")
 
 
 def test_networks_come_in_evaluation_mode_and_average_their_heads(model):
@@ -271,9 +360,9 @@ def test_a_row_that_makes_no_network_is_refused(change, said):
         zoo.create(dict(TINY, **change), 10)
 
 
-def import_weights(source, target, classes=10):
+def import_weights(source, target, *more, classes=10):
     line = [sys.executable, str(ROOT / "workflow_scripts" / "import_checkpoint.py"), "--source", str(source)]
-    line += ["--model", model_file(target.parent, TINY), "--classes", str(classes), "--checkpoint", str(target)]
+    line += ["--model", model_file(target.parent, TINY), "--classes", str(classes), "--checkpoint", str(target), *more]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stderr
 
@@ -285,11 +374,23 @@ def test_import_copies_what_fits(model, tmp_path):
     assert (tmp_path / "out.pth").read_bytes() == (tmp_path / "mine.pth").read_bytes()
 
 
+@pytest.mark.parametrize("key", ["model", "model_ema"])
+def test_import_keeps_the_part_that_a_key_chooses_and_records_it(model, tmp_path, key):
+    states = {name: shifted(model.state_dict(), by) for by, name in enumerate(("model", "model_ema"))}
+    torch.save(states, tmp_path / "mine.pth")
+    code, text = import_weights(tmp_path / "mine.pth", tmp_path / "out.pth", "--part", key)
+    assert code == 0, text
+    assert_loads(tmp_path / "out.pth", states[key])
+    assert provenance.read(str(tmp_path / "out.pth"))["context"] == {"weights": key}
+    same = (tmp_path / "out.pth").read_bytes() == (tmp_path / "mine.pth").read_bytes()
+    assert same == (key == "model_ema"), "the key's default changes nothing"
+
+
 def test_import_refuses_what_does_not_and_leaves_nothing(model, tmp_path):
     checkpoint.save(model.state_dict(), tmp_path / "mine.pth")
     code, text = import_weights(tmp_path / "mine.pth", tmp_path / "out.pth", classes=12)
     assert code == 1 and "error: " in text and "head.linear.bias [10] instead of [12]" in text
-    assert "Traceback" not in text and sorted(p.name for p in tmp_path.iterdir()) == ["mine.pth"]
+    assert "Traceback" not in text and sorted(p.name for p in tmp_path.iterdir()) == ["mine.pth", "model.json"]
 
 
 def test_import_names_a_missing_file(tmp_path):

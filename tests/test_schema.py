@@ -12,7 +12,7 @@ from workflow import REPOSITORY
 SCHEMA = yaml.safe_load((REPOSITORY / "rules/schemas/config.schema.yaml").read_text())
 CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 # keys that rows may do without: what is there to say is then nothing
-ABSENT = {"size", "crop", "crop_mode", "interpolation", "mean", "std"}  # of a model: timm says them
+ABSENT = {"checkpoint_key", "size", "crop", "crop_mode", "interpolation", "mean", "std"}  # of a model: timm says them
 ABSENT |= {"url", "sha256", "options", "top1", "builtin", "path", "val", "plan", "threads"}
 ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreement", "tolerance"}
 ABSENT |= {"drawing", "families", "compute", "choose"}

@@ -163,6 +163,7 @@ def provenance_of(args, described):
         "graph_sha256": sha256_file(args.graph),
         "calibration_sha256": sha256_file(args.calibration) if args.calibration else None,
         "recipe": args.recipe,
+        "weights_part": part_of(made),
         "versions": {**versions_of(made), here["runtime"]: here["version"]},
         "trained": {path: _trained(record) for path, record in made.items() if record.get("trained")},
         "git_commit": git_commit(),
@@ -176,6 +177,12 @@ def lineage_of(args):
     merged = [path for path in (args.checkpoint, args.calibration, args.graph, args.engine) if path]
     made = provenance.lineage({path: provenance.read(path) for path in merged})
     return dict(sorted(made.items(), key=lambda item: (not item[1].get("trained"), item[0] in merged, item[0])))
+
+
+def part_of(made):
+    """Return which state dict of the user's file the weights are, by the records: None where it was one, or none."""
+    found = [record.get("context", {}).get("weights") for record in made.values()]
+    return next((part for part in found if part), None)
 
 
 def versions_of(made):

@@ -27,6 +27,9 @@ TIMING = ("batches", "warmup_ms", "duration_ms", "iterations", "threads", "cuda_
 TIMING += ("power_mode", "other_power_mode")
 
 
+OMITTED = object()  # what a function of wildcards gives where its option is left out
+
+
 class Recipes:
     """Functions of wildcards over the tables; only `seen` and the identities ask about this machine."""
 
@@ -62,6 +65,10 @@ class Recipes:
         """Return the path of the user's checkpoint of a model."""
         return self.tables.row("dataset", w.dataset)["weights"].replace("{model}", w.model)
 
+    def part(self, w):
+        """Return which state dict of the user's checkpoint is taken, where the row says it."""
+        return self.tables.row("dataset", w.dataset).get("checkpoint_key", OMITTED)
+
     def start(self, w):
         """Return the path of the weights that fine-tuning starts from, or nothing where training is from scratch."""
         return self.tables.start(w.dataset, w.model) or ""
@@ -79,7 +86,8 @@ class Recipes:
         return self.tables.row("dataset", w.dataset)["classes"]
 
     def training(self, w):
-        return self.tables.row("dataset", w.dataset)["training"]
+        row = self.tables.row("dataset", w.dataset)
+        return {**row["training"], **pick(row, "checkpoint_key")}
 
     def augmentation(self, w):
         return pick(self.training(w), *AUGMENTATION)
@@ -256,7 +264,8 @@ class Recipes:
         def arguments(wildcards):
             key = (id(slices), tuple(wildcards))
             if key not in self._options:
-                self._options[key] = " ".join(_option(flag, of(wildcards)) for flag, of in slices.items())
+                given = {flag: of(wildcards) for flag, of in slices.items()}
+                self._options[key] = " ".join(_option(f, value) for f, value in given.items() if value is not OMITTED)
             return self._options[key]
 
         return arguments

@@ -122,6 +122,8 @@ class Tables:
         """Raise UserError where parts of a dataset's row contradict each other."""
         if ("builtin" in row) == ("path" in row):
             raise UserError(f"datasets.{name}: give either builtin or path")
+        if "checkpoint_key" in row and {row["weights"], row.get("from")} & {"official", "train"}:
+            raise UserError(f"datasets.{name}: checkpoint_key is of a file that `weights` or `from` names: take it out")
         if ("from" in row) != (row["weights"] == "finetune"):
             raise UserError(f"datasets.{name}: weights: finetune and from (official, or a path) need each other")
         if ("drawing" in row) != (row.get("builtin") == DRAWN):

@@ -63,7 +63,7 @@ def setup(args, device):
     listing, row = index.read(args.index), resolved.read(args.model, resolved.AUGMENTED)
     model = zoo.create(row, args.classes)
     if args.start:
-        checkpoint.load_into(model, args.start, new_heads=True)
+        checkpoint.load_into(model, args.start, new_heads=True, key=args.training.get("checkpoint_key"))
     geometry = {name: row[name] for name in resolved.GEOMETRY}
     recipe = {**fitting.DEFAULTS, **args.training}
     images = augment.TrainImages(listing, args.index, geometry, recipe, args.seed)
@@ -102,7 +102,14 @@ def context(args):
     """Return what of this machine decides the weights."""
     from model import context
 
-    return context.of_training(args.device, args.threads, args.processes)
+    return {**context.of_training(args.device, args.threads, args.processes), **started(args)}
+
+
+def started(args):
+    """Return which part of a file of weights training starts from, where it does."""
+    from model import checkpoint
+
+    return {"weights": checkpoint.taken(args.start, args.training.get("checkpoint_key"))} if args.start else {}
 
 
 def command():

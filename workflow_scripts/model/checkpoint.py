@@ -3,30 +3,35 @@
 import argparse
 import collections
 import io
+import os
 import pickle
 from pathlib import Path
 
 from files import UserError
-from model import formats
+from model import foreign, formats, hints
 
 DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
+ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")  # of files that a folder is looked through for
 LISTED = 6  # keys of each kind that an error names
 
 
-def load_into(model, path, new_heads=False):
+def load_into(model, path, new_heads=False, key=None):
     """Load a file of weights into `model` (in place) and return the model.
 
     The file is what torch.save or safetensors writes: a state dict, bare or wrapped (formats.WRAPPERS), with timm's
     names or the original LeViT's. new_heads: classifiers of another number of classes stay as they are in the model.
+    key: which of a file's state dicts is taken; by default the preferred.
     Raises UserError where it is not such a file, or where a tensor is missing, unexpected, mis-shaped or not finite,
     under its name in the file.
     """
-    state = formats.without_prefixes(read(path))
+    own, originals = model.state_dict(), formats.original_names(model)
+    state, _ = formats.without_prefixes(read(path, key), own.keys() | originals.keys())
     names, shapes = formats.expected(state, model)
+    _check_kinds(state, path)
+    _check_alone(state, names, path)
     state = {name: _as_wide(value, shapes.get(name)) for name, value in state.items()}
     kept = other_heads(state, names, model) if new_heads else ()
-    _check(_without(state, kept), _without(shapes, kept), path)
-    own = model.state_dict()
+    _check(_without(state, kept), _without(shapes, kept), path, lambda bad: hints.of(bad, state, names, model))
     model.load_state_dict({target: (own[target] if name in kept else state[name]) for name, target in names.items()})
     return model
 
@@ -55,36 +60,77 @@ def classifiers(model):
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def read(path):
-    """Return the file's state dict {name: CPU tensor}, names as they are in the file.
+def read(path, key=None):
+    """Return the file's state dict {name: CPU tensor}, names as they are in the file; key: which, where it has several.
 
     Nothing but tensors and plain values is unpickled. Raises UserError for every other content.
     """
-    with open(path, "rb") as stream:  # a missing or forbidden file is its own error, not damage
-        head = stream.read(9)
-    try:
-        content = (_read_safetensors if head[8:] == b"{" else _read_torch)(path)
-    except DAMAGE as error:
-        raise UserError(_unreadable(path, error)) from None
-    content = formats.unwrapped(content, _is_state)
+    content = _content(path)
+    found = formats.parts(content, _is_state)
+    if found or key:
+        return dict(found[formats.choose(found, key, path)])
     if not _is_state(content):
-        known = ", ".join(formats.WRAPPERS)
-        raise UserError(f"{path} holds no state dict (names to tensors, bare or under one of {known})")
+        raise UserError(f"{path} holds no state dict: {_held(content)}; {foreign.SAVE}")
     return dict(content)
 
 
-def _is_state(content):
+def taken(path, key=None):
+    """Return the key of the part of a file that `read` takes, or None where the file is one state dict."""
+    found = formats.parts(_content(path), _is_state)
+    return formats.choose(found, key, path) if found or key else None
+
+
+def _content(path):
+    if os.path.isdir(path):
+        inside = sorted(name for name in os.listdir(path) if name.endswith(ENDINGS))
+        raise UserError(
+            f"{path} is a folder: name the file of weights in it ({', '.join(inside[:3]) or 'it has none'})"
+        )
+    with open(path, "rb") as stream:  # a missing or forbidden file is its own error, not damage
+        head = stream.read(9)
+    try:
+        return (_read_safetensors if head[8:] == b"{" else _read_torch)(path)
+    except DAMAGE as error:
+        raise UserError(f"{path} {foreign.what(path, error)}") from None
+
+
+def _held(content):
+    """Return what the content of a file is that is no state dict."""
+    if not isinstance(content, dict):
+        return f"it is one {type(content).__name__}"
+    if not content:
+        return "it is empty"
+    odd = [f"{key!r} ({type(value).__name__})" for key, value in content.items() if not _is_entry(key, value)]
+    return f"names of tensors are wanted, and it has {', '.join(odd[:3])}"
+
+
+def _is_entry(key, value):
     import torch
 
-    tensors = isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())
-    return tensors and len(content) > 0
+    return isinstance(key, str) and isinstance(value, torch.Tensor)
+
+
+def _is_state(content):
+    entries = isinstance(content, dict) and all(_is_entry(key, value) for key, value in content.items())
+    return entries and len(content) > 0
 
 
 def _read_torch(path):
     import torch
 
-    with torch.serialization.safe_globals([argparse.Namespace]):  # training programs keep their arguments beside
+    with torch.serialization.safe_globals([argparse.Namespace, *_numbers()]):  # what training programs keep beside
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _numbers():
+    """Return what pickled scalars and arrays of NumPy import, under the names of either of its generations."""
+    import numpy as np
+
+    core = np._core.multiarray
+    named = [(core.scalar, f"numpy.{c}.multiarray.scalar") for c in ("core", "_core")]
+    named += [(core._reconstruct, f"numpy.{c}.multiarray._reconstruct") for c in ("core", "_core")]
+    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    return [*named, np.ndarray, np.dtype, *kinds]
 
 
 def _read_safetensors(path):
@@ -117,16 +163,42 @@ def _without(values, names):
     return {name: value for name, value in values.items() if name not in names}
 
 
-def _check(state, expected, path):
-    """Raise one UserError that lists what does not fit."""
+def _check_kinds(state, path):
+    """Raise UserError naming the first tensor that is not plain numbers in memory, with what makes it so."""
+    import torch
+
+    remedies = {
+        "complex": lambda t: t.is_complex() and "it must be real",
+        "meta": lambda t: t.is_meta and "it has no values: load the weights before they are saved",
+        "quantized": lambda t: t.is_quantized and "save the network of before quantization",
+        "nested": lambda t: t.is_nested and "save each tensor by itself",
+        "sparse": lambda t: t.layout != torch.strided and "tensor.to_dense() before it is saved",
+    }
+    for name, value in state.items():
+        for kind, remedy in remedies.items():
+            if remedy(value):
+                raise UserError(f"{path}: {name} is a {kind} tensor: {remedy(value)}")
+
+
+def _check_alone(state, names, path):
+    """Raise UserError where the weights are under a prefix and others stand beside them."""
+    prefix, others = formats.beside(state, names.keys())
+    if others:
+        raise UserError(
+            f"{path}: its weights are under {prefix} and {len(others)} others beside them ({_some(others)}): save "
+            "the network's own state_dict() alone"
+        )
+
+
+def _check(state, expected, path, hint=lambda names: ""):
+    """Raise one UserError that lists what does not fit; hint: what to do, by the names of the wrong shapes."""
+    import torch
+
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
-    shapes = [
-        f"{name} {_kind(state[name])} instead of {_kind(value)}"
-        for name, value in expected.items()
-        if name in state and _kind(state[name]) != _kind(value)
-    ]
-    broken = [n for n, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    wrong = [name for name, value in expected.items() if name in state and _kind(state[name]) != _kind(value)]
+    shapes = [f"{name} {_kind(state[name])} instead of {_kind(expected[name])}" for name in wrong]
+    broken = [n for n, v in state.items() if v.is_floating_point() and not v.to(torch.float32).isfinite().all()]
     moved = [
         name
         for name, value in expected.items()
@@ -139,7 +211,7 @@ def _check(state, expected, path):
     kinds["with other indices"] = moved
     parts = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
     if parts:
-        raise UserError(f"{path} does not fit this model and its number of classes: {'; '.join(parts)}")
+        raise UserError(f"{path} does not fit this model and its number of classes: {'; '.join(parts)}{hint(wrong)}")
 
 
 def _kind(value):
@@ -149,16 +221,3 @@ def _kind(value):
 def _some(names):
     more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
-
-
-def _unreadable(path, error):
-    text = " ".join(str(error).split())
-    if "Unsupported global" in text or "Unsupported class" in text:
-        return (
-            f"{path} is a pickle with more than weights in it, which could run code when opened: refused. "
-            "Where it was made, save the weights alone: torch.save(model.state_dict(), path)"
-        )
-    return (
-        f"{path} is not a file of weights, or is a damaged one ({type(error).__name__}): "
-        "torch.save(model.state_dict(), path) makes one"
-    )

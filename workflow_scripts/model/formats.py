@@ -1,31 +1,86 @@
 """What programs write around weights, and what they call them: wrappers, prefixes, the original LeViT's names."""
 
+import collections
+
 from cli import log
+from files import UserError
 
 # Where training programs keep the weights, the preferred first: an average of the weights is what was judged and
 # published where there is one, so it goes before the weights of the last step. None of them: the file is the weights.
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict")
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile, in any order
+INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # what torch.compile and others add
+COUNTER = "n_averaged"  # that torch's AveragedModel saves beside its weights
 INDICES = (
     "attention_bias_idxs"  # which entry of a LeViT's table of biases each pair of tokens has: follows from its size
 )
 
 
-def unwrapped(content, is_state):
-    """Return the weights in a file's content: what is under the first of WRAPPERS that is a state dict, or all."""
-    found = [name for name in WRAPPERS if isinstance(content, dict) and is_state(content.get(name))]
-    if found[1:]:
-        log.info("weights: %s is taken, not %s", found[0], " or ".join(found[1:]))
-    return content[found[0]] if found else content
+def parts(content, is_state):
+    """Return {key: state dict} of a file's content, the preferred first; a key of two levels has a dot."""
+    found = {}
+    for name, value in content.items() if isinstance(content, dict) else ():
+        if is_state(value):
+            found[str(name)] = value
+        elif isinstance(value, dict):
+            found.update({f"{name}.{inner}": state for inner, state in value.items() if is_state(state)})
+    order = {name: place for place, name in enumerate(WRAPPERS)}
+    return dict(sorted(found.items(), key=lambda item: order.get(item[0].partition(".")[0], len(order))))
 
 
-def without_prefixes(state):
-    """Return a state dict without the prefixes that all of its names have."""
-    while True:
-        prefix = next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), None)
-        if prefix is None:
-            return state
-        state = {name[len(prefix) :]: value for name, value in state.items()}
+def choose(found, key, path):
+    """Return the key of the part of a file that is taken: `key`, or else the preferred; found: as `parts` gives it.
+
+    Raises UserError where the file has no such part, or several and none that is known.
+    """
+    if key:
+        if key not in found:
+            has = f"it has {', '.join(found)}" if found else "it is one state dict, without parts: take the key out"
+            raise UserError(f"checkpoint_key: {key}: {path} has no such state dict: {has}")
+        return key
+    first, *others = found
+    if others and first.partition(".")[0] not in WRAPPERS:
+        raise UserError(f"{path} holds several state dicts ({', '.join(found)}): say which as `checkpoint_key`")
+    if others:
+        log.info("weights: %s is taken, not %s (checkpoint_key chooses)", first, " or ".join(others))
+    return first
+
+
+def without_prefixes(state, wanted):
+    """Return a state dict without what programs put before names, and the prefix that went, {name: tensor}, text.
+
+    wanted: names of which some are in the file; as long as none is, the first part that all names have goes.
+    """
+    found = {_without_wrappers(name): value for name, value in state.items()}
+    found = found if len(found) == len(state) else dict(state)
+    if any(name.startswith("module.") for name in found):
+        found.pop(COUNTER, None)
+    prefix = ""
+    while found and not found.keys() & wanted:
+        first = next(iter(found)).partition(".")[0] + "."
+        if not all(name.startswith(first) for name in found):
+            return dict(state), ""
+        prefix, found = prefix + first, {name[len(first) :]: value for name, value in found.items()}
+    return found, prefix
+
+
+def beside(state, wanted):
+    """Return (prefix, names without it) where most of what is wanted has a prefix and others stand beside it."""
+    tally = collections.Counter(
+        name[: -len(inner)] for name in state for inner in _tails(name) if inner in wanted and inner != name
+    )
+    prefix, count = tally.most_common(1)[0] if tally else ("", 0)
+    return (prefix, [name for name in state if not name.startswith(prefix)]) if 2 * count > len(wanted) else ("", [])
+
+
+def _tails(name):
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(1, min(len(parts), 4))]
+
+
+def _without_wrappers(name):
+    for inner in INSIDE:
+        name = name.replace(inner, "")
+    return name
 
 
 def expected(state, model):

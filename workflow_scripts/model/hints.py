@@ -1,0 +1,44 @@
+"""What to correct where a file's tensors have other shapes than the model's: the size of images, or the classes."""
+
+import math
+import re
+
+FROM_SIZE = re.compile(r"attention_bias|pos_embed|position_embed|relative_position|rel_pos|attn_mask|pos_bias")
+STEP = 8  # pixels that sizes are multiples of
+
+
+def of(wrong, state, names, model):
+    """Return "" or what to do, by the names of a file's tensors of another shape.
+
+    state: the file's tensors; names: {name in the file: name in the model}.
+    """
+    from model import checkpoint
+
+    heads, own = checkpoint.classifiers(model), model.state_dict()
+    ends = [name for name in wrong if names.get(name, "").rpartition(".")[0] in heads]
+    sized = [name for name in wrong if FROM_SIZE.search(name)]
+    found = []
+    if ends:
+        found.append(f"correct `classes`: the file has {state[ends[0]].shape[0]}")
+    if sized:
+        guess = _size(state[sized[0]].shape, own[names[sized[0]]].shape, model.size) if sized[0] in names else None
+        likely = f", {guess} fits that" if guess else ""
+        found.append(f"correct `size`: {model.size} px is not what the weights were trained at{likely}")
+    if wrong and not found:
+        found.append("another network or other `options`")
+    return f": {'; '.join(found)}" if found else ""
+
+
+def _size(shape, own, size):
+    """Return the size of images that gives a tensor this shape where `size` gives `own`, or None.
+
+    What is seen are the places of a square grid, which grows as the size does, with up to two tokens before it.
+    """
+    differing = [(a, b) for a, b in zip(shape, own) if a != b]
+    for count, ours in differing[:1]:
+        for tokens in range(3):
+            sides = math.isqrt(max(count - tokens, 0)), math.isqrt(max(ours - tokens, 0))
+            if sides[0] ** 2 == count - tokens and sides[1] ** 2 == ours - tokens and sides[1]:
+                guess = round(size * sides[0] / sides[1] / STEP) * STEP
+                return guess if abs(guess * sides[1] - size * sides[0]) < STEP * sides[1] / 2 else None
+    return None
