@@ -214,7 +214,7 @@ class Recipes:
         dataset = self.tables.row("dataset", self.tables.active)
         official = "official" in (dataset["weights"], dataset.get("from"))
         source = {"url": self.url(w), **pick(self.tables.row("model", w.model), "sha256")} if official else {}
-        return {**self.model(w), **source}
+        return {**pick(self.tables.row("model", w.model), *resolved.AUGMENTED), **source}
 
     def source_dataset(self, w):
         """Return the active dataset's row, of its training what its checkpoint or its QAT was made with."""
