@@ -12,14 +12,14 @@ from workflow import REPOSITORY
 SCHEMA = yaml.safe_load((REPOSITORY / "rules/schemas/config.schema.yaml").read_text())
 CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 # keys that rows may do without: what is there to say is then nothing
-ABSENT = {"checkpoint_key", "size", "crop", "crop_mode", "interpolation", "mean", "std"}  # of a model: timm says them
+ABSENT = {"size", "crop", "crop_mode", "interpolation", "mean", "std"}  # of a model: timm says them
 ABSENT |= {"url", "sha256", "options", "top1", "builtin", "path", "val", "plan", "threads"}
 ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreement", "tolerance"}
 ABSENT |= {"drawing", "families", "compute", "choose"}
 ABSENT |= {"train", "labels", "synsets", "class_order"}  # of a dataset: what its folders do not say
 ABSENT |= {"subset", "classes", "images"}
 ABSENT |= {"candidates", "import", "backend", "percentile", "weights", "equalize", "smoothing", "bias_correction"}
-ABSENT |= {"steps", "from"}
+ABSENT |= {"steps", "from", "checkpoint_key"}
 ABSENT |= {"batches", "dla_generation", "dla_graph"}  # a precision's batches are the target's otherwise
 ABSENT |= {"ssh", "workdir", "ssh_config"}  # absent: the target's jobs run here
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
