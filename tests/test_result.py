@@ -96,6 +96,7 @@ VALID = {
         "graph_sha256": SHA256,
         "calibration_sha256": None,
         "recipe": {},
+        "weights_part": None,
         "versions": {"python": "3.11"},
         "trained": {"results/digits/checkpoints/a.pth": {"versions": {"torch": "2"}, "context": {"threads": 2}}},
         "git_commit": "a" * 40 + "-dirty",
