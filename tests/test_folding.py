@@ -242,4 +242,4 @@ def check_network(name):
         return
     found = {"error": apart(model, folded, noise(4, size)), "norms": norms(model), "left": norms(folded)}
     print(name, json.dumps(found))
-    assert name not in families.REFUSED and found["error"] <= 1e-4
+    assert found["error"] <= 1e-4
