@@ -18,7 +18,7 @@ MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cp
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: demo test check bench reproduce retime lint env fonts board clean distclean
+.PHONY: demo test check bench reproduce migrate retime lint env fonts board clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## one measured INT8 result, from nothing
@@ -42,6 +42,9 @@ reproduce: $(READY)  ## build RESULT=results/X.json again from what it records, 
 retime: $(READY)  ## drop the timing of RESULT=results/X.json and take it again, here or on its board
 	@test -n "$(RESULT)" || { echo "error: which one? make retime RESULT=results/X.json" >&2; exit 1; }
 	$(BIN)/python workflow_scripts/retime.py $(RESULT)
+
+migrate: $(READY)  ## adopt what an earlier version trained, so that an upgrade trains nothing
+	$(BIN)/python workflow_scripts/migrate.py
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -175,7 +175,7 @@ class Command:
             if not kept:
                 for name, path in partials.items():
                     setattr(args, name, path)
-                execute(produce, args)
+                self._produce(produce, args, parts, finals, partials)
                 for key in keys if self.heavy and Store.default() else ():
                     Store.default().keep(key, partials, parts)
             hashes = kept["outputs"] if kept else {name: sha256_file(path) for name, path in partials.items()}
@@ -185,6 +185,14 @@ class Command:
             for path in partials.values():
                 if os.path.exists(path):
                     os.unlink(path)
+
+    def _produce(self, produce, args, parts, finals, partials):
+        """Do the work, or take what an earlier version of this project did; `parts` then tells its versions."""
+        versions = trained.adopt(finals, partials) if self.trained else None
+        if versions is None:
+            execute(produce, args)
+        else:
+            parts.update(tools={**dict.fromkeys(self.tools), **versions}, context={})
 
     def _fetch(self, keys, partials):
         """Return the manifest of the first entry that some store has under one of the keys, or None."""

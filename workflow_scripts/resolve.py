@@ -24,7 +24,7 @@ def produce(args):
 
 
 def command():
-    c = Command(__file__, __doc__, tools=("torch", "timm"))
+    c = Command(__file__, __doc__, tools=("timm",))
     c.recipe("--row", help="JSON: what the row of `models` says of the network and its images")
     return c.output("--model", help="JSON to write")
 

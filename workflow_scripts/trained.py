@@ -9,11 +9,12 @@ import os
 import shutil
 
 import provenance
-from files import UserError, digest_of
+from files import UserError, digest_of, read_json, sha256_file
 from store import Store
 from user_files import sha256_of
 
 FOLDER = ".cache/trained"  # a store of what is trained and pending
+ADOPTED = "adopted.json"  # {path: {"sha256", "versions"}} of what an earlier version trained
 RULES = ("train", "train_qat")
 
 
@@ -51,6 +52,24 @@ def keep_file(name, path):
     if record and record.get("descent") and record["sha256"] == sha256_of(path):
         parts = {"tools": record["versions"], **{key: record[key] for key in ("command", "context")}}
         Store(FOLDER).keep(record["descent"], {name: path}, parts)
+
+
+def adopt(finals, partials):
+    """Take an earlier version's file as the output of its job, where migrate.py runs: return its versions, else None.
+
+    Raise UserError where there is none: nothing is trained meanwhile.
+    """
+    folder = os.environ.get("LEVIT_ADOPT")
+    if not folder:
+        return None
+    told = read_json(os.path.join(folder, ADOPTED))
+    for name, path in finals.items():
+        if path not in told:
+            raise UserError(f"{path} is not adopted: run snakemake to train it")
+        shutil.copyfile(os.path.join(folder, path), partials[name])
+        if sha256_file(partials[name]) != told[path]["sha256"]:
+            raise UserError(f"{path} has changed while it was adopted: run make migrate again")
+    return next(told[path]["versions"] for path in finals.values())
 
 
 def forget():

@@ -48,6 +48,7 @@ def execute(produce, args):
     command = produce.__globals__["command"]()
     parts = command.key_parts(args)
     outputs = {name: getattr(args, name) for name in command.outputs}
+    seen = digest_of({**parts, "tools": None})  # of images: another Pillow reads the same
     names = [path[: -len(".partial")].replace("results/", "") for path in outputs.values()]
     with open(os.environ["LEVIT_WORK"], "a", encoding="utf-8") as stream:
         again = os.environ.get("LEVIT_RETIME", "")
@@ -56,7 +57,7 @@ def execute(produce, args):
     for name, path in outputs.items():
         with open(path, "w", encoding="utf-8") as stream:
             if name == "train_images":
-                stream.write(train_of(digest_of(parts)))
+                stream.write(train_of(seen))
                 continue
             stream.write('{"made_of":')
             stream.flush()
@@ -64,7 +65,7 @@ def execute(produce, args):
                 time.sleep(60)
             command, _, what = os.environ.get("LEVIT_LOSES", "").partition(" ")
             loses = LOSSES[what] if command == parts["command"] else ""
-            rest = index_of(digest_of(parts)) if name == "index" else ""
+            rest = index_of(seen) if name == "index" else ""
             rest += model_of(args.row) if name == "model" else ""
             stream.write(f'"{digest_of(parts)}","output":"{name}"{loses}{rest}' + "}\n")
 

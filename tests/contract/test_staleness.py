@@ -515,6 +515,21 @@ def code_of_a_script(workflow):
     workflow.edit("workflow_scripts/train_qat.py", "def produce", "EXTRA = 1\n\n\ndef produce")
 
 
+@change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")])
+def code_of_a_script_dated_back(workflow):
+    code_of_a_script(workflow)
+    os.utime(workflow.path("workflow_scripts/train_qat.py"), (1e9, 1e9))
+
+
+@change(
+    ["clean cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
+    [PTQ_PLAN, QAT_PLAN, *builds(*BUILT)],
+)
+def code_of_a_shared_module_dated_back(workflow):
+    code_of_a_shared_module(workflow)
+    os.utime(workflow.path("workflow_scripts/graph/passes.py"), (1e9, 1e9))
+
+
 @change(ALL)
 def comment_in_a_module_of_all(workflow):
     workflow.edit("workflow_scripts/files.py", "import json", "import json  # of the standard library")
@@ -567,12 +582,73 @@ def docstring_and_order_of_rules(workflow):
 # The world
 
 
+def upgrade(workflow, *names):
+    """Install another version of some packages, before those that are there on the interpreter's path."""
+    for name in names:
+        installed = workflow.path(f"newer/{name.replace('-', '_')}-9999.1.0.dist-info")
+        installed.mkdir(parents=True)
+        (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9999.1.0\n")
+    workflow.variables["PYTHONPATH"] = str(workflow.path("newer"))
+
+
 @change(["fingerprint cpu", *engine(*CPU)], builds(*CPU))
 def version_of_a_runtime(workflow):
-    installed = workflow.path("newer/openvino-9999.1.0.dist-info")
-    installed.mkdir(parents=True)
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: openvino\nVersion: 9999.1.0\n")
-    workflow.variables["PYTHONPATH"] = str(installed.parent)
+    upgrade(workflow, "openvino")
+
+
+UNTRAINED = [job for job in CHECKPOINT if job != "train"]
+RECALIBRATED = [PTQ_RANGES, QAT_RANGES, PTQ_PLAN, QAT_PLAN, *builds(*BUILT)]
+
+
+@change([*RESOLVED], RECALIBRATED)
+def version_of_torch_and_timm(workflow):
+    """What was trained is kept: its jobs are planned behind others, and its work is not done again."""
+    upgrade(workflow, "torch", "timm")
+
+
+@change(UNTRAINED, RECALIBRATED)
+def version_of_torch(workflow):
+    upgrade(workflow, "torch")
+
+
+@change(CALIBRATED, [PTQ_RANGES, QAT_RANGES, PTQ_PLAN, QAT_PLAN, *builds(*CPU[1:])])
+def version_of_modelopt(workflow):
+    upgrade(workflow, "nvidia-modelopt")
+
+
+@change(["index", *IMAGES, *CHECKPOINT], [*DECODING, *RECALIBRATED])
+def version_of_pillow(workflow):
+    upgrade(workflow, "pillow")
+
+
+@change(["index", *IMAGES, *CHECKPOINT], [*DECODING, *RECALIBRATED])
+def version_of_pillow_without_a_store(workflow):
+    workflow.config(lambda config: config.update(store=None))
+    upgrade(workflow, "pillow")
+
+
+@change([*EXPORTED, *planned("int8_ptq", "int8_qat")], [PTQ_PLAN, QAT_PLAN, *builds(*BUILT)])
+def version_of_onnx(workflow):
+    upgrade(workflow, "onnx")
+
+
+@change(
+    ["clean cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
+    [PTQ_PLAN, QAT_PLAN, *builds(*BUILT)],
+)
+def version_of_onnx_graphsurgeon(workflow):
+    upgrade(workflow, "onnx-graphsurgeon")
+
+
+@change(CHECKPOINT, [TRAINING, *AFTER_TRAINING])
+def version_of_torch_where_upgrades_retrain(workflow):
+    workflow.config(lambda config: config.update(retrain_on_upgrade=True))
+    upgrade(workflow, "torch")
+
+
+@change([])
+def version_of_a_package_that_shapes_nothing(workflow):
+    upgrade(workflow, "snakemake", "pulp", "pandas")
 
 
 @change([])
