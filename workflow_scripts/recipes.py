@@ -120,7 +120,9 @@ class Recipes:
 
     def calibration(self, w):
         row = self.tables.row("precision", w.precision)["calibration"]
-        return pick(row, "method", "images") if self.tables.is_swept(w.precision) else row
+        if self.tables.is_swept(w.precision):
+            return pick(row, "method", "images")
+        return {key: value for key, value in row.items() if key != "import"}  # a file counts by its content
 
     def sweep(self, w):
         return pick(self.tables.row("precision", w.precision)["calibration"], "images", "candidates")
