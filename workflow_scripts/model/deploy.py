@@ -168,7 +168,7 @@ def _of_any(model, images):
         if type(module) is layers.Linear:  # torch's own but for scripting; backends quantize torch's
             module.__class__ = nn.Linear
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is None:  # what quantization corrects
-            module.bias = nn.Parameter(torch.zeros(module.weight.shape[0]))
+            module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]))
     return model, moved
 
 
