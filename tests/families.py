@@ -53,7 +53,7 @@ SIZES = {
 NETWORKS = {name: size for size, names in SIZES.items() for name in names.split()}
 FAST = ("fastvit_sa12", "fastvit_mci0", "resnet18", "mobilenetv3_small_050", "repvit_m0_9", "levit_128s")
 # drawn like this, these amplify rounding to about 1e-4, so they may be refused, each with this
-REFUSED = dict.fromkeys(("dla60_res2net", "inception_v4", "regnetv_040"), "(at most 1e-04)")
+REFUSED = dict.fromkeys(("dla60_res2net", "inception_v4", "regnetv_040"), "float32 rounding alone")
 
 
 def network(name, size, seed=0):
