@@ -21,7 +21,7 @@ RTX = [f"results/digits/engines/LeViT-tiny.{precision}.rtx.engine" for precision
 def quick(config):
     """Make everything of the small model, with little training and short timings."""
     config["results"] = {"models": ["LeViT-tiny"]}
-    config["datasets"]["digits"]["training"]["epochs"] = 2
+    config["datasets"]["digits"]["training"].update(epochs=2, small_epochs=1)
     for precision in config["precisions"].values():
         precision["budget"] = 100.0  # hardly trained: what is lost is no matter here
         precision.get("calibration", {}).update(images=64)
@@ -88,7 +88,8 @@ def test_a_comment_before_the_engine_times_nothing_again_that_was_stable(tmp_pat
     torch.manual_seed(0)
     model = yaml.safe_load(workflow.path("config.yaml").read_text())["models"]["LeViT-tiny"]
     torch.save(zoo.create(model, 10).state_dict(), workflow.path("w.pth"))
-    assert workflow.run("--quiet", "rules", "--", AUTO, LEVIT_PYTHON=sys.executable)[0] == 0
+    status, output = workflow.run("--quiet", "rules", "--", AUTO, LEVIT_PYTHON=sys.executable)
+    assert status == 0, output
     engines = [workflow.path(f"results/digits/engines/LeViT-tiny.{p}.cpu.engine") for p in PARTS]
     bytes_before, before = [path.read_bytes() for path in engines], timings(workflow)
     workflow.edit("workflow_scripts/graph/passes.py", '"""', '# the passes, one by one\n"""')
