@@ -3,6 +3,7 @@
 Snakemake and the command lines are real, and so is the work.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -13,9 +14,7 @@ from PIL import Image
 
 from workflow import Workflow
 
-VAL, CALIB, NARROW = (
-    f"results/mine/data/64px-crop{name}.u8" for name in ("900-bicubic.val", "900-bicubic.calib", "500-bicubic.val")
-)
+VAL, CALIB = (f"results/mine/data/LeViT-tiny.{split}.u8" for split in ("val", "calib"))
 ALL = ["decode calib", "decode val", "index"]
 
 
@@ -116,9 +115,9 @@ def test_a_subset_costs_its_images(workflow):
     assert workflow.plan(VAL, CALIB) == ALL and decoded(workflow) == ["val"]
 
 
-def test_another_crop_is_another_file(workflow):
+def test_another_crop_is_decoded_anew(workflow):
     workflow.config(lambda config: config["models"]["LeViT-tiny"].update(crop=0.5))
-    assert workflow.plan(NARROW) == ["decode val"] and decoded(workflow, NARROW) == ["val"]
+    assert workflow.plan(VAL) == ["decode val", "resolve"] and decoded(workflow, VAL) == ["val"]
 
 
 def test_precisions_and_targets_decode_nothing(workflow):
@@ -170,3 +169,37 @@ def test_without_train_what_needs_it_is_refused_by_name(workflow):
     assert "evaluate_engine accuracy.fp32.cpu" in workflow.plan("results/LeViT-tiny.fp32.cpu.json")
     workflow.config(lambda config: config["precisions"]["fp16"].update(fallback="none"))
     assert "evaluate_engine accuracy.fp16.gpu" in workflow.plan("results/LeViT-tiny.fp16.gpu.json")
+
+
+def test_links_that_lead_back_are_not_followed(workflow):
+    """Neither while Snakemake parses nor by the index."""
+    os.symlink("..", workflow.path("pictures/train/a/loop"))
+    os.symlink("gone", workflow.path("pictures/train/a/gone.png"))
+    assert workflow.plan(VAL, CALIB) == []
+
+
+def test_the_home_is_whole_before_anything_is_asked_of_it(workflow):
+    workflow.variables["HOME"] = str(workflow.folder)
+    workflow.config(lambda config: config["datasets"]["mine"].update(path="~/pictures"))
+    assert decoded(workflow) == []
+    assert workflow.plan(VAL, CALIB) == []
+    shown = workflow.path("results/logs/mine/index.log").read_text()
+    assert f"{workflow.folder}/pictures: 2 classes" in shown
+
+
+def test_a_file_of_class_names_counts_by_its_content(workflow):
+    names = workflow.path("pictures/names")
+    names.write_text("b\na\n")
+    workflow.config(lambda config: config["datasets"]["mine"].update(class_order="names"))
+    decoded(workflow)
+    assert workflow.plan(VAL, CALIB) == [] and classes_of(workflow) == ["b", "a"]
+    state = os.stat(names)
+    names.write_text("a\nb\n")
+    os.utime(names, ns=(state.st_atime_ns, 1))
+    assert workflow.plan(VAL, CALIB) == ALL
+    decoded(workflow)
+    assert workflow.plan(VAL, CALIB) == [] and classes_of(workflow) == ["a", "b"]
+
+
+def classes_of(workflow):
+    return json.loads(workflow.path("results/mine/data/index.json").read_text())["classes"]
