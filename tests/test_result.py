@@ -1,5 +1,6 @@
 """The result JSON: its schema, what is refused, where the commit comes from."""
 
+import argparse
 import copy
 import json
 import subprocess
@@ -9,6 +10,8 @@ import pytest
 import yaml
 
 import assemble_result
+import provenance
+from cli import tool_versions
 from conftest import ROOT
 from files import UserError, sha256_file
 
@@ -316,3 +319,51 @@ def test_count_of_images_must_agree():
 
 def test_valid_is_json():
     assert json.loads(json.dumps(VALID)) == VALID
+
+
+def artifact(path, command, versions, trained=False, lineage=None):
+    """Write an artifact with its record."""
+    path.write_bytes(b"x")
+    record = {"sha256": sha256_file(path), "command": command, "versions": versions, "context": {}, "trained": trained}
+    provenance.write(str(path), {**record, "lineage": lineage or {}})
+    return str(path)
+
+
+def test_versions_are_those_of_the_artifacts_and_what_took_training_says_its_own(tmp_path):
+    """Another torch is installed than what trained the checkpoint: the graph was made again, that was not."""
+    now = tool_versions(["torch", "numpy"])
+    old = {"python": "3.9", "torch": "1.0", "numpy": now["numpy"], "timm": None}
+    paths = {name: tmp_path / name for name in ("checkpoint", "graph", "engine")}
+    checkpoint = artifact(paths["checkpoint"], "train", old, trained=True)
+    graph = artifact(
+        paths["graph"],
+        "export_onnx",
+        {"torch": now["torch"], "onnx": "7"},
+        lineage=provenance.lineage({checkpoint: provenance.read(checkpoint)}),
+    )
+    engine = artifact(paths["engine"], "build_engine", {"python": "3.8"})
+    args = argparse.Namespace(checkpoint=checkpoint, graph=graph, engine=engine, calibration=None, recipe={})
+    found = assemble_result.provenance_of(args, {"fingerprint": {"runtime": "openvino", "version": "1"}})
+    wanted = {"python": "3.8", "torch": now["torch"], "numpy": now["numpy"], "onnx": "7", "openvino": "1"}
+    assert found["versions"] == wanted
+    assert found["trained"] == {checkpoint: {"versions": {k: v for k, v in old.items() if v}, "context": {}}}
+    assert assemble_result.notes_of(found["trained"]) == [
+        f"{checkpoint}: built with torch 1.0, now torch {now['torch']}"
+    ]
+    assert assemble_result.notes_of({checkpoint: {"versions": now}}) == []
+    assert assemble_result.notes_of({checkpoint: {"versions": {"no-such-package": "1"}}}) == [], "a device has none"
+
+
+def test_an_edited_config_alone_is_not_dirty(tmp_path, monkeypatch):
+    (tmp_path / "workflow_scripts").mkdir()
+    for name in ("config.yaml", "Snakefile", "workflow_scripts/assemble_result.py"):
+        (tmp_path / name).write_text("x")
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for arguments in (["init", "-q"], ["add", "-A"], [*author, "commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", tmp_path, *arguments], check=True, capture_output=True)
+    monkeypatch.setattr("imports.ROOT", tmp_path / "workflow_scripts")
+    clean = assemble_result.git_commit()
+    (tmp_path / "config.yaml").write_text("y")
+    assert assemble_result.git_commit() == clean and len(clean) == 40
+    (tmp_path / "Snakefile").write_text("y")
+    assert assemble_result.git_commit() == f"{clean}-dirty"

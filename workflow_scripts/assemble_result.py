@@ -197,13 +197,12 @@ def _trained(record):
 
 def notes_of(trained):
     """Return a line for each trained artifact, {path: {"versions"}}, of other versions than are installed now."""
-    now = tool_versions(sorted({name for made in trained.values() for name in made["versions"]} - {"python"}))
-    lines = []
+    names = {name for made in trained.values() for name in made["versions"]} - {"python"}
+    now, lines = tool_versions(sorted(names)), []
     for path, made in trained.items():
-        other = [
-            (name, version, now[name]) for name, version in made["versions"].items() if now[name] not in (None, version)
-        ]
-        built, today = (", ".join(f"{name} {each[n]}" for name, *each in other) for n in (0, 1))
+        told = [(name, made["versions"][name], now[name]) for name in sorted(names & made["versions"].keys())]
+        other = [each for each in told if each[2] not in (None, each[1])]
+        built, today = (", ".join(f"{name} {pair[n]}" for name, *pair in other) for n in (0, 1))
         lines += [f"{path}: built with {built}, now {today}"] if other else []
     return lines
 

@@ -15,7 +15,6 @@ import base64
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -137,11 +136,14 @@ def check(path, result, tables):
 
     if not os.path.exists(path):
         raise UserError(f"{result} is not made there: run snakemake --workflow-profile profiles/device {result} on it")
-    provenance = read_json(path).get("provenance", {})
+    made = read_json(path)
+    told = made.get("provenance") if isinstance(made, dict) else None
+    if not isinstance(told, dict) or "recipe" not in told:
+        raise UserError(f"{result} there is no result that says what it was made of: delete it there and run it again")
     for key, file in lineage(result, tables).items():
-        if not os.path.exists(file) or provenance.get(key) != sha256_file(file):
+        if not os.path.exists(file) or told.get(key) != sha256_file(file):
             raise UserError(f"{result} was made there of another {file}: carry it there, and run it again")
-    if canonical(provenance.get("recipe")) != canonical(Recipes(tables).lineage(names_of(result, tables))):
+    if canonical(told["recipe"]) != canonical(Recipes(tables).lineage(names_of(result, tables))):
         raise UserError(f"{result} was made there with another config.yaml: make both alike, and run it again")
 
 
@@ -178,10 +180,7 @@ def main():
     parser.add_argument("place", help="the device's folder, as rsync takes it")
     parser.add_argument("results", nargs="+")
     args = parser.parse_args()
-    try:
-        (to if args.direction == "to" else back)(args.place, args.results)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    (to if args.direction == "to" else back)(args.place, args.results)
 
 
 if __name__ == "__main__":
