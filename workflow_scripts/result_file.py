@@ -69,6 +69,13 @@ def completed(result: dict[str, Any]) -> dict[str, Any]:
         if part and found[part] is not None:
             found[part] = {**dict.fromkeys(names), **found[part]}
     found["engine"] = {"warnings": [], **found["engine"]}
-    found["provenance"] = {"versions": {}, "recipe": {}, "trained": {}, "git_commit": None, **found["provenance"]}
+    found["provenance"] = {
+        "versions": {},
+        "recipe": {},
+        "trained": {},
+        "weights_part": None,
+        "git_commit": None,
+        **found["provenance"],
+    }
     found["benchmark"] = [{**dict.fromkeys(TIMED), **entry} for entry in found["benchmark"]]
     return found
