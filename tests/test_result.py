@@ -102,7 +102,6 @@ VALID = {
         "weights_part": None,
         "versions": {"python": "3.11"},
         "trained": {"results/digits/checkpoints/a.pth": {"versions": {"torch": "2"}, "context": {"threads": 2}}},
-        "weights_part": None,
         "git_commit": "a" * 40 + "-dirty",
     },
     "notes": ["results/digits/checkpoints/a.pth: built with torch 1, now torch 2"],
