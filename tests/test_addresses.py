@@ -4,9 +4,11 @@ import json
 import os
 
 import pytest
+import yaml
 
 import addresses
 import file_server
+from files import UserError
 from recipes import Recipes
 from tables import Tables
 from test_fetch import CONTENT, SHA, fetch
@@ -64,8 +66,6 @@ def test_no_secret_is_in_what_rules_and_results_get(tmp_path):
         config["datasets"]["digits"].update(weights="official")
 
     workflow.config(official)
-    import yaml
-
     config = yaml.safe_load(workflow.path("config.yaml").read_text())
     tables = Tables.load(config, str(REPOSITORY / "rules/schemas/config.schema.yaml"))
     recipes = Recipes(tables)
@@ -77,6 +77,13 @@ def test_no_secret_is_in_what_rules_and_results_get(tmp_path):
     assert "https://host/LeViT-tiny-12345678.pth?token=***" in told
     assert not [secret for secret in SECRETS if secret in told]
     assert json.loads(tables.environment("python")[addresses.VARIABLE]) == {addresses.public(url): url}
+
+
+def test_an_address_that_is_refused_is_named_without_its_secrets():
+    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    config["models"]["LeViT-128S"]["url"] = "sftp://m4rie:s3cret@host/x?token=t0ken"
+    with pytest.raises(UserError, match=r"models.LeViT-128S.url: 'sftp://host/x\?token=\*\*\*' does not match"):
+        Tables.load(config, str(REPOSITORY / "rules/schemas/config.schema.yaml"))
 
 
 def test_snakemake_prints_and_keeps_no_secret_of_a_failing_download(tmp_path):

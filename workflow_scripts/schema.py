@@ -8,6 +8,7 @@ import difflib
 import math
 import re
 
+from addresses import public
 from files import UserError
 
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:[.][0-9]*)?|[.][0-9]+)(?:[eE][+-]?[0-9]{1,2})?")  # decimal, finite
@@ -157,7 +158,7 @@ def _name(key):
 
 
 def _shown(value):
-    text = "nothing" if value is None else repr(value)
+    text = "nothing" if value is None else repr(public(value) if isinstance(value, str) and "://" in value else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
