@@ -18,7 +18,7 @@ MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cp
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: demo test check bench reproduce migrate retime lint env fonts board clean distclean
+.PHONY: demo test check bench reproduce migrate retime fuzz lint env fonts board clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## one measured INT8 result, from nothing
@@ -45,6 +45,9 @@ retime: $(READY)  ## drop the timing of RESULT=results/X.json and take it again,
 
 migrate: $(READY)  ## adopt what an earlier version trained, so that an upgrade trains nothing
 	$(BIN)/python workflow_scripts/migrate.py
+
+fuzz: $(READY)  ## what goes wrong, tried: kills, bad configurations, checkpoints, images and inputs, changes; an hour
+	$(BIN)/python tests/fuzz
 
 lint: $(READY)
 	$(BIN)/ruff check
