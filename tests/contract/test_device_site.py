@@ -120,7 +120,7 @@ def signed(workflow):
 def test_carried_there_and_back(host, device, tmp_path):
     host = host.copy(tmp_path / "host")
     status, output = carry(host, "to", device.folder)
-    assert status == 0 and "10 files are there, 10 of them are new" in output, output
+    assert status == 0 and "11 files are there, 11 of them are new" in output, output
     assert device.plan(RESULT) == TARGET_JOBS
     assert device.build(RESULT) == [f"build_engine digits/engines/{LABEL}.engine"]
     assert "0 of them are new" in carry(host, "to", device.folder)[1] and device.plan(RESULT) == []

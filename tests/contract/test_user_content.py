@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+import torch
 from test_staleness import CHECKPOINT, MODEL, base, planned, result  # noqa: F401 (base is a fixture)
 
 from workflow import SNAKEMAKE, SNAKEMAKE7
@@ -24,6 +25,15 @@ IMPORTED = [
 CHANGED = {WEIGHTS: IMPORTED, PLAN: planned("int8_ptq"), RANGES: ["calibrate int8_ptq", *planned("int8_ptq")]}
 
 
+def write(path, number):
+    """Write weights or a plan that tell a number: files of equal lengths and of one time."""
+    if path.suffix == ".pth":
+        torch.save({"head.weight": torch.tensor([number])}, path)
+    else:
+        path.write_text(f'{{"nodes": [], "a": {number}}}')
+    os.utime(path, (1e9, 1e9))
+
+
 @pytest.fixture(scope="module", params=[SNAKEMAKE, SNAKEMAKE7], ids=["9", "7"])
 def brought(request, base, tmp_path_factory):  # noqa: F811
     """A workflow of a user's weights, plan and ranges, built by one of the Snakemakes."""
@@ -34,10 +44,8 @@ def brought(request, base, tmp_path_factory):  # noqa: F811
     workflow.path("mine").mkdir()
     workflow.path("other").mkdir()
     for name in FILES:
-        for folder, content in (("mine", "{}"), ("other", "[]")):  # as long as each other, and as old
-            path = workflow.path(name.replace("mine", folder))
-            path.write_text(content)
-            os.utime(path, (1e9, 1e9))
+        for folder, number in (("mine", 0), ("other", 1)):
+            write(workflow.path(name.replace("mine", folder)), number)
 
     def name_them(config):
         config["datasets"]["digits"]["weights"] = "mine/{model}.pth"
@@ -64,8 +72,7 @@ def linked(mine, other):
 
 
 def edited_and_dated_back(mine, other):
-    mine.write_text("[]")
-    os.utime(mine, (1e9, 1e9))
+    write(mine, 1)
 
 
 @pytest.mark.parametrize("change", [copied, moved, linked, edited_and_dated_back])
@@ -130,10 +137,9 @@ def test_a_start_of_fine_tuning_counts_and_is_missed(base, tmp_path):  # noqa: F
     workflow.config(lambda config: config["datasets"]["digits"].update({"weights": "finetune", "from": "start.pth"}))
     status, output = workflow.run("-n", "--", *ASKED)
     assert status == 1 and "error: start.pth does not exist: correct datasets.digits.from in config.yaml" in output
-    workflow.path("start.pth").write_text("{}")
+    write(workflow.path("start.pth"), 0)
     assert "train" in workflow.plan(*ASKED)
     workflow.build(*ASKED)
     assert workflow.plan(*ASKED) == []
-    workflow.path("start.pth").write_text("[]")
-    os.utime(workflow.path("start.pth"), (1e9, 1e9))
+    write(workflow.path("start.pth"), 1)
     assert "train" in workflow.plan(*ASKED) and "index" not in workflow.plan(*ASKED)
