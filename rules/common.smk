@@ -84,6 +84,7 @@ def given(of, key):
 dataset_files = staleness.present(
     tables,
     path=(recipes.images, os.path.isdir),
+    **{"drawing.fonts": (recipes.fonts, os.path.isdir)},
     **{key: (recipes.beside_images(key), os.path.isfile) for key in watch.LISTS},
     **{half: (recipes.beside_images(half), os.path.exists) for half in watch.HALVES},
 )

@@ -83,10 +83,10 @@ class Workflow:
 
     def environment(self, **variables):
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LEVIT_")}
-        fake = {"LEVIT_PYTHON": str(self._interpreter()), "LEVIT_WORK": str(self.path("work.log"))}
+        fake = {"LEVIT_PYTHON": str(self.interpreter()), "LEVIT_WORK": str(self.path("work.log"))}
         return {**kept, **fake, **self.variables, **variables}
 
-    def _interpreter(self):
+    def interpreter(self):
         path = self.path("fake-python")
         if not path.exists():
             asked = f'[ "$1" != -c ] || exec "{sys.executable}" "$@"'  # what is asked while Snakemake parses

@@ -43,13 +43,20 @@ class Recipes:
     def seen(self, w):
         """Return what is seen of the user's images where they are here, else what was when they were indexed."""
         row, recorded = self.tables.row("dataset", w.dataset), f"results/{w.dataset}/data/seen.txt"
-        found = watch.state(row) if "path" in row else ""
+        fonts = row.get("drawing", {}).get("fonts")
+        found = watch.state(row) if "path" in row else watch.fonts(fonts) if fonts else ""
         return found if found is not None else system_text(recorded).strip()
 
     def images(self, w):
         """Return the folder of the user's images, or nothing where they were indexed and may be elsewhere by now."""
-        row, recorded = self.tables.row("dataset", w.dataset), f"results/{w.dataset}/data/seen.txt"
-        return row.get("path", "") if not os.path.exists(recorded) else ""
+        return self._unless_seen(w, self.tables.row("dataset", w.dataset).get("path"))
+
+    def fonts(self, w):
+        """Return the same of the fonts that a builtin dataset is drawn with."""
+        return self._unless_seen(w, self.tables.row("dataset", w.dataset).get("drawing", {}).get("fonts"))
+
+    def _unless_seen(self, w, folder):
+        return "" if os.path.exists(f"results/{w.dataset}/data/seen.txt") else folder or ""
 
     def beside_images(self, key):
         """Return a function of wildcards: the path that a dataset's row has under `key`, while its images are here."""

@@ -3,12 +3,14 @@
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import json
 import os
 import time
-from typing import Optional
+from collections.abc import Iterable
 
 from files import sha256_file
 
@@ -16,21 +18,34 @@ CACHE = ".cache/user_files.json"  # {real path: [device, inode, size, mtime_ns, 
 SETTLED = 2.0  # seconds after which another write cannot leave a file's times as they are
 
 
-def sha256_of(path: str) -> Optional[str]:
+def sha256_of(path: str) -> str | None:
     """Return the hex SHA-256 of a file's content, behind links, or None where there is no such file.
 
     Raises OSError where the file is there and cannot be read.
     """
-    real = os.path.realpath(path)
+    return sha256_of_all([path])[0]
+
+
+def sha256_of_all(paths: Iterable[str]) -> list[str | None]:
+    """Return the same of several files."""
+    entries = _entries(os.getcwd())
+    known = dict(entries)
+    found = [_hashed(os.path.realpath(path), entries) for path in paths]
+    if entries != known:
+        _write(entries)
+    return found
+
+
+def _hashed(real, entries):
+    """Return a file's hash, and keep it among the entries where the file's times can be trusted."""
     if not os.path.isfile(real):
         return None
-    stamp, entries = _stamp(real), _entries(os.getcwd())
+    stamp = _stamp(real)
     if entries.get(real, [])[:-1] == stamp:
         return entries[real][-1]
     digest = sha256_file(real)
     if stamp == _stamp(real) and time.time() - max(stamp[3:]) / 1e9 > SETTLED:
         entries[real] = [*stamp, digest]
-        _write(entries)
     return digest
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_staleness import CHECKPOINT, MODEL, base, planned, result  # noqa: F401 (base is a fixture)
 
-from workflow import SNAKEMAKE, SNAKEMAKE7
+from workflow import SNAKEMAKE, SNAKEMAKE7, Workflow
 
 ASKED = result("fp32.cpu", "int8_ptq.cpu")
 FILES = {  # name of a user's file: the key that names it
@@ -51,6 +51,7 @@ def brought(request, base, tmp_path_factory):  # noqa: F811
         config["datasets"]["digits"]["weights"] = "mine/{model}.pth"
         recipe = {"method": "max", "images": 64, "import": "mine/{model}.ranges.pth"}
         config["precisions"]["int8_ptq"].update(fallback={"plan": PLAN}, calibration=recipe)
+        config["targets"]["cpu"]["python"] = str(workflow.interpreter())  # Snakemake 7's own has no OpenVINO
 
     workflow.config(name_them)
     workflow.build(*ASKED)
@@ -143,3 +144,21 @@ def test_a_start_of_fine_tuning_counts_and_is_missed(base, tmp_path):  # noqa: F
     assert workflow.plan(*ASKED) == []
     write(workflow.path("start.pth"), 1)
     assert "train" in workflow.plan(*ASKED) and "index" not in workflow.plan(*ASKED)
+
+
+def test_fonts_count_by_their_content_while_they_are_there(tmp_path):
+    workflow, index = Workflow.fresh(tmp_path / "work"), "results/glyphs/data/index.json"
+    fonts = workflow.path("fonts")
+    workflow.config(lambda config: config["datasets"]["glyphs"]["drawing"].update(fonts="fonts"))
+    status, output = workflow.run("-n", "--", index)
+    assert status == 1 and "error: fonts does not exist: correct datasets.glyphs.drawing.fonts in config.yaml" in output
+    fonts.mkdir()
+    (fonts / "a.ttf").write_text("a")
+    workflow.build(index)
+    assert workflow.plan(index) == []
+    os.utime(fonts / "a.ttf")
+    (fonts / "read.me").write_text("no font")
+    assert workflow.plan(index) == []
+    (fonts / "a.ttf").write_text("b")
+    os.utime(fonts / "a.ttf", (1e9, 1e9))
+    assert workflow.plan(index) == ["index"]

@@ -13,12 +13,13 @@ import itertools
 import os
 
 from data import walk
-from user_files import sha256_of
+from user_files import sha256_of, sha256_of_all
 
 FEW = 10000
 LISTS = ("labels", "synsets", "class_order")  # keys of a row that may name files, which count by their content
 NAMED = ("imagenet", "sorted", "natural")  # values of these keys that are no files
 HALVES = ("train", "val")
+FONTS = (".ttf", ".otf")
 
 
 def state(row):
@@ -35,6 +36,16 @@ def state(row):
         images += _images(folder, FEW + 1 - len(images))
     seen += images if len(images) <= FEW else [stamp for folder in folders for stamp in _folders(folder)]
     return hashlib.sha256(repr(sorted(seen, key=repr)).encode()).hexdigest()
+
+
+def fonts(folder):
+    """Return a digest of the fonts below a folder, by their content, or None where it is not here."""
+    if not os.path.isdir(folder):
+        return None
+    found = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
+    paths = sorted(path for path in found if path.lower().endswith(FONTS))
+    named = [[os.path.relpath(path, folder), digest] for path, digest in zip(paths, sha256_of_all(paths))]
+    return hashlib.sha256(repr(named).encode()).hexdigest()
 
 
 def beside(row, key):
