@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 from test_gpu_target import machine
 
 import boards
@@ -164,3 +166,30 @@ def test_a_place_that_is_not_there(host, tmp_path):
     assert status == 1 and output.startswith("error: rsync failed with status "), output
     status, output = carry(host, "from", tmp_path / "nothing")
     assert status == 1 and output.startswith("error: rsync failed with status "), output
+
+
+def read_there(workflow):
+    """Return the paths of the host's that a device's jobs read."""
+    program = "import sys; sys.path.insert(0, 'workflow_scripts'); import carry\n"
+    program += "print(*carry.read_there(sys.argv[1:], carry.tables_of()))"
+    command = [sys.executable, "-c", program, RESULT]
+    return subprocess.run(command, cwd=workflow.folder, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_a_device_without_weights_or_torch_plans_no_job_of_the_host(host, device, tmp_path):
+    """What the host recorded of its packages and of a user's file decides, not what is on the device."""
+    host = host.copy(tmp_path / "host")
+    torch.save({"head.weight": torch.zeros(1)}, host.path("own.pth"))
+    for workflow in (host, device):
+        workflow.config(lambda config: config["datasets"]["digits"].update(weights="own.pth"))
+    needed = [path for path in read_there(host) if path.startswith("results/")]
+    assert host.build(*needed)
+    assert carry(host, "to", device.folder)[0] == 0
+    newer = device.path("newer/torch-9999.1.0.dist-info")
+    newer.mkdir(parents=True)
+    device.variables["PYTHONPATH"] = str(newer.parent)
+    assert not device.path("own.pth").exists() and device.plan(RESULT) == TARGET_JOBS
+    device.build(RESULT)
+    for snakemake in filter(Path.exists, (SNAKEMAKE, SNAKEMAKE7)):
+        device.snakemake = snakemake
+        assert device.plan(RESULT) == [], snakemake
