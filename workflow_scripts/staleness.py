@@ -117,7 +117,7 @@ def attach(rules, tables):
 def _basis(rule, inputs, tables):
     """Return a function of wildcards: what a job of a rule rests on, as text."""
     if tables.on_device and is_brought(rule.name):
-        return lambda wildcards: recorded(str(rule.expand_output(wildcards)[0]))
+        return lambda wildcards: recorded(str(rule.output[0].apply_wildcards(wildcards)))
     here = not is_brought(rule.name)  # a device's job: the target's identity names the package that counts
     kept = rule.name in trained.RULES and not tables.config["retrain_on_upgrade"]
     own = [str(path) for path in rule.input if not callable(path) and str(path).startswith("workflow_scripts/")]
