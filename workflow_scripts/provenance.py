@@ -48,7 +48,7 @@ def read(path: str) -> dict | None:
             record = json.load(stream)
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
         raise UserError(f"{beside(path)} is damaged: delete {path} and make it again")
