@@ -187,7 +187,7 @@ def test_a_device_without_weights_or_torch_plans_no_job_of_the_host(host, device
     assert carry(host, "to", device.folder)[0] == 0
     newer = device.path("newer/torch-9999.1.0.dist-info")
     newer.mkdir(parents=True)
-    device.variables["PYTHONPATH"] = str(newer.parent)
+    device.variables["PYTHONPATH"] = f"{newer.parent}:{device.variables['PYTHONPATH']}"
     assert not device.path("own.pth").exists() and device.plan(RESULT) == TARGET_JOBS
     device.build(RESULT)
     for snakemake in filter(Path.exists, (SNAKEMAKE, SNAKEMAKE7)):
