@@ -85,6 +85,6 @@ def run(folder, count, seed=0):
         problems += [f"round {rounds}: {path} differs" for path in sorted(wanted) if found.get(path) != wanted[path]]
         if "Traceback" in output:
             problems.append(f"round {rounds}: a traceback: {output[-300:]}")
-        print(f"{killed} of {count} kills, {rounds} completions", file=sys.stderr, flush=True)
+        print(f"{killed} of {count} kills, {rounds} completions, {len(problems)} problems", file=sys.stderr, flush=True)
         shutil.rmtree(workflow.folder)
     return {"kills": killed, "completions": rounds, "artifacts compared": len(wanted)}, problems
