@@ -12,7 +12,7 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graph import edits, shapes
+from graph import attention, attention_body, edits, shapes
 
 ELEMENTWISE = ("Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Clip", "QuantizeLinear", "DequantizeLinear")
 PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -29,7 +29,7 @@ def linear_to_conv(graph):
     for node in list(graph.toposort().nodes):
         images.visit(node)
     images.lower()
-    return graph.cleanup().toposort()
+    return attention.declare(graph.cleanup().toposort())
 
 
 class _Images:
@@ -42,6 +42,7 @@ class _Images:
         """Give a node's output its image, where its inputs have one or it is where images and tokens meet."""
         handler = {"MatMul": self.linear, "Gemm": self.gemm, "Reshape": self.reshape, "Transpose": self.transpose}
         handler = self.elementwise if node.op in ELEMENTWISE else handler.get(node.op)
+        handler = self.attention if node.op in attention.OPS else handler
         if handler:
             handler(node)
 
@@ -105,6 +106,15 @@ class _Images:
         image = self.renew(node, node.op, inputs, seen[data[0].name].shape, dict(node.attrs))
         image.dtype = result.dtype
         self.keep(result, image)
+
+    def attention(self, node):
+        """Attention as one node: the same on images, which in memory are tokens where channels are last."""
+        images = [self.image(t, node.name) for t in node.inputs]
+        sides, channels = images[-1].shape[2:], node.outputs[0].shape[-1]
+        shape = [images[0].shape[0], channels, *sides]
+        image = self.renew(node, node.op + attention_body.IMAGE, images, shape, dict(node.attrs))
+        image.inputs[0].domain = node.domain
+        self.keep(node.outputs[0], image)
 
     def renew(self, node, op, inputs, shape, attrs):
         """Add a node that takes another's name and return its output; the other is gone once nothing reads it."""

@@ -25,8 +25,10 @@ def load(path):
 
 
 def imported(model):
-    """Return the graphsurgeon graph of an ONNX model."""
-    return gs.import_onnx(model)
+    """Return the graphsurgeon graph of an ONNX model, which stays as it is."""
+    graph = gs.import_onnx(model)
+    graph.import_domains = list(graph.import_domains)  # else the model's own, to which a node's domain is added
+    return graph
 
 
 def save(graph, path):

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from cli import log
 from files import UserError
-from graph import dla_passes, edits, onnxio, shapes
+from graph import attention, dla_passes, edits, onnxio, shapes
 
 TOLERANCE = 1e-5  # of an exact pass, relative to the largest logit
 ELEMENTWISE = {"Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Sigmoid", "Clip"}
@@ -267,6 +267,7 @@ PASSES = {
         merge_hardswish,
         linear_to_gemm,
         gemm_to_conv,
+        attention.fuse_attention,
         dla_passes.linear_to_conv,
         dla_passes.mean_to_pool,
         dla_passes.split_to_slices,

@@ -58,7 +58,22 @@ def _batchnorm(node, value, weight, bias, mean, variance):
     return [functional.batch_norm(value, mean, variance, weight, bias, eps=node.attrs.get("epsilon", 1e-5))]
 
 
+def _attention(node, source, queries=None):
+    """LeViT's attention as one node (graph/attention.py), on tokens or, with Image behind its name, on images."""
+    image, depths = node.op.endswith("Image"), [node.attrs["key_dim"], node.attrs["val_dim"]]
+    q, *kv = [t.flatten(2).transpose(1, 2) if image else t for t in (source if queries is None else queries, source)]
+    heads = [t.unflatten(2, (node.attrs["heads"], -1)).transpose(1, 2) for t in (q, *kv)]
+    q, (k, v) = heads[0][..., : depths[0]], heads[1][..., -sum(depths) :].split(depths, dim=3)
+    scores = q @ k.transpose(2, 3) + torch.as_tensor(node.attrs["bias"].values)
+    result = functional.hardswish((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
+    shape = (source if queries is None else queries).shape
+    return [result.transpose(1, 2).unflatten(2, shape[2:]) if image else result]
+
+
+ATTENTION = ("LevitAttention", "LevitAttentionDownsample", "LevitAttentionImage", "LevitAttentionDownsampleImage")
+
 OTHERS = {
+    **dict.fromkeys(ATTENTION, _attention),
     "AveragePool": _pool,
     "BatchNormalization": _batchnorm,
     "Clip": _clip,

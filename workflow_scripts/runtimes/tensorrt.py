@@ -16,7 +16,7 @@ from pathlib import Path
 import probe
 from cli import log
 from files import UserError, replacing
-from runtimes import PRECISIONS, _calibration, _dla, _gpu, _layers, _tensorrt, description, missing_precisions
+from runtimes import PRECISIONS, _calibration, _dla, _gpu, _layers, _plugins, _tensorrt, description, missing_precisions
 
 NAME = "tensorrt"
 REMEDY = "install it as envs/ says; on a Jetson it is part of JetPack (python3-libnvinfer)"
@@ -30,11 +30,13 @@ EXTERNAL = ("CUBLAS", "CUBLAS_LT", "CUDNN")  # sources of kernels outside of Ten
 
 
 def library():
-    """Return the library's module; raise UserError where it is not installed."""
+    """Return the library's module, with this project's plugins; raise UserError where it is not installed."""
     try:
-        return importlib.import_module(NAME)
+        trt = importlib.import_module(NAME)
     except ImportError as error:
         raise UserError(f"TensorRT cannot be imported in this Python ({error}): {REMEDY}") from None
+    _plugins.load()
+    return trt
 
 
 def fingerprint():

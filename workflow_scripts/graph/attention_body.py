@@ -1,0 +1,102 @@
+"""What the nodes of attention.py compute, as functions of ONNX's own operators, for runtimes without the plugin."""
+
+import functools
+
+import onnx
+import onnx_graphsurgeon as gs
+
+DOMAIN = "levit"
+OPS = ("LevitAttention", "LevitAttentionDownsample")
+IMAGE = "Image"  # what follows an op's name where it is on images
+HEADS_FIRST, KEYS_LAST = [0, 2, 1, 3], [0, 2, 3, 1]  # of [B, N, heads, D]
+
+BODY = """
+<opset_import: ["": 13], domain: "levit">
+{op} <heads, key_dim, val_dim, queries, keys, bias> ({inputs}) => (result)
+{{
+    one = Constant <value_ints = [1]> ()
+    kept = Constant <value_ints = [0]> ()
+    rest = Constant <value_ints = [-1]> ()
+    h0 = Constant <value_int: int = @heads> ()
+    k0 = Constant <value_int: int = @key_dim> ()
+    d0 = Constant <value_int: int = @val_dim> ()
+    h = Reshape (h0, one)
+    k = Reshape (k0, one)
+    d = Reshape (d0, one)
+    {heads}
+    {split}
+    qt = Transpose <perm = {rows}> (qs)
+    kt = Transpose <perm = {columns}> (ks)
+    vt = Transpose <perm = {rows}> (vs)
+    products = MatMul (qt, kt)
+    b = Constant <value: tensor = @bias> ()
+    scores = Add (products, b)
+    weights = Softmax <axis = -1> (scores)
+    sums = MatMul (weights, vt)
+    joined = Transpose <perm = {rows}> (sums)
+    {join}
+    x = Reshape (joined, whole)
+    gate = HardSigmoid <alpha = 0.16666667, beta = 0.5> (x)
+    result = Mul (x, gate)
+}}
+"""
+INPUTS = {"LevitAttention": ["qkv"], "LevitAttentionDownsample": ["kv", "q"]}
+SPLIT = {
+    "LevitAttention": """
+    parts = Concat <axis = 0> (k, k, d)
+    qs, ks, vs = Split <axis = {axis}> (qkv4, parts)""",
+    "LevitAttentionDownsample": """
+    parts = Concat <axis = 0> (k, d)
+    ks, vs = Split <axis = {axis}> (kv4, parts)
+    qs = Identity (q4)""",
+}
+DEPTH = {  # of a head in an input
+    "qkv": """
+    kk = Add (k, k)
+    qkv_d = Add (kk, d)""",
+    "kv": "kv_d = Add (k, d)",
+    "q": "q_d = Identity (k)",
+}
+TOKENS = {  # heads are [B, N, heads, D]
+    "rows": HEADS_FIRST,
+    "columns": KEYS_LAST,
+    "axis": 3,
+    "heads": """
+    {name}_s = Concat <axis = 0> (kept, kept, h, rest)
+    {name}4 = Reshape ({name}, {name}_s)""",
+    "join": "whole = Concat <axis = 0> (kept, kept, rest)",
+}
+IMAGES = {  # heads are [B, heads, D, N]
+    "rows": [0, 1, 3, 2],
+    "columns": [0, 1, 2, 3],
+    "axis": 2,
+    "heads": """
+    {depth}
+    {name}_s = Concat <axis = 0> (kept, h, {name}_d, rest)
+    {name}4 = Reshape ({name}, {name}_s)""",
+    "join": """
+    sides = Shape ({name})
+    begin = Constant <value_ints = [2]> ()
+    end = Constant <value_ints = [4]> ()
+    places = Slice (sides, begin, end)
+    channels = Mul (h, d)
+    whole = Concat <axis = 0> (kept, channels, places)""",
+}
+
+
+@functools.cache
+def function(op):
+    """Return the gs.Function that an op is."""
+    model = onnx.helper.make_model(onnx.GraphProto(name="empty"), functions=[onnx.parser.parse_function(_text(op))])
+    return gs.import_onnx(model).functions[0]
+
+
+def _text(op):
+    kind = op.removesuffix(IMAGE)
+    layout, names = TOKENS if kind == op else IMAGES, INPUTS[kind]
+    parts = {
+        "heads": "\n".join(layout["heads"].format(name=name, depth=DEPTH[name]) for name in names),
+        "split": SPLIT[kind].format(axis=layout["axis"]),
+        "join": layout["join"].format(name=names[-1]),
+    }
+    return BODY.format(op=op, inputs=", ".join(names), rows=layout["rows"], columns=layout["columns"], **parts)
