@@ -185,6 +185,7 @@ def test_a_device_without_weights_or_torch_plans_no_job_of_the_host(host, device
     needed = [path for path in read_there(host) if path.startswith("results/")]
     assert host.build(*needed)
     assert carry(host, "to", device.folder)[0] == 0
+    device.config(lambda config: config["targets"]["gpu"].update(python=str(device.interpreter())))
     newer = device.path("newer/torch-9999.1.0.dist-info")
     newer.mkdir(parents=True)
     device.variables["PYTHONPATH"] = f"{newer.parent}:{device.variables['PYTHONPATH']}"
