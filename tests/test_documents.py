@@ -14,6 +14,7 @@ INLINE = re.compile(r"`([^`\n]*)`")
 PROMPT = re.compile(r"^(?:here|there|[$])\s+")  # before a command in a block
 KINDS = {"snakemake": r"^snakemake(?: |$)", "make": r"^make [a-z]", "script": r"^python3? (?:workflow_scripts|tests)/"}
 ONLY_ON_9, ONLY_ON_7 = "--cores all", "--cores"  # README.md: 7.32 takes a bare --cores
+FONTS = ".cache/fonts/usr/share/fonts"  # what `make fonts` fills; a dry run of glyphs asks only whether it is there
 MINE = {"Mine": {"timm": "levit_128s", "size": 224}}  # the row that docs/own-model.md adds
 
 
@@ -39,6 +40,7 @@ def workflow(request, tmp_path_factory):
         pytest.skip(f"{request.param} is not there: `make test` makes it")
     workflow = Workflow.fresh(tmp_path_factory.mktemp("documents") / "run", snakemake=request.param)
     workflow.config(lambda config: config["models"].update(MINE))
+    workflow.path(FONTS).mkdir(parents=True)
     return workflow
 
 
