@@ -7,10 +7,9 @@ import types
 
 import pytest
 
-import benchmark
 from files import UserError
 from jetsons import AGX_ORIN, BOARDS, ORIN_NANO, THOR, XAVIER_NX, put
-from measure import gpu, jetson, nvpmodel, rails
+from measure import gpu, jetson, nvpmodel, rails, setup
 
 NAMES = list(BOARDS)
 CLOCKS = {
@@ -201,7 +200,7 @@ def test_the_meter_of_a_machine(tmp_path, monkeypatch):
 def test_a_benchmark_in_another_mode_is_refused_or_marked(tmp_path, monkeypatch):
     root = str(ORIN_NANO.build(tmp_path))
     with pytest.raises(UserError, match="the power mode is 25W here, and the row asks for MAXN_SUPER"):
-        benchmark.check_power_mode({"power_mode": "MAXN_SUPER"}, nvpmodel.current(root))
-    benchmark.check_power_mode({"power_mode": "MAXN_SUPER", "other_power_mode": "mark"}, "25W")
-    benchmark.check_power_mode({"power_mode": "MODE_25W"}, "25W")
-    benchmark.check_power_mode({}, None)
+        setup.check_power_mode({"power_mode": "MAXN_SUPER"}, nvpmodel.current(root))
+    setup.check_power_mode({"power_mode": "MAXN_SUPER", "other_power_mode": "mark"}, "25W")
+    setup.check_power_mode({"power_mode": "MODE_25W"}, "25W")
+    setup.check_power_mode({}, None)

@@ -8,7 +8,6 @@ device cannot measure is null.
 
 from cli import Command, log
 
-OPTIONS = ("cuda_graph", "spin_wait", "transfers")
 NOT_LATENCIES = ("wall", "energy")
 
 
@@ -26,31 +25,26 @@ def produce(args):
 
 def kept_or_new(shelf, session, batch, recipe):
     """Return one batch size's timing: kept, where it is of this power mode, or taken now."""
-    mode = meter_of(session.on_gpu).power_mode()
-    check_power_mode(recipe, mode)
+    from measure import setup
+
+    mode = setup.meter_of(session.on_gpu).power_mode()
+    setup.check_power_mode(recipe, mode)
     facts = {key: value for key, value in recipe.items() if key != "batches"}
     found = shelf.get(lambda: entry(session, batch, recipe), batch=batch, recipe=facts, power_mode=mode)
     tell(found)
     return found
 
 
-def meter_of(on_gpu):
-    """Return what tells the state of the device that computes."""
-    from measure import gpu, timing
-
-    return gpu.meter() if on_gpu else timing.Host()
-
-
 def entry(session, batch, recipe):
     """Return one batch size's timing, taken now."""
-    from measure import jetson, stats, timing
+    from measure import jetson, setup, stats, timing
 
-    options = {name: recipe[name] for name in OPTIONS if name in recipe}
-    meter = meter_of(session.on_gpu)
+    options = {name: recipe[name] for name in setup.OPTIONS if name in recipe}
+    meter = setup.meter_of(session.on_gpu)
     loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"], options, meter)
     before = meter.state()
-    check_power_mode(recipe, before["power_mode"])
-    times = session.time(images_for(session, batch), loop)
+    setup.check_power_mode(recipe, before["power_mode"])
+    times = session.time(setup.images_for(session, batch), loop)
     after = meter.state()
     count, latency = len(times.latency), list(times.latency)
     return {
@@ -69,24 +63,6 @@ def entry(session, batch, recipe):
         "clocks_mhz": {"before": before["clock_mhz"], "after": after["clock_mhz"]},
         "board": jetson.told(before, after),
     }
-
-
-def check_power_mode(recipe, found):
-    """Raise UserError where the recipe asks for a power mode that the device is not in."""
-    from files import UserError
-    from measure import nvpmodel
-
-    reason = nvpmodel.refusal(recipe, found)
-    if reason:
-        raise UserError(reason)
-
-
-def images_for(session, batch):
-    """Return float32 [batch, 3, H, W] of normal noise: what an image shows does not change how long it takes."""
-    import numpy as np
-
-    shape = [batch] + list(next(iter(session.inputs.values())))[1:]
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
 def tell(found):

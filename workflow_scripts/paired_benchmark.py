@@ -55,11 +55,11 @@ def time(rows, runtime, recipe, shelf):
 
 def entry(batch, rows, contenders, recipe, shelf):
     """Return one batch size's timing as the result JSON has it: kept, or taken now."""
-    from benchmark import check_power_mode, meter_of
+    from measure import setup
 
-    meter = meter_of(contenders[0].facts["on_gpu"])
+    meter = setup.meter_of(contenders[0].facts["on_gpu"])
     mode = meter.power_mode()
-    check_power_mode(recipe, mode)
+    setup.check_power_mode(recipe, mode)
     facts = {"batch": batch, "engines": [row["engine_sha256"] for row in rows], "power_mode": mode}
     facts.update(running=[contender.facts for contender in contenders], recipe=without_names(recipe))
     found = shelf.get(lambda: take(batch, contenders, recipe, meter, mode), **facts)
@@ -77,10 +77,9 @@ def without_names(recipe):
 
 def take(batch, contenders, recipe, meter, mode):
     """Return the timing of a batch: milliseconds of each round, and whether their ratios are stable."""
-    from benchmark import OPTIONS
-    from measure import paired, turns
+    from measure import paired, setup, turns
 
-    times = turns.times(contenders, batch, recipe, {name: recipe[name] for name in OPTIONS if name in recipe})
+    times = turns.times(contenders, batch, recipe, {name: recipe[name] for name in setup.OPTIONS if name in recipe})
     steady = paired.is_stable(times) and meter.power_mode() == mode
     return {"batch": batch, "median_ms": times, "stable": steady, "power_mode": mode}
 

@@ -26,8 +26,7 @@ def produce(args):
 
 def entries(tool, args, digest):
     """Yield the timing of each batch that this trtexec can run: kept, or taken now."""
-    from benchmark import meter_of
-    from measure import kept
+    from measure import kept, setup
 
     common = {key: value for key, value in args.recipe.items() if key != "batches"}
     facts = {"engine": digest, "identity": args.identity, "trtexec": tool.version, "recipe": common}
@@ -35,7 +34,7 @@ def entries(tool, args, digest):
     for batch, shapes, profile in queries(args.runtime, args.engine, args.recipe["batches"]):
         if tool.serves(profile):
             take = functools.partial(entry, batch, tool, (args.engine, shapes, profile, args.recipe))
-            found = shelf.get(take, batch=batch, power_mode=meter_of(True).power_mode())
+            found = shelf.get(take, batch=batch, power_mode=setup.meter_of(True).power_mode())
             tell(found)
             yield found
         else:

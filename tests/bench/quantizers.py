@@ -199,14 +199,14 @@ def _dequantized(name, made):
 
 def timer(contender):
     """Return a function (batch, seconds) -> median milliseconds of a query, of `label|engine|runtime|clock`."""
-    import benchmark
     import runtimes
+    from measure import setup
 
     _, engine, runtime, clock = contender.split("|")
     session = runtimes.load(runtime).load(engine, threads=1 if clock == "processor" else 0)
     if clock == "processor":
-        return lambda batch, seconds: processor_time(session, benchmark.images_for(session, batch), seconds)
-    return turns.medians(lambda batch, loop: session.time(benchmark.images_for(session, batch), loop).latency)
+        return lambda batch, seconds: processor_time(session, setup.images_for(session, batch), seconds)
+    return turns.medians(lambda batch, loop: session.time(setup.images_for(session, batch), loop).latency)
 
 
 def processor_time(session, images, seconds):

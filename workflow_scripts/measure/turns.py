@@ -8,7 +8,7 @@ import math
 import multiprocessing
 
 from files import UserError
-from measure import stats, timing
+from measure import setup, stats, timing
 
 ROUNDS = 12
 DIED = "its process died (out of memory?)"
@@ -72,9 +72,7 @@ def _serve(pipe, runtime, engine, threads):
 
 
 def _median(session, batch, loop, options):
-    from benchmark import images_for
-
-    times = session.time(images_for(session, batch), timing.Loop(*loop, options))
+    times = session.time(setup.images_for(session, batch), timing.Loop(*loop, options))
     return stats.median(sorted(times.latency))
 
 
