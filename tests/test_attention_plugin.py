@@ -1,0 +1,144 @@
+"""The attention plugin without a GPU or TensorRT: it compiles, and what it does on the host is right.
+
+Its arithmetic is checked on a GPU by tests/gpu/attention_kernel.py.
+"""
+
+import ctypes
+import ctypes.util
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+
+PLUGIN, DECLARED = ROOT / "plugins" / "levit_attention", ROOT / "tests" / "data" / "tensorrt8"
+HALF, FLOAT, TENSOR_CORES, PLAIN = 1, 0, 0, 1
+STAGE = (4, 16, 32, 196, 196, 0, 0)
+NAMES = ("LevitAttention", "LevitAttentionDownsample", "LevitAttentionImage", "LevitAttentionDownsampleImage")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc, of the CUDA toolkit, is not on this machine"),
+]
+
+
+def nvcc(*words):
+    done = subprocess.run(["nvcc", "-std=c++17", "-I", str(PLUGIN), *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """The kernel's object for Orin, Turing's instructions compiled as well."""
+    target = tmp_path_factory.mktemp("kernel") / "attention.o"
+    kinds = [f"-gencode=arch=compute_{kind},code=sm_{kind}" for kind in (75, 87)]
+    nvcc("-O1", "-Xcompiler", "-fPIC,-Wall", *kinds, "-c", PLUGIN / "attention.cu", "-o", target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def library(kernel):
+    target = kernel.with_name("kernel.so")
+    nvcc("-arch=sm_87", "-Xcompiler", "-fPIC", "-shared", kernel, ROOT / "tests/gpu/attention_c.cu", "-o", target)
+    found = ctypes.CDLL(str(target))
+    found.refused.restype = ctypes.c_char_p
+    found.bytes_of.restype = ctypes.c_long
+    return found
+
+
+def sizes(*numbers):
+    return (ctypes.c_int * 7)(*numbers)
+
+
+def test_tensor_cores_are_used_where_they_are(library):
+    def way(number=HALF, capability=87, shape=STAGE):
+        return library.way_of(sizes(*shape), number, capability)
+
+    assert way() == way(capability=75) == way(capability=90) == TENSOR_CORES
+    assert way(capability=72) == way(capability=70) == way(FLOAT) == PLAIN
+    assert way(shape=(4, 24, 32, 49, 49, 0, 0)) == way(shape=(4, 16, 40, 49, 49, 0, 0)) == PLAIN
+    assert way(shape=(*STAGE[:-1], 1)) == PLAIN  # columns
+
+
+@pytest.mark.parametrize(
+    "shape, reason",
+    [
+        ((0, 16, 32, 4, 4, 0, 0), b"must be positive"),
+        ((4, 16, 32, 4, 9, 0, 0), b"as many queries as keys"),
+        ((4, 16, 32, 2000, 2000, 0, 0), b"more keys than shared memory"),
+        ((4, 16, 32, 4, 9, 1, 0), None),
+        (STAGE, None),
+    ],
+)
+def test_refusals_are_one_line(library, shape, reason):
+    found = library.refused(sizes(*shape))
+    assert found is None if reason is None else reason in found and b"\n" not in found
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 32, 49, 196, 1, 0), (2, 32, 64, 16, 16, 0, 0), (1, 64, 128, 17, 33, 1, 0)])
+def test_the_bias_is_in_the_order_of_mmas_accumulators(library, shape):
+    """Lane 4 g + t has rows g and g + 8, columns 2 t and 2 t + 1 of each [16, 8]: PTX ISA, mma.m16n8k16, matrix C."""
+    heads, _, _, queries, keys, _, _ = shape
+    bias = np.random.default_rng(0).standard_normal((heads, queries, keys), dtype=np.float32)
+    rows, columns = -(-queries // 16), -(-keys // 16)
+    packed = np.empty((heads, rows, columns, 8, 4, 2, 2, 2), np.float16)  # g, t, columns' half, rows' half, 2 t or + 1
+    assert library.bytes_of(sizes(*shape), TENSOR_CORES) == packed.nbytes
+    library.packed(
+        sizes(*shape), TENSOR_CORES, bias.ctypes.data_as(ctypes.c_void_p), packed.ctypes.data_as(ctypes.c_void_p)
+    )
+    whole = packed.transpose(0, 1, 6, 3, 2, 5, 4, 7).reshape(heads, 16 * rows, 16 * columns)
+    assert np.array_equal(whole[:, :queries, :keys], bias.astype(np.float16))
+    assert np.all(whole[:, :, keys:] == -np.inf) and np.all(whole[:, queries:, :keys] == 0)
+
+
+def test_without_a_gpu_a_launch_is_an_error(library):
+    if ctypes.util.find_library("cuda"):
+        pytest.skip("there is a driver, and perhaps a GPU")
+    assert library.computed(sizes(*STAGE), FLOAT, PLAIN, 1, None, None, None, None, None) != 0
+
+
+@pytest.fixture(scope="module")
+def shell(kernel):
+    """A program that has the plugin, and asks it what TensorRT's builder asks."""
+    target = kernel.with_name("shell")
+    sources = [PLUGIN / "plugin.cpp", DECLARED / "shell.cpp", kernel]
+    nvcc("-arch=sm_87", "-Xcompiler", "-Wall", "-I", DECLARED, *sources, "-o", target)
+
+    def run(*words):
+        done = subprocess.run([str(target), *map(str, words)], capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_plugin_answers_as_a_builder_expects(shell, name):
+    own, image = "Downsample" in name, "Image" in name
+    queries = 4 if own else 9
+    said = shell(name, 2, 16, 32, queries, 9, 2 * queries * 9, 0.5)
+    assert [line for line in said if line.startswith("has ")] == [f"has {known} 1" for known in NAMES]
+    formats = ["takes fp32 linear", "takes fp16 hwc8" if image else "takes fp16 linear"]
+    assert [line for line in said if line.startswith("takes ")] == formats
+    assert ("result -1 64 60 70" if image else "result -1 50 64") in said
+    assert f"copy {name} same" in said and "cut off refused" in said and "shorter refused" in said
+    assert "error: attn: this engine was built with another version of the plugin" in said
+
+
+def test_a_bias_beyond_fp16_is_computed_in_fp32(shell):
+    said = shell("LevitAttention", 2, 16, 32, 9, 9, 162, 7e4)
+    assert [line for line in said if line.startswith("takes ")] == ["takes fp32 linear"]
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        ((2, 16, 32, 9, 9, 161), "its bias is not [heads, queries, keys]"),
+        ((2, 16, 32, 4, 9, 72), "without a tensor of their own there are as many queries as keys"),
+        ((2, 16, 32, 3000, 3000, 1), "more keys than shared memory holds scores for"),
+    ],
+)
+def test_bad_attributes_are_one_line(shell, words, reason):
+    said = shell("LevitAttention", *words, 0)
+    assert f"error: attn (LevitAttention): {reason}" in said and not [line for line in said if "result" in line]
