@@ -1,5 +1,7 @@
 """LeViT's attention as one node: what its body computes, where the pass finds it, and that the logits stay."""
 
+import subprocess
+
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
@@ -7,9 +9,11 @@ import torch
 import yaml
 
 from conftest import ROOT
+from files import UserError
 from graph import attention, attention_body, edits, onnxio, passes, qdq
 from model import deploy, export, zoo
 from planning import simulate
+from runtimes import _plugins
 from test_graph import CLASSES, SIZE, amax_of, deployed, images, logits, trained_like
 
 FUSED = yaml.safe_load((ROOT / "config.yaml").read_text())["graphs"]["gpu_fused"]["passes"]
@@ -147,3 +151,45 @@ def test_another_network_is_left_as_it_is():
     node = gs.Node("Softmax", "s", {"axis": -1}, [source], [output])
     graph = passes.apply(gs.Graph([node], [source], [output], opset=13), ["fuse_attention"])
     assert [n.op for n in graph.nodes] == ["Softmax"] and not graph.functions
+
+
+# The plugin's library
+
+
+@pytest.fixture
+def named(monkeypatch):
+    def name(path):
+        _plugins.load.cache_clear()
+        monkeypatch.setenv(_plugins.LIBRARY, path)
+
+    yield name
+    _plugins.load.cache_clear()
+
+
+def test_a_library_that_is_not_there_is_named(named, tmp_path):
+    named(str(tmp_path / "none.so"))
+    with pytest.raises(UserError, match=r"^LEVIT_PLUGIN=.*none.so cannot be loaded .*: build it on this machine"):
+        _plugins.load()
+
+
+def test_a_library_is_loaded_once(named, tmp_path):
+    """Loading is what registers a plugin: this library leaves a file."""
+    mark, source, target = tmp_path / "loaded", tmp_path / "x.c", tmp_path / "x.so"
+    text = f'__attribute__((constructor)) void f(void) {{ fputs("x", fopen("{mark}", "a")); fflush(0); }}'
+    source.write_text(f"#include <stdio.h>\n{text}\n")
+    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(target)], check=True)
+    named(str(target))
+    _plugins.load()
+    _plugins.load()
+    assert mark.read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    "reason",  # of TensorRT 8.5.3.1, on an H100
+    [
+        'Assertion failed: creator && "Plugin not found, are the plugin name, version, and namespace correct?"',
+        "Cannot deserialize plugin since corresponding IPluginCreator not found in Plugin Registry",
+    ],
+)
+def test_a_missing_plugin_has_its_own_remedy(reason):
+    assert "LEVIT_PLUGIN" in _plugins.remedy(reason, "delete it") and _plugins.remedy("it is empty", "x") == "x"

@@ -513,9 +513,10 @@ struct Spread
 // Little work is cut fine, so that every multiprocessor has some; much of it so that keys and values are read rarely.
 Spread spread_of(Attention const& a, Launch const& launch, int batch)
 {
-    int device = 0, processors = 1;
+    int device = 0, processors = 1, shared = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     int64_t const warps = int64_t{batch} * a.heads * launch.query_tiles;
     if (warps * (a.val_dim / 32) < 2 * processors)
     {
@@ -524,7 +525,8 @@ Spread spread_of(Attention const& a, Launch const& launch, int batch)
     }
     int const groups = (launch.query_tiles + kMostWarps - 1) / kMostWarps;
     int const chunk = launch.key_tiles == 1 ? 1 : launch.key_tiles <= 4 || warps > 8 * processors ? 4 : 7;
-    return {(launch.query_tiles + groups - 1) / groups, 1, chunk, a.val_dim % 64 ? 32 : a.val_dim % 128 ? 64 : 128};
+    bool const wide = a.val_dim % 128 == 0 && shared >= 96 * 1024;
+    return {(launch.query_tiles + groups - 1) / groups, 1, chunk, wide ? 128 : a.val_dim % 64 ? 32 : 64};
 }
 
 template <int KD, int VS, int CHUNK>

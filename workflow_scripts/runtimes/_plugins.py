@@ -7,6 +7,7 @@ import os
 from files import UserError
 
 LIBRARY = "LEVIT_PLUGIN"  # environment: path of liblevit_attention.so; without it none is loaded
+MISSING = ("Plugin not found", "IPluginCreator not found")  # what TensorRT says of a graph's node, of an engine's layer
 
 
 @functools.lru_cache(maxsize=None)
@@ -20,3 +21,10 @@ def load():
     except OSError as error:
         remedy = "build it on this machine, as plugins/levit_attention/Makefile says"
         raise UserError(f"{LIBRARY}={path} cannot be loaded ({error}): {remedy}") from None
+
+
+def remedy(reason, otherwise):
+    """Return what is to be done where TensorRT gives a reason: about the plugin where it lacks one."""
+    if not any(text in reason for text in MISSING):
+        return otherwise
+    return f"it needs the attention plugin: build that and name it by {LIBRARY} (docs/tensorrt.md)"

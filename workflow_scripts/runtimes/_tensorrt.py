@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cli import log
 from files import UserError
-from runtimes import PRECISIONS, _cuda, _dla
+from runtimes import PRECISIONS, _cuda, _dla, _plugins
 
 TYPES = {
     **{"Float": "fp32", "FP32": "fp32", "Half": "fp16", "FP16": "fp16", "BFloat16": "bf16", "BF16": "bf16"},
@@ -101,7 +101,8 @@ def deserialize(trt, path):
     if engine is None:
         reason = logger.errors() if data else "it is empty"
         here = f"{trt.__name__} {trt.__version__} on {gpu['name']}"
-        raise UserError(f"{path} is no engine that {here} can run ({reason}): delete it and run again")
+        remedy = _plugins.remedy(reason, "delete it and run again")
+        raise UserError(f"{path} is no engine that {here} can run ({reason}): {remedy}")
     return engine
 
 
@@ -138,7 +139,8 @@ def _parser_error(parser):
     error = parser.get_error(0)
     where = [getattr(error, name)() for name in ("node_name", "node_operator") if hasattr(error, name)]
     node = f"node {where[0]} ({where[1]})" if len(where) == 2 and where[1] else f"node {error.node()}"
-    return f"TensorRT cannot take {node}: {' '.join(error.desc().split())}"
+    reason = " ".join(error.desc().split())
+    return f"TensorRT cannot take {node}: " + ": ".join(filter(None, [reason, _plugins.remedy(reason, "")]))
 
 
 def add_profile(builder, config, network, least, most):
