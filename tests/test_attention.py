@@ -3,6 +3,7 @@
 import subprocess
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 import torch
@@ -193,3 +194,12 @@ def test_a_library_is_loaded_once(named, tmp_path):
 )
 def test_a_missing_plugin_has_its_own_remedy(reason):
     assert "LEVIT_PLUGIN" in _plugins.remedy(reason, "delete it") and _plugins.remedy("it is empty", "x") == "x"
+
+
+def test_a_file_without_bodies_is_the_same_graph(exported, tmp_path):
+    onnxio.save(passes.apply(onnxio.imported(exported), FUSED), tmp_path / "fused")
+    whole = onnx.load(tmp_path / "fused")
+    bare = onnx.load_from_string(_plugins.without_bodies((tmp_path / "fused").read_bytes()))
+    assert len(whole.functions) == 2 and not bare.functions
+    del whole.functions[:]
+    assert bare == whole

@@ -1,4 +1,4 @@
-// TensorRT's shell around attention.h, for versions 8.4 to 8.6 (IPluginV2DynamicExt).
+// TensorRT's shell around attention.h: an IPluginV2DynamicExt, which 8.4 to 11.0 have.
 //
 // Plugins of one class: LevitAttention of the product qkv, LevitAttentionDownsample of the products kv and q, on tokens
 // [B, tokens, channels]; with Image behind their names on images [B, channels, height, width], which in FP16 have their

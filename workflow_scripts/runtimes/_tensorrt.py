@@ -128,9 +128,16 @@ def parse(trt, builder, path):
     """
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger_of(trt))
-    if not parser.parse_from_file(str(path)):
+    if not _parsed(trt, parser, path):
         raise UserError(f"{path}: {_parser_error(parser)}")
     return network, parser
+
+
+def _parsed(trt, parser, path):
+    """Return whether a file parses; parsers of 10 and later would take a node's body before the plugin for it."""
+    if _plugins.is_named() and hasattr(trt, "IPluginV3"):
+        return parser.parse(_plugins.without_bodies(Path(path).read_bytes()))
+    return parser.parse_from_file(str(path))
 
 
 def _parser_error(parser):
