@@ -282,9 +282,14 @@ def test_what_is_not_there_or_not_whole_is_named(imagenet):
     refused(folder, ROW, "has a tab or a line's end in its name: rename it")
 
 
-def test_members_that_only_train_are_held_to_their_archive(imagenet, monkeypatch):
+@pytest.mark.parametrize("fraction", [0.2, 0.7], ids=["rounded down", "rounded up"])
+def test_members_that_only_train_are_held_to_their_archive(imagenet, monkeypatch, fraction):
     from data import folder, held
 
+    with tarfile.open(imagenet / "flat.tar", "w") as archive:
+        for name in NAMES:
+            os.utime(imagenet / "flat" / name, (0, 1_700_000_000 + fraction))
+            archive.add(imagenet / "flat" / name, name)
     monkeypatch.setattr(folder, "HASHED", 0)
     shutil.rmtree(imagenet / "train")
     row = {**ROW, "splits": {"calib": 1, "select": 1, "val": 2}, "val": "flat.tar", "labels": "val.txt"}

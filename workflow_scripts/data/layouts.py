@@ -7,7 +7,7 @@ import re
 import tarfile
 from typing import NamedTuple
 
-from data import classes, kinds, labels, walk
+from data import classes, kinds, labels, source, walk
 from files import UserError
 
 HALVES = ("train", "val")
@@ -192,9 +192,8 @@ def _members(place, root, left_out):
                 name = posixpath.normpath(member.name).lstrip("/")
                 reason = _member_refusal(member, name, stream)
                 if reason is None:  # the last one of a name is the one that unpacking would leave
-                    found[name] = Found(
-                        _plain(name), member.size, int(member.mtime) * 10**9, prefix, member.offset_data
-                    )
+                    changed = source.member_changed(stream, member.offset_data, member.size)
+                    found[name] = Found(_plain(name), member.size, changed, prefix, member.offset_data)
                 elif not member.isdir():
                     left_out[reason] += 1
                 archive.members.clear()  # else it keeps them all

@@ -40,10 +40,17 @@ def changed(source):
     if not isinstance(source, Member):
         return os.stat(source).st_mtime_ns
     with open(source.archive, "rb") as stream:
-        stream.seek(max(source.offset - tarfile.BLOCKSIZE, 0))
-        header = stream.read(tarfile.BLOCKSIZE)
+        return member_changed(stream, source.offset, source.bytes)
+
+
+def member_changed(stream, offset, size):
+    """Return the time in the header before a tar's member, as `changed` does: None where that describes another file.
+
+    The header is what counts: an extended one before it has fractions of a second, which tar programs round or cut.
+    """
+    stream.seek(max(offset - tarfile.BLOCKSIZE, 0))
     try:
-        found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        found = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
     except tarfile.TarError:
         return None
-    return int(found.mtime) * 10**9 if found.size == source.bytes else None
+    return int(found.mtime) * 10**9 if found.size == size else None
