@@ -115,8 +115,8 @@ class Command:
         hashes = {name: [sha256_of(path) for path in several] for name, several in self.whole_inputs(args).items()}
         parsed = {name: content for name, content in self.contents.items() if getattr(args, name)}
         hashes.update({name: [digest_of(content(args))] for name, content in parsed.items()})
-        scripts = [self.script.name] + (self.modules(args) if self.modules else [])
-        code = imports.closure(*scripts)
+        named = self.modules(args) if self.modules else []
+        code = imports.closure(self.script.name, *(name for name in named if (imports.ROOT / name).is_file()))
         return {
             "command": self.script.stem,
             "inputs": hashes,
