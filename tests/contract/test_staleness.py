@@ -215,7 +215,7 @@ def plan_made_by_hand(workflow):
 
 @change(planned("int8_ptq", "int8_qat"), [PTQ_PLAN, QAT_PLAN, *builds("int8_ptq.cpu", "int8_qat.cpu")])
 def passes_of_the_class_that_plans_name(workflow):
-    workflow.config(lambda config: config["graphs"]["gpu"]["passes"].append("another"))
+    workflow.config(lambda config: config["graphs"]["gpu"]["passes"].append("split_to_slices"))
 
 
 @change(planned("int8_ptq"), [PTQ_PLAN, *builds("int8_ptq.cpu")])
@@ -318,7 +318,7 @@ def placement_of_quantizers(workflow):
 
 @change(["clean cpu", *engine("fp32.cpu", "fp32.ort"), *quantized("int8_ptq", "int8_qat")], builds(*BUILT))
 def surgeon_passes(workflow):
-    workflow.config(lambda config: config["graphs"]["cpu"]["passes"].append("another"))
+    workflow.config(lambda config: config["graphs"]["cpu"]["passes"].append("split_to_slices"))
 
 
 @change(CHECKPOINT, [TRAINING, *AFTER_TRAINING])
