@@ -19,6 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
 
 import cli  # noqa: E402
 from files import canonical, digest_of  # noqa: E402
+from model import checkpoint  # noqa: E402
 
 LOSSES = {"budget": ',"accuracy":{"within_budget":false}', "plan": ',"plan":{"met":false}'}
 
@@ -72,4 +73,5 @@ def execute(produce, args):
 
 if "--print" not in sys.argv:  # the table that is printed after a run reads real results
     cli.execute = execute
+    checkpoint.taken = lambda *_: None  # weights that the replaced work wrote are no weights
     runpy.run_path(script, run_name="__main__")
