@@ -383,7 +383,7 @@ def subset_of_the_dataset(workflow):
     workflow.config(lambda config: config["datasets"]["digits"].update(subset={"classes": "0-4"}))
 
 
-@change(["index", *IMAGES, *CHECKPOINT])
+@change(["index", *RESOLVED])
 def another_dataset_of_the_same_images(workflow):
     def rename(config):
         config["datasets"]["scans"] = config["datasets"]["digits"]
