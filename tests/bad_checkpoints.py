@@ -207,7 +207,7 @@ FILES = {
     "one missing": (saved(lambda state: {n: v for n, v in state.items() if n != FIRST}), rf"1 missing \({FIRST}\)"),
     "transposed": (
         one(lambda value: value.transpose(0, 1)),
-        rf"{FIRST} \[3, 4, 3, 3\] instead of.*another network or other",
+        rf"{FIRST} \[3, 4, 3, 3\] instead of.*weights of another network",
     ),
     "all flat": (saved(lambda state: {n: v.flatten() for n, v in state.items()}), "of another shape or type"),
     "names of another program": (

@@ -227,6 +227,16 @@ def test_a_long_list_is_cut(tmp_path):
     assert len(str(error.value)) < 1500
 
 
+def test_weights_of_another_network_ask_for_no_other_classes_or_size(tmp_path):
+    torch.save(zoo.create(TINY, 10).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"more\): these are weights of another network, or of other `options`$"):
+        checkpoint.load_into(zoo.create(ROWS["LeViT-128S"], 10), tmp_path / "w.pth")
+    with pytest.raises(
+        UserError, match=r"more\): correct `classes`: the file has 10; these are weights of another net"
+    ):
+        checkpoint.load_into(zoo.create(ROWS["LeViT-128S"], 12), tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("name", bad_checkpoints.FILES)
 def test_a_file_that_is_no_checkpoint_is_refused_in_one_line_that_says_what_to_do(model, tmp_path, name):
     write, said = bad_checkpoints.FILES[name]
@@ -321,7 +331,7 @@ SIZES = [("LeViT-tiny", 96, 64), ("LeViT-tiny", 64, 128), ("LeViT-128S", 224, 25
 def test_weights_of_another_size_name_the_key_and_the_size(name, asked, trained, tmp_path):
     """Case 9."""
     torch.save(zoo.create(dict(ROWS[name], size=trained), 10).state_dict(), tmp_path / "w.pth")
-    said = rf"attention_biases .*: correct `size`: {asked} px is not what .* were trained at, {trained} fits that$"
+    said = rf"attention_biases .*: correct `size`: {asked} px is not what .* were trained at, {trained} px fits$"
     with pytest.raises(UserError, match=said):
         checkpoint.load_into(zoo.create(dict(ROWS[name], size=asked), 10), tmp_path / "w.pth")
 
@@ -329,7 +339,7 @@ def test_weights_of_another_size_name_the_key_and_the_size(name, asked, trained,
 def test_weights_of_another_size_of_a_vision_transformer(tmp_path):
     row = {"timm": "vit_tiny_patch16_224", "size": 160}
     torch.save(zoo.create(dict(row, size=224), 10).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"pos_embed \[1, 197, 192\] instead of .*correct `size`: .*, 224 fits that$"):
+    with pytest.raises(UserError, match=r"pos_embed \[1, 197, 192\] instead of .*correct `size`: .*, 224 px fits$"):
         checkpoint.load_into(zoo.create(row, 10), tmp_path / "w.pth")
 
 

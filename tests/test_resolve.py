@@ -112,7 +112,7 @@ def test_weights_of_another_size_are_told_by_the_size(tmp_path, timm_name, size)
     row = {**LEVIT, "timm": timm_name} if timm_name == "levit_128s" else {"timm": timm_name}
     torch.save(zoo.create({**row, "size": size}, 10).state_dict(), tmp_path / "w.pth")
     with pytest.raises(
-        UserError, match=f"correct `size`: 96 px is not what the weights were trained at, {size} fits that"
+        UserError, match=f"correct `size`: 96 px is not what the weights were trained at, {size} px fits"
     ):
         checkpoint.load_into(zoo.create({**row, "size": 96}, 10), str(tmp_path / "w.pth"))
 

@@ -87,4 +87,5 @@ def run(folder, count, seed=0):
             problems.append(f"round {rounds}: a traceback: {output[-300:]}")
         print(f"{killed} of {count} kills, {rounds} completions, {len(problems)} problems", file=sys.stderr, flush=True)
         shutil.rmtree(workflow.folder)
-    return {"kills": killed, "completions": rounds, "artifacts compared": len(wanted)}, problems
+    equal = f"artifacts of equal bytes after each of {rounds} completions"
+    return {"kills": killed, equal: 0 if problems else len(wanted)}, problems

@@ -18,7 +18,7 @@ from files import UserError, digest_of, partial_of, read_json, system_text, writ
 FOLDER, AGAIN = "LEVIT_BENCHMARKS", "LEVIT_RETIME"
 MACHINE_IDS = ("etc/machine-id", "var/lib/dbus/machine-id")
 KEPT, NEW = "kept", "new"
-NOT_STABLE = "NOT STABLE, on an idle machine make retime RESULT=results/X.json times it again"
+NOT_STABLE = "NOT STABLE; to time it again on an idle machine: make retime RESULT=results/X.json"
 
 log = logging.getLogger("levit")
 

@@ -15,17 +15,19 @@ def of(wrong, state, names, model):
     from model import checkpoint
 
     heads, own = checkpoint.classifiers(model), model.state_dict()
-    ends = [name for name in wrong if names.get(name, "").rpartition(".")[0] in heads]
+    heads_of = [name for name in wrong if names.get(name, "").rpartition(".")[0] in heads]
+    ends = [name for name in heads_of if state[name].shape[:1] != own[names[name]].shape[:1]]
     sized = [name for name in wrong if FROM_SIZE.search(name)]
+    others = set(wrong) - set(heads_of) - set(sized)
     found = []
     if ends:
         found.append(f"correct `classes`: the file has {state[ends[0]].shape[0]}")
-    if sized:
+    if sized and not others:
         guess = _size(state[sized[0]].shape, own[names[sized[0]]].shape, model.size) if sized[0] in names else None
-        likely = f", {guess} fits that" if guess else ""
+        likely = f", {guess} px fits" if guess else ""
         found.append(f"correct `size`: {model.size} px is not what the weights were trained at{likely}")
-    if wrong and not found:
-        found.append("another network or other `options`")
+    if others or (wrong and not found):
+        found.append("these are weights of another network, or of other `options`")
     return f": {'; '.join(found)}" if found else ""
 
 
