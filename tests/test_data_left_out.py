@@ -176,7 +176,7 @@ def both(*makers):
     return lambda root: [make(root) for make in makers]
 
 
-LEFT_OUT = {  # case: (what is made, what is said of it)
+LEFT_OUT = {  # case: (how it is made, the reason that the index gives)
     "text": (named("notes.txt"), {"not an image": 1}),
     "no extension": (named("README"), {"not an image": 1}),
     "text like a bitmap": (named("BMW.txt", b"BMW is a maker of cars and of motorcycles"), {"not an image": 1}),

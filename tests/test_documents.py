@@ -19,7 +19,7 @@ MINE = {"Mine": {"timm": "levit_128s", "size": 224}}  # the row that docs/own-mo
 
 
 def commands():
-    """Yield (page, command) of every line of a block and every piece of inline code that is a command of ours."""
+    """Yield (page, command) for each project command in a code block or in inline code."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         blocks = re.findall(r"^ {4,}(.*)$|^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -120,7 +120,7 @@ KINDS = {
     "no statistics": kind(1, norm=lambda: nn.BatchNorm2d(WIDTH, track_running_stats=False)),
     "SyncBatchNorm": kind(0, norm=of(nn.SyncBatchNorm)),
     "with an activation": kind(0, norm=of(layers.BatchNormAct2d)),
-    "frozen": kind(0, norm=of(layers.FrozenBatchNormAct2d)),  # no BatchNorm of torch's: stays as it is
+    "frozen": kind(0, norm=of(layers.FrozenBatchNormAct2d)),  # not torch's BatchNorm: not folded
     "a class that does more": kind(1, norm=of(Shifted)),
     "a class that branches on training": kind(1, norm=of(OnlyInTraining)),
     "GroupNorm": kind(0, norm=of(nn.GroupNorm, 2, WIDTH)),

@@ -188,7 +188,7 @@ def test_turns_are_balanced(count):
 
 
 class Counted:
-    """A contender that notes what it is asked."""
+    """A contender that records its calls."""
 
     def __init__(self):
         self.asked = []

@@ -155,7 +155,7 @@ class Command:
             _fail(said + self._doubts(args), error)
 
     def _doubts(self, args):
-        """Return what is said of inputs without a record after an error that names none: they may be to blame."""
+        """Return a hint that names the inputs without a record: they may have caused an error that names no file."""
         given = [getattr(args, name) for name in self.inputs]
         paths = [path for value in given for path in (value if isinstance(value, list) else [value]) if path]
         doubtful = [path for path in paths if not provenance.recorded([path])]

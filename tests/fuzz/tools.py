@@ -24,7 +24,7 @@ REQUESTS += ["results/digits/calibration/LeViT-tiny.int8_qat.gpu.cache", "result
 REQUESTS += ["results/imagenet/checkpoints/LeViT-128S.pth", "results/mine/checkpoints/LeViT-tiny.pth"]
 MINE = "datasets={mine: {path: mine, classes: 10, weights: mine.pth}}"
 PYTHON = re.compile(r'"\$LEVIT_PYTHON(?:_\w+)?" (workflow_scripts/.*)')
-# command lines of ours that are no rule's: (script, arguments); BAD stands for a file that is not what it should be
+# command lines that no rule runs: (script, arguments); BAD is replaced by the path of a bad file
 TOOLS = [
     ("store.py", ["list", "--store", "BAD"]),
     ("store.py", ["prune", "--store", "BAD"]),
