@@ -38,17 +38,17 @@ include: "rules/targets.smk"
 include: "rules/results.smk"
 
 
-gate.check_requested(sys.argv[1:], workflow.rules, tables)
+run_checks.check_requested(sys.argv[1:], workflow.rules, tables)
 staleness.attach(workflow.rules, tables)
-upstream.trust(workflow.rules, tables)
+device_site.trust(workflow.rules, tables)
 
 
 onstart:
-    gate.start(workflow.persistence.dag, tables)
-    upstream.start(workflow.persistence.dag, tables)
+    run_checks.start(workflow.persistence.dag, tables)
+    device_site.start(workflow.persistence.dag, tables)
     trained.keep(workflow.persistence.dag.needrun_jobs())
 
 
 onsuccess:
     trained.forget()
-    gate.show()
+    run_checks.show()

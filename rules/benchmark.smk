@@ -44,7 +44,7 @@ rule paired_benchmark:
         "--paired-benchmark {output.paired:q} --log {log:q}"
 
 
-rule trtexec:
+rule run_trtexec:
     """Time an engine with trtexec as well, where that is installed."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
@@ -52,7 +52,7 @@ rule trtexec:
     output:
         trtexec="results/{dataset}/trtexec/{model}.{precision}.{target}.json",
     log:
-        "results/logs/{dataset}/trtexec.{model}.{precision}.{target}.log",
+        "results/logs/{dataset}/run_trtexec.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,
@@ -64,7 +64,7 @@ rule trtexec:
         "--trtexec {output.trtexec:q} --log {log:q}"
 
 
-rule profile:
+rule profile_engine:
     """Time each layer of an engine, in a run of its own: nothing else needs it, so it is asked for by name."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
@@ -72,7 +72,7 @@ rule profile:
     output:
         profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
     log:
-        "results/logs/{dataset}/profile.{model}.{precision}.{target}.log",
+        "results/logs/{dataset}/profile_engine.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,

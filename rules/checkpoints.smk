@@ -49,7 +49,7 @@ rule train:
         "--model {input.model:q} --checkpoint {output.checkpoint:q} --threads {threads} --log {log:q}"
 
 
-rule import_weights:
+rule import_checkpoint:
     """Check the user's own weights against the model and copy them."""
     input:
         model="results/{dataset}/models/{model}.json",
@@ -58,7 +58,7 @@ rule import_weights:
     output:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
     log:
-        "results/logs/{dataset}/import.{model}.log",
+        "results/logs/{dataset}/import_checkpoint.{model}.log",
     wildcard_constraints:
         dataset=datasets_with("import"),
     params:

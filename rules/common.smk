@@ -5,15 +5,15 @@ import re
 import shlex
 import sys
 
-import gate
-import staleness
-import trained
-import upstream
-from data import watch
-from recipes import Recipes
-from tables import SCORED, Tables
+from snakefile import run_checks
+from snakefile import staleness
+from core import trained
+from snakefile import device_site
+from snakefile import image_stamp
+from snakefile.params import Recipes
+from configuration.tables import SCORED, Tables
 
-tables = gate.one_line(Tables.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
+tables = run_checks.one_line(Tables.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
 recipes = Recipes(tables)
 options = recipes.options
 CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a constraint: precisions that choose an engine
@@ -39,7 +39,7 @@ def active(path):
 
 
 def code(script, *others):
-    """Return a rule's input `code`: its script, which is known by its text with that of its modules (staleness.py)."""
+    """Return a rule's input `code`: its script, which is known by its text with that of its modules (snakefile/staleness.py)."""
     return staleness.script(script, lambda wildcards: others)
 
 
@@ -62,7 +62,7 @@ def on_device(wildcards, input, output):
         return staleness.Untracked(f'"$LEVIT_PYTHON_{wildcards.target}"')
     needed = [*input, *staleness.modules(input.code[0], tables.runtime_file(wildcards.target))]
     files = [" ".join(shlex.quote(str(path)) for path in several) for several in (needed, output)]
-    start = f'"$LEVIT_PYTHON" workflow_scripts/remote.py --board "$LEVIT_BOARD_{wildcards.target}"'
+    start = f'"$LEVIT_PYTHON" workflow_scripts/run_on_board.py --board "$LEVIT_BOARD_{wildcards.target}"'
     return staleness.Untracked(f"{start} --inputs {files[0]} --outputs {files[1]} --")
 
 
@@ -85,8 +85,8 @@ dataset_files = staleness.present(
     tables,
     path=(recipes.images, os.path.isdir),
     **{"drawing.fonts": (recipes.fonts, os.path.isdir)},
-    **{key: (recipes.beside_images(key), os.path.isfile) for key in watch.LISTS},
-    **{half: (recipes.beside_images(half), os.path.exists) for half in watch.HALVES},
+    **{key: (recipes.beside_images(key), os.path.isfile) for key in image_stamp.LISTS},
+    **{half: (recipes.beside_images(half), os.path.exists) for half in image_stamp.HALVES},
 )
 
 

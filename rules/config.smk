@@ -5,7 +5,7 @@ import sys
 
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow_scripts"))
 
-import config_text
-import gate
+from configuration import yaml_text
+from snakefile import run_checks
 
-gate.one_line(config_text.check_all)(list(workflow.overwrite_configfiles or ()), sys.argv[1:])
+run_checks.one_line(yaml_text.check_all)(list(workflow.overwrite_configfiles or ()), sys.argv[1:])

@@ -1,7 +1,7 @@
 """A dataset's index, what a model looks at, and the images as it does."""
 
 
-rule index:
+rule index_dataset:
     """Describe a dataset: its images, their labels and the splits; write the PNG files of a builtin one."""
     input:
         user=dataset_files,
@@ -11,7 +11,7 @@ rule index:
         train="results/{dataset}/data/train.tsv",
         seen="results/{dataset}/data/seen.txt",
     log:
-        "results/logs/{dataset}/index.log",
+        "results/logs/{dataset}/index_dataset.log",
     params:
         recipe=options(dataset=recipes.dataset, seed=recipes.seed, state=recipes.seen),
         images="results/{dataset}/data/images",
@@ -30,12 +30,12 @@ rule resolve:
     log:
         "results/logs/{dataset}/resolve.{model}.log",
     params:
-        recipe=gate.one_line(options(row=recipes.model)),
+        recipe=run_checks.one_line(options(row=recipes.model)),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.recipe} --model {output.model:q} --log {log:q}'
 
 
-rule decode:
+rule decode_split:
     """Decode, resize and crop the images of a split once, as uint8."""
     input:
         index="results/{dataset}/data/index.json",
@@ -44,7 +44,7 @@ rule decode:
     output:
         images=images("{split}"),
     log:
-        "results/logs/{dataset}/decode.{model}.{split}.log",
+        "results/logs/{dataset}/decode_split.{model}.{split}.log",
     threads: EVERY_CORE
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --model {input.model:q} --split {wildcards.split} '

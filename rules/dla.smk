@@ -1,19 +1,19 @@
 """Whether a deep learning accelerator can pay, said before anything is built for it, and how a build turned out."""
 
 
-rule dla:
+rule dla_fit:
     """Report what a DLA would run of a network, in which subgraphs, and whether that can pay; works on every machine."""
     input:
         clean=clean_graph,
         onnx="results/{dataset}/onnx/{model}.onnx",
         rules="workflow_scripts/dla/rules.yaml",
-        template="workflow_scripts/drawing/dla.svg",
+        template="workflow_scripts/reporting/dla.svg",
         code=code("dla_fit.py"),
     output:
         report="results/{dataset}/dla/{model}.{precision}.{target}.json",
         picture="results/{dataset}/dla/{model}.{precision}.{target}.svg",
     log:
-        "results/logs/{dataset}/dla.{model}.{precision}.{target}.log",
+        "results/logs/{dataset}/dla_fit.{model}.{precision}.{target}.log",
     params:
         recipe=options(recipe=recipes.accelerator),
     shell:

@@ -1,7 +1,7 @@
 """The ONNX graph of a model, as exported and as each class of runtime wants it."""
 
 
-rule export:
+rule export_onnx:
     """Export with BatchNorm folded, the heads averaged and a dynamic batch."""
     input:
         model="results/{dataset}/models/{model}.json",
@@ -11,7 +11,7 @@ rule export:
     output:
         onnx="results/{dataset}/onnx/{model}.onnx",
     log:
-        "results/logs/{dataset}/export.{model}.log",
+        "results/logs/{dataset}/export_onnx.{model}.log",
     params:
         recipe=options(classes=recipes.classes),
     shell:
@@ -19,7 +19,7 @@ rule export:
         "{params.recipe} --model {input.model:q} --onnx {output.onnx:q} --log {log:q}"
 
 
-rule clean:
+rule clean_onnx:
     """Run the surgeon's passes of a class of graph."""
     input:
         onnx="results/{dataset}/onnx/{model}.onnx",
@@ -27,14 +27,14 @@ rule clean:
     output:
         clean="results/{dataset}/clean/{model}.{graph}.onnx",
     log:
-        "results/logs/{dataset}/clean.{model}.{graph}.log",
+        "results/logs/{dataset}/clean_onnx.{model}.{graph}.log",
     params:
         recipe=options(passes=recipes.passes),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} {params.recipe} --clean {output.clean:q} --log {log:q}'
 
 
-rule type_graph:
+rule type_onnx:
     """Make a strongly typed graph: Casts say what each layer computes in."""
     input:
         onnx=untyped_graph,
@@ -43,7 +43,7 @@ rule type_graph:
     output:
         typed="results/{dataset}/typed/{model}.{precision}.onnx",
     log:
-        "results/logs/{dataset}/type_graph.{model}.{precision}.log",
+        "results/logs/{dataset}/type_onnx.{model}.{precision}.log",
     params:
         recipe=options(recipe=recipes.typing),
     shell:

@@ -1,7 +1,7 @@
 """Which nodes keep a higher precision, found on the host and judged on the select split."""
 
 
-rule plan:
+rule plan_precision:
     """Find the cheapest nodes that must keep a higher precision, or check those of a plan made by hand."""
     input:
         model="results/{dataset}/models/{model}.json",
@@ -15,7 +15,7 @@ rule plan:
     output:
         plan="results/{dataset}/plans/{model}.{precision}.json",
     log:
-        "results/logs/{dataset}/plan.{model}.{precision}.log",
+        "results/logs/{dataset}/plan_precision.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
         given=untracked(recipes.given_plan),
@@ -47,7 +47,7 @@ rule evaluate_typed:
         "--model {input.model:q} --accuracy {output.accuracy:q} --log {log:q}"
 
 
-rule bisect:
+rule bisect_precision:
     """Find the fallback as the original did, with an engine build per step: a peer to compare plans with."""
     input:
         model="results/{dataset}/models/{model}.json",
@@ -58,7 +58,7 @@ rule bisect:
     output:
         bisect="results/{dataset}/bisect/{model}.{precision}.{target}.json",
     log:
-        "results/logs/{dataset}/bisect.{model}.{precision}.{target}.log",
+        "results/logs/{dataset}/bisect_precision.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,

@@ -1,7 +1,7 @@
 """Calibration and its sweep, quantization-aware training and the explicit Q/DQ graph."""
 
 
-rule sweep:
+rule sweep_calibration:
     """Try the calibration recipes that a precision lists and choose one, on the select split."""
     input:
         model="results/{dataset}/models/{model}.json",
@@ -13,7 +13,7 @@ rule sweep:
     output:
         sweep="results/{dataset}/sweeps/{model}.{precision}.json",
     log:
-        "results/logs/{dataset}/sweep.{model}.{precision}.log",
+        "results/logs/{dataset}/sweep_calibration.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
         recipe=options(classes=recipes.classes, recipe=recipes.sweep),
@@ -71,7 +71,7 @@ rule train_qat:
         "--qat {output.qat:q} --threads {threads} --log {log:q}"
 
 
-rule quantize:
+rule quantize_onnx:
     """Export the quantized model as an explicit Q/DQ graph and run the surgeon's passes over it."""
     input:
         model="results/{dataset}/models/{model}.json",
@@ -84,7 +84,7 @@ rule quantize:
     output:
         quantized="results/{dataset}/quantized/{model}.{precision}.{graph}.onnx",
     log:
-        "results/logs/{dataset}/quantize.{model}.{precision}.{graph}.log",
+        "results/logs/{dataset}/quantize_onnx.{model}.{precision}.{graph}.log",
     params:
         recipe=options(classes=recipes.classes, passes=recipes.passes, placement=recipes.placement),
     shell:

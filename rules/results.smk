@@ -1,7 +1,7 @@
 """The result of a (model, precision, target), and the tables and report over all of them."""
 
 
-rule result:
+rule assemble_result:
     """Merge what was measured and where it came from."""
     input:
         unpack(where_there_is_one),
@@ -18,7 +18,7 @@ rule result:
     output:
         result="results/{model}.{precision}.{target}.json",
     log:
-        "results/logs/result.{model}.{precision}.{target}.log",
+        "results/logs/assemble_result.{model}.{precision}.{target}.log",
     params:
         recipe=options(dataset=recipes.active_name, recipe=recipes.lineage, budget=recipes.budget),
         files=named,
@@ -27,7 +27,7 @@ rule result:
         "--target {wildcards.target} {params.recipe} {params.files} --result {output.result:q} --log {log:q}"
 
 
-rule choose:
+rule choose_precision:
     """Choose the fastest of a target's engines that is accurate enough."""
     input:
         code=code("choose_precision.py"),
@@ -37,7 +37,7 @@ rule choose:
     output:
         result="results/{model}.{precision}.{target}.json",
     log:
-        "results/logs/choose.{model}.{precision}.{target}.log",
+        "results/logs/choose_precision.{model}.{precision}.{target}.log",
     wildcard_constraints:
         precision=CHOOSING,
     params:
@@ -47,7 +47,7 @@ rule choose:
         "--paired-benchmark {input.paired:q} --precision {wildcards.precision} {params.recipe} --result {output.result:q} --log {log:q}"
 
 
-rule summary:
+rule summarize:
     """Gather the listed results in one table."""
     input:
         code=code("summarize.py"),
@@ -55,7 +55,7 @@ rule summary:
     output:
         summary="results/summary.tsv",
     log:
-        "results/logs/summary.log",
+        "results/logs/summarize.log",
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --results {input.results:q} --summary {output.summary:q} --log {log:q}'
 
@@ -64,7 +64,7 @@ rule report:
     """Draw the accuracy and speed of all results, and what their plans keep, as one self-contained page."""
     input:
         code=code("report.py"),
-        template="workflow_scripts/drawing/page.html",
+        template="workflow_scripts/reporting/page.html",
         results=listed_results,
         plans=listed_plans,
         bisects=listed_bisects,

@@ -1,7 +1,7 @@
 """An engine's layers along time: a picture from its profile, or a capture with NVIDIA's Nsight Systems. Asked for by name."""
 
 
-rule timeline:
+rule draw_timeline:
     """Draw the layers of an engine along time."""
     input:
         profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
@@ -9,7 +9,7 @@ rule timeline:
     output:
         timeline="results/{dataset}/timeline/{model}.{precision}.{target}.svg",
     log:
-        "results/logs/{dataset}/timeline.{model}.{precision}.{target}.log",
+        "results/logs/{dataset}/draw_timeline.{model}.{precision}.{target}.log",
     params:
         title="{model} {precision} on {target}",
     shell:
@@ -17,7 +17,7 @@ rule timeline:
         "--timeline {output.timeline:q} --log {log:q}"
 
 
-rule nsys:
+rule capture_nsys:
     """Capture an engine's queries with Nsight Systems, where it is installed."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
@@ -25,7 +25,7 @@ rule nsys:
     output:
         capture="results/{dataset}/timeline/{model}.{precision}.{target}.nsys-rep",
     log:
-        "results/logs/{dataset}/nsys.{model}.{precision}.{target}.log",
+        "results/logs/{dataset}/capture_nsys.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,

@@ -1,6 +1,6 @@
 """A model's file as resolve.py writes it, for tests of one command."""
 
-from files import write_json
+from core.files import write_json
 
 USUAL = {
     "size": 224,

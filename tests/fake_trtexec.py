@@ -66,7 +66,7 @@ def infer(engine, shapes):
     import numpy as np
 
     import runtimes
-    from files import UserError
+    from core.files import UserError
 
     try:
         session = runtimes.load("onnxruntime").load(engine)

@@ -6,11 +6,11 @@ import os
 import pytest
 import yaml
 
-import addresses
 import file_server
-from files import UserError
-from recipes import Recipes
-from tables import Tables
+from configuration.tables import Tables
+from core import addresses
+from core.files import UserError
+from snakefile.params import Recipes
 from test_fetch import CONTENT, SHA, fetch
 from workflow import REPOSITORY, Workflow
 

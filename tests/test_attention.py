@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from conftest import ROOT
-from files import UserError
+from core.files import UserError
 from graph import attention, attention_body, edits, onnxio, passes, qdq
 from model import deploy, export, zoo
 from planning import simulate

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import bisect_precision
+from core.files import UserError
 from described import model_file
-from files import UserError
 from test_engine_commands import call, options
 
 LAYERS, NEEDED = 749, 398

@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from files import UserError
+from core.files import UserError
 from model import checkpoint, formats
 from quantization import amax, correction, images, imported, methods, recipe, scaling, statistics
 from quantization.distillation import divergence

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import export_cache
-from files import UserError
+from core.files import UserError
 from graph import onnxio, passes, qdq, ranges
 from model import export
 from quantization.methods import SMALLEST

@@ -14,11 +14,11 @@ import yaml
 
 import bad_checkpoints
 import original_levit
-import provenance
-from cli import log
 from conftest import ROOT
+from core import provenance
+from core.command import log
+from core.files import UserError, sha256_file
 from described import USUAL, model_file
-from files import UserError, sha256_file
 from model import checkpoint, formats, zoo
 
 ROWS = {name: {**USUAL, **row} for name, row in yaml.safe_load((ROOT / "config.yaml").read_text())["models"].items()}

@@ -9,7 +9,7 @@ import pytest
 
 import choose_precision
 from conftest import ROOT
-from files import UserError
+from core.files import UserError
 from measure import paired
 from planning.criterion import finalists
 from test_result import SHA256, VALID

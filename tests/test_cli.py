@@ -11,16 +11,14 @@ import time
 
 import pytest
 
-import cli
-import imports
-import provenance
-from files import UserError, read_json, replacing, sha256_file, write_json
-from imports import closure, meaning
-from store import MANIFEST, Store
+from core import command, provenance, sources
+from core.files import UserError, read_json, replacing, sha256_file, write_json
+from core.sources import closure, meaning
+from core.store import MANIFEST, Store
 
 TOOL = '''"""A command for tests."""
-from cli import Command, log
-from files import UserError
+from core.command import Command, log
+from core.files import UserError
 import helper
 
 def produce(args):
@@ -48,9 +46,9 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def folder(tmp_path):
-    for path in closure("cli.py"):
-        (tmp_path / path.relative_to(imports.ROOT)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, tmp_path / path.relative_to(imports.ROOT))
+    for path in closure("core/command.py"):
+        (tmp_path / path.relative_to(sources.ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / path.relative_to(sources.ROOT))
     (tmp_path / "tool.py").write_text(TOOL)
     (tmp_path / "helper.py").write_text("def suffix():\n    return '!'\n")
     (tmp_path / "in.txt").write_text("hello")
@@ -158,7 +156,8 @@ def test_what_took_training_comes_from_the_store_with_the_versions_that_made_it(
 @pytest.mark.parametrize("what", ["trained", "context"])
 def test_what_decides_the_key(folder, what):
     """Versions are no part of the key of what took training, the machine's context always is."""
-    c = cli.Command(__file__, "doc", tools=("numpy",), trained=what == "trained", context=lambda args: {"threads": 2})
+    options = {"trained": what == "trained", "context": lambda args: {"threads": 2}}
+    c = command.Command(__file__, "doc", tools=("numpy",), **options)
     parts = {"tools": {"numpy": "1"}, "context": {"threads": 2}, "command": "x"}
     same = c.key({**parts, "tools": {"numpy": "2"}}) == c.key(parts)
     assert same == (what == "trained") and c.key({**parts, "context": {"threads": 1}}) != c.key(parts)
@@ -173,8 +172,8 @@ def test_no_moment_of_a_kill_leaves_a_record_of_other_bytes(folder, monkeypatch)
         provenance.write("a", {"sha256": sha256_file("a")})
         (folder / "a.partial").write_text("new")
         with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-            killed.setattr(f"cli.{steps[last]}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            cli._publish({"a": "a.partial"}, {"a": "a"}, {"a": sha256_file("a.partial")}, {})
+            killed.setattr(f"core.command.{steps[last]}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            command._publish({"a": "a.partial"}, {"a": "a"}, {"a": sha256_file("a.partial")}, {})
         provenance.check("a")
 
 
@@ -241,7 +240,7 @@ def test_an_entry_is_whole_or_not_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("store.write_json", full)
+    monkeypatch.setattr("core.store.write_json", full)
     with pytest.raises(OSError):
         store.put("0" * 64, {"made": made}, {})
     assert not store.fetch("0" * 64, {"made": tmp_path / "out"}) and not list((tmp_path / "store").rglob(MANIFEST))
@@ -268,5 +267,5 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 
 
 def test_versions_name_what_is_missing():
-    found = cli.tool_versions(["numpy", "no-such-distribution"])
+    found = command.tool_versions(["numpy", "no-such-distribution"])
     assert found["numpy"] and found["no-such-distribution"] is None and found["python"].count(".") == 1

@@ -7,11 +7,11 @@ import os
 import pytest
 import yaml
 
-import config_text
-from files import UserError
+from configuration import yaml_text
+from configuration.schema import Checker
+from configuration.tables import Tables
+from core.files import UserError
 from fuzz.configurations import PARSED, TEXT, TEXTS, VALUES, changed
-from schema import Checker
-from tables import Tables
 from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow
 
 SCHEMA = REPOSITORY / "rules/schemas/config.schema.yaml"
@@ -25,7 +25,7 @@ def load(config):
 
 def read(path):
     """Read a configuration file as the Snakefile does: as text, as Snakemake parses it, as tables."""
-    config_text.check(path)
+    yaml_text.check(path)
     text = path.read_text(encoding="utf-8")
     try:
         return load(json.loads(text))
@@ -59,7 +59,7 @@ def test_a_wrong_text_is_named_in_one_line(name, tmp_path):
 def test_both_lines_of_an_equal_key_are_named(tmp_path):
     (tmp_path / "c.yaml").write_text("seed: 0\nmodels:\n  a: {size: 1}\n  b: {size: 1}\n  a: {size: 2}\n")
     with pytest.raises(UserError, match=r"c.yaml: the key models.a is there twice \(lines 3 and 5\): rename or remove"):
-        config_text.check(tmp_path / "c.yaml")
+        yaml_text.check(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "dangling"])
@@ -69,7 +69,7 @@ def test_a_configuration_that_is_no_file(tmp_path, kind):
         kind
     ]()
     with pytest.raises(UserError, match="config.yaml is (not there|no file)"):
-        config_text.check(path)
+        yaml_text.check(path)
 
 
 RIGHT = {  # other ways to write the same
@@ -100,9 +100,9 @@ def test_what_is_written_otherwise_means_the_same(name, tmp_path):
 
 
 def test_values_of_a_command_line():
-    config_text.check_all([], ["x", "--config", "seed=3", "targets={cpu: {threads: 010}}", "-n", "a={b: 1, b: 2}"])
+    yaml_text.check_all([], ["x", "--config", "seed=3", "targets={cpu: {threads: 010}}", "-n", "a={b: 1, b: 2}"])
     with pytest.raises(UserError, match="--config targets: the key cpu.threads is there twice"):
-        config_text.check_all([], ["--config", "targets={cpu: {threads: 1, threads: 2}}", "--quiet"])
+        yaml_text.check_all([], ["--config", "targets={cpu: {threads: 1, threads: 2}}", "--quiet"])
     assert load(changed(("store",), "null")).config["store"] is None
 
 

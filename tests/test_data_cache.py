@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from data import cache, index, preprocess, rows
+from core.files import UserError, sha256_file, write_json
+from data import cache, index, preprocess, row_file
 from described import model_file
-from files import UserError, sha256_file, write_json
 
 GEOMETRY = {"size": 32, "crop": 0.9, "crop_mode": "center", "interpolation": "bilinear"}
 
@@ -190,7 +190,7 @@ def started(listing, slow):
 
 def done_rows(path):
     state = path.with_name(f"{path.name}.done")
-    return int(np.fromfile(state, rows.STATE)["done"].sum()) if state.exists() else 0
+    return int(np.fromfile(state, row_file.STATE)["done"].sum()) if state.exists() else 0
 
 
 def kill_midway(listing, path):
@@ -203,7 +203,7 @@ def kill_midway(listing, path):
 
 def _zero_a_row(path):
     """Undo the first row that is done, as a machine that went down might."""
-    position = int(np.flatnonzero(np.fromfile(f"{path}.done", rows.STATE)["done"])[0])
+    position = int(np.flatnonzero(np.fromfile(f"{path}.done", row_file.STATE)["done"])[0])
     filled = np.load(f"{path}.rows", mmap_mode="r+")
     filled[position] = 0
     filled.flush()

@@ -14,8 +14,8 @@ from PIL import Image
 
 import made_fonts
 from conftest import ROOT
+from core.files import UserError
 from data import fonts, glyphs, index, processes
-from files import UserError
 from test_data_index import refused, run
 from workflow import Workflow
 

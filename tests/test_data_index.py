@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
+from core.files import UserError
 from data import index, splits
-from files import UserError
 
 DIGITS = {"builtin": "digits", "classes": 10, "splits": {"calib": 256, "select": 200}}
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from core.files import UserError
 from data import cache, index, labels
-from files import UserError
 from test_data_cache import decode
 from test_data_index import refused, run
 

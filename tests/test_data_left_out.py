@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.files import UserError, write_json
 from data import folder as building
-from data import index, kinds, preprocess, walk, watch
-from files import UserError, write_json
+from data import index, kinds, preprocess, walk
+from snakefile import image_stamp
 from test_data_index import folder_of, refused, run
 
 ROW = {"path": "pictures", "classes": 2, "splits": {"calib": 2, "select": 2, "val": 4}}
@@ -307,7 +308,7 @@ def test_folders_deeper_than_pythons_stack(tmp_path, pictures):
         stream.write(encoded("PNG"))
     listing = indexed(tmp_path)
     assert len(everything(tmp_path, listing)) == IMAGES + 1
-    assert watch.state({"path": str(pictures)})
+    assert image_stamp.state({"path": str(pictures)})
     subprocess.run(["rm", "-r", str(pictures / "c0")], check=True)  # pytest's own cleaning would recurse
 
 
@@ -355,12 +356,12 @@ def add(archive, name, content):
 def test_the_index_and_the_watch_see_the_same(tmp_path, pictures):
     """What the index leaves out as hidden, looped or no file moves nothing at parse time; what it reads does."""
     row = {**ROW, "path": str(pictures)}
-    before = watch.state(row)
+    before = image_stamp.state(row)
     for make in (named("deeper/.hidden/a.png"), named("@eaDir/a.png"), fifo, link("loop", ".."), link("x", "gone")):
         make(pictures)
-    assert watch.state(row) == before
+    assert image_stamp.state(row) == before
     named("deeper/a.png")(pictures)
-    assert watch.state(row) != before
+    assert image_stamp.state(row) != before
 
 
 def test_a_folder_that_goes_away_or_is_unreadable_is_no_traceback(tmp_path, pictures, monkeypatch):
@@ -372,6 +373,6 @@ def test_a_folder_that_goes_away_or_is_unreadable_is_no_traceback(tmp_path, pict
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", failing)
-    assert watch.state({**ROW, "path": str(pictures)})
+    assert image_stamp.state({**ROW, "path": str(pictures)})
     with pytest.raises(PermissionError, match=r"pictures/c1"):
         building.build(str(pictures), ROW, 0, hash_all=False)

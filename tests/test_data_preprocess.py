@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from conftest import ROOT
+from core.files import UserError
 from data import preprocess
 from described import USUAL
-from files import UserError
 from model import training
 
 ROW = USUAL

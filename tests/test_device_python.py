@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import imports
 from conftest import ROOT
-from files import sha256_file
+from core import sources
+from core.files import sha256_file
 from test_engine_commands import COUNT, MODEL, TIMING, folder, options  # noqa: F401 (folder is a fixture)
 from workflow import PARTS, REPOSITORY
 
@@ -26,8 +26,8 @@ COMMANDS += (
     "choose_precision",
     "summarize",
     "device_kit",
-    "carry",
-    "gate",
+    "sync_device",
+    "snakefile/run_checks",
 )
 RUNTIMES = ["onnxruntime", "openvino"]
 
@@ -52,7 +52,8 @@ def call(script, *arguments):
 def facts(runtime):
     """Return what the old interpreter's probe says of a runtime there."""
     program = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); import probe; print(json.dumps(probe.facts(sys.argv[2])))"
+        "import json, sys; sys.path.insert(0, sys.argv[1]); from devices import probe\n"
+        "print(json.dumps(probe.facts(sys.argv[2])))"
     )
     return json.loads(old("-c", program, SCRIPTS, runtime)[1])
 
@@ -64,7 +65,7 @@ def test_it_is_as_old_as_jetpack_5():
 
 def test_every_module_of_a_device_compiles():
     runtimes = [f"runtimes/{path.name}" for path in (SCRIPTS / "runtimes").glob("[a-z]*.py")]
-    files = imports.closure(*(f"{name}.py" for name in COMMANDS), *runtimes)
+    files = sources.closure(*(f"{name}.py" for name in COMMANDS), *runtimes)
     assert len(files) > 40
     program = "import sys\nfor path in sys.argv[1:]: compile(open(path, encoding='utf-8').read(), path, 'exec')"
     status, said = old("-c", program, *files)
@@ -139,10 +140,13 @@ def test_both_interpreters_say_the_same():
 import sys; sys.path.insert(0, {str(SCRIPTS)!r})
 import random
 from pathlib import Path
-from files import canonical, digest_of
+from core.files import canonical, digest_of
 from measure import stats
 from runtimes import _calibration
-import probe, schema, tables, upstream
+from devices import probe
+from configuration import schema
+from configuration import tables
+from snakefile import device_site
 values = [random.Random(7).uniform(0.9, 1.1) for _ in range(257)]
 print(canonical(stats.summary(values)), stats.is_stable(values), stats.variation(values).hex())
 print(_calibration.text({{"input_0": 1.0, "/conv": 0.0123456789, "é": 3e-8}}, "8.5.2.2"))

@@ -18,11 +18,11 @@ from timm.models import levit
 
 import dla_fit
 from conftest import ROOT
+from core.files import UserError
 from dla import fit, regions, rules
-from drawing import dla as drawing
-from files import UserError
 from graph import onnxio, passes
 from model import deploy, export
+from reporting import dla as drawing
 from test_dla_passes import LISTS
 from test_graph import SIZE, deployed, trained_like
 

@@ -6,8 +6,8 @@ import pytest
 
 import assemble_result
 import compare_dla
+from core.files import UserError, write_json
 from dla.compare import compare
-from files import UserError, write_json
 from runtimes import _dla, _tensorrt, tensorrt
 from test_result import VALID
 from test_tensorrt import INT8, SURFACES, Config, Flags, library

@@ -93,7 +93,7 @@ def test_a_comment_before_the_engine_times_nothing_again_that_was_stable(tmp_pat
     engines = [workflow.path(f"results/digits/engines/LeViT-tiny.{p}.cpu.engine") for p in PARTS]
     bytes_before, before = [path.read_bytes() for path in engines], timings(workflow)
     workflow.edit("workflow_scripts/graph/passes.py", '"""', '# the passes, one by one\n"""')
-    assert {"clean cpu", "build_engine fp32.cpu", "paired_benchmark auto.cpu", "choose auto.cpu"} <= set(
+    assert {"clean_onnx cpu", "build_engine fp32.cpu", "paired_benchmark auto.cpu", "choose_precision auto.cpu"} <= set(
         workflow.plan(AUTO)
     )
     status, output = workflow.run("--quiet", "rules", "--", AUTO, LEVIT_PYTHON=sys.executable)

@@ -9,11 +9,11 @@ import pytest
 
 import engine_graphs
 import fake_trtexec
-import probe
 import profile_engine
 from conftest import ROOT
+from core.files import UserError, canonical, sha256_file
 from described import model_file
-from files import UserError, canonical, sha256_file
+from devices import probe
 
 MODEL = "model.json"
 TIMING = {"batches": [1, 4], "warmup_ms": 20, "duration_ms": 50, "iterations": 10, "threads": 1}

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import families
-from files import UserError
+from core.files import UserError
 from model import deploy, proof
 
 SIZE, WIDTH = 12, 8

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fake_gpu
-from files import UserError
+from core.files import UserError
 from measure import timing
 from runtimes import _cuda, _gpu
 

@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 import pytest
 import torch
 
-from files import UserError
+from core.files import UserError
 from graph import names, onnxio, passes, qdq, shapes, typed
 from model import deploy, export, zoo
 

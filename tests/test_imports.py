@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-import imports
-from recipes import code
+from core import sources
+from snakefile.params import code
 
-SCRIPTS = sorted(path for path in imports.ROOT.rglob("*.py"))
+SCRIPTS = sorted(path for path in sources.ROOT.rglob("*.py"))
 # import everything of ours that a script's text names, function bodies included, then tell what was really loaded
 LOADER = """
 import ast, importlib.util, json, sys
@@ -50,11 +50,11 @@ def parsed(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(imports.ROOT)))
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(sources.ROOT)))
 def test_names_are_those_that_a_parser_finds(path):
-    read, known = set(imports._modules(path.read_text())), set(parsed(path))
+    read, known = set(sources._modules(path.read_text())), set(parsed(path))
     assert known <= read
-    assert {name for name in read - known if any(file.is_file() for file in imports._candidates(name))} == set()
+    assert {name for name in read - known if any(file.is_file() for file in sources._candidates(name))} == set()
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_names_are_those_that_a_parser_finds(path):
     ids="+".join,
 )
 def test_closure_is_what_is_really_loaded(scripts):
-    command = [sys.executable, "-c", LOADER, str(imports.ROOT), *scripts]
+    command = [sys.executable, "-c", LOADER, str(sources.ROOT), *scripts]
     loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    closure = {str(path.relative_to(imports.ROOT)) for path in imports.closure(*scripts)}
+    closure = {str(path.relative_to(sources.ROOT)) for path in sources.closure(*scripts)}
     assert set(loaded) <= closure
     assert scripts[0] in closure
 
@@ -80,7 +80,7 @@ def test_closure_is_what_is_really_loaded(scripts):
 def test_code_puts_the_script_first():
     listed = code("train.py")
     assert listed[0] == "workflow_scripts/train.py"
-    assert {"workflow_scripts/cli.py", "workflow_scripts/model/zoo.py"} <= set(listed)
+    assert {"workflow_scripts/core/command.py", "workflow_scripts/model/zoo.py"} <= set(listed)
     assert len(listed) == len(set(listed))
 
 
@@ -89,4 +89,4 @@ def test_meaning_ignores_comments_and_docstrings(tmp_path):
     first.write_text('"""A."""\nx = 1\n')
     second.write_text('"""B."""\n# comment\nx  =  1\n')
     third.write_text('"""A."""\nx = 2\n')
-    assert imports.meaning(first) == imports.meaning(second) != imports.meaning(third)
+    assert sources.meaning(first) == sources.meaning(second) != sources.meaning(third)

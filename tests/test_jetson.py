@@ -7,9 +7,10 @@ import types
 
 import pytest
 
-from files import UserError
+from core.files import UserError
+from devices import power_modes
 from jetsons import AGX_ORIN, BOARDS, ORIN_NANO, THOR, XAVIER_NX, put
-from measure import gpu, jetson, nvpmodel, rails, setup
+from measure import gpu, jetson, rails, setup
 
 NAMES = list(BOARDS)
 CLOCKS = {
@@ -156,34 +157,34 @@ def test_what_slowed_a_board_down(tmp_path):
 
 def test_modes_by_name(board, programs):
     module, root, _, _ = board
-    assert nvpmodel.modes(root) == module.modes
-    assert nvpmodel.current(root) == module.mode, "without nvpmodel, by the file that it keeps"
+    assert power_modes.modes(root) == module.modes
+    assert power_modes.current(root) == module.mode, "without nvpmodel, by the file that it keeps"
     programs("nvpmodel", module.query().replace(module.mode, "ANOTHER"))
-    assert nvpmodel.current(root) == "ANOTHER", "its own word, whatever it complains of"
+    assert power_modes.current(root) == "ANOTHER", "its own word, whatever it complains of"
 
 
 def test_a_machine_without_modes(tmp_path, programs):
-    assert nvpmodel.current(str(tmp_path)) is None and nvpmodel.modes(str(tmp_path)) == {}
+    assert power_modes.current(str(tmp_path)) is None and power_modes.modes(str(tmp_path)) == {}
 
 
 def test_names_are_the_same_in_both_spellings():
-    assert nvpmodel.is_same("15W", "MODE_15W") and nvpmodel.is_same("maxn", "MAXN")
-    assert nvpmodel.is_same("15W 6CORE", "MODE_15W_6CORE"), "as jtop writes it"
-    assert not nvpmodel.is_same("15W", "MODE_15W_6CORE") and not nvpmodel.is_same("MAXN", "MAXN_SUPER")
+    assert power_modes.is_same("15W", "MODE_15W") and power_modes.is_same("maxn", "MAXN")
+    assert power_modes.is_same("15W 6CORE", "MODE_15W_6CORE"), "as jtop writes it"
+    assert not power_modes.is_same("15W", "MODE_15W_6CORE") and not power_modes.is_same("MAXN", "MAXN_SUPER")
 
 
 def test_refusals(tmp_path):
     root = str(XAVIER_NX.build(tmp_path))
-    assert nvpmodel.refusal({}, None, root) is None
-    assert nvpmodel.refusal({"power_mode": "15W_6CORE"}, "MODE_15W_6CORE", root) is None
-    said = nvpmodel.refusal({"power_mode": "20W_6CORE"}, "MODE_15W_6CORE", root)
+    assert power_modes.refusal({}, None, root) is None
+    assert power_modes.refusal({"power_mode": "15W_6CORE"}, "MODE_15W_6CORE", root) is None
+    said = power_modes.refusal({"power_mode": "20W_6CORE"}, "MODE_15W_6CORE", root)
     assert said.startswith(
         "the power mode is MODE_15W_6CORE here, and the row asks for 20W_6CORE: sudo nvpmodel -m 8, "
     )
-    said = nvpmodel.refusal({"power_mode": "MAXN"}, "MODE_15W_6CORE", root)
+    said = power_modes.refusal({"power_mode": "MAXN"}, "MODE_15W_6CORE", root)
     assert said.startswith("power_mode MAXN is none of this board's: MODE_15W_2CORE, ")
-    assert nvpmodel.refusal({"power_mode": "MAXN", "other_power_mode": "mark"}, "MODE_15W_6CORE", root) is None
-    assert "is not known here" in nvpmodel.refusal({"power_mode": "15W_2CORE"}, None, root)
+    assert power_modes.refusal({"power_mode": "MAXN", "other_power_mode": "mark"}, "MODE_15W_6CORE", root) is None
+    assert "is not known here" in power_modes.refusal({"power_mode": "15W_2CORE"}, None, root)
 
 
 # The meter and the benchmark
@@ -200,7 +201,7 @@ def test_the_meter_of_a_machine(tmp_path, monkeypatch):
 def test_a_benchmark_in_another_mode_is_refused_or_marked(tmp_path, monkeypatch):
     root = str(ORIN_NANO.build(tmp_path))
     with pytest.raises(UserError, match="the power mode is 25W here, and the row asks for MAXN_SUPER"):
-        setup.check_power_mode({"power_mode": "MAXN_SUPER"}, nvpmodel.current(root))
+        setup.check_power_mode({"power_mode": "MAXN_SUPER"}, power_modes.current(root))
     setup.check_power_mode({"power_mode": "MAXN_SUPER", "other_power_mode": "mark"}, "25W")
     setup.check_power_mode({"power_mode": "MODE_25W"}, "25W")
     setup.check_power_mode({}, None)

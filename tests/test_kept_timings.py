@@ -13,10 +13,10 @@ import sys
 import pytest
 
 import engine_graphs
-import imports
-import probe
 from conftest import ROOT
-from files import UserError, digest_of, partial_of, sha256_file
+from core import sources
+from core.files import UserError, digest_of, partial_of, sha256_file
+from devices import probe
 from measure import kept, paired, turns
 from test_engine_commands import TIMING, call, options
 
@@ -121,21 +121,21 @@ def test_a_machine_is_known_by_a_hash_that_does_not_tell_its_id(tmp_path):
 def test_only_code_that_times_counts(tmp_path, monkeypatch):
     """A comment anywhere, or the plumbing that every command has, is no reason to time again: case 13."""
     shutil.copytree(ROOT / "workflow_scripts", tmp_path / "s", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(imports, "ROOT", tmp_path / "s")
+    monkeypatch.setattr(sources, "ROOT", tmp_path / "s")
 
     def after(name, old, new):
         path = tmp_path / "s" / name
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new, 1))
-        imports._direct.cache_clear()
+        sources._direct.cache_clear()
         return kept.timing_code(*SCRIPTS)
 
     before = kept.timing_code(*SCRIPTS)
     assert {"benchmark.py", "measure/timing.py", "measure/stats.py", "runtimes/openvino.py"} <= set(before)
     assert after("measure/stats.py", '"""Statistics', '"""Our statistics') == before
     assert after("benchmark.py", "def produce", "# what a command does\ndef produce") == before
-    assert after("cli.py", "import argparse", "import argparse\nimport math") == before
+    assert after("core/command.py", "import argparse", "import argparse\nimport math") == before
     changed = after("measure/timing.py", "gc.collect()", "gc.collect(1)")
     assert {name for name in before if before[name] != changed[name]} == {"measure/timing.py"}
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from files import UserError
+from core.files import UserError
 from measure import accuracy, stats, timing
 
 

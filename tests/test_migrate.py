@@ -9,7 +9,7 @@ import tarfile
 import pytest
 import yaml
 
-from files import read_json, sha256_file
+from core.files import read_json, sha256_file
 from workflow import PARTS, REPOSITORY, jobs_of
 
 COMMIT = "4f3b3bb"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pictures
-import probe
+from devices import probe
 from model import zoo
 from workflow import Workflow
 

@@ -11,11 +11,11 @@ import sys
 import pytest
 import yaml
 
-import probe
 import runtimes
 from conftest import ROOT
+from core.files import canonical
 from described import USUAL
-from files import canonical
+from devices import probe
 from graph import onnxio, passes, qdq
 from model import export
 from test_graph import CLASSES, amax_of, deployed, trained_like

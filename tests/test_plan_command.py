@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
+from core.files import canonical
 from data import cache, index, preprocess
-from files import canonical
 from graph import onnxio, passes
 from model import export
 from quantizing import VISION, Digits

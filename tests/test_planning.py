@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from files import UserError
+from core.files import UserError
 from graph import onnxio, passes, qdq, typed
 from model import export
 from planning import choose, criterion, groups, plan, ranges, search, simulate

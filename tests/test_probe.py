@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-import probe
 import runtimes
 from conftest import ROOT
+from devices import probe
 
 SMI = """#!/bin/sh
 echo "$@" >> "{log}"
@@ -42,7 +42,7 @@ def test_imports_the_standard_library_alone():
     heavy = (
         "print(json.dumps([m for m in ('numpy', 'openvino', 'onnxruntime', 'importlib.metadata') if m in sys.modules]))"
     )
-    assert in_process("import probe\n" + heavy) == []
+    assert in_process("from devices import probe\n" + heavy) == []
 
 
 def test_identity_of_a_cpu():
@@ -54,7 +54,7 @@ def test_identity_of_a_cpu():
 
 
 def test_identity_does_not_change_by_itself():
-    code = "import probe\nprint(json.dumps(probe.identity({'runtime': 'openvino'})))"
+    code = "from devices import probe\nprint(json.dumps(probe.identity({'runtime': 'openvino'})))"
     assert in_process(code) == in_process(code) == probe.identity({"runtime": "openvino"})
 
 
@@ -84,7 +84,7 @@ def test_runtime_that_is_not_installed(monkeypatch):
     assert "no-such-distribution-here is not installed in" in probe.unreachable({"runtime": "absent"})
 
 
-ASK = "import probe\nrow = {'runtime': 'tensorrt_rtx'}\nprobe.version = lambda names: '1.7'\n"
+ASK = "from devices import probe\nrow = {'runtime': 'tensorrt_rtx'}\nprobe.version = lambda names: '1.7'\n"
 
 
 def test_rtx_builds_without_a_gpu_and_runs_on_one(with_gpu):
@@ -107,7 +107,7 @@ def test_demands_of_a_row(with_gpu):
 
 def test_gpu_is_asked_once_and_only_for_gpu_runtimes(with_gpu, tmp_path):
     environment = with_gpu("8.9")
-    in_process("import probe\nprobe.identity({'runtime': 'openvino'})\nprint(0)", **environment)
+    in_process("from devices import probe\nprobe.identity({'runtime': 'openvino'})\nprint(0)", **environment)
     assert not (tmp_path / "calls").exists()
     in_process(ASK + "probe.identity(row), probe.unreachable(row)\nprint(0)", **environment)
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
@@ -121,7 +121,7 @@ def test_broken_nvidia_smi(tmp_path):
     assert found["device"] is None
 
 
-ASK_TRT = "import probe\nrow = {'runtime': 'tensorrt'}\nprobe.version = lambda names: '8.5.2.2'\n"
+ASK_TRT = "from devices import probe\nrow = {'runtime': 'tensorrt'}\nprobe.version = lambda names: '8.5.2.2'\n"
 
 
 def test_tensorrt_builds_only_where_there_is_a_gpu(with_gpu):

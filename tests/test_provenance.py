@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-import provenance
-from files import UserError
+from core import provenance
+from core.files import UserError
 
 
 @pytest.fixture

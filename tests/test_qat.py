@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from files import UserError, write_json
+from core.files import UserError, write_json
 from graph import onnxio
 from model import checkpoint
 from quantization import amax, images, qat, recipe

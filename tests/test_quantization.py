@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sweep_calibration
-from files import UserError, canonical, read_json
+from core.files import UserError, canonical, read_json
 from graph import onnxio, passes, qdq
 from model import checkpoint, deploy, export
 from quantization import amax

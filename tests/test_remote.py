@@ -48,7 +48,7 @@ class Host:
         given = ["--board", json.dumps({"name": "board", **self.board.row()})]
         files = ["--inputs", "tool.py", "results/in.bin", "--outputs", "results/out.bin"]
         argv = ["tool.py", str(lines), str(pause), str(size)]
-        command = [sys.executable, str(ROOT / "workflow_scripts/remote.py"), *given, *files, "--", *argv]
+        command = [sys.executable, str(ROOT / "workflow_scripts/run_on_board.py"), *given, *files, "--", *argv]
         self.log = open(self.folder / "log", "wb")  # noqa: SIM115 (the process writes to it)
         environment = {**os.environ, **self.board.variables, **variables}
         enter = self.board.entering()

@@ -12,8 +12,8 @@ import pytest
 
 import summarize
 from conftest import ROOT
-from drawing import page, plot, rows
-from files import UserError
+from core.files import UserError
+from reporting import comparison, page, plot
 
 SPREAD = {"mean": 2.0, "median": 1.9, "p90": 2.2, "p95": 2.4, "p99": 2.9, "min": 1.5, "max": 3.0}
 
@@ -91,7 +91,7 @@ def test_summary_has_a_line_per_result_and_batch(files):
     folder, paths = files
     assert run(folder, "summarize.py", "--results", *paths, "--summary", "s.tsv").returncode == 0
     table = list(csv.DictReader((folder / "s.tsv").read_text().splitlines(), delimiter="\t"))
-    assert len(table) == 8 and list(table[0]) == list(rows.COLUMNS)
+    assert len(table) == 8 and list(table[0]) == list(comparison.COLUMNS)
     ratios = {(r["model"], r["precision"], r["batch"]): r["ratio_to_fp32"] for r in table}
     assert ratios["LeViT-128S", "int8_qat", "16"] == "2.5000" and ratios["LeViT-128S", "fp32", "1"] == "1.0000"
     assert ratios["LeViT-384", "int8_qat", "1"] == ""  # no FP32 of that model was measured
@@ -99,24 +99,24 @@ def test_summary_has_a_line_per_result_and_batch(files):
 
 
 def test_summary_has_the_ratio_to_trtexec_where_that_was_measured():
-    table = rows.flat([result("fp32", 400.0), result("fp32", 400.0, target="gpu")])
+    table = comparison.flat([result("fp32", 400.0), result("fp32", 400.0, target="gpu")])
     assert [row["ratio_to_trtexec"] for row in table] == [None, None, None, 1.0125]
 
 
 def test_summary_of_nothing_is_a_header(files):
     folder, _ = files
     assert run(folder, "summarize.py", "--summary", "s.tsv", "--results").returncode == 0
-    assert (folder / "s.tsv").read_text().splitlines() == ["\t".join(rows.COLUMNS)]
+    assert (folder / "s.tsv").read_text().splitlines() == ["\t".join(comparison.COLUMNS)]
 
 
 def test_summary_has_what_plans_keep_and_predict(files):
-    table = {row["precision"]: row for row in rows.flat(rows.load(files[1]))}
+    table = {row["precision"]: row for row in comparison.flat(comparison.load(files[1]))}
     kept = ("nodes_high_precision", "plan_agreement", "reformats", "engine_builds")
     assert [table["int8_qat"][name] for name in kept] == [3, 99.5, 1, 1]
     assert [table["fp32"][name] for name in kept] == [None, None, 1, 1]
     typed = planned("int8_qat")
     typed["select"]["typed"] = {"num_images": 200, "top1": 98.5, "agreement_with_fp32": 98.0}
-    assert rows.predicted({"plan": typed}) == 98.0, "what computes as the engine does is the better prediction"
+    assert comparison.predicted({"plan": typed}) == 98.0, "what computes as the engine does is the better prediction"
 
 
 def test_printed_table_marks_what_should_not_be_overlooked(files):
@@ -147,14 +147,14 @@ def choice(times, precision="auto", batch=1, **options):
 
 
 def ratio_of(results, precision="int8_qat", batch=1):
-    return rows.ratio(results, next(r for r in results if r["precision"] == precision), batch)
+    return comparison.ratio(results, next(r for r in results if r["precision"] == precision), batch)
 
 
 def test_a_ratio_is_coloured_only_where_the_two_were_timed_in_turns_and_the_faster_one_is_known():
     """Their own timings say 4.19x; what was timed in turns says 1.08x: case 13."""
     own = [result("fp32", 100.0), result("int8_qat", 419.0)]
     apart = ratio_of(own)
-    assert (round(apart.value, 2), apart.mark, rows.look(apart), rows.spoken(apart)) == (
+    assert (round(apart.value, 2), apart.mark, comparison.look(apart), comparison.spoken(apart)) == (
         4.19,
         "*",
         "ratio",
@@ -162,14 +162,15 @@ def test_a_ratio_is_coloured_only_where_the_two_were_timed_in_turns_and_the_fast
     )
     faster = choice({"fp32": [1.08 * ms for ms in STEADY[::-1]], "int8_qat": STEADY})
     found = ratio_of([*own, faster])
-    assert rows.spoken(found) == "(1.08x)" and rows.look(found) == "good" and 1.07 < found.low < found.high < 1.09
+    assert comparison.spoken(found) == "(1.08x)" and comparison.look(found) == "good"
+    assert 1.07 < found.low < found.high < 1.09
     assert ratio_of([*own, faster], batch=16).mark == "*", "that batch was not timed in turns"
     slower = choice({"fp32": STEADY, "int8_qat": [1.08 * ms for ms in STEADY]})
-    assert rows.look(ratio_of([*own, slower])) == "bad"
+    assert comparison.look(ratio_of([*own, slower])) == "bad"
     level = ratio_of([*own, choice({"fp32": STEADY, "int8_qat": STEADY[::-1]})])
-    assert rows.spoken(level) == "(1.00x =)" and rows.look(level) == "ratio"
+    assert comparison.spoken(level) == "(1.00x =)" and comparison.look(level) == "ratio"
     loaded = ratio_of([*own, choice({"fp32": [1.0, 2.0, 1.5, 3.0, 1.2, 2.2], "int8_qat": STEADY})])
-    assert loaded.mark == "~" and rows.look(loaded) == "ratio"
+    assert loaded.mark == "~" and comparison.look(loaded) == "ratio"
     other = {
         **faster,
         "paired_benchmark": [
@@ -186,7 +187,7 @@ def test_a_ratio_is_coloured_only_where_the_two_were_timed_in_turns_and_the_fast
 
 def test_summary_says_how_a_ratio_was_taken():
     own = [result("fp32", 100.0), result("int8_qat", 419.0)]
-    table = rows.flat([*own, choice({"fp32": [1.08 * ms for ms in STEADY[::-1]], "int8_qat": STEADY})])
+    table = comparison.flat([*own, choice({"fp32": [1.08 * ms for ms in STEADY[::-1]], "int8_qat": STEADY})])
     found = {(row["precision"], row["batch"]): row for row in table}
     assert found["int8_qat", 1]["ratio_taken"] == "in turns" and found["int8_qat", 16]["ratio_taken"] == "apart"
     assert found["int8_qat", 1]["ratio_low"] > 1.07 and found["int8_qat", 16]["ratio_low"] is None
@@ -196,7 +197,7 @@ def test_summary_says_how_a_ratio_was_taken():
 def test_an_unstable_turn_names_the_choice_to_time_again():
     turns = choice({"fp32": [1.0, 2.0, 1.5, 3.0, 1.2, 2.2], "int8_qat": STEADY}, stable=False)
     turns["paired_benchmark"][0]["stable"] = False
-    notes = rows.notes([result("fp32", 100.0), result("int8_qat", 419.0), turns])
+    notes = comparison.notes([result("fp32", 100.0), result("int8_qat", 419.0), turns])
     assert notes[0].startswith("~ ") and notes[0].endswith("make retime RESULT=results/LeViT-128S.auto.cpu.json")
 
 
@@ -205,7 +206,7 @@ def test_what_was_measured_on_other_images_stands_in_a_table_of_its_own(tmp_path
     pairs = [on("tset", 50, 2, precision="fp32"), on("num", 360, 12, precision="int8_qat")]
     part = {**on("num", 90, 12, precision="bf16")}
     part["dataset"]["subset"] = {"classes": None, "images": 90}
-    assert [rows.ratio([*pairs, part], one, 1) is None for one in pairs] == [False, True]
+    assert [comparison.ratio([*pairs, part], one, 1) is None for one in pairs] == [False, True]
     (tmp_path / "results").mkdir()
     for one in [*pairs, part]:
         (tmp_path / f"LeViT-128S.{one['precision']}.cpu.json").write_text(json.dumps(one))
@@ -226,7 +227,7 @@ def test_printing_where_there_is_no_result_says_nothing(tmp_path, capsys):
 def test_a_file_that_is_no_result_is_named(tmp_path):
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(UserError, match="x.json is not a result"):
-        rows.load([tmp_path / "x.json"])
+        comparison.load([tmp_path / "x.json"])
 
 
 class Page(HTMLParser):
@@ -329,13 +330,13 @@ def on(name, images, classes, precision="fp32", **options):
 
 def test_published_accuracies_stand_beside_what_was_measured_on_the_same_images_alone():
     others = [on("digits", 360, 10, top1=98.0), on("part", 5000, 1000, top1=77.7), on("other", 50_000, 999, top1=77.8)]
-    nothing = rows.published_grid(others, FIVE)
+    nothing = comparison.published_grid(others, FIVE)
     assert nothing == {"columns": ["ours"], "models": [(model, top1, [None]) for model, top1 in FIVE.items()]}
     measured = [
         on("imagenet", 50_000, 1000, top1=76.5),
         on("imagenet", 50_000, 1000, top1=82.5, model="LeViT-384", target="ort"),
     ]
-    grid = rows.published_grid(others + measured, FIVE)
+    grid = comparison.published_grid(others + measured, FIVE)
     assert grid["columns"] == ["fp32 on cpu", "fp32 on ort"]
     assert grid["models"][0] == ("LeViT-128S", 76.6, [76.5, None])
     assert grid["models"][4] == ("LeViT-384", 82.6, [None, 82.5]) and grid["models"][1][2] == [None, None]

@@ -10,10 +10,10 @@ import timm
 import torch
 from PIL import Image
 
-import resolved
 from conftest import ROOT
+from core import resolved
+from core.files import UserError, read_json
 from data import preprocess
-from files import UserError, read_json
 from model import checkpoint, record, sizes, zoo
 
 LEVIT = {"timm": "levit_128s", "options": {"embed_dim": [32, 48, 64], "num_heads": [2, 3, 4], "depth": [1, 1, 1]}}

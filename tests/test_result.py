@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 import assemble_result
-import provenance
-from cli import tool_versions
 from conftest import ROOT
-from files import UserError, sha256_file
+from core import provenance
+from core.command import tool_versions
+from core.files import UserError, sha256_file
 
 SUMMARY = dict.fromkeys(("mean", "median", "p90", "p95", "p99", "min", "max"), 1.5)
 SHA256 = "0" * 64
@@ -286,7 +286,7 @@ def test_git_commit(tmp_path, monkeypatch):
     scripts = tmp_path / "project" / "workflow_scripts"
     scripts.mkdir(parents=True)
     (scripts / "assemble_result.py").write_text("1\n")
-    monkeypatch.setattr("imports.ROOT", scripts)
+    monkeypatch.setattr("core.sources.ROOT", scripts)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     assert assemble_result.git_commit() is None
 
@@ -361,7 +361,7 @@ def test_an_edited_config_alone_is_not_dirty(tmp_path, monkeypatch):
     author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["add", "-A"], [*author, "commit", "-qm", "x"]):
         subprocess.run(["git", "-C", tmp_path, *arguments], check=True, capture_output=True)
-    monkeypatch.setattr("imports.ROOT", tmp_path / "workflow_scripts")
+    monkeypatch.setattr("core.sources.ROOT", tmp_path / "workflow_scripts")
     clean = assemble_result.git_commit()
     (tmp_path / "config.yaml").write_text("y")
     assert assemble_result.git_commit() == clean and len(clean) == 40

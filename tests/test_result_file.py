@@ -5,12 +5,11 @@ import json
 
 import pytest
 
-import provenance
-import result_file
 import summarize
 from conftest import ROOT
-from drawing import page, rows
-from files import UserError, sha256_file
+from core import provenance
+from core.files import UserError, sha256_file
+from reporting import comparison, page, result_file
 from test_result import VALID
 
 OLD = sorted(map(str, (ROOT / "docs/measurements/h200-tensorrt-8.5.3.1").glob("LeViT-128S.*.gpu.json")))
@@ -28,9 +27,9 @@ def written(tmp_path):
 
 def test_results_of_the_first_version_are_read_by_the_table_and_the_page():
     assert len(OLD) == 2
-    results = rows.load(OLD)
+    results = comparison.load(OLD)
     assert [result["schema_version"] for result in results] == [1, 1]
-    table = rows.flat(results)
+    table = comparison.flat(results)
     assert table[0]["reformats"] is None and table[0]["ratio_to_trtexec"] is None and table[0]["top1"] > 98
     assert "LeViT-128S" in page.render(OLD, {}, [], [])
 

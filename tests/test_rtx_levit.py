@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-import probe
 from conftest import ROOT
+from devices import probe
 from model import zoo
 from workflow import Workflow
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import engine_graphs
-import probe
 import runtimes
-from files import UserError
+from core.files import UserError
+from devices import probe
 from runtimes import _container
 
 pytest.importorskip("onnxruntime")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import engine_graphs
-import probe
 import runtimes
 from conftest import ROOT
-from files import UserError, canonical
+from core.files import UserError, canonical
+from devices import probe
 from runtimes import _container
 
 openvino = pytest.importorskip("openvino")

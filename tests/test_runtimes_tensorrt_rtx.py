@@ -6,9 +6,9 @@ import onnx
 import pytest
 
 import engine_graphs
-import probe
 import runtimes
-from files import UserError
+from core.files import UserError
+from devices import probe
 from runtimes import _calibration, _layers, _tensorrt
 
 if probe.facts("tensorrt_rtx")["version"] is None:

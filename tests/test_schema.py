@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
-from schema import Checker, Invalid
+from configuration.schema import Checker, Invalid
 from workflow import REPOSITORY
 
 SCHEMA = yaml.safe_load((REPOSITORY / "rules/schemas/config.schema.yaml").read_text())

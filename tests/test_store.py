@@ -12,8 +12,8 @@ import time
 import pytest
 
 from conftest import ROOT
-from files import sha256_file
-from store import MANIFEST, Store
+from core.files import sha256_file
+from core.store import MANIFEST, Store
 
 KEY = f"{7:064x}"
 OTHER = 65534  # another user's id: nobody

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import fake_gpu
-import probe
 import runtimes
 from conftest import ROOT
-from files import UserError
+from core.files import UserError
+from devices import probe
 from runtimes import _calibration, _gpu, _layers, _tensorrt, missing_precisions, tensorrt
 
 SURFACES = json.loads((ROOT / "tests" / "data" / "tensorrt_api.json").read_text())

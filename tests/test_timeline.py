@@ -9,10 +9,10 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 import engine_graphs
-import probe
 from conftest import ROOT
-from drawing import timeline
-from files import canonical
+from core.files import canonical
+from devices import probe
+from reporting import timeline
 
 SVG = "{http://www.w3.org/2000/svg}"
 # what nsys must be given, and what it does: it runs the program that follows its options and writes {output}.nsys-rep

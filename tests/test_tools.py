@@ -4,8 +4,8 @@ import concurrent.futures
 
 import pytest
 
+from core.sources import ROOT
 from fuzz import tools
-from imports import ROOT
 from workflow import Workflow
 
 FAST = ("missing", "object")  # kinds of each command; the others are for `make check`

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import nn
 
 from conftest import ROOT
+from core.files import UserError, sha256_file, write_json
 from data import augment, folder, held, index, preprocess
 from described import USUAL, model_file
-from files import UserError, sha256_file, write_json
 from model import checkpoint, context, training, zoo
 
 ROW = {**USUAL, **yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-tiny"]}

@@ -8,11 +8,11 @@ import pytest
 
 import engine_graphs
 import fake_trtexec
-import probe
 import run_trtexec
 import runtimes
 from conftest import ROOT
-from files import UserError, canonical, sha256_file
+from core.files import UserError, canonical, sha256_file
+from devices import probe
 from measure import stats, trtexec
 
 RECIPE = {"batches": [1, 4], "warmup_ms": 200, "duration_ms": 500, "iterations": 10}

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-import user_files
-from files import sha256_file
+from core import user_files
+from core.files import sha256_file
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from files import UserError
+from core.files import UserError
 from planning import plan as plans
 from planning import verify
 

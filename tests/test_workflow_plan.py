@@ -26,18 +26,18 @@ def test_demo_goes_through_every_artifact(workflow):
         "benchmark int8_qat.cpu",
         "build_engine int8_qat.cpu",
         "calibrate int8_qat",
-        "decode calib",
-        "decode select",
-        "decode val",
+        "decode_split calib",
+        "decode_split select",
+        "decode_split val",
         "evaluate_engine accuracy.int8_qat.cpu",
         "evaluate_torch accuracy",
         "evaluate_torch select",
         "fingerprint cpu",
-        "index",
-        "plan int8_qat",
-        "quantize int8_qat.cpu",
+        "index_dataset",
+        "plan_precision int8_qat",
+        "quantize_onnx int8_qat.cpu",
         "resolve",
-        "result int8_qat.cpu",
+        "assemble_result int8_qat.cpu",
         "train",
         "train_qat int8_qat",
     ]
@@ -47,11 +47,11 @@ def test_demo_goes_through_every_artifact(workflow):
 def test_every_target_can_be_planned_anywhere(workflow, target):
     jobs = workflow.plan(f"results/LeViT-tiny.fp32.{target}.json")
     assert f"build_engine fp32.{target}" in jobs
-    assert f"result fp32.{target}" in jobs
+    assert f"assemble_result fp32.{target}" in jobs
 
 
 def test_strongly_typed_targets_build_from_typed_graphs(workflow):
-    assert "type_graph int8_ptq" in workflow.plan("results/LeViT-tiny.int8_ptq.rtx.json")
+    assert "type_onnx int8_ptq" in workflow.plan("results/LeViT-tiny.int8_ptq.rtx.json")
 
 
 @pytest.mark.parametrize(
@@ -67,47 +67,50 @@ def test_a_choice_scores_every_engine_on_the_select_split(workflow):
     names = [f"{precision}.cpu" for precision in ("bf16", "fp32", "int8_ptq", "int8_qat")]
     scored = [job for job in jobs if job.startswith("evaluate_engine select.")]
     assert scored == [f"evaluate_engine select.{name}" for name in names]
-    assert "choose auto.cpu" in jobs and "result auto.cpu" not in jobs
+    assert "choose_precision auto.cpu" in jobs and "assemble_result auto.cpu" not in jobs
 
 
 def test_accelerators_have_a_class_of_graph_of_their_own(workflow):
     jobs = workflow.plan("results/LeViT-tiny.int8_dla.xavier.json")
-    assert {"export_cache int8_dla.xavier", "clean dla1"} <= set(jobs)
+    assert {"export_cache int8_dla.xavier", "clean_onnx dla1"} <= set(jobs)
     assert not any(job.startswith("train_qat") for job in jobs)
-    assert "clean dla2" in workflow.plan("results/LeViT-tiny.fp16_dla.orin.json")
+    assert "clean_onnx dla2" in workflow.plan("results/LeViT-tiny.fp16_dla.orin.json")
 
 
 def test_a_dla_is_reported_on_before_and_after_a_build(workflow):
-    names = {f"{rule} int8_dla.orin" for rule in ("dla", "compare_dla", "result")}
+    names = {f"{rule} int8_dla.orin" for rule in ("dla_fit", "compare_dla", "assemble_result")}
     assert names <= set(workflow.plan("results/LeViT-tiny.int8_dla.orin.json"))
     jobs = workflow.plan("results/digits/dla/LeViT-tiny.int8_dla.orin.svg")
-    assert set(jobs) == {"index", "resolve", "decode calib", "train", "export", "clean dla2", "dla int8_dla.orin"}
-    assert not any("dla" in job for job in workflow.plan("results/LeViT-tiny.int8_ptq.orin.json"))
+    host = {"index_dataset", "resolve", "decode_split calib", "train", "export_onnx"}
+    assert set(jobs) == {*host, "clean_onnx dla2", "dla_fit int8_dla.orin"}
+    assert not any("dla_fit" in job for job in workflow.plan("results/LeViT-tiny.int8_ptq.orin.json"))
 
 
 def test_bare_snakemake_makes_what_is_listed_and_names_what_is_skipped(workflow):
     status, output = workflow.run("-n")
     assert status == 0, output
     jobs = jobs_of(output)
-    listed = [f"result {p}.cpu" for p in ("bf16", "fp32", "int8_ptq", "int8_qat")] + ["result fp32.ort"]
+    names = ("bf16.cpu", "fp32.cpu", "int8_ptq.cpu", "int8_qat.cpu", "fp32.ort")
+    listed = [f"assemble_result {name}" for name in names]
     assert set(listed) <= set(jobs)
-    assert {"summary", "report", "evaluate_onnx"} <= set(jobs)
-    assert {f"dla {p}.{t}" for p in ("fp16_dla", "int8_dla") for t in ("xavier", "orin")} <= set(jobs)
+    assert {"summarize", "report", "evaluate_onnx"} <= set(jobs)
+    assert {f"dla_fit {p}.{t}" for p in ("fp16_dla", "int8_dla") for t in ("xavier", "orin")} <= set(jobs)
     skipped = [line for line in output.splitlines() if line.startswith("skipped: ")]
     assert [line.split(": ")[1] for line in skipped] == ["rtx", "gpu", "xavier", "orin"]
-    assert not any(job.startswith("result") and job.endswith(("rtx", "gpu", "xavier", "orin")) for job in jobs)
+    assert not any(job.startswith("assemble_result") and job.endswith(("rtx", "gpu", "xavier", "orin")) for job in jobs)
 
 
 def test_a_target_on_a_board_can_be_reached(workflow, tmp_path):
     copy = workflow.copy(tmp_path / "copy")
     copy.config(lambda config: config["targets"]["xavier"].update(ssh="user@host"))
     status, output = copy.run("-n")
-    assert status == 0 and {"result fp32.xavier", "build_engine int8_dla.xavier"} <= set(jobs_of(output)), output
+    assert status == 0, output
+    assert {"assemble_result fp32.xavier", "build_engine int8_dla.xavier"} <= set(jobs_of(output))
     assert "skipped: orin" in output and "skipped: xavier" not in output
 
 
 @pytest.mark.parametrize(
-    "weights, rule", [("official", "download"), ("train", "train"), ("my/{model}.pth", "import_weights")]
+    "weights, rule", [("official", "download"), ("train", "train"), ("my/{model}.pth", "import_checkpoint")]
 )
 def test_source_of_weights_is_a_row(workflow, tmp_path, weights, rule):
     copy = workflow.copy(tmp_path / "copy")
@@ -115,13 +118,13 @@ def test_source_of_weights_is_a_row(workflow, tmp_path, weights, rule):
     copy.path("my").mkdir()
     copy.path("my/LeViT-128S.pth").touch()
     jobs = copy.plan("results/digits/checkpoints/LeViT-128S.pth")
-    assert [job for job in jobs if job not in ("index", "resolve")] == [rule]
+    assert [job for job in jobs if job not in ("index_dataset", "resolve")] == [rule]
 
 
 def test_overrides_choose_results(workflow):
     options = ["--config", "results={models: [LeViT-tiny], precisions: [fp32], targets: [cpu]}"]
     jobs = workflow.plan(options=options)
-    assert [job for job in jobs if job.startswith("result")] == ["result fp32.cpu"]
+    assert [job for job in jobs if job.startswith("assemble_result")] == ["assemble_result fp32.cpu"]
 
 
 def test_both_snakemakes_plan_the_same_jobs(workflow, workflow7):
@@ -132,7 +135,7 @@ def test_both_snakemakes_plan_the_same_jobs(workflow, workflow7):
 def test_bare_cores_under_snakemake_7(workflow7):
     status, output = workflow7.run("--cores", "-n")
     assert status == 0, output
-    assert "summary" in jobs_of(output)
+    assert "summarize" in jobs_of(output)
 
 
 def test_build_and_rebuild_under_snakemake_7(workflow7, tmp_path):
@@ -142,12 +145,12 @@ def test_build_and_rebuild_under_snakemake_7(workflow7, tmp_path):
     assert "train_qat digits/qat/LeViT-tiny.int8_qat.pth" in copy.build(target)
     assert copy.plan(target) == []
     copy.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(epochs=7))
-    assert copy.plan(target) == ["plan int8_qat", "quantize int8_qat.cpu", "train_qat int8_qat"]
+    assert copy.plan(target) == ["plan_precision int8_qat", "quantize_onnx int8_qat.cpu", "train_qat int8_qat"]
     names = ("plan_precision digits/plans/LeViT-tiny.int8_qat.json", "train_qat digits/qat/LeViT-tiny.int8_qat.pth")
     assert copy.build(target) == list(names)
 
 
-@pytest.mark.parametrize("profile", ["default", "device"])
+@pytest.mark.parametrize("profile_engine", ["default", "device"])
 def test_profiles_differ_in_what_snakemake_7_does_not_know(profile):
     files = (REPOSITORY / f"profiles/{profile}/config{version}.yaml" for version in (".v9+", ""))
     nine, seven = (yaml.safe_load(path.read_text()) for path in files)

@@ -2,9 +2,9 @@
 
 import subprocess
 
-import resolved
-import result_file
-from cli import Command, log, tool_versions
+from core import resolved
+from core.command import Command, log, tool_versions
+from reporting import result_file
 
 SCORES = ("num_images", "top1", "agreement_with_fp32")  # of the select split
 PREPROCESSING = (*resolved.GEOMETRY, *resolved.NORMALIZATION, "sources", "contradicts")
@@ -21,7 +21,7 @@ APART = 0.03  # of 1: two timings of one engine that differ by more are not both
 
 
 def produce(args):
-    from files import read_json, write_json
+    from core.files import read_json, write_json
 
     engine, accuracy, timing = (read_json(p) for p in (args.description, args.accuracy, args.benchmark))
     identity, other = read_json(args.identity), read_json(args.trtexec) if args.trtexec else None
@@ -54,7 +54,7 @@ def produce(args):
 
 def check_engine(engine, measured):
     """Raise UserError where one of {path: what was measured, or None} was measured on another engine file."""
-    from files import UserError, sha256_file
+    from core.files import UserError, sha256_file
 
     sha256 = sha256_file(engine)
     for path, found in measured.items():
@@ -64,7 +64,7 @@ def check_engine(engine, measured):
 
 def dataset_of(name, accuracy, index):
     """Return what was looked at; raise UserError where the index has another number of images."""
-    from files import UserError
+    from core.files import UserError
 
     split, count = accuracy["split"], accuracy["num_images"]
     if len(index["splits"][split]) != count:
@@ -105,7 +105,7 @@ def trtexec_of(timed, benchmark):
 
 def dla_of(path):
     """Return what was predicted and built of an engine on a DLA, in short, or None without a comparison's path."""
-    from files import read_json
+    from core.files import read_json
 
     if not path:
         return None
@@ -122,7 +122,7 @@ def dla_of(path):
 
 def engine_of(path, described):
     """Return what the engine file is."""
-    from files import sha256_file
+    from core.files import sha256_file
 
     return {
         "path": path,
@@ -155,7 +155,7 @@ def plan_of(described, typed):
 
 def provenance_of(args, described):
     """Return where the result came from: hashes, recipe, versions (the runtime's as the engine's builder said)."""
-    from files import sha256_file
+    from core.files import sha256_file
 
     here, made = described["fingerprint"], lineage_of(args)
     return {
@@ -172,7 +172,7 @@ def provenance_of(args, described):
 
 def lineage_of(args):
     """Return {path: record} of what the result merges and was made of: the trained first, the merged last."""
-    import provenance
+    from core import provenance
 
     merged = [path for path in (args.checkpoint, args.calibration, args.graph, args.engine) if path]
     made = provenance.lineage({path: provenance.read(path) for path in merged})
@@ -212,7 +212,7 @@ def git_commit():
 
     An edited config.yaml alone is no difference: the rows are recorded.
     """
-    from imports import ROOT
+    from core.sources import ROOT
 
     def git(*arguments):
         command = ["git", "-C", str(ROOT), *arguments]
@@ -231,8 +231,8 @@ def check_schema(result):
     import jsonschema
     import yaml
 
-    from files import UserError
-    from imports import ROOT
+    from core.files import UserError
+    from core.sources import ROOT
 
     schema = yaml.safe_load((ROOT.parent / "rules" / "schemas" / SCHEMA).read_text(encoding="utf-8"))
     errors = sorted(
@@ -252,7 +252,7 @@ def size_of(path):
 
 def tell(result):
     """Log a result in a line, and others for what should not be overlooked."""
-    from measure.nvpmodel import is_same
+    from devices.power_modes import is_same
 
     accuracy = result["accuracy"]
     speed = ", ".join(f"{e['images_per_second']:.1f} images/s at batch {e['batch']}" for e in result["benchmark"])

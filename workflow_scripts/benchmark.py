@@ -6,14 +6,14 @@ and whether it is new or one that was kept of the same engine, recipe, code and 
 device cannot measure is null.
 """
 
-from cli import Command, log
+from core.command import Command, log
 
 NOT_LATENCIES = ("wall", "energy")
 
 
 def produce(args):
     import runtimes
-    from files import sha256_file, write_json
+    from core.files import sha256_file, write_json
     from measure import kept
 
     session = runtimes.load(args.runtime).load(args.engine, args.recipe.get("threads", 0))

@@ -11,8 +11,8 @@ import subprocess
 import tempfile
 import time
 
-import resolved
-from cli import Command, log
+from core import resolved
+from core.command import Command, log
 
 TOOL, ENGINE, TOLERANCE = "polygraphy", "polygraphy_debug.engine", "1e-2"  # the original's, absolute or relative
 FLAGS = {"fp16": ["--fp16"], "int8": ["--int8"]}
@@ -28,7 +28,7 @@ def load_data():
 
 
 def produce(args):
-    from files import write_json
+    from core.files import write_json
 
     version = check(args.recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,8 +46,8 @@ def produce(args):
 
 def check(recipe):
     """Return the versions of TensorRT and Polygraphy; raise UserError where they are missing or cannot bisect."""
-    import probe
-    from files import UserError
+    from core.files import UserError
+    from devices import probe
 
     if recipe["compute"] not in FLAGS:
         raise UserError(f"there is nothing to bisect in {recipe['compute']}: only in {' and '.join(FLAGS)}")
@@ -94,7 +94,7 @@ def flags(args):
 
 def run(command, folder):
     """Return what a command prints, its lines shown as they come; raise UserError with the last one where it fails."""
-    from files import UserError
+    from core.files import UserError
 
     options = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "universal_newlines": True}
     lines = []
@@ -115,7 +115,7 @@ def described(text, seconds):
     layers: of TensorRT's network (the search begins with all of them); kept: how many of the first stay in FP32, None
     where no number of them is enough; error: the first that was printed where that is so.
     """
-    from files import UserError
+    from core.files import UserError
 
     builds, tried = BUILT.findall(text), [int(number) for number in SELECTED.findall(text)]
     if not builds or not tried:

@@ -8,15 +8,15 @@ and device that are here.
 
 import json
 
-import resolved
-from cli import Command, log
+from core import resolved
+from core.command import Command, log
 
 REQUIRED = ("runtime", "version", "architecture")  # of an identity; its other facts are compared where it has them
 
 
 def produce(args):
     import runtimes
-    from files import UserError, write_json
+    from core.files import UserError, write_json
 
     runtime = runtimes.load(args.runtime)
     here = runtime.fingerprint()
@@ -34,7 +34,7 @@ def produce(args):
 
 def build(runtime, args):
     """Return the description of the engine that a runtime builds; with a plan, it is held to it on the select split."""
-    import probe
+    from devices import probe
     from planning import verify
 
     more = {"calibration": args.cache} if args.cache else {}
@@ -47,7 +47,7 @@ def build(runtime, args):
 
 def check_identity(identity, here):
     """Raise UserError where the identity that decided this job is not that of this machine's runtime and processor."""
-    from files import UserError
+    from core.files import UserError
 
     for key in ("runtime", "version", "architecture", "compute_capability", "driver"):
         expected, found = identity and identity.get(key), here.get(key)
@@ -57,8 +57,8 @@ def check_identity(identity, here):
 
 def selected(args):
     """Return what of the select split's files decides the engine: of the index, not every byte."""
+    from core.files import sha256_file
     from data import index
-    from files import sha256_file
 
     images, listing, reference = args.select
     return [sha256_file(images), index.decides(listing, "select"), sha256_file(reference)]

@@ -1,12 +1,12 @@
 """Calibrate the folded network: the range (amax) of every quantizer, and what is scaled and corrected before."""
 
-import resolved
-from cli import Command, log
+from core import resolved
+from core.command import Command, log
 
 
 def produce(args):
-    import progress
-    from files import read_json, write_json
+    from core import progress
+    from core.files import read_json, write_json
     from model import checkpoint, deploy, proof, training, zoo
     from quantization import images, imported, recipe
 

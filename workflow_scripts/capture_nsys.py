@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 
-import provenance
-from cli import Command, log
+from core import provenance
+from core.command import Command, log
 
 PLACES = (
     "/opt/nvidia/nsight-systems/*/bin/nsys",
@@ -30,7 +30,7 @@ def find():
 
 def produce(args):
     import benchmark
-    from files import UserError, canonical
+    from core.files import UserError, canonical
 
     program = find()
     if program is None:

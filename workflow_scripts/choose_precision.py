@@ -8,15 +8,15 @@ within the budget, the finalists are those that lose least, and the result says 
 the verdict on every candidate.
 """
 
-import result_file
-from cli import Command, log
+from core.command import Command, log
+from reporting import result_file
 
 UNSTEADY = "; its turns were not stable"
 
 
 def produce(args):
     from assemble_result import check_schema
-    from files import read_json, write_json
+    from core.files import read_json, write_json
 
     results = [result_file.current(path) for path in args.results]
     candidates = weigh(results, [read_json(path) for path in args.select], args.budget)
@@ -39,7 +39,7 @@ def weigh(results, scores, budget):
 
     Raises UserError where a score is of another engine, or where no batch size was timed on all.
     """
-    from files import UserError
+    from core.files import UserError
 
     batches = set.intersection(*({entry["batch"] for entry in result["benchmark"]} for result in results))
     if not batches:
@@ -54,7 +54,7 @@ def weigh(results, scores, budget):
 
 def check(results, timed):
     """Raise UserError where engines that were timed in turns are not those of the results."""
-    from files import UserError
+    from core.files import UserError
 
     hashes = {result["precision"]: result["engine"]["sha256"] for result in results}
     for engine in [engine for entry in timed["paired_benchmark"] for engine in entry["engines"]]:
@@ -95,7 +95,7 @@ def turns_of(timed, able):
 
     Raises UserError where they have no batch in common; one finalist alone has no times.
     """
-    from files import UserError
+    from core.files import UserError
 
     if len(able) == 1:
         return {}, True

@@ -1,6 +1,6 @@
 """Clean an ONNX graph by the named surgeon passes; each pass proves that the logits stay."""
 
-from cli import Command
+from core.command import Command
 
 
 def produce(args):

@@ -1,11 +1,11 @@
 """Put the DLA-fit report's prediction beside what the engine's builder did."""
 
-from cli import Command, log
+from core.command import Command, log
 
 
 def produce(args):
+    from core.files import UserError, read_json, write_json
     from dla.compare import compare
-    from files import UserError, read_json, write_json
 
     described = read_json(args.description)
     if not described.get("dla"):

@@ -3,11 +3,11 @@
 A killed run goes on where it stopped. The store knows the result by the images' contents, not by where they are.
 """
 
-import resolved
-from cli import Command, log
-from files import canonical, partial_of
+from core import resolved
+from core.command import Command, log
+from core.files import canonical, partial_of
 
-PARTIAL = partial_of("")  # what cli.py adds to the name of an output while it is written
+PARTIAL = partial_of("")  # what core/command.py adds to the name of an output while it is written
 
 
 def produce(args):

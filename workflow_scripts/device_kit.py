@@ -22,9 +22,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import provenance
-from files import UserError, canonical, one_line, read_json, sha256_file
-from tables import SCORED
+from configuration.tables import SCORED
+from core import provenance
+from core.files import UserError, canonical, one_line, read_json, sha256_file
 
 KIT, BROUGHT, IDENTITY = "kit.json", "brought.tar", "{identity}"
 Names = collections.namedtuple("Names", "dataset model precision target graph scores", defaults=(None, "accuracy"))
@@ -34,7 +34,7 @@ def tables_of(folder="."):
     """Return the checked tables of the project in a folder."""
     import yaml
 
-    from tables import Tables
+    from configuration.tables import Tables
 
     with open(os.path.join(folder, "config.yaml"), encoding="utf-8") as stream:
         return Tables.load(yaml.safe_load(stream), os.path.join(folder, "rules/schemas/config.schema.yaml"))
@@ -78,7 +78,7 @@ def inputs_of(names, tables):
 
 def jobs_of(results, tables):
     """Return the jobs of some results, as the rules would run them: {"script", "arguments", "outputs", "target"}."""
-    from recipes import Recipes
+    from snakefile.params import Recipes
 
     recipes = Recipes(tables)
     jobs = [job for result in results for names in scored(result, tables) for job in _jobs(names, tables, recipes)]
@@ -156,7 +156,7 @@ def needs(results, tables):
 
 def pack(results, kit):
     """Write a tar of the jobs of some results, what they read, and their code."""
-    from recipes import code
+    from snakefile.params import code
 
     tables = tables_of()
     jobs, read = jobs_of(results, tables), needs(results, tables)

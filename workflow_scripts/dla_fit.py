@@ -7,14 +7,14 @@ for the graph before the surgery, placed as TensorRT does by itself. The recipe 
 
 from pathlib import Path
 
-from cli import Command, log
+from core.command import Command, log
 
 
 def produce(args):
+    from core.files import UserError, write_json
     from dla import fit, rules
-    from drawing import dla
-    from files import UserError, write_json
     from graph import onnxio
+    from reporting import dla
 
     if not args.recipe["version"]:
         raise UserError(

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from cli import Command
+from core.command import Command
 
 
 def produce(args):
-    from drawing import timeline
-    from files import UserError, read_json
+    from core.files import UserError, read_json
+    from reporting import timeline
 
     profiles = read_json(args.profile).get("profile")
     if not profiles:

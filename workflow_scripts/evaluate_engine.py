@@ -3,14 +3,14 @@
 A plain .onnx is an engine for the runtime onnxruntime. The recipe is {"threads"?}.
 """
 
-import resolved
-from cli import Command, log
+from core import resolved
+from core.command import Command, log
 
 
 def produce(args):
     import runtimes
+    from core.files import sha256_file, write_json
     from data import cache, index
-    from files import sha256_file, write_json
     from measure import accuracy
     from measure.logits import logits_of, read_logits
 
@@ -37,7 +37,7 @@ def produce(args):
 
 def check_classes(logits, table, engine):
     """Raise UserError where the engine has another number of classes than the dataset."""
-    from files import UserError
+    from core.files import UserError
 
     if logits.shape[1] != len(table["classes"]):
         raise UserError(f"{engine} has {logits.shape[1]} classes, and the dataset {len(table['classes'])}")

@@ -1,7 +1,7 @@
 """Score the PyTorch FP32 network on a split: the reference of every engine's accuracy, and of every plan."""
 
-import resolved
-from cli import Command, log
+from core import resolved
+from core.command import Command, log
 
 BATCH = 32
 
@@ -10,9 +10,9 @@ def produce(args):
     import numpy as np
     import torch
 
-    import progress
+    from core import progress
+    from core.files import write_json
     from data import cache, index, preprocess
-    from files import write_json
     from measure import accuracy
     from model import checkpoint, training, zoo
 

@@ -7,8 +7,8 @@ tensors, and for all others the largest magnitude over the calibration images.
 
 import numpy as np
 
-import resolved
-from cli import Command, log
+from core import resolved
+from core.command import Command, log
 
 BATCH = 8  # images; LeViT-128S has 25 MB of activations for each
 POOLING = ("AveragePool", "MaxPool")  # a DLA wants one scale for what goes in and what comes out (NvInfer.h)
@@ -34,7 +34,7 @@ def scales_of(graph, amax, placement, batches, threads=0):
 
 def batches_of(path, count, model):
     """Yield the first `count` images of a split in small batches, float32 [N, 3, H, W], under a progress bar."""
-    import progress
+    from core import progress
     from quantization.images import CalibrationImages
 
     images = CalibrationImages(path, count, model)
@@ -43,7 +43,7 @@ def batches_of(path, count, model):
 
 
 def produce(args):
-    from files import UserError, read_json, replacing
+    from core.files import UserError, read_json, replacing
     from graph import onnxio
     from model import checkpoint
     from quantization.amax import split_state

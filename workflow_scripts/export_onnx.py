@@ -1,7 +1,7 @@
 """Export a checkpoint to ONNX: BatchNorm and attention scale folded, heads averaged, dynamic batch."""
 
-import resolved
-from cli import Command, log
+from core import resolved
+from core.command import Command, log
 
 MAX_ERROR = 1e-4  # of logits against the trained module, relative to the largest logit
 
@@ -26,7 +26,7 @@ def _prove(model, exported, size):
     import numpy as np
     import torch
 
-    from files import UserError
+    from core.files import UserError
     from graph import onnxio
 
     session = onnxio.runner(exported)

@@ -14,9 +14,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import addresses
-from cli import Command, log
-from files import UserError, partial_of, sha256_file
+from core import addresses
+from core.command import Command, log
+from core.files import UserError, partial_of, sha256_file
 
 BLOCK = 1 << 18
 TIMEOUT = 30  # seconds without a byte
@@ -151,7 +151,7 @@ def _explain(shown, error):
 
 
 def _receive(answer, kept, start):
-    import progress
+    from core import progress
 
     length = answer.headers.get("Content-Length")
     expected = start + int(length) if length else None

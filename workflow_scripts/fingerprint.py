@@ -1,12 +1,12 @@
 """Record what a target is: runtime, version, device. Nothing that changes by itself (clocks, power, free memory)."""
 
-from cli import Command
+from core.command import Command
 
 
 def produce(args):
-    import probe
     import runtimes
-    from files import UserError, write_json
+    from core.files import UserError, write_json
+    from devices import probe
 
     if not isinstance(args.target, dict) or "runtime" not in args.target:
         raise UserError("--target: a row of `targets` with its runtime is needed")

@@ -2,8 +2,8 @@
 
 import shutil
 
-import resolved
-from cli import Command
+from core import resolved
+from core.command import Command
 
 
 def produce(args):

@@ -4,14 +4,14 @@ import importlib
 import os
 from pathlib import Path
 
-from cli import Command, log
+from core.command import Command, log
 
 BUILTINS = ("digits", "glyphs")  # data/{name}.py: write_tree(folder, row) -> what else the index says
 
 
 def produce(args):
+    from core.files import UserError, partial_of, write_json
     from data import folder
-    from files import UserError, partial_of, write_json
 
     row, origin = args.dataset, {}
     if row.get("builtin"):

@@ -16,12 +16,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import provenance
-import trained
+from configuration.tables import Tables
+from core import provenance, trained
+from core.files import UserError, canonical, one_line, read_json, sha256_file, write_json
 from device_kit import tables_of
-from files import UserError, canonical, one_line, read_json, sha256_file, write_json
-from recipes import Recipes
-from tables import Tables
+from snakefile.params import Recipes
 
 FOLDER = ".cache/migrate"  # where earlier versions' files wait to be taken as the output of their jobs
 

@@ -6,11 +6,11 @@ finalists are loaded at once, and together they take as long as a benchmark of e
 medians (measure/paired.py); a batch is stable where the ratio of every two engines is known to 2.5 %.
 """
 
-from cli import Command, log
+from core.command import Command, log
 
 
 def produce(args):
-    from files import read_json, sha256_file, write_json
+    from core.files import read_json, sha256_file, write_json
     from measure import kept
     from planning.criterion import finalists
 
@@ -28,7 +28,7 @@ def produce(args):
 
 def check(engines, hashes, scores):
     """Raise UserError where a score is of another engine."""
-    from files import UserError
+    from core.files import UserError
 
     for engine, digest, score in zip(engines, hashes, scores):
         if score["engine_sha256"] != digest:

@@ -4,12 +4,12 @@ The recipe is {"compute", "budget", "criterion"?}: a plan is searched for that m
 checked and judged as it is. Nodes are those of the clean graph of the weights that the precision is made of.
 """
 
-import resolved
-from cli import Command, log
+from core import resolved
+from core.command import Command, log
 
 
 def produce(args):
-    from files import write_json
+    from core.files import write_json
     from planning import search
     from quantization import retrained
 

@@ -6,14 +6,14 @@ where there are gaps between them, and less where some run at the same time.
 
 from collections import Counter
 
-from cli import Command, log
+from core.command import Command, log
 
 SHOWN = 10  # layers in the log, the slowest
 
 
 def produce(args):
     import runtimes
-    from files import sha256_file, write_json
+    from core.files import sha256_file, write_json
 
     runtime, threads = runtimes.load(args.runtime), args.recipe.get("threads", 0)
     profiles = [profile(batch, runtime.profile(args.engine, batch, threads)) for batch in args.recipe["batches"]]
@@ -24,7 +24,7 @@ def produce(args):
 
 def profile(batch, layers):
     """Return one batch size's layers in order of execution with their shares, and sums in milliseconds."""
-    from files import UserError
+    from core.files import UserError
 
     total = sum(layer["ms"] for layer in layers)
     if not total > 0:

@@ -1,7 +1,7 @@
 """Write the explicit Q/DQ graph: the clean graph of the (retrained) weights, with a Q/DQ pair for each range."""
 
-import resolved
-from cli import Command, log
+from core import resolved
+from core.command import Command, log
 
 
 def produce(args):

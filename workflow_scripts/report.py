@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from cli import Command
+from core.command import Command
 
 
 def produce(args):
-    from drawing import page
+    from reporting import page
 
     Path(args.report).write_text(page.render(args.results, args.models, args.plans, args.bisects), encoding="utf-8")
 

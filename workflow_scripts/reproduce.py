@@ -17,11 +17,11 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import imports
-import result_file
-from files import UserError, one_line, read_json
+from core import sources
+from core.files import UserError, one_line, read_json
+from reporting import result_file
 
-ROOT = imports.ROOT.parent
+ROOT = sources.ROOT.parent
 TIMINGS = ("benchmark", "paired_benchmark", "trtexec", "candidates", "engine.build_seconds", "provenance.git_commit")
 FILES = (  # keys of rows that hold paths, which are relative to the repository
     ("dataset", "path"),

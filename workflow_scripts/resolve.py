@@ -4,12 +4,12 @@ Nothing is downloaded: the record (`pretrained_cfg`) comes with timm's code. A v
 contradicts the record, the log and the file say so. The network is asked whether it takes images of that size.
 """
 
-from cli import Command, log
+from core.command import Command, log
 
 
 def produce(args):
-    import resolved
-    from files import write_json
+    from core import resolved
+    from core.files import write_json
     from model import record
 
     found = record.resolve(args.row)

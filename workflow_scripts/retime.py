@@ -11,8 +11,8 @@ import os
 import subprocess
 import sys
 
+from core.files import UserError, one_line, read_json
 from device_kit import names_of, tables_of
-from files import UserError, one_line, read_json
 from measure.kept import AGAIN
 
 

@@ -5,13 +5,13 @@ The recipe is benchmark.py's. Where trtexec is not installed the file says so, a
 
 import functools
 
-from cli import Command, log
+from core.command import Command, log
 
 LATENCIES = ("latency", "compute", "h2d", "d2h", "enqueue")
 
 
 def produce(args):
-    from files import sha256_file, write_json
+    from core.files import sha256_file, write_json
     from measure import trtexec
 
     tool = trtexec.find((args.identity or {}).get("version"))

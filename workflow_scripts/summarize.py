@@ -6,14 +6,14 @@ In a printed table a row is a model, and a column a precision.
 import sys
 from pathlib import Path
 
-from cli import Command
+from core.command import Command
 
 
 def produce(args):
-    from drawing import rows
+    from reporting import comparison
 
-    table = rows.flat(rows.load(args.results))
-    lines = ["\t".join(rows.COLUMNS)] + ["\t".join(_cell(value) for value in row.values()) for row in table]
+    table = comparison.flat(comparison.load(args.results))
+    lines = ["\t".join(comparison.COLUMNS)] + ["\t".join(_cell(value) for value in row.values()) for row in table]
     Path(args.summary).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -30,16 +30,16 @@ def show(folder="results"):
 
     Return a line for each file that cannot be shown.
     """
-    from drawing import rows
+    from reporting import comparison
 
     results, problems = readable(sorted(map(str, Path(folder).glob("*.*.*.json"))))
-    for grid in rows.grids(results):
+    for grid in comparison.grids(results):
         print(f"\n{grid['dataset']} on {grid['target']} ({grid['device']})")
         table = [["", "", *grid["precisions"]]]
         for model, by_precision in grid["models"]:
             table += _lines(results, model, [by_precision.get(p) for p in grid["precisions"]], grid["batches"])
         _print(table)
-    notes = rows.notes(results)
+    notes = comparison.notes(results)
     if notes:
         print("\n" + "\n".join(notes))
     if any(not result["accuracy"]["within_budget"] for result in results):
@@ -48,17 +48,17 @@ def show(folder="results"):
 
 
 def readable(paths):
-    """Return the results in the files as rows.load does, and a line for each file that holds none or was changed."""
-    from drawing import rows
-    from files import UserError
+    """Return the results in the files, and a line for each file that holds none or was changed."""
+    from core.files import UserError
+    from reporting import comparison
 
     results, problems = [], []
     for path in paths:
         try:
-            results += rows.load([path])
+            results += comparison.load([path])
         except UserError as problem:
             problems.append(f"error: {problem}")
-    return rows.in_order(results), problems
+    return comparison.in_order(results), problems
 
 
 def _lines(results, model, row, batches):
@@ -75,13 +75,13 @@ def _accuracy(result):
 
 
 def _speed(results, result, batch):
-    from drawing import rows
+    from reporting import comparison
 
-    entry = rows.timing(result, batch) if result else None
+    entry = comparison.timing(result, batch) if result else None
     if entry is None:
         return ""
     own = f"{entry['images_per_second']:.0f}" + ("" if entry["stable"] else " ~")
-    return f"{own} {rows.spoken(rows.ratio(results, result, batch))}".strip()
+    return f"{own} {comparison.spoken(comparison.ratio(results, result, batch))}".strip()
 
 
 def _print(table):

@@ -4,16 +4,16 @@ The choice is the least KL divergence from the FP32 network's logits: it tells r
 images change their top-1. Each candidate's top-1, agreement and largest error stand beside it.
 """
 
-import resolved
-from cli import Command, log
+from core import resolved
+from core.command import Command, log
 
 REPORTED = ("top1", "agreement_with_fp32", "max_abs_logit_error")
 
 
 def produce(args):
-    import progress
+    from core import progress
+    from core.files import write_json
     from data import index
-    from files import write_json
     from model import checkpoint, deploy, proof, training, zoo
     from quantization import images, recipe
 

@@ -6,16 +6,16 @@ Where the other weights are of another number of classes, the layers that give t
 import os
 from contextlib import nullcontext
 
-import resolved
-from cli import Command, log
-from files import partial_of
+from core import resolved
+from core.command import Command, log
+from core.files import partial_of
 
-PARTIAL = partial_of("")  # what cli.py adds to the name of an output while it is written
+PARTIAL = partial_of("")  # what core/command.py adds to the name of an output while it is written
 
 
 def produce(args):
+    from core.files import UserError, digest_of
     from data import index
-    from files import UserError, digest_of
     from model import parallel, training
 
     listing = index.read(args.index)
@@ -38,7 +38,7 @@ def produce(args):
 
 def train(args):
     """Train in one of the processes; the first of them writes the checkpoint."""
-    import progress
+    from core import progress
     from model import checkpoint, parallel, training
     from model.resume import Resume
 

@@ -3,16 +3,16 @@
 import os
 from contextlib import nullcontext
 
-import resolved
-from cli import Command, log
-from files import partial_of
+from core import resolved
+from core.command import Command, log
+from core.files import partial_of
 
-PARTIAL = partial_of("")  # what cli.py adds to the name of an output while it is written
+PARTIAL = partial_of("")  # what core/command.py adds to the name of an output while it is written
 
 
 def produce(args):
+    from core.files import UserError, digest_of
     from data import index
-    from files import UserError, digest_of
     from model import parallel, training
 
     device = training.start(args.seed, args.threads, args.device)
@@ -33,7 +33,7 @@ def produce(args):
 
 def train(args):
     """Train in one of the processes; the first of them writes the checkpoint."""
-    import progress
+    from core import progress
     from model import checkpoint, parallel, training
     from model.resume import Resume
     from quantization import amax
@@ -55,8 +55,8 @@ def setup(args, device):
     import copy
 
     import quantization
+    from core.files import read_json
     from data import augment, index
-    from files import read_json
     from model import checkpoint, deploy, proof, zoo
     from quantization import amax, qat, recipe, scaling
 

@@ -1,6 +1,6 @@
 """Write the strongly typed graph that TensorRT-RTX and TensorRT 11 build from: float types by Casts, INT8 by Q/DQ."""
 
-from cli import Command, log
+from core.command import Command, log
 
 
 def produce(args):

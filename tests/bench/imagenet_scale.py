@@ -156,7 +156,7 @@ def indexing(folder, row):
 
 def bench_index(args):
     """An index of many tiny training files, and what a dry run looks at."""
-    from data import watch
+    from snakefile import image_stamp
 
     root = args.work / "tiny"
     if not root.exists():
@@ -169,7 +169,7 @@ def bench_index(args):
                     )
     row = {"path": str(root), "classes": 1000, "splits": {"calib": 1024, "select": 5000}}
     found = command(args, "index_dataset", *indexing(args.work, row))
-    looks = [used(lambda: watch.state(row))[0] for _ in range(5)]
+    looks = [used(lambda: image_stamp.state(row))[0] for _ in range(5)]
     size = (args.work / "train.tsv").stat().st_size
     return {
         "images": args.tiny + 1000,

@@ -39,7 +39,7 @@ BESIDE_BF16 = {**INT8, "high_precision": "bf16"}
 
 
 def model_row():
-    import resolved
+    from core import resolved
 
     return resolved.read(DIGITS / f"models/{MODEL}.json", resolved.VISION)
 
@@ -222,7 +222,7 @@ def processor_time(session, images, seconds):
 
 def measure(folder, rounds, seconds, clock):
     """Return what was measured, as a JSON value."""
-    import probe
+    from devices import probe
 
     found, load = build(folder), [os.getloadavg()[0]]
     able = {f"{label}|{given[0]}|{given[1]}|{clock}": label for label, given in contenders(folder).items()}

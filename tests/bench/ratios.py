@@ -118,7 +118,7 @@ def _seconds(commands, runs):
 def bench_dry_runs():
     import yaml
 
-    from tables import Tables
+    from configuration.tables import Tables
 
     print("\nDry runs, median of 5, against a Snakefile of one rule")
     config = yaml.safe_load((ROOT / "config.yaml").read_text())

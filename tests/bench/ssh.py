@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests")]
 TOOL = 'import sys\nprint("first line", flush=True)\nopen("out.json", "w").write("{}")\n'
-LOOK = "import json, sys, remote; print(json.dumps(remote.look(json.loads(sys.argv[1]))))"
+LOOK = "import json, sys; from devices import look; print(json.dumps(look.look(json.loads(sys.argv[1]))))"
 
 
 def timed(command, **options):
@@ -39,7 +39,7 @@ def timed(command, **options):
 
 def prepared(folder, megabytes):
     """Write what a job reads; return the paths."""
-    from recipes import code
+    from snakefile.params import code
 
     files = code("benchmark.py", "runtimes/tensorrt.py")
     for name in files:
@@ -53,11 +53,12 @@ def prepared(folder, megabytes):
 def measure(board, folder, runs, megabytes):
     place = {"name": "board", **board.row()}
     files = ["--inputs", *prepared(folder, megabytes), "--outputs", "out.json"]
-    remote = [sys.executable, str(ROOT / "workflow_scripts/remote.py"), "--board", json.dumps(place), *files, "--"]
+    script = str(ROOT / "workflow_scripts/run_on_board.py")
+    remote = [sys.executable, script, "--board", json.dumps(place), *files, "--"]
     rows = json.dumps({"board": [{"runtime": "openvino"}, ["build", "run"], place]})
-    look = [*board.entering(), sys.executable, "-c", LOOK, rows]
+    asking = [*board.entering(), sys.executable, "-c", LOOK, rows]
     there = {"cwd": folder, "env": {**os.environ, **board.variables, "PYTHONPATH": str(ROOT / "workflow_scripts")}}
-    preflights = [timed(look, **there)[1] for _ in range(runs)]
+    preflights = [timed(asking, **there)[1] for _ in range(runs)]
     jobs = [timed([*board.entering(), *remote, "tool.py"], **there) for _ in range(runs)]
     here = statistics.median(timed([sys.executable, "tool.py"], cwd=folder)[1] for _ in range(runs))
     sent = [int(re.search(r"sent ([\d,]+) bytes", text).group(1).replace(",", "")) for _, _, text in jobs]

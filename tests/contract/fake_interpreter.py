@@ -17,8 +17,8 @@ script = sys.argv[1]
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
 
-import cli  # noqa: E402
-from files import canonical, digest_of  # noqa: E402
+from core import command  # noqa: E402
+from core.files import canonical, digest_of  # noqa: E402
 
 LOSSES = {"budget": ',"accuracy":{"within_budget":false}', "plan": ',"plan":{"met":false}'}
 
@@ -71,7 +71,7 @@ def execute(produce, args):
 
 
 if "--print" not in sys.argv:  # the table that is printed after a run reads real results
-    cli.execute = execute
+    command.execute = execute
     if os.path.basename(script) == "train.py":  # a kit has no model/
         from model import checkpoint
 

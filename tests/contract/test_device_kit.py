@@ -46,11 +46,11 @@ def test_there_and_back(travelled, tmp_path):
     assert "build_engine fp32.gpu" in workflow.plan(RESULT)
     status, output = kit(workflow.folder, workflow.environment(), "bring", str(device / "brought.tar"))
     assert status == 0, output
-    assert workflow.plan(RESULT) == ["result fp32.gpu"]
+    assert workflow.plan(RESULT) == ["assemble_result fp32.gpu"]
     workflow.build(RESULT)
     assert workflow.plan(RESULT) == []
     workflow.config(lambda config: config["targets"]["gpu"].update(iterations=77))
-    assert workflow.plan(RESULT) == ["benchmark fp32.gpu", "result fp32.gpu", "trtexec fp32.gpu"]
+    assert workflow.plan(RESULT) == ["benchmark fp32.gpu", "assemble_result fp32.gpu", "run_trtexec fp32.gpu"]
     workflow.config(lambda config: config["targets"]["gpu"].update(workspace_mb=77))
     assert "build_engine fp32.gpu" in workflow.plan(RESULT)
 
@@ -71,8 +71,8 @@ def test_a_choice_takes_its_candidates_along(tmp_path):
     status, output = kit(workflow.folder, environment, "bring", str(tmp_path / "device/brought.tar"))
     assert status == 0, output
     left = workflow.plan(auto)
-    assert not [job for job in left if "gpu" in job and job.split()[0] not in ("result", "choose")]
-    assert "choose auto.gpu" in left and {f"result {name}" for name in names} <= set(left)
+    assert not [job for job in left if "gpu" in job and job.split()[0] not in ("assemble_result", "choose_precision")]
+    assert "choose_precision auto.gpu" in left and {f"assemble_result {name}" for name in names} <= set(left)
 
 
 def test_a_second_run_repeats_nothing(travelled):

@@ -20,7 +20,7 @@ TARGET_JOBS = sorted(
     for rule, wildcards in [
         ("fingerprint", "gpu"),
         ("evaluate_engine", "accuracy.int8_qat.gpu"),
-        *((rule, "int8_qat.gpu") for rule in ("build_engine", "benchmark", "trtexec", "result")),
+        *((rule, "int8_qat.gpu") for rule in ("build_engine", "benchmark", "run_trtexec", "assemble_result")),
     ]
 )
 PROFILE = ["--workflow-profile", "profiles/device"]
@@ -66,7 +66,7 @@ def device(request, tmp_path):
 
 
 def carry(workflow, direction, place, *results):
-    command = [sys.executable, "workflow_scripts/carry.py", direction, str(place), *(results or [RESULT])]
+    command = [sys.executable, "workflow_scripts/sync_device.py", direction, str(place), *(results or [RESULT])]
     done = subprocess.run(
         command, cwd=workflow.folder, env=workflow.environment(), capture_output=True, text=True, timeout=120
     )
@@ -110,9 +110,11 @@ def test_missing_artifacts_are_named_with_what_brings_them(host, device, rsync):
 
 def signed(workflow):
     """Write the provenance that the replaced work did not: hashes of what is in the workflow's folder, and its rows."""
-    program = "import json, sys; sys.path.insert(0, 'workflow_scripts'); import carry, files, provenance, recipes\n"
-    program += "t = carry.tables_of(); lineage = recipes.Recipes(t).lineage(carry.names_of(sys.argv[1], t))\n"
-    program += "found = {k: files.sha256_file(p) for k, p in carry.lineage(sys.argv[1], t).items()}\n"
+    program = "import json, sys; sys.path.insert(0, 'workflow_scripts'); import sync_device\n"
+    program += "from core import files, provenance; from snakefile import params\n"
+    program += "t = sync_device.tables_of()\n"
+    program += "lineage = params.Recipes(t).lineage(sync_device.names_of(sys.argv[1], t))\n"
+    program += "found = {k: files.sha256_file(p) for k, p in sync_device.lineage(sys.argv[1], t).items()}\n"
     program += "files.write_json(sys.argv[1], {'provenance': {**found, 'recipe': lineage}})\n"
     program += "record = provenance.read(sys.argv[1])\n"
     program += "provenance.write(sys.argv[1], {**record, 'sha256': files.sha256_file(sys.argv[1])})"
@@ -131,7 +133,7 @@ def test_carried_there_and_back(host, device, tmp_path):
     assert status == 0 and "7 files; now: snakemake" in output, output
     assert host.plan(RESULT) == []
     host.config(lambda config: config["targets"]["gpu"].update(iterations=77))
-    assert host.plan(RESULT) == ["benchmark int8_qat.gpu", "result int8_qat.gpu", "trtexec int8_qat.gpu"]
+    assert host.plan(RESULT) == ["benchmark int8_qat.gpu", "assemble_result int8_qat.gpu", "run_trtexec int8_qat.gpu"]
     status, output = carry(host, "from", device.folder)
     assert status == 1 and "was made there with another config.yaml: make both alike" in output
 
@@ -170,8 +172,8 @@ def test_a_place_that_is_not_there(host, tmp_path):
 
 def read_there(workflow):
     """Return the paths of the host's that a device's jobs read."""
-    program = "import sys; sys.path.insert(0, 'workflow_scripts'); import carry\n"
-    program += "print(*carry.read_there(sys.argv[1:], carry.tables_of()))"
+    program = "import sys; sys.path.insert(0, 'workflow_scripts'); import sync_device\n"
+    program += "print(*sync_device.read_there(sys.argv[1:], sync_device.tables_of()))"
     command = [sys.executable, "-c", program, RESULT]
     return subprocess.run(command, cwd=workflow.folder, check=True, capture_output=True, text=True).stdout.split()
 

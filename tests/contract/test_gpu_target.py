@@ -10,8 +10,8 @@ STALE = [
     "build_engine fp32.gpu",
     "evaluate_engine accuracy.fp32.gpu",
     "fingerprint gpu",
-    "result fp32.gpu",
-    "trtexec fp32.gpu",
+    "assemble_result fp32.gpu",
+    "run_trtexec fp32.gpu",
 ]
 SMI = '#!/bin/sh\necho "{device}, {capability}, {memory} MiB, {driver}"\n'
 FACTS = {"device": "NVIDIA H200", "capability": "9.0", "memory": "143771", "driver": "580.1"}
@@ -52,19 +52,19 @@ def test_what_a_changed_machine_makes_stale(built, tmp_path, change):
     assert workflow.plan(RESULT) == []
 
 
-TIMED = ["benchmark fp32.gpu", "result fp32.gpu", "trtexec fp32.gpu"]
+TIMED = ["benchmark fp32.gpu", "assemble_result fp32.gpu", "run_trtexec fp32.gpu"]
 ROWS = [
     ({"cuda_graph": False}, TIMED),
     ({"transfers": False}, TIMED),
     ({"spin_wait": False}, TIMED),
     ({"iterations": 77}, TIMED),
     ({"power_mode": "MAXN"}, TIMED),
-    ({"trtexec": False}, ["result fp32.gpu"]),
+    ({"trtexec": False}, ["assemble_result fp32.gpu"]),
 ]
 SCRIPTS = [
-    ("run_trtexec.py", ["result fp32.gpu", "trtexec fp32.gpu"]),
-    ("measure/trtexec.py", ["result fp32.gpu", "trtexec fp32.gpu"]),
-    ("benchmark.py", ["benchmark fp32.gpu", "result fp32.gpu"]),
+    ("run_trtexec.py", ["assemble_result fp32.gpu", "run_trtexec fp32.gpu"]),
+    ("measure/trtexec.py", ["assemble_result fp32.gpu", "run_trtexec fp32.gpu"]),
+    ("benchmark.py", ["benchmark fp32.gpu", "assemble_result fp32.gpu"]),
     ("measure/stats.py", TIMED),
     ("profile_engine.py", []),
 ]
@@ -87,7 +87,7 @@ def test_trtexec_that_is_asked_for_later(built, tmp_path):
     workflow.path("results/digits/trtexec/LeViT-tiny.fp32.gpu.json").unlink()
     workflow.build(RESULT)
     workflow.config(lambda config: config["targets"]["gpu"].update(trtexec=True))
-    assert workflow.plan(RESULT) == ["result fp32.gpu", "trtexec fp32.gpu"]
+    assert workflow.plan(RESULT) == ["assemble_result fp32.gpu", "run_trtexec fp32.gpu"]
 
 
 @pytest.mark.parametrize("script, jobs", SCRIPTS, ids=[script for script, _ in SCRIPTS])

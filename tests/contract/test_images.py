@@ -15,7 +15,7 @@ from PIL import Image
 from workflow import Workflow
 
 VAL, CALIB = (f"results/mine/data/LeViT-tiny.{split}.u8" for split in ("val", "calib"))
-ALL = ["decode calib", "decode val", "index"]
+ALL = ["decode_split calib", "decode_split val", "index_dataset"]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_subset_costs_its_images(workflow):
 
 def test_another_crop_is_decoded_anew(workflow):
     workflow.config(lambda config: config["models"]["LeViT-tiny"].update(crop=0.5))
-    assert workflow.plan(VAL) == ["decode val", "resolve"] and decoded(workflow, VAL) == ["val"]
+    assert workflow.plan(VAL) == ["decode_split val", "resolve"] and decoded(workflow, VAL) == ["val"]
 
 
 def test_precisions_and_targets_decode_nothing(workflow):
@@ -132,12 +132,13 @@ def test_precisions_and_targets_decode_nothing(workflow):
 
     workflow.config(active)
     plans = [set(workflow.plan(result)) for result in results]
-    assert all({job for job in plan if job.startswith(("index", "decode"))} <= {"decode select"} for plan in plans)
+    for plan in plans:
+        assert {job for job in plan if job.startswith(("index_dataset", "decode_split"))} <= {"decode_split select"}
     assert all("evaluate_torch accuracy" in plan for plan in plans)
 
 
 def test_of_many_images_folders_tell(workflow):
-    workflow.edit("workflow_scripts/data/watch.py", "FEW = 10000", "FEW = 5")
+    workflow.edit("workflow_scripts/snakefile/image_stamp.py", "FEW = 10000", "FEW = 5")
     assert decoded(workflow) == []
     assert workflow.plan(VAL, CALIB) == []
     picture(workflow, "val/a/9.png", 9)
@@ -164,7 +165,7 @@ def test_without_train_what_needs_it_is_refused_by_name(workflow):
     }.items():
         status, output = workflow.run("-n", "--", f"results/LeViT-tiny.{name}.json")
         assert status == 1 and said in output, output
-    assert workflow.plan(VAL) == ["decode val", "index"]
+    assert workflow.plan(VAL) == ["decode_split val", "index_dataset"]
     assert decoded(workflow, VAL) == []
     assert "evaluate_engine accuracy.fp32.cpu" in workflow.plan("results/LeViT-tiny.fp32.cpu.json")
     workflow.config(lambda config: config["precisions"]["fp16"].update(fallback="none"))

@@ -27,11 +27,12 @@ def result(*names):
 
 def measured(*names):
     """Return the jobs behind an engine."""
-    return [f"{rule}{name}" for name in names for rule in ("evaluate_engine accuracy.", "benchmark ", "result ")]
+    rules = ("evaluate_engine accuracy.", "benchmark ", "assemble_result ")
+    return [f"{rule}{name}" for name in names for rule in rules]
 
 
 def timed(*names):
-    return [f"{rule} {name}" for name in names for rule in ("benchmark", "result")]
+    return [f"{rule} {name}" for name in names for rule in ("benchmark", "assemble_result")]
 
 
 def engine(*names):
@@ -39,22 +40,22 @@ def engine(*names):
 
 
 def quantized(*precisions):
-    return [f"quantize {p}.cpu" for p in precisions] + engine(*(f"{p}.cpu" for p in precisions))
+    return [f"quantize_onnx {p}.cpu" for p in precisions] + engine(*(f"{p}.cpu" for p in precisions))
 
 
 def planned(*precisions):
-    return [f"plan {p}" for p in precisions] + quantized(*precisions)
+    return [f"plan_precision {p}" for p in precisions] + quantized(*precisions)
 
 
-CHOICE = ["paired_benchmark auto.cpu", "choose auto.cpu"]
+CHOICE = ["paired_benchmark auto.cpu", "choose_precision auto.cpu"]
 QAT = ["train_qat int8_qat", *planned("int8_qat")]
 CALIBRATED = ["calibrate int8_ptq", *planned("int8_ptq"), "calibrate int8_qat", *QAT]
-EXPORTED = ["export", "clean cpu", *engine("fp32.cpu", "fp32.ort")]
+EXPORTED = ["export_onnx", "clean_onnx cpu", *engine("fp32.cpu", "fp32.ort")]
 CHECKPOINT = ["train", "evaluate_torch accuracy", "evaluate_torch select", *EXPORTED, *CALIBRATED]
-IMAGES = ["decode calib", "decode select", "decode val"]
+IMAGES = ["decode_split calib", "decode_split select", "decode_split val"]
 TARGETS = ["fingerprint cpu", "fingerprint ort"]
 RESOLVED = ["resolve", *IMAGES, *CHECKPOINT]
-ALL = ["index", *RESOLVED, *TARGETS]
+ALL = ["index_dataset", *RESOLVED, *TARGETS]
 
 # Heavy work, as `command output`
 
@@ -192,7 +193,7 @@ def code_of_another_builtin_dataset(workflow):
 # Rows
 
 
-@change(["result fp32.cpu", "result fp32.ort"])
+@change(["assemble_result fp32.cpu", "assemble_result fp32.ort"])
 def budget_of_a_precision_without_a_plan(workflow):
     workflow.config(row("precisions", "fp32", budget=9.0))
 
@@ -238,7 +239,7 @@ SWEEP = f"sweep_calibration digits/sweeps/{MODEL}.int8_ptq.json"
 
 
 @change(
-    ["sweep int8_ptq", "calibrate int8_ptq", *planned("int8_ptq")],
+    ["sweep_calibration int8_ptq", "calibrate int8_ptq", *planned("int8_ptq")],
     [SWEEP, PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")],
 )
 def sweep_in_place_of_a_recipe(workflow):
@@ -316,7 +317,7 @@ def placement_of_quantizers(workflow):
     workflow.config(row("graphs", "cpu", placement=["conv"]))
 
 
-@change(["clean cpu", *engine("fp32.cpu", "fp32.ort"), *quantized("int8_ptq", "int8_qat")], builds(*BUILT))
+@change(["clean_onnx cpu", *engine("fp32.cpu", "fp32.ort"), *quantized("int8_ptq", "int8_qat")], builds(*BUILT))
 def surgeon_passes(workflow):
     workflow.config(lambda config: config["graphs"]["cpu"]["passes"].append("split_to_slices"))
 
@@ -367,23 +368,23 @@ def code_of_what_resolves(workflow):
     workflow.edit("workflow_scripts/resolve.py", "from cli", "EXTRA = 1\nfrom cli")
 
 
-@change(["index", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+@change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
 def seed(workflow):
     workflow.config(lambda config: config.update(seed=7))
 
 
-@change(["index", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+@change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
 def splits_of_the_dataset(workflow):
     workflow.config(lambda config: config["datasets"]["digits"]["splits"].update(select=100))
 
 
-@change(["index", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+@change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
 def subset_of_the_dataset(workflow):
     """That only what is different of the images is decoded again is shown with real ones: test_images.py."""
     workflow.config(lambda config: config["datasets"]["digits"].update(subset={"classes": "0-4"}))
 
 
-@change(["index", *RESOLVED])
+@change(["index_dataset", *RESOLVED])
 def another_dataset_of_the_same_images(workflow):
     def rename(config):
         config["datasets"]["scans"] = config["datasets"]["digits"]
@@ -413,12 +414,12 @@ def new_target(workflow):
     workflow.config(add)
 
 
-@change([f"{rule} {name}" for name in CPU for rule in ("trtexec", "result")])
+@change([f"{rule} {name}" for name in CPU for rule in ("run_trtexec", "assemble_result")])
 def trtexec_of_a_target(workflow):
     workflow.config(row("targets", "cpu", trtexec=True))
 
 
-@change(["profile fp32.cpu"], targets=[PROFILE])
+@change(["profile_engine fp32.cpu"], targets=[PROFILE])
 def profile_of_an_engine(workflow):
     pass
 
@@ -426,18 +427,18 @@ def profile_of_an_engine(workflow):
 TIMELINE = f"results/digits/timeline/{MODEL}.fp32.cpu.svg"
 
 
-@change(["profile fp32.cpu", "timeline fp32.cpu"], targets=[TIMELINE])
+@change(["profile_engine fp32.cpu", "draw_timeline fp32.cpu"], targets=[TIMELINE])
 def timeline_of_an_engine(workflow):
     pass
 
 
-@change(["timeline fp32.cpu"], targets=[TIMELINE])
+@change(["draw_timeline fp32.cpu"], targets=[TIMELINE])
 def code_of_a_timeline(workflow):
     workflow.build(TIMELINE)
-    workflow.edit("workflow_scripts/drawing/timeline.py", "COLORS = ", "EXTRA = COLORS = ")
+    workflow.edit("workflow_scripts/reporting/timeline.py", "COLORS = ", "EXTRA = COLORS = ")
 
 
-@change(["nsys fp32.cpu"], targets=[f"results/digits/timeline/{MODEL}.fp32.cpu.nsys-rep"])
+@change(["capture_nsys fp32.cpu"], targets=[f"results/digits/timeline/{MODEL}.fp32.cpu.nsys-rep"])
 def capture_of_an_engine(workflow):
     pass
 
@@ -467,24 +468,24 @@ def budget_of_a_choice(workflow):
 # The DLA-fit report, which no machine is needed for
 
 
-@change(["clean dla1", "dla fp16_dla.xavier"], targets=[DLA])
+@change(["clean_onnx dla1", "dla_fit fp16_dla.xavier"], targets=[DLA])
 def report_of_a_dla(workflow):
     pass
 
 
-@change(["dla fp16_dla.xavier"], targets=[DLA])
+@change(["dla_fit fp16_dla.xavier"], targets=[DLA])
 def batch_of_a_dla(workflow):
     workflow.build(DLA)
     workflow.config(row("precisions", "fp16_dla", batches=[4]))
 
 
-@change(["clean dla1", "dla fp16_dla.xavier"], targets=[DLA])
+@change(["clean_onnx dla1", "dla_fit fp16_dla.xavier"], targets=[DLA])
 def passes_of_a_dla(workflow):
     workflow.build(DLA)
     workflow.config(lambda config: config["graphs"]["dla1"]["passes"].append("split_to_slices"))
 
 
-@change(["dla fp16_dla.xavier"], targets=[DLA])
+@change(["dla_fit fp16_dla.xavier"], targets=[DLA])
 def rules_of_a_dla(workflow):
     workflow.build(DLA)
     workflow.edit("workflow_scripts/dla/rules.yaml", "loadables: 16", "loadables: 8")
@@ -522,7 +523,7 @@ def code_of_a_script_dated_back(workflow):
 
 
 @change(
-    ["clean cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
+    ["clean_onnx cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
     [PTQ_PLAN, QAT_PLAN, *builds(*BUILT)],
 )
 def code_of_a_shared_module_dated_back(workflow):
@@ -532,18 +533,18 @@ def code_of_a_shared_module_dated_back(workflow):
 
 @change(ALL)
 def comment_in_a_module_of_all(workflow):
-    workflow.edit("workflow_scripts/files.py", "import json", "import json  # of the standard library")
+    workflow.edit("workflow_scripts/core/files.py", "import json", "import json  # of the standard library")
 
 
 @change(
-    ["clean cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
+    ["clean_onnx cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
     [PTQ_PLAN, QAT_PLAN, *builds(*BUILT)],
 )
 def code_of_a_shared_module(workflow):
     workflow.edit("workflow_scripts/graph/passes.py", "TOLERANCE = ", "EXTRA = 1\nTOLERANCE = ")
 
 
-@change(["index", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+@change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
 def code_of_a_builtin_dataset(workflow):
     workflow.edit("workflow_scripts/data/digits.py", "VAL = ", "EXTRA = 1\nVAL = ")
 
@@ -553,7 +554,7 @@ def code_of_a_runtime(workflow):
     workflow.edit("workflow_scripts/runtimes/onnxruntime.py", "def build", "EXTRA = 1\n\n\ndef build")
 
 
-@change(["profile fp32.cpu"], targets=[PROFILE])
+@change(["profile_engine fp32.cpu"], targets=[PROFILE])
 def code_of_a_profile(workflow):
     workflow.build(PROFILE)
     workflow.edit("workflow_scripts/profile_engine.py", "def produce", "EXTRA = 1\n\n\ndef produce")
@@ -616,12 +617,12 @@ def version_of_modelopt(workflow):
     upgrade(workflow, "nvidia-modelopt")
 
 
-@change(["index", *IMAGES, *CHECKPOINT], [*DECODING, *RECALIBRATED])
+@change(["index_dataset", *IMAGES, *CHECKPOINT], [*DECODING, *RECALIBRATED])
 def version_of_pillow(workflow):
     upgrade(workflow, "pillow")
 
 
-@change(["index", *IMAGES, *CHECKPOINT], [*DECODING, *RECALIBRATED])
+@change(["index_dataset", *IMAGES, *CHECKPOINT], [*DECODING, *RECALIBRATED])
 def version_of_pillow_without_a_store(workflow):
     workflow.config(lambda config: config.update(store=None))
     upgrade(workflow, "pillow")
@@ -633,7 +634,7 @@ def version_of_onnx(workflow):
 
 
 @change(
-    ["clean cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
+    ["clean_onnx cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
     [PTQ_PLAN, QAT_PLAN, *builds(*BUILT)],
 )
 def version_of_onnx_graphsurgeon(workflow):
@@ -656,7 +657,7 @@ def user_libraries_of_python(workflow):
     workflow.variables["PYTHONPATH"] = str(workflow.path("nothing"))
 
 
-@change(["result fp32.cpu"])
+@change(["assemble_result fp32.cpu"])
 def deleted_result(workflow):
     workflow.path(result("fp32.cpu")[0]).unlink()
 
@@ -713,7 +714,7 @@ def test_a_sweep_follows_its_candidates_and_a_calibration_follows_the_sweep(base
     workflow = base.copy(tmp_path / "changed")
     sweep_in_place_of_a_recipe(workflow)
     workflow.build(*result(*BUILT))
-    steps = ["sweep int8_ptq", "calibrate int8_ptq", *planned("int8_ptq")]
+    steps = ["sweep_calibration int8_ptq", "calibrate int8_ptq", *planned("int8_ptq")]
     for change_of_it in ({"candidates": SWEPT["candidates"][:1]}, {"images": 64}):
         workflow.config(row("precisions", "int8_ptq", calibration={**SWEPT, **change_of_it}))
         assert workflow.plan(*result(*BUILT)) == sorted(steps)

@@ -18,7 +18,7 @@ FILES = {  # name of a user's file: the key that names it
 WEIGHTS, PLAN, RANGES = FILES
 UNUSED = ("int8_qat", "fp32.ort")
 IMPORTED = [
-    job.replace("train", "import_weights", 1) if job == "train" else job
+    job.replace("train", "import_checkpoint", 1) if job == "train" else job
     for job in CHECKPOINT
     if not any(name in job for name in UNUSED)
 ]
@@ -105,7 +105,7 @@ def test_the_same_content_elsewhere_is_nothing_new(brought, tmp_path):
         config["precisions"]["int8_ptq"]["calibration"]["import"] = "elsewhere/{model}.ranges.pth"
 
     workflow.config(rename)
-    rows = ["result fp32.cpu", "result int8_ptq.cpu"]  # they record the rows as they are
+    rows = ["assemble_result fp32.cpu", "assemble_result int8_ptq.cpu"]  # they record the rows as they are
     assert [job for job in workflow.plan(*ASKED) if job not in rows] == []
 
 
@@ -143,7 +143,7 @@ def test_a_start_of_fine_tuning_counts_and_is_missed(base, tmp_path):  # noqa: F
     workflow.build(*ASKED)
     assert workflow.plan(*ASKED) == []
     write(workflow.path("start.pth"), 1)
-    assert "train" in workflow.plan(*ASKED) and "index" not in workflow.plan(*ASKED)
+    assert "train" in workflow.plan(*ASKED) and "index_dataset" not in workflow.plan(*ASKED)
 
 
 def test_fonts_count_by_their_content_while_they_are_there(tmp_path):
@@ -161,4 +161,4 @@ def test_fonts_count_by_their_content_while_they_are_there(tmp_path):
     assert workflow.plan(index) == []
     (fonts / "a.ttf").write_text("b")
     os.utime(fonts / "a.ttf", (1e9, 1e9))
-    assert workflow.plan(index) == ["index"]
+    assert workflow.plan(index) == ["index_dataset"]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from files import sha256_file
+from core.files import sha256_file
 from workflow import SNAKEMAKE, Workflow
 
 RESULT = "results/digits/engines/LeViT-tiny.int8_qat.cpu.engine"

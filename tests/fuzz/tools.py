@@ -31,8 +31,8 @@ TOOLS = [
     ("reproduce.py", ["BAD"]),
     ("device_kit.py", ["bring", "BAD"]),
     ("device_kit.py", ["needs", "BAD"]),
-    ("carry.py", ["to", "/nowhere/", "BAD"]),
-    ("carry.py", ["from", "/nowhere/", "BAD"]),
+    ("sync_device.py", ["to", "/nowhere/", "BAD"]),
+    ("sync_device.py", ["from", "/nowhere/", "BAD"]),
     ("probe.py", ["BAD"]),
 ]
 

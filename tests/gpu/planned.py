@@ -29,8 +29,8 @@ CRITERION = {"compute": "fp16", "budget": 0.3, "criterion": {"agreement": 99.0}}
 def make(source, stage):
     """Write the overflowing graph of a built results/{dataset}, its plan, one that lacks a node, and the images."""
     sys.path[:0] = [str(SCRIPTS), str(ROOT / "tests")]
+    from core.files import write_json
     from data import cache, index
-    from files import write_json
     from graph import onnxio
     from measure.logits import read_logits
     from planning import search

@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests")]
 import numpy as np  # noqa: E402
 
 import runtimes  # noqa: E402
-from files import UserError  # noqa: E402
+from core.files import UserError  # noqa: E402
 from measure import gpu, timing  # noqa: E402
 from runtimes import _cuda, _gpu  # noqa: E402
 

@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
 import export_cache  # noqa: E402
-from files import read_json  # noqa: E402
+from core.files import read_json  # noqa: E402
 from graph import onnxio, passes, qdq  # noqa: E402
 from model import checkpoint  # noqa: E402
-from planning import pairs  # noqa: E402
+from planning import strip_qdq  # noqa: E402
 from quantization.amax import split_state  # noqa: E402
 from runtimes import _calibration  # noqa: E402
 
@@ -37,7 +37,7 @@ COPIED = ("data/index.json", f"data/{MODEL}.val.u8", f"accuracy/{MODEL}.torch.np
 
 def without_pairs(path, target):
     """Write the clean graph of a Q/DQ graph's weights to a file."""
-    pairs.without(path, {qdq.module_of(node) for node in onnxio.load(path).nodes}, target)
+    strip_qdq.without(path, {qdq.module_of(node) for node in onnxio.load(path).nodes}, target)
 
 
 def main():

@@ -8,10 +8,10 @@ from multiprocessing.connection import wait
 
 import numpy as np
 
-import progress
+from core import progress
+from core.files import UserError, digest_of
 from data import held, preprocess
-from data.rows import Rows
-from files import UserError, digest_of
+from data.row_file import Rows
 
 log = logging.getLogger("levit")
 BLOCK = 8  # images between two reports of a process

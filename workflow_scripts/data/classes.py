@@ -14,9 +14,9 @@ import collections
 import json
 import re
 
+from configuration.schema import nearest
+from core.files import UserError
 from data import labels
-from files import UserError
-from schema import nearest
 
 SYNSET = re.compile(r"(n\d{8})\s+(\S.*)")
 NUMBER = re.compile(r"(\d+)")

@@ -4,9 +4,9 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import progress
+from core import progress
+from core.files import UserError
 from data import index, kinds, labels, layouts, preprocess, source, splits, walk
-from files import UserError
 
 HASHED = 4 << 30  # bytes of training images up to which each is known by its content, above by its time
 BLOCK = 64  # images that a thread hashes at a time

@@ -16,8 +16,8 @@ import struct
 import numpy as np
 from PIL import Image, ImageFont
 
+from core.files import UserError, sha256_file
 from data import processes
-from files import UserError, sha256_file
 
 SUFFIXES = (".ttf", ".otf")
 EM = 96  # pixels that a face's em is drawn in

@@ -12,8 +12,8 @@ import math
 import numpy as np
 from PIL import Image, ImageFilter
 
+from core.files import UserError
 from data import fonts, processes, tree
-from files import UserError
 
 PIXELS = 48  # an image's width and height
 LEVELS = 16  # gray levels that are kept: finer noise would only make files larger

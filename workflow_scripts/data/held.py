@@ -4,8 +4,8 @@ import hashlib
 import multiprocessing
 import time
 
+from core.files import UserError
 from data import preprocess, source
-from files import UserError
 
 SETTLED = 2 * 10**9  # nanoseconds after which another write gives a file another time
 

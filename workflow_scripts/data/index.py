@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from core.files import UserError, read_json
 from data.source import Member
-from files import UserError, read_json
 
 SPLITS = ("train", "calib", "select", "val")
 FIELDS = ("label", "bytes", "stamp", "path")

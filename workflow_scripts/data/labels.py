@@ -13,8 +13,8 @@ The last needs the kit's meta.mat, which is looked for beside it.
 import os
 import re
 
-from files import UserError
-from schema import nearest
+from configuration.schema import nearest
+from core.files import UserError
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})")
 BETWEEN = re.compile(r"[\s,]+")

@@ -7,8 +7,8 @@ import re
 import tarfile
 from typing import NamedTuple
 
+from core.files import UserError
 from data import classes, kinds, labels, source, walk
-from files import UserError
 
 HALVES = ("train", "val")
 GIVEN = (*HALVES, "labels", "synsets", "class_order")  # keys of a row that may name a path

@@ -11,8 +11,8 @@ import struct
 import numpy as np
 from PIL import Image
 
+from core.files import UserError
 from data import kinds, source
-from files import UserError
 
 FILTERS = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
 BUFFER = re.compile(r" <_io.BytesIO[^>]*>")  # Pillow's name of bytes in memory

@@ -5,8 +5,8 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-import progress
-from files import UserError
+from core import progress
+from core.files import UserError
 
 
 def each(function, tasks, description, unit):

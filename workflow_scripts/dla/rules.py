@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import yaml
 
-from files import UserError
+from core.files import UserError
 
 
 def load(path):

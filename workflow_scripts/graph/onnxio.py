@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from files import UserError
+from core.files import UserError
 
 G_LOGGER.severity = G_LOGGER.ERROR
 onnxruntime.set_default_logger_severity(4)  # warnings of graphs that a pass has not yet cleaned are no news

@@ -7,8 +7,8 @@ DequantizeLinear where they are, so they also accept quantized graphs.
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from cli import log
-from files import UserError
+from core.command import log
+from core.files import UserError
 from graph import attention, dla_passes, edits, onnxio, shapes
 
 TOLERANCE = 1e-5  # of an exact pass, relative to the largest logit

@@ -8,8 +8,8 @@ not parse INT32 biases behind DequantizeLinear). One tensor gets one pair, howev
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from files import UserError
-from schema import nearest
+from configuration.schema import nearest
+from core.files import UserError
 
 QMAX = 127  # symmetric INT8: -127..127, so that zero is exact and signs are treated alike
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from files import UserError
+from core.files import UserError
 from graph import onnxio
 
 

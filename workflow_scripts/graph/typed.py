@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from files import UserError
+from core.files import UserError
 
 FLOATS = {"fp32": np.float32, "fp16": np.float16}
 HIGHEST = float(np.finfo(np.float16).max)

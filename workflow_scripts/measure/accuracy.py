@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from files import UserError
+from core.files import UserError
 
 ROWS = 1024
 CONFIDENCE, NORMAL = 0.95, 1.959963984540054

@@ -6,8 +6,9 @@ import re
 import threading
 import time
 
-from files import system_number, system_text
-from measure import nvpmodel, rails
+from core.files import system_number, system_text
+from devices import power_modes
+from measure import rails
 
 PERIOD = 0.1  # seconds between two readings: a reading takes a sensor's bus for milliseconds, and timing goes on beside
 GPUS = ("gv11b", "ga10b", "gpu")  # in the names of their devfreq folders
@@ -56,7 +57,7 @@ class Jetson:
         return clocks_mhz(self.root)
 
     def power_mode(self):
-        return nvpmodel.current(self.root)
+        return power_modes.current(self.root)
 
     def state(self):
         """Return {"clock_mhz", "power_mode"}, as any meter, and under "board" what `told` makes a difference of."""

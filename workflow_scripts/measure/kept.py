@@ -12,8 +12,8 @@ import logging
 import os
 from pathlib import Path
 
-import imports
-from files import UserError, digest_of, partial_of, read_json, system_text, write_json
+from core import sources
+from core.files import UserError, digest_of, partial_of, read_json, system_text, write_json
 
 FOLDER, AGAIN = "LEVIT_BENCHMARKS", "LEVIT_RETIME"
 MACHINE_IDS = ("etc/machine-id", "var/lib/dbus/machine-id")
@@ -30,9 +30,9 @@ def machine(root="/"):
 
 
 def timing_code(*scripts):
-    """Return {module: hash of what it does} of scripts and what they import, less what every command has (cli.py)."""
-    modules = set(imports.closure(*scripts)) - set(imports.closure("cli.py"))
-    return {str(path.relative_to(imports.ROOT)): imports.meaning(path) for path in sorted(modules)}
+    """Return {module: hash of what it does} of scripts and what they import, less what every command imports."""
+    modules = set(sources.closure(*scripts)) - set(sources.closure("core/command.py"))
+    return {str(path.relative_to(sources.ROOT)): sources.meaning(path) for path in sorted(modules)}
 
 
 def is_again(output):

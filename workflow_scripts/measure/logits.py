@@ -2,9 +2,9 @@
 
 import numpy as np
 
-import progress
+from core import progress
+from core.files import UserError
 from data import cache, preprocess
-from files import UserError
 
 BATCH = 32  # images at a time, where the engine takes any number
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import threading
 
-from files import system_number, system_text
+from core.files import system_number, system_text
 
 WHOLE = ("VDD_IN", "POM_5V_IN", "VIN")  # a module's whole input: Xavier NX, Orin NX and Nano; the older Nano; Thor
 # AGX modules measure no whole: their rails are summed, without what is another's part or not connected.

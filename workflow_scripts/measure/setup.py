@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from files import UserError
+from core.files import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,9 +21,9 @@ def meter_of(on_gpu: bool):
 
 def check_power_mode(recipe: dict, found: str | None) -> None:
     """Raise UserError where the recipe asks for a power mode that the device is not in."""
-    from measure import nvpmodel
+    from devices import power_modes
 
-    reason = nvpmodel.refusal(recipe, found)
+    reason = power_modes.refusal(recipe, found)
     if reason:
         raise UserError(reason)
 

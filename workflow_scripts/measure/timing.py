@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from files import system_number, system_text
+from core.files import system_number, system_text
 
 
 class Loop:

@@ -12,7 +12,7 @@ import tempfile
 
 import numpy as np
 
-from files import UserError
+from core.files import UserError
 from runtimes import Timing
 
 FIELDS = ("latencyMs", "computeMs", "h2dMs", "d2hMs")

@@ -7,7 +7,7 @@ round the order is that of the round before, backwards.
 import math
 import multiprocessing
 
-from files import UserError
+from core.files import UserError
 from measure import setup, stats, timing
 
 ROUNDS = 12

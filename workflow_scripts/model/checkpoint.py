@@ -7,7 +7,7 @@ import os
 import pickle
 from pathlib import Path
 
-from files import UserError
+from core.files import UserError
 from model import foreign, formats, hints
 
 DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)

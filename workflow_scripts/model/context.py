@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from files import system_text
+from core.files import system_text
 
 # sets of vector instructions that kernels are chosen by
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")

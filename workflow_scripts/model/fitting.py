@@ -6,8 +6,8 @@ import fnmatch
 import torch
 import torch.nn.functional as F
 
+from core.files import UserError
 from data import augment
-from files import UserError
 from model import training
 
 DEFAULTS = {

@@ -2,8 +2,8 @@
 
 import collections
 
-from cli import log
-from files import UserError
+from core.command import log
+from core.files import UserError
 
 # Where training programs keep the weights, the preferred first: an average of the weights is what was judged and
 # published where there is one, so it goes before the weights of the last step. None of them: the file is the weights.

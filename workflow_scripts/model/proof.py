@@ -5,9 +5,9 @@ import contextlib
 import numpy as np
 import torch
 
-from cli import log
+from core.command import log
+from core.files import UserError
 from data import cache, preprocess
-from files import UserError
 
 IMAGES = 8  # that a folded network is compared on
 MAX_ERROR = 1e-4  # of logits, relative to the largest

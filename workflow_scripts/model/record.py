@@ -1,7 +1,7 @@
 """What a row of `models` means: its own values, and timm's record of the network (pretrained_cfg) for all others."""
 
-import resolved
-from files import UserError
+from core import resolved
+from core.files import UserError
 from model import sizes, zoo
 
 SHOWN = (*resolved.GEOMETRY, *resolved.NORMALIZATION)

@@ -2,7 +2,7 @@
 
 import os
 
-from files import replacing
+from core.files import replacing
 
 
 class Resume:

@@ -1,6 +1,6 @@
 """The sizes of images that a network takes, found by asking it: only shapes are computed."""
 
-from files import UserError
+from core.files import UserError
 from model import zoo
 
 MULTIPLES = (32, 16, 8, 7)  # sizes that networks take are mostly multiples of one of these

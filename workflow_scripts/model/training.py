@@ -3,7 +3,7 @@
 import contextlib
 import math
 
-from files import UserError
+from core.files import UserError
 from model import context
 
 

@@ -2,8 +2,8 @@
 
 import difflib
 
-import resolved
-from files import UserError
+from core import resolved
+from core.files import UserError
 
 PROBLEMS = (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError, OSError, LookupError)
 

@@ -11,8 +11,8 @@ where an engine misses the criterion. A hand-made plan needs {"nodes": [name, ..
 Read on devices too: standard library only, Python 3.8.
 """
 
-from files import UserError, read_json
-from schema import nearest
+from configuration.schema import nearest
+from core.files import UserError, read_json
 
 LEFT = 0.5  # share of the noise that is left when a plan has grown
 PRECISIONS = ("fp32", "fp16", "bf16")

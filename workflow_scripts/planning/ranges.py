@@ -2,7 +2,7 @@
 
 import math
 
-from files import UserError
+from core.files import UserError
 
 HIGHEST = 65504.0  # largest FP16 number
 SMALLEST_NORMAL = 2.0**-14  # below it FP16 loses bits

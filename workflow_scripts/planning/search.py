@@ -5,10 +5,10 @@ import collections
 import numpy as np
 import torch
 
-import progress
-from cli import log
+from core import progress
+from core.command import log
+from core.files import UserError
 from data import preprocess
-from files import UserError
 from graph import qdq
 from planning import choose, criterion, groups, ranges, sensitivity, simulate
 from planning import plan as plans

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 import torch
 import torch.nn.functional as functional
 
-from files import UserError
+from core.files import UserError
 from graph import qdq
 from planning import operators
 

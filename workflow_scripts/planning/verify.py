@@ -9,10 +9,10 @@ import collections
 import contextlib
 import os
 
-from cli import log
-from files import UserError
+from core.command import log
+from core.files import UserError
 from measure.logits import logits_of
-from planning import criterion, pairs
+from planning import criterion, strip_qdq
 from planning import plan as plans
 
 REPEATS = 2  # scores of an engine on a GPU, of which the worse counts: its kernels may add in another order each time
@@ -74,7 +74,7 @@ def _grown(onnx, plan, runtime, typed, path):
     if more is None or typed:
         return None
     if plan["compute"] == "int8":
-        return (path, more) if pairs.without(onnx, plans.modules(more) - plans.modules(plan), path) else None
+        return (path, more) if strip_qdq.without(onnx, plans.modules(more) - plans.modules(plan), path) else None
     return (onnx, more) if getattr(runtime, "TAKES_PLANS", False) else None
 
 

@@ -5,7 +5,7 @@ import re
 
 import torch
 
-from files import UserError
+from core.files import UserError
 
 WEIGHT = "weight_quantizer"
 KEY = re.compile(r"(.*)\.(_?)(\w+_quantizer)\._amax")  # pytorch-quantization writes an underscore before its quantizers

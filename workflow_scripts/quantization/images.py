@@ -2,9 +2,9 @@
 
 import torch
 
-from cli import log
+from core.command import log
+from core.files import UserError
 from data import cache, preprocess
-from files import UserError
 
 
 class CalibrationImages:

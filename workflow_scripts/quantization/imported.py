@@ -1,6 +1,6 @@
 """Ranges from a checkpoint that another program quantized: pytorch-quantization 2.2.1, or modelopt's state dict."""
 
-from files import UserError
+from core.files import UserError
 from model import checkpoint, formats
 from quantization import amax
 

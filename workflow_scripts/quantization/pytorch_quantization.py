@@ -7,7 +7,7 @@ that name is a placeholder. It is for those who have it already: `backend: pytor
 import torch
 import torch.nn.functional as F
 
-from files import UserError
+from core.files import UserError
 from model.deploy import MatMul, ResidualAdd
 
 

@@ -7,7 +7,7 @@ A recipe is the precision's `calibration` row, or one of its candidates: `method
 import copy
 
 import quantization
-from files import UserError, canonical
+from core.files import UserError, canonical
 from quantization import amax, correction, methods, scaling, statistics
 
 

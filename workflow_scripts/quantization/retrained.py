@@ -2,8 +2,8 @@
 
 import torch
 
-import resolved
-from files import read_json
+from core import resolved
+from core.files import read_json
 from graph import onnxio, passes
 from model import checkpoint, deploy, export, proof, zoo
 from quantization import recipe

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from files import UserError
+from core.files import UserError
 from quantization import amax
 
 BINS = 4096  # of a histogram; the upper half is in use at least

@@ -1,6 +1,6 @@
 """Runtimes by name: each module of this folder is one, except those whose name starts with an underscore.
 
-A runtime is one file with these functions (a new one needs nothing else but its rows in config.yaml and probe.py):
+A runtime is one file with these functions (a new one needs its rows in config.yaml and devices/probe.py besides):
 
     fingerprint()                      -> dict: runtime, version, device...: nothing that changes by itself
     build(onnx, recipe, plan, engine)  -> dict: writes the engine file and says what it is (see `description`);
@@ -19,7 +19,7 @@ import difflib
 import importlib
 from pathlib import Path
 
-from files import UserError
+from core.files import UserError
 
 PRECISIONS = ("int8", "fp16", "bf16", "fp32")
 CONVERSIONS = ("Reformat", "Reorder", "Cast", "Convert", "Quantize", "Dequantize", "QuantizeLinear", "DequantizeLinear")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files import UserError
+from core.files import UserError
 
 HEADER = re.compile(r"TRT-\d+-EntropyCalibration2")
 QMAX = 127  # a scale is the largest magnitude over this

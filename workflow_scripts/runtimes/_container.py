@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 
-from files import UserError, canonical
+from core.files import UserError, canonical
 
 HEADER = "engine.json"
 FORMAT = 1

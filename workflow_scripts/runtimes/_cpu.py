@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from files import UserError
+from core.files import UserError
 from runtimes import Session, Timing
 
 

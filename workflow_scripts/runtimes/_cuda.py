@@ -11,7 +11,7 @@ import importlib
 
 import numpy as np
 
-from files import UserError
+from core.files import UserError
 
 MODULES = ("cuda.bindings.runtime", "cuda.cudart")
 REMEDY = "install cuda-bindings (Python 3.9 and later) or cuda-python 11.8.2 (Python 3.8), as envs/ pins them"

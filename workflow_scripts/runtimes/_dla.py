@@ -7,8 +7,8 @@ those of subgraphs without a convolution are kept on the GPU, and so is what onl
 
 import re
 
+from core.files import UserError
 from dla import regions
-from files import UserError
 from runtimes import _layers
 
 LOADABLES = 16  # at a time, per core

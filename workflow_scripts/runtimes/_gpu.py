@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
-from cli import log
-from files import UserError
+from core.command import log
+from core.files import UserError
 from runtimes import Session, Timing, _cuda, _tensorrt
 
 OF_PROFILE = re.compile(

@@ -4,7 +4,7 @@ import ctypes
 import functools
 import os
 
-from files import UserError
+from core.files import UserError
 
 LIBRARY = "LEVIT_PLUGIN"  # environment: path of liblevit_attention.so; without it none is loaded
 FUNCTIONS = 25

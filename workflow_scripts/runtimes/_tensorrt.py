@@ -10,8 +10,8 @@ import re
 import time
 from pathlib import Path
 
-from cli import log
-from files import UserError
+from core.command import log
+from core.files import UserError
 from runtimes import PRECISIONS, _cuda, _dla, _plugins
 
 TYPES = {

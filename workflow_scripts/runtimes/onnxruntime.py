@@ -9,8 +9,8 @@ import os
 import tempfile
 import time
 
-import probe
-from files import UserError
+from core.files import UserError
+from devices import probe
 from runtimes import _container, _cpu, description, import_library, missing_precisions
 
 NAME = "onnxruntime"

@@ -7,8 +7,8 @@ generates the machine code again, so the hints given then must be those given wh
 
 import time
 
-import probe
-from files import UserError
+from core.files import UserError
+from devices import probe
 from runtimes import _container, _cpu, description, import_library, missing_precisions
 
 NAME = "openvino"

@@ -13,9 +13,9 @@ import re
 import time
 from pathlib import Path
 
-import probe
-from cli import log
-from files import UserError, replacing
+from core.command import log
+from core.files import UserError, replacing
+from devices import probe
 from runtimes import PRECISIONS, _calibration, _dla, _gpu, _layers, _plugins, _tensorrt, description, missing_precisions
 
 NAME = "tensorrt"

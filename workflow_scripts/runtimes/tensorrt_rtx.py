@@ -7,8 +7,8 @@ the plan computes in is read from the builder's log, because the inspector needs
 import importlib
 import time
 
-import probe
-from files import UserError
+from core.files import UserError
+from devices import probe
 from runtimes import _gpu, _tensorrt, description, missing_precisions
 
 NAME = "tensorrt_rtx"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import provenance
-from files import UserError, read_json
+from core import provenance
+from core.files import UserError, read_json
 
 VERSION = 2  # of the result's schema (rules/schemas/result.schema.yaml); results without one are older
 OLDER = "it is of an older version of the project: run snakemake for it again, which plans what is missing"

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from files import sha256_file
+from core.files import sha256_file
 
 CACHE = ".cache/user_files.json"  # {real path: [device, inode, size, mtime_ns, ctime_ns, SHA-256]}; safe to delete
 SETTLED = 2.0  # seconds after which another write cannot leave a file's times as they are

@@ -1,4 +1,4 @@
-"""What a host has a board do: one request a call, given to the board's interpreter with this text (remote.py).
+"""What a host has a board do: one request a call, given to the board's interpreter with this text (run_on_board.py).
 
 Nothing is installed on the board and nothing of this stays running there but a job's own process. In the work folder:
 
@@ -70,16 +70,18 @@ def free():
 
 
 def look(sources, row, purposes):
-    """Say what this board is to a row of `targets`, asking probe.py, whose text comes along.
+    """Say what this board is to a row of `targets`, asking devices/probe.py, whose text comes along.
 
     Returns {"reason": why it cannot `build` or `run` its engines, or None, "purpose": which of them, "identity"}.
     """
     if shutil.which("rsync") is None:
         return {"problem": "rsync is not installed there: sudo apt-get install rsync"}
     for name, text in sources.items():
+        package = name.rpartition(".")[0]
+        sys.modules.setdefault(package, types.ModuleType(package))
         sys.modules[name] = types.ModuleType(name)
         exec(compile(text, name + ".py", "exec"), sys.modules[name].__dict__)
-    probe = sys.modules["probe"]
+    probe = sys.modules["devices.probe"]
     for purpose in purposes:
         reason = probe.unreachable(row, purpose)
         if reason:

@@ -7,9 +7,9 @@ reader may take for more: it is marked and grey.
 
 import collections
 
-import result_file
-from files import canonical
+from core.files import canonical
 from measure import paired
+from reporting import result_file
 
 # value: of speeds; low, high: its interval, None where the two were not timed in turns; mark: what a reader must know
 Ratio = collections.namedtuple("Ratio", "value low high mark")

@@ -10,14 +10,13 @@ import base64
 import functools
 import os
 
-import imports
-import packages
-import trained
-from files import canonical, read_json
-from gate import stop
-from recipes import code
-from upstream import is_brought
-from user_files import sha256_of
+from core import sources, trained
+from core.files import canonical, read_json
+from core.user_files import sha256_of
+from snakefile import packages
+from snakefile.device_site import is_brought
+from snakefile.params import code
+from snakefile.run_checks import stop
 
 RECORDS = ".snakemake/metadata"  # one JSON file for each output, named by its path in base64
 START = '{"code":"'  # of a basis
@@ -144,10 +143,10 @@ def recorded(path):
 
 @functools.lru_cache(maxsize=None)
 def _code(paths):
-    return imports.text_hash(paths)[:16]
+    return sources.text_hash(paths)[:16]
 
 
 @functools.lru_cache(maxsize=None)
 def _packages(paths):
     """Return {package: version} of those that the scripts among some files declare, where jobs run."""
-    return packages.versions(imports.tools(paths), os.environ["LEVIT_PYTHON"])
+    return packages.versions(sources.tools(paths), os.environ["LEVIT_PYTHON"])

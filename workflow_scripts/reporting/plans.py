@@ -3,8 +3,8 @@
 Standard library only. Files are looked up by the paths that results give.
 """
 
-from drawing import plot
-from files import read_json
+from core.files import read_json
+from reporting import plot
 
 CRITERION = {"budget": "budget {:g} top-1 points", "agreement": "agreement {:g} %", "tolerance": "logits within {:g}"}
 

@@ -1,15 +1,15 @@
 """Configuration files as text: what YAML would read otherwise than it is written is refused, with its line.
 
 Snakemake's own reading takes the last of two equal keys, 010 as 8 and 12:30 as 750, and answers bytes that are no
-UTF-8 with its own frames; so the text is looked at first. What keys mean is schema.py's. Read while Snakemake parses:
-the standard library and Snakemake's PyYAML, Python 3.8.
+UTF-8 with its own frames; so the text is looked at first. What keys mean is schema.py's. Read while Snakemake
+parses: the standard library and Snakemake's PyYAML, Python 3.8.
 """
 
 import json
 import os
 import re
 
-from files import UserError
+from core.files import UserError
 
 MAIN = "config.yaml"
 CORE = "tag:yaml.org,2002:"

@@ -11,29 +11,26 @@ import os
 import subprocess
 import sys
 
-import preflight
-from files import UserError, read_json
-from measure import nvpmodel
-from tables import JOBS_LOCK
+from configuration.tables import JOBS_LOCK
+from core.files import UserError, read_json
+from devices import power_modes
+from snakefile import preflight
 
 NEEDS = {
     "calibrate": "calibration",
-    "quantize": "calibration",
+    "quantize_onnx": "calibration",
     "export_cache": "calibration",
     "train_qat": "qat",
-    "plan": "fallback",
-    "dla": "dla",
+    "plan_precision": "fallback",
+    "dla_fit": "dla",
     "compare_dla": "dla",
 }
-PURPOSES = {
-    **dict.fromkeys(("build_engine", "fingerprint"), "build"),
-    **dict.fromkeys(
-        ("evaluate_engine", "benchmark", "paired_benchmark", "trtexec", "profile", "nsys", "bisect"), "run"
-    ),
-}
-TIMED = ("benchmark", "paired_benchmark", "trtexec")  # rules whose output depends on the power mode
+RUNNING = ("evaluate_engine", "benchmark", "paired_benchmark", "run_trtexec", "profile_engine", "capture_nsys")
+RUNNING += ("bisect_precision",)
+PURPOSES = {**dict.fromkeys(("build_engine", "fingerprint"), "build"), **dict.fromkeys(RUNNING, "run")}
+TIMED = ("benchmark", "paired_benchmark", "run_trtexec")  # rules whose output depends on the power mode
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
-MEASURES = ("result", "choose")  # rules whose output says whether a budget is met
+MEASURES = ("assemble_result", "choose_precision")  # rules whose output says whether a budget is met
 UNVERSIONED = "--version ''"  # in the parameters of a job that needs a version which is not known
 RUN_LOCK = ".snakemake/levit.run.lock"
 _held, _making = [], []
@@ -86,7 +83,7 @@ def _check_names(rule, names, tables):
     for kind in ("model", "precision", "target", "dataset", "graph"):
         if kind in names:
             tables.row(kind, names[kind])
-    if rule == "sweep" and not tables.is_swept(names["precision"]):
+    if rule == "sweep_calibration" and not tables.is_swept(names["precision"]):
         raise UserError(f"precision {names['precision']} has no sweep: its calibration.method is not sweep")
     need = NEEDS.get(rule)
     if need and tables.row("precision", names["precision"]).get(need) in (None, "none", False):
@@ -132,8 +129,8 @@ def _without_version(target):
 
 def _check_power_mode(target, row):
     """Raise UserError where a row asks for a power mode that this board is not in; what tells none is asked later."""
-    found = None if row.get("ssh") else nvpmodel.current()
-    reason = found and nvpmodel.refusal(row, found)
+    found = None if row.get("ssh") else power_modes.current()
+    reason = found and power_modes.refusal(row, found)
     if reason:
         raise UserError(f"nothing can be timed for the target {target}: {reason}")
 
@@ -141,7 +138,7 @@ def _check_power_mode(target, row):
 def lock():
     """Keep this folder's runs apart; the kernel lets go of a lock when its process dies, however it dies.
 
-    Each job holds a shared lock of its own (cli.py), so that the jobs that a killed run leaves behind are noticed.
+    Each job holds a shared lock (core/command.py), so that jobs that a killed run leaves behind are noticed.
     """
     _held.append(_exclusive(RUN_LOCK, "another snakemake is at work in this folder"))
     _exclusive(JOBS_LOCK, "a job of an earlier, killed run is still at work in this folder").close()

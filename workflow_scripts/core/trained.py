@@ -8,10 +8,10 @@ store. Read while Snakemake parses: standard library only, Python 3.8.
 import os
 import shutil
 
-import provenance
-from files import UserError, digest_of, read_json, sha256_file
-from store import Store
-from user_files import sha256_of
+from core import provenance
+from core.files import UserError, digest_of, read_json, sha256_file
+from core.store import Store
+from core.user_files import sha256_of
 
 FOLDER = ".cache/trained"  # a store of what is trained and pending
 ADOPTED = "adopted.json"  # {path: {"sha256", "versions"}} of what an earlier version trained

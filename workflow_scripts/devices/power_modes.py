@@ -3,7 +3,7 @@
 import re
 import subprocess
 
-from files import system_text
+from core.files import system_text
 
 MODE = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", re.MULTILINE)
 CURRENT = re.compile(r"NV Power Mode:\s*(\S+)")

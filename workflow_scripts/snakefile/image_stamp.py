@@ -12,8 +12,8 @@ import hashlib
 import itertools
 import os
 
+from core.user_files import sha256_of, sha256_of_all
 from data import walk
-from user_files import sha256_of, sha256_of_all
 
 FEW = 10000
 LISTS = ("labels", "synsets", "class_order")  # keys of a row that may name files, which count by their content

@@ -1,8 +1,8 @@
 """Carry results between the host and a device that runs the workflow itself (`site: device`), with rsync.
 
-    python workflow_scripts/carry.py to   USER@DEVICE:FOLDER results/LeViT-128S.fp16.xavier.json     # on the host
+    python workflow_scripts/sync_device.py to   USER@DEVICE:FOLDER results/LeViT-128S.fp16.xavier.json  # on the host
     snakemake --workflow-profile profiles/device results/LeViT-128S.fp16.xavier.json                 # on the device
-    python workflow_scripts/carry.py from USER@DEVICE:FOLDER results/LeViT-128S.fp16.xavier.json     # on the host again
+    python workflow_scripts/sync_device.py from USER@DEVICE:FOLDER results/LeViT-128S.fp16.xavier.json  # again
 
 FOLDER holds a checkout of the same commit. `to` takes what the device's jobs read, and what Snakemake recorded of how
 that was made, so that the device knows what became stale. `from` takes what the device made and none of its records;
@@ -18,11 +18,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import provenance
+from core import provenance
+from core.files import UserError, canonical, one_line, read_json, sha256_file
 from device_kit import names_of, needs, tables_of, tell_snakemake
-from files import UserError, canonical, one_line, read_json, sha256_file
-from staleness import RECORDS
-from upstream import is_brought
+from snakefile.device_site import is_brought
+from snakefile.staleness import RECORDS
 
 MADE = (
     "engines",
@@ -132,7 +132,7 @@ def back(place, results):
 
 def check(path, result, tables):
     """Raise UserError where a device's result was made of other files or rows than the host's."""
-    from recipes import Recipes
+    from snakefile.params import Recipes
 
     if not os.path.exists(path):
         raise UserError(f"{result} is not made there: run snakemake --workflow-profile profiles/device {result} on it")

@@ -10,16 +10,15 @@ import os
 import subprocess
 import sys
 
-import addresses
-import imports
-import probe
-from files import UserError, canonical
-from schema import Checker, nearest
+from configuration.schema import Checker, nearest
+from core import addresses, sources
+from core.files import UserError, canonical
+from devices import probe
 
 TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast; they decide nothing about an engine
 BENCHMARKS = ".cache/benchmarks"  # kept timings of this machine's (measure/kept.py); deleted ones are taken again
 TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
-JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock on it (cli.py), a starting run tries it
+JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock, a starting run tries it
 DRAWN = "glyphs"  # the builtin dataset that is drawn
 OF_FOLDERS = ("val", "labels", "synsets")  # of a dataset's row: what builtin ones have not
 ALONE_USELESS = {
@@ -42,10 +41,10 @@ def pick(row, *keys):
 
 
 def ask(row, question, *more):
-    """Return what probe.py's function `question` says of a target's row, in the interpreter of its jobs.
+    """Return what devices/probe.py's function `question` says of a target's row, in the interpreter of its jobs.
 
-    A board that is reached by ssh is not asked here (gate.py does, when a run starts): it can be reached, its identity
-    is not known.
+    A board over ssh is not asked here: it counts as reachable, its identity as unknown. A starting run asks it
+    (snakefile/preflight.py).
     """
     if row.get("ssh"):
         return None
@@ -56,10 +55,10 @@ def ask(row, question, *more):
 
 @functools.lru_cache(maxsize=None)
 def _ask_elsewhere(python, question, arguments):
-    program = "import sys, json; sys.path.insert(0, sys.argv[1]); import probe\n"
+    program = "import sys, json; sys.path.insert(0, sys.argv[1]); from devices import probe\n"
     program += "print(json.dumps(getattr(probe, sys.argv[2])(*json.loads(sys.argv[3]))))"
     try:
-        command = [python, "-c", program, str(imports.ROOT), question, arguments]
+        command = [python, "-c", program, str(sources.ROOT), question, arguments]
         return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
     except (OSError, subprocess.SubprocessError):
         return json.dumps(None if question == "identity" else f"its interpreter {python} does not run here")
@@ -283,7 +282,7 @@ class Tables:
                 return f"{what}: it chooses from {short}"
             able = self.candidates(model, precision, target, dataset)
             return None if able else f"{what}: none of what it chooses from makes sense there"
-        if not (imports.ROOT / self.runtime_file(target)).is_file():
+        if not (sources.ROOT / self.runtime_file(target)).is_file():
             return f"{what}: targets.{target}.runtime: there is no workflow_scripts/{self.runtime_file(target)}"
         if row["dla"] and not place["dla"]:
             return f"{what}: {target} has no deep learning accelerator"

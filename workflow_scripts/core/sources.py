@@ -9,11 +9,11 @@ import hashlib
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]+)|import[ \t]+([^\n#;]+))", re.MULTILINE
 )
-TOOLS = re.compile(r"\btools ?= ?\(([^)]*)\)")  # what a Command declares (cli.py)
+TOOLS = re.compile(r"\btools ?= ?\(([^)]*)\)")  # what a Command declares (core/command.py)
 UNMEANT = ("ctx", "kind")  # fields of a syntax tree that say nothing here
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 

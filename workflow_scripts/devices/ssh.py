@@ -1,6 +1,6 @@
 """A board's connection: OpenSSH and rsync, with the user's own keys, known hosts, ports and jump hosts.
 
-Every call brings the text of board.py along, which the board's interpreter reads from its stdin. Python 3.8.
+Every call sends the text of board_agent.py, which the board's interpreter reads from its stdin. Python 3.8.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from board import REPLY
-from files import UserError, digest_of
+from core.files import UserError, digest_of
+from devices.board_agent import REPLY
 
 HERE = Path(__file__).resolve().parent
 FOLDER, PYTHON = "levit-tensorrt", "python3"  # on the board, where its row does not say
@@ -74,14 +74,15 @@ class Board:
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def ask(self, function, sink=None, site=False, **parameters):
-        """Return the reply of a function of board.py; `sink` gets the bytes of a job's log.
+        """Return the reply of a function of board_agent.py; `sink` gets the bytes of a job's log.
 
         site: whether the function looks at installed packages, which takes the interpreter longer to start.
 
         Raises Lost, or UserError for what no second try helps.
         """
         request = {"do": function, "folder": self.folder, **parameters}
-        program = (HERE / "board.py").read_text(encoding="utf-8") + f"\nmain(json.loads({json.dumps(request)!r}))\n"
+        agent = (HERE / "board_agent.py").read_text(encoding="utf-8")
+        program = agent + f"\nmain(json.loads({json.dumps(request)!r}))\n"
         command = [*self.ssh(), "--", self.destination, f"exec {shlex.quote(self.python)} {'' if site else '-S '}-"]
         with tempfile.TemporaryFile() as said:
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said) as process:

@@ -1,6 +1,6 @@
 """Run a command line of the device half on a board, over OpenSSH and rsync, as if it ran here.
 
-    remote.py --board '{"name": ...}' --inputs FILE... --outputs FILE... -- workflow_scripts/benchmark.py --engine ...
+    run_on_board.py --board '{"name": ...}' --inputs FILE... --outputs FILE... -- workflow_scripts/benchmark.py ...
 
 Files go to the board by content, once, and what it makes comes back checked. A lost connection is tried again:
 transfers go on where they were, and so does the job, which a later run of the same command finds too. Python 3.8.
@@ -10,20 +10,17 @@ import argparse
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import cli
-import provenance
-from board import LOG, partial_name
-from connection import Board, Lost
-from files import UserError, digest_of, partial_of, sha256_file
+from core import command, provenance
+from core.files import UserError, digest_of, partial_of, sha256_file
+from devices.board_agent import LOG, partial_name
+from devices.ssh import Board, Lost
 from measure.kept import AGAIN
 
-HERE = Path(__file__).resolve().parent
 PATIENCE = 900  # seconds without a connection after which a job is left alone
 LONGEST_PAUSE = 30  # seconds between two tries
 FULL = 1_000_000  # bytes: a board with fewer is called full
@@ -153,41 +150,6 @@ class _Stream:
         self.job.offset = offset
 
 
-def look(rows):
-    """Return {target: {"reason": why its board cannot do what is asked, or None, "purpose", "identity"}}, all at once.
-
-    rows: {target: (its row, purposes: `build`, `run`, the board's row)}.
-    """
-    missing = [program for program in ("ssh", "rsync") if shutil.which(program) is None]
-    if missing:
-        return {
-            target: _unable(f"{missing[0]} is not installed here", purposes)
-            for target, (_, purposes, _) in rows.items()
-        }
-    from concurrent.futures import ThreadPoolExecutor  # a job has no need of it
-
-    sources = {name: (HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("files", "probe")}
-    with ThreadPoolExecutor(len(rows)) as pool:
-        return dict(zip(rows, pool.map(lambda asked: _look(sources, *asked), rows.values())))
-
-
-def _look(sources, row, purposes, place):
-    board = Board(place)
-    for _ in range(2):  # the connection of an earlier minute may be a dead one
-        try:
-            return board.ask("look", site=True, sources=sources, row=row, purposes=purposes)
-        except UserError as problem:
-            return _unable(str(problem), purposes)
-        except Lost as problem:
-            reason = f"{problem}: is it on, and does `ssh {place['ssh']}` reach it?"
-            board.hang_up()
-    return _unable(reason, purposes)
-
-
-def _unable(reason, purposes):
-    return {"reason": reason, "purpose": purposes[0], "identity": None}
-
-
 def _is(path, digest):
     return os.path.exists(path) and sha256_file(path) == digest
 
@@ -199,7 +161,7 @@ def _again(outputs):
 
 
 def _log_of(argv):
-    """Return the log file of a command line (cli.py gives every command `--log`), or None."""
+    """Return the log file of a command line (command.py gives every command `--log`), or None."""
     return argv[argv.index("--log") + 1] if "--log" in argv else None
 
 
@@ -215,7 +177,7 @@ def parse(words):
 
 def main():
     args, argv = parse(sys.argv[1:])
-    held = cli.hold(os.environ.get("LEVIT_JOBS"))
+    held = command.hold(os.environ.get("LEVIT_JOBS"))
     try:
         job = Job(Board(args.board), args.inputs, args.outputs, argv)
         reply = job.do()

@@ -6,8 +6,8 @@ Read while Snakemake parses, on hosts and devices alike: standard library only, 
 import os
 import sys
 
-from files import UserError, read_json, write_json
-from tables import SEEN
+from configuration.tables import SEEN
+from core.files import UserError, read_json, write_json
 
 STARTED_OVER = "LEVIT_STARTED_OVER"
 
@@ -42,9 +42,9 @@ def _here(target, purposes, tables):
 
 
 def _ask(boards, purposes, tables):
-    import remote  # only now: a parse has no need of it
+    from devices import look  # only now: a parse has no need of it
 
-    return remote.look({t: (tables.row("target", t), purposes[t], board) for t, board in boards.items()})
+    return look.look({t: (tables.row("target", t), purposes[t], board) for t, board in boards.items()})
 
 
 def _note(target, identity):

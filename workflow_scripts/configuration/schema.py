@@ -8,8 +8,8 @@ import difflib
 import math
 import re
 
-from addresses import public
-from files import UserError
+from core.addresses import public
+from core.files import UserError
 
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:[.][0-9]*)?|[.][0-9]+)(?:[eE][+-]?[0-9]{1,2})?")  # decimal, finite
 WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,18})")

@@ -7,13 +7,11 @@ import functools
 import os
 import shlex
 
-import addresses
-import imports
-import probe
-import resolved
-from data import watch
-from files import UserError, canonical, read_json, system_text
-from tables import ONNX, SCORED, SEEN, TYPED_CLASS, ask, pick
+from configuration.tables import ONNX, SCORED, SEEN, TYPED_CLASS, ask, pick
+from core import addresses, resolved, sources
+from core.files import UserError, canonical, read_json, system_text
+from devices import probe
+from snakefile import image_stamp
 
 DATASET = ("builtin", "drawing", "path", "train", "val", "labels", "synsets", "class_order", "subset", "classes")
 DATASET += ("splits",)  # of its row
@@ -44,7 +42,7 @@ class Recipes:
         """Return what is seen of the user's images where they are here, else what was when they were indexed."""
         row, recorded = self.tables.row("dataset", w.dataset), f"results/{w.dataset}/data/seen.txt"
         fonts = row.get("drawing", {}).get("fonts")
-        found = watch.state(row) if "path" in row else watch.fonts(fonts) if fonts else ""
+        found = image_stamp.state(row) if "path" in row else image_stamp.fonts(fonts) if fonts else ""
         return found if found is not None else system_text(recorded).strip()
 
     def images(self, w):
@@ -63,7 +61,7 @@ class Recipes:
 
         def path(w):
             row = self.tables.row("dataset", w.dataset)
-            given = watch.beside(row, key) if os.path.isdir(row.get("path", "")) else None
+            given = image_stamp.beside(row, key) if os.path.isdir(row.get("path", "")) else None
             return given or ""
 
         return path
@@ -296,8 +294,8 @@ def _option(flag, value):
 @functools.lru_cache(maxsize=None)
 def code(*scripts):
     """Return the paths of scripts and of all that they import of ours: the first script first."""
-    first, *others = [imports.ROOT / script for script in scripts]
+    first, *others = [sources.ROOT / script for script in scripts]
     if not first.is_file():
         return [f"workflow_scripts/{scripts[0]}"]
-    paths = imports.closure(scripts[0], *(path.relative_to(imports.ROOT) for path in others if path.is_file()))
-    return [f"workflow_scripts/{p.relative_to(imports.ROOT)}" for p in [first] + [p for p in paths if p != first]]
+    paths = sources.closure(scripts[0], *(path.relative_to(sources.ROOT) for path in others if path.is_file()))
+    return [f"workflow_scripts/{p.relative_to(sources.ROOT)}" for p in [first] + [p for p in paths if p != first]]

@@ -2,7 +2,7 @@
 
 A command declares each argument as an input file, an output file or a parameter. From that `Command.run` makes the
 store's key (so no input can be forgotten in it), checks that its inputs are what their writers wrote, hands the work
-`.partial` paths, renames them when it is done, and records beside each what made it (provenance.py).
+`.partial` paths, renames them when it is done, and records beside each what made it (core/provenance.py).
 """
 
 import argparse
@@ -17,13 +17,10 @@ import traceback
 from importlib import metadata
 from pathlib import Path
 
-import imports
-import provenance
-import resolved
-import trained
-from files import UserError, canonical, describe, digest_of, partial_of, sha256_file
-from store import Store
-from user_files import sha256_of
+from core import provenance, resolved, sources, trained
+from core.files import UserError, canonical, describe, digest_of, partial_of, sha256_file
+from core.store import Store
+from core.user_files import sha256_of
 
 log = logging.getLogger("levit")
 
@@ -116,12 +113,12 @@ class Command:
         parsed = {name: content for name, content in self.contents.items() if getattr(args, name)}
         hashes.update({name: [digest_of(content(args))] for name, content in parsed.items()})
         named = self.modules(args) if self.modules else []
-        code = imports.closure(self.script.name, *(name for name in named if (imports.ROOT / name).is_file()))
+        code = sources.closure(self.script.name, *(name for name in named if (sources.ROOT / name).is_file()))
         return {
             "command": self.script.stem,
             "inputs": hashes,
             "params": {name: json.loads(canonical(getattr(args, name))) for name in self.params},
-            "code": {str(path.relative_to(imports.ROOT)): imports.meaning(path) for path in code},
+            "code": {str(path.relative_to(sources.ROOT)): sources.meaning(path) for path in code},
             "context": self.context(args),
             "tools": tool_versions(self.tools),
         }
@@ -223,7 +220,7 @@ def _publish(partials, finals, hashes, record):
 
 
 def hold(path):
-    """Hold a shared lock on the file of running jobs, so that no second run starts beside them (gate.py)."""
+    """Take a shared lock for the life of this job; a starting run refuses while any job holds it (run_checks.py)."""
     if not path or not Path(path).parent.is_dir():
         return None
     stream = open(path, "a")  # noqa: SIM115 (held until this process ends, however it ends)

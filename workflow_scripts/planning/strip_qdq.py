@@ -1,6 +1,6 @@
 """Q/DQ pairs taken out of a graph again, for a plan that grew after the graph was made; onnx may not be installed."""
 
-from cli import log
+from core.command import log
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 

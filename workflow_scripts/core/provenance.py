@@ -1,4 +1,4 @@
-"""What made an artifact: beside each output PATH of a command (cli.py) stands its record, PATH.provenance.
+"""What made an artifact: beside each output PATH of a command (core/command.py) stands its record, PATH.provenance.
 
 A record is JSON: the SHA-256 of PATH, the command, its key (a hash of all that decides the bytes), a hash of its code,
 the versions of the packages that it ran with, its context (what of the machine decides the bytes), whether that was
@@ -14,8 +14,8 @@ import logging
 import os
 from collections.abc import Iterable
 
-from files import UserError, write_json
-from user_files import sha256_of
+from core.files import UserError, write_json
+from core.user_files import sha256_of
 
 SUFFIX = ".provenance"
 INHERITED = ("command", "versions", "context", "trained")  # of a record, what its descendants' lineage repeats

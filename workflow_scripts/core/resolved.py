@@ -3,7 +3,7 @@
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
 
-from files import UserError, canonical, read_json
+from core.files import UserError, canonical, read_json
 
 GEOMETRY = ("size", "crop", "crop_mode", "interpolation")  # decides the pixels
 NORMALIZATION = ("mean", "std")  # decides the network's input

@@ -10,10 +10,11 @@ import shlex
 import sys
 import time
 
-from gate import PURPOSES, stop
+from snakefile.run_checks import PURPOSES, stop
 
 # of results, on any machine
-GATHERING = ("result", "choose", "compare_dla", "summary", "report", "timeline", "everything", "all")
+GATHERING = ("assemble_result", "choose_precision", "compare_dla", "summarize", "report", "draw_timeline")
+GATHERING += ("everything", "all")
 SKEW = 1.0  # seconds that a file may seem to come from the future
 
 
