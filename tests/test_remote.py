@@ -238,7 +238,7 @@ def test_damaged_bytes_are_sent_again(board, tmp_path):
     for path in (board.seen() / "objects").iterdir():
         if path.stat().st_size == 5_000:
             path.unlink()
-            program = "import connection; print(connection.Board({'name': '', 'ssh': ''}).client)"
+            program = "from devices import ssh; print(ssh.Board({'name': '', 'ssh': ''}).client)"
             environment = {**os.environ, "PYTHONPATH": str(ROOT / "workflow_scripts")}
             client = subprocess.check_output(
                 [sys.executable, "-c", program], cwd=host.folder, env=environment, text=True

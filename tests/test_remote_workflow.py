@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(bool(boards.missing()), reason=f"no {boards.miss
 RESULT = "results/LeViT-tiny.fp32.board.json"
 BENCHMARK = "results/digits/benchmark/LeViT-tiny.fp32.board.json"
 SCHEMA = yaml.safe_load((REPOSITORY / "rules/schemas/result.schema.yaml").read_text())
-MEASURED = ["benchmark fp32.board", "evaluate_engine accuracy.fp32.board", "assemble_result fp32.board"]
+MEASURED = ["assemble_result fp32.board", "benchmark fp32.board", "evaluate_engine accuracy.fp32.board"]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_where_a_target_is_decides_nothing(workflow, board):
 
 def test_what_is_unchanged_is_not_sent_again(workflow):
     workflow.config(lambda config: config["targets"]["board"].update(iterations=11))
-    assert workflow.plan(RESULT) == ["benchmark fp32.board", "assemble_result fp32.board"]
+    assert workflow.plan(RESULT) == ["assemble_result fp32.board", "benchmark fp32.board"]
     status, output = workflow.run("--", RESULT)
     assert status == 0 and sent(output) == [0], output
     for path in [*workflow.path("results/digits/engines").iterdir(), workflow.path(RESULT)]:
@@ -149,7 +149,7 @@ def test_a_board_that_has_changed(workflow, board):
     recorded.write_text(recorded.read_text().replace('"version": "', '"version": "0.'))
     status, output = without_benchmark(workflow).run("--", RESULT)
     assert status == 0 and "board: recorded what the board is" in output, output
-    assert jobs_of(output.split("planning with that")[1]) == ["benchmark fp32.board", "assemble_result fp32.board"]
+    assert jobs_of(output.split("planning with that")[1]) == ["assemble_result fp32.board", "benchmark fp32.board"]
     assert workflow.plan(RESULT) == []
 
 

@@ -23,6 +23,7 @@ def workflow7(tmp_path_factory):
 
 def test_demo_goes_through_every_artifact(workflow):
     assert workflow.plan(DEMO) == [
+        "assemble_result int8_qat.cpu",
         "benchmark int8_qat.cpu",
         "build_engine int8_qat.cpu",
         "calibrate int8_qat",
@@ -37,7 +38,6 @@ def test_demo_goes_through_every_artifact(workflow):
         "plan_precision int8_qat",
         "quantize_onnx int8_qat.cpu",
         "resolve",
-        "assemble_result int8_qat.cpu",
         "train",
         "train_qat int8_qat",
     ]
@@ -150,7 +150,7 @@ def test_build_and_rebuild_under_snakemake_7(workflow7, tmp_path):
     assert copy.build(target) == list(names)
 
 
-@pytest.mark.parametrize("profile_engine", ["default", "device"])
+@pytest.mark.parametrize("profile", ["default", "device"])
 def test_profiles_differ_in_what_snakemake_7_does_not_know(profile):
     files = (REPOSITORY / f"profiles/{profile}/config{version}.yaml" for version in (".v9+", ""))
     nine, seven = (yaml.safe_load(path.read_text()) for path in files)

@@ -80,7 +80,8 @@ def main():
     parser.add_argument("--images", type=int, default=1024)
     args = parser.parse_args()
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    ask = "import json, sys; sys.path.insert(0, sys.argv[1]); import probe; print(json.dumps(probe.facts(sys.argv[2])))"
+    ask = "import json, sys; sys.path.insert(0, sys.argv[1]); from devices import probe\n"
+    ask += "print(json.dumps(probe.facts(sys.argv[2])))"
     for name in args.models:
         row = {**USUAL, **config["models"][name]}
         with tempfile.TemporaryDirectory() as folder:

@@ -46,11 +46,11 @@ def picture(workflow, name, seed):
 
 def decoded(workflow, *targets):
     """Build; return the splits that were really decoded, and not taken from the store."""
-    for log in workflow.path("results/logs/mine").glob("decode.*"):
+    for log in workflow.path("results/logs/mine").glob("decode_split.*"):
         log.unlink()
     status, output = workflow.run("--quiet", "--", *(targets or (VAL, CALIB)))
     assert status == 0, output
-    logs = sorted(workflow.path("results/logs/mine").glob("decode.*"))
+    logs = sorted(workflow.path("results/logs/mine").glob("decode_split.*"))
     return [log.name.split(".")[2] for log in logs if "images/s" in log.read_text()]
 
 
@@ -184,7 +184,7 @@ def test_the_home_is_whole_before_anything_is_asked_of_it(workflow):
     workflow.config(lambda config: config["datasets"]["mine"].update(path="~/pictures"))
     assert decoded(workflow) == []
     assert workflow.plan(VAL, CALIB) == []
-    shown = workflow.path("results/logs/mine/index.log").read_text()
+    shown = workflow.path("results/logs/mine/index_dataset.log").read_text()
     assert f"{workflow.folder}/pictures: 2 classes" in shown
 
 

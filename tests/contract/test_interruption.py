@@ -43,7 +43,7 @@ def kill_all(process):
     process.wait()
 
 
-@pytest.mark.parametrize("command", ["index_dataset", "train", "build_engine", "assemble_result"])
+@pytest.mark.parametrize("command", ["assemble_result", "build_engine", "index_dataset", "train"])
 def test_killed_with_its_jobs(workflow, command):
     kill_all(paused(workflow, command))
     assert not workflow.path(TARGET).exists()

@@ -47,7 +47,7 @@ def planned(*precisions):
     return [f"plan_precision {p}" for p in precisions] + quantized(*precisions)
 
 
-CHOICE = ["paired_benchmark auto.cpu", "choose_precision auto.cpu"]
+CHOICE = ["choose_precision auto.cpu", "paired_benchmark auto.cpu"]
 QAT = ["train_qat int8_qat", *planned("int8_qat")]
 CALIBRATED = ["calibrate int8_ptq", *planned("int8_ptq"), "calibrate int8_qat", *QAT]
 EXPORTED = ["export_onnx", "clean_onnx cpu", *engine("fp32.cpu", "fp32.ort")]
@@ -427,7 +427,7 @@ def profile_of_an_engine(workflow):
 TIMELINE = f"results/digits/timeline/{MODEL}.fp32.cpu.svg"
 
 
-@change(["profile_engine fp32.cpu", "draw_timeline fp32.cpu"], targets=[TIMELINE])
+@change(["draw_timeline fp32.cpu", "profile_engine fp32.cpu"], targets=[TIMELINE])
 def timeline_of_an_engine(workflow):
     pass
 
