@@ -12,7 +12,7 @@ PYTHON8 ?= $(firstword $(wildcard $(addsuffix /bin/python3.8,/usr /usr/local $(H
 FAST := -m "not slow"
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(FAST)
 # apart from torch, as in the workflow: OpenVINO 2026.4 and torch 2.15 in one process end in a broken heap
-APART := $(wildcard tests/test_runtimes_*.py) tests/test_engine_commands.py
+APART := tests/runtimes
 MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cpu int8_qat.cpu fp32.ort)
 
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)

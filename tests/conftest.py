@@ -5,4 +5,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
-sys.path.insert(0, str(ROOT / "tests"))
+TESTS = ROOT / "tests"
+sys.path[1:1] = [str(TESTS), *(str(path) for path in sorted(TESTS.iterdir()) if path.is_dir())]  # for tests that share

@@ -19,14 +19,14 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "workflow_scripts")]
 
 WRONG = ("traceback", "hang", "accepted", "differs")  # what must not be
 FROM_TESTS = {  # kind: (what pytest runs, the least number of cases)
-    "configurations": (["tests/test_configurations.py", "-k", "wrong_value or wrong_text"], 100),
+    "configurations": (["tests/configuration/test_configurations.py", "-k", "wrong_value or wrong_text"], 100),
     "checkpoints": (
-        ["tests/test_checkpoint.py", "-k", "no_checkpoint"],
+        ["tests/model/test_checkpoint.py", "-k", "no_checkpoint"],
         50,
     ),
-    "images": (["tests/test_data_left_out.py", "tests/test_data_index.py", "tests/test_data_layouts.py"], 50),
+    "images": (["tests/data/test_left_out.py", "tests/data/test_index.py", "tests/data/test_layouts.py"], 50),
     "staleness": (["tests/contract/test_staleness.py", "-k", "test_change_costs_exactly"], 90),
-    "store": (["tests/test_store.py"], 50),
+    "store": (["tests/core/test_store.py"], 50),
 }
 
 
@@ -69,8 +69,9 @@ def _kind(text):
 
 def tools(folder):
     """Give every command line bad inputs of every kind; return (counts, problems)."""
-    from fuzz import tools as lines
     from test_tools import ANSWERS
+
+    from fuzz import tools as lines
     from workflow import Workflow
 
     workflow = Workflow.fresh(folder / "run")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from test_cache import decode
+from test_index import refused, run
 
 from core.files import UserError
 from data import cache, index, labels
-from test_data_cache import decode
-from test_data_index import refused, run
 
 SYNSETS = ["n01440764", "n01443537", "n02099601", "n03000684"]  # sorted
 KIT = {1: "n03000684", 2: "n01440764", 3: "n02099601", 4: "n01443537", 5: "n00001740"}  # the last has children

@@ -4,13 +4,13 @@ import copy
 import json
 
 import pytest
+from test_result import VALID
 
 import summarize
 from conftest import ROOT
 from core import provenance
 from core.files import UserError, sha256_file
 from reporting import comparison, page, result_file
-from test_result import VALID
 
 OLD = sorted(map(str, (ROOT / "docs/measurements/h200-tensorrt-8.5.3.1").glob("LeViT-128S.*.gpu.json")))
 

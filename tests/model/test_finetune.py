@@ -5,10 +5,10 @@ import time
 
 import pytest
 import torch
+from test_train import ROW, command_of, stripes, top1, train  # noqa: F401 (stripes is a fixture)
 
 import original_levit
 from model import checkpoint, zoo
-from test_train import ROW, command_of, stripes, top1, train  # noqa: F401 (stripes is a fixture)
 
 FROZEN = ["stem.*", "stages.0.*"]
 SHORT = {"epochs": 3, "small_epochs": 1}

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import ROOT
 
-PLUGIN, DECLARED = ROOT / "plugins" / "levit_attention", ROOT / "tests" / "data" / "tensorrt8"
+PLUGIN, DECLARED = ROOT / "plugins" / "levit_attention", ROOT / "tests" / "recorded" / "tensorrt8"
 HALF, FLOAT, TENSOR_CORES, PLAIN = 1, 0, 0, 1
 STAGE = (4, 16, 32, 196, 196, 0, 0)
 NAMES = ("LevitAttention", "LevitAttentionDownsample", "LevitAttentionImage", "LevitAttentionDownsampleImage")

@@ -5,13 +5,13 @@ import os
 
 import pytest
 import yaml
+from test_fetch import CONTENT, SHA, fetch
 
 import file_server
 from configuration.tables import Tables
 from core import addresses
 from core.files import UserError
 from snakefile.params import Recipes
-from test_fetch import CONTENT, SHA, fetch
 from workflow import REPOSITORY, Workflow
 
 SECRETS = ("m4rie", "s3cret", "t0ken")

@@ -6,11 +6,11 @@ import pytest
 import timm
 import torch
 import yaml
+from test_graph import CLASSES, CPU, EVERYTHING, ROW, SIZE, amax_of, deployed, images, logits, trained_like
 
 from conftest import ROOT
 from graph import onnxio, passes, qdq, shapes
 from model import export
-from test_graph import CLASSES, CPU, EVERYTHING, ROW, SIZE, amax_of, deployed, images, logits, trained_like
 
 TABLES = yaml.safe_load((ROOT / "config.yaml").read_text())["graphs"]
 LISTS = {name: TABLES[name]["passes"] for name in ("dla1", "dla2")}

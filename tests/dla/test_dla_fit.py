@@ -14,6 +14,8 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 import torch
+from test_dla_passes import LISTS
+from test_graph import SIZE, deployed, trained_like
 from timm.models import levit
 
 import dla_fit
@@ -23,8 +25,6 @@ from dla import fit, regions, rules
 from graph import onnxio, passes
 from model import deploy, export
 from reporting import dla as drawing
-from test_dla_passes import LISTS
-from test_graph import SIZE, deployed, trained_like
 
 RULES = ROOT / "workflow_scripts" / "dla" / "rules.yaml"
 KNOWN = rules.load(RULES)

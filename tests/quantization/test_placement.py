@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import yaml
+from test_graph import CLASSES, amax_of, deployed, trained_like
 
 import runtimes
 from conftest import ROOT
@@ -18,7 +19,6 @@ from described import USUAL
 from devices import probe
 from graph import onnxio, passes, qdq
 from model import export
-from test_graph import CLASSES, amax_of, deployed, trained_like
 
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 PLACEMENT = CONFIG["graphs"]["cpu"]["placement"]

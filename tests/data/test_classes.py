@@ -5,11 +5,11 @@ import os
 import random
 
 import pytest
+from test_index import folder_of, refused, run
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.utils.misc import natural_key
 
 from data import classes, index
-from test_data_index import folder_of, refused, run
 
 TWELVE = [str(number) for number in range(1, 13)]
 ROW = {"path": "pictures", "classes": 12, "splits": {"calib": 4, "select": 4}}

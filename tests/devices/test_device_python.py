@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_engine_commands import COUNT, MODEL, TIMING, folder, options  # noqa: F401 (folder is a fixture)
 
 from conftest import ROOT
 from core import sources
 from core.files import sha256_file
-from test_engine_commands import COUNT, MODEL, TIMING, folder, options  # noqa: F401 (folder is a fixture)
 from workflow import PARTS, REPOSITORY
 
 PYTHON = Path(os.environ.get("LEVIT_PYTHON8") or REPOSITORY / ".venv8/bin/python")

@@ -11,12 +11,12 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
+from test_index import refused, run
 
 import made_fonts
 from conftest import ROOT
 from core.files import UserError
 from data import fonts, glyphs, index, processes
-from test_data_index import refused, run
 from workflow import Workflow
 
 CLASSES = list(glyphs.CLASSES.values())

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from test_engine_commands import call, options
 
 import bisect_precision
 from core.files import UserError
 from described import model_file
-from test_engine_commands import call, options
 
 LAYERS, NEEDED = 749, 398
 POLYGRAPHY = """#!{python}

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from test_graph import CLASS_PASSES, CLASSES, EVERYTHING, SIZE, deployed, trained_like
 
 import sweep_calibration
 from core.files import UserError, canonical, read_json
@@ -12,7 +13,6 @@ from graph import onnxio, passes, qdq
 from model import checkpoint, deploy, export
 from quantization import amax
 from quantizing import VISION, Digits, calibrated, quantized, random_images
-from test_graph import CLASS_PASSES, CLASSES, EVERYTHING, SIZE, deployed, trained_like
 
 EVERY_PART = {"equalize": True, "smoothing": 0.5, "bias_correction": True, "weights": "mse"}
 

@@ -3,14 +3,14 @@
 import types
 
 import pytest
+from test_result import VALID
+from test_tensorrt import INT8, SURFACES, Config, Flags, library
 
 import assemble_result
 import compare_dla
 from core.files import UserError, write_json
 from dla.compare import compare
 from runtimes import _dla, _tensorrt, tensorrt
-from test_result import VALID
-from test_tensorrt import INT8, SURFACES, Config, Flags, library
 
 KINDS = ("CONVOLUTION", "ELEMENTWISE", "SHUFFLE", "SLICE", "MATRIX_MULTIPLY", "SOFTMAX", "POOLING", "CONSTANT")
 IMAGE = (1, 16, 8, 8)

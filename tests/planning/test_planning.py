@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
+from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, deployed, planted, trained_like
 
 from core.files import UserError
 from graph import onnxio, passes, qdq, typed
 from model import export
 from planning import choose, criterion, groups, plan, ranges, search, simulate
-from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, deployed, planted, trained_like
 
 MODEL = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 FP16 = {"compute": "fp16", "budget": 0.5}

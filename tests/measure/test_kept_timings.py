@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from test_engine_commands import TIMING, call, options
 
 import engine_graphs
 from conftest import ROOT
@@ -18,7 +19,6 @@ from core import sources
 from core.files import UserError, digest_of, partial_of, sha256_file
 from devices import probe
 from measure import kept, paired, turns
-from test_engine_commands import TIMING, call, options
 
 SCRIPTS = ("benchmark.py", "runtimes/openvino.py")
 FACTS = {"engine": "a" * 64, "identity": {"version": "1"}, "recipe": {"warmup_ms": 1}, "power_mode": "15W"}

@@ -7,13 +7,13 @@ import types
 
 import pytest
 import torch
+from test_graph import SIZE, deployed, trained_like
 
 from core.files import UserError
 from model import checkpoint, formats
 from quantization import amax, correction, images, imported, methods, recipe, scaling, statistics
 from quantization.distillation import divergence
 from quantizing import Digits, calibrated, quantized, random_images
-from test_graph import SIZE, deployed, trained_like
 
 BACKENDS = ("modelopt", "pytorch_quantization")
 

@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 import pytest
+from test_result import SHA256, VALID
 
 import choose_precision
 from conftest import ROOT
 from core.files import UserError
 from measure import paired
 from planning.criterion import finalists
-from test_result import SHA256, VALID
 
 BUDGET = 0.3
 NOISE = (1.0, 1.004, 0.997, 1.002, 1.001, 0.996, 1.003, 0.999, 1.0, 1.002, 0.998, 1.001)  # of a quiet machine's rounds

@@ -11,12 +11,12 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from test_index import folder_of, refused, run
 
 from core.files import UserError, write_json
 from data import folder as building
 from data import index, kinds, preprocess, walk
 from snakefile import image_stamp
-from test_data_index import folder_of, refused, run
 
 ROW = {"path": "pictures", "classes": 2, "splits": {"calib": 2, "select": 2, "val": 4}}
 IMAGES = 16  # of the folder that each case changes

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from test_graph import CLASS_PASSES, EVERYTHING, SIZE, deployed, images, logits, trained_like
 
 import export_cache
 from core.files import UserError
@@ -12,7 +13,6 @@ from model import export
 from quantization.methods import SMALLEST
 from quantizing import calibrated, random_images
 from runtimes import _calibration
-from test_graph import CLASS_PASSES, EVERYTHING, SIZE, deployed, images, logits, trained_like
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 import pytest
 import torch
 import yaml
+from test_graph import CLASSES, SIZE, amax_of, deployed, images, logits, trained_like
 
 from conftest import ROOT
 from core.files import UserError
@@ -15,7 +16,6 @@ from graph import attention, attention_body, edits, onnxio, passes, qdq
 from model import deploy, export, zoo
 from planning import simulate
 from runtimes import _plugins
-from test_graph import CLASSES, SIZE, amax_of, deployed, images, logits, trained_like
 
 FUSED = yaml.safe_load((ROOT / "config.yaml").read_text())["graphs"]["gpu_fused"]["passes"]
 TOKENS = [*FUSED[: FUSED.index("fuse_attention") + 1], "linear_to_gemm"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_graph import CLASS_PASSES, CLASSES, EVERYTHING
 
 from core.files import UserError, write_json
 from graph import onnxio
@@ -16,7 +17,6 @@ from quantization import amax, images, qat, recipe
 from quantization.distillation import divergence
 from quantization.lsq import LearnedScale, LearnedScales
 from quantizing import VISION, Digits, calibrated, quantized, random_images
-from test_graph import CLASS_PASSES, CLASSES, EVERYTHING
 from workflow import REPOSITORY
 
 AUGMENTATION = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.9, 1.1], "flip": 0.0}

@@ -1,7 +1,7 @@
 """TensorRT without a GPU: what its API lets us ask of each version, inspector's text, calibration caches, errors.
 
 A library is a stand-in with the names that a version has: 8.4 as NVIDIA's sources say, 8.5.3.1 as its wheel was seen to
-have (tests/data), 10 and 11 from NVIDIA's migration notes. None of these runs an engine here.
+have (tests/recorded), 10 and 11 from NVIDIA's migration notes. None of these runs an engine here.
 """
 
 import json
@@ -18,7 +18,7 @@ from core.files import UserError
 from devices import probe
 from runtimes import _calibration, _gpu, _layers, _tensorrt, missing_precisions, tensorrt
 
-SURFACES = json.loads((ROOT / "tests" / "data" / "tensorrt_api.json").read_text())
+SURFACES = json.loads((ROOT / "tests" / "recorded" / "tensorrt_api.json").read_text())
 FP32 = {"compute": "fp32", "batches": [1, 8]}
 INT8 = {"compute": "int8", "high_precision": "fp16", "batches": [1, 8]}
 

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from test_graph import CLASS_PASSES, CLASSES, EVERYTHING, SIZE
 
 from conftest import ROOT
 from core.files import canonical
@@ -13,7 +14,6 @@ from data import cache, index, preprocess
 from graph import onnxio, passes
 from model import export
 from quantizing import VISION, Digits
-from test_graph import CLASS_PASSES, CLASSES, EVERYTHING, SIZE
 
 GRAPH = {"passes": CLASS_PASSES["gpu"], "placement": EVERYTHING}
 
