@@ -1,4 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.11 or later), make and a package index.
+# `make` alone prints the targets; the text after `##` is what it prints.
 
 PYTHON ?= python3
 UV := uv==0.13.9
@@ -18,44 +19,48 @@ MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cp
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: demo test check bench reproduce migrate retime fuzz lint env fonts board clean distclean
+.PHONY: help demo test check bench reproduce migrate retime fuzz lint env fonts board clean distclean
 .DELETE_ON_ERROR:
 
-demo: $(READY)  ## one measured INT8 result, from nothing
+help:  ## print the version and these targets
+	@sed -n 's/^version = "\(.*\)"/LeViT-TensorRT \1/p' pyproject.toml
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(READY)  ## make one measured INT8 result from nothing: results/LeViT-128S.int8_qat.cpu.json
 	$(BIN)/snakemake results/LeViT-128S.int8_qat.cpu.json
 
-test: $(READY) $(READY7) $(READY8) $(BOARD)  ## the whole suite; it checks format and lint as well
+test: $(READY) $(READY7) $(READY8) $(BOARD)  ## run the whole suite, format and lint included
 	$(PYTEST) $(APART:%=--ignore=%) < /dev/null
 	$(PYTEST) $(APART) < /dev/null
 
 check: FAST :=
-check: test  ## the suite with what is too slow for every change
+check: test  ## run the suite with the tests that are too slow for every change
 
-bench: $(READY)  ## the speed ratios that this project promises
+bench: $(READY)  ## measure the speed ratios that this project promises
 	$(BIN)/snakemake --quiet rules -- $(MEASURED)
 	$(BIN)/python tests/bench/ratios.py
 
-reproduce: $(READY)  ## build RESULT=results/X.json again from what it records, and say what differs
+reproduce: $(READY)  ## rebuild RESULT=results/X.json from what it records and list what differs
 	@test -n "$(RESULT)" || { echo "error: which one? make reproduce RESULT=results/X.json" >&2; exit 1; }
 	$(BIN)/python workflow_scripts/reproduce.py $(RESULT)
 
-retime: $(READY)  ## drop the timing of RESULT=results/X.json and take it again, here or on its board
+retime: $(READY)  ## time RESULT=results/X.json again, here or on its board
 	@test -n "$(RESULT)" || { echo "error: which one? make retime RESULT=results/X.json" >&2; exit 1; }
 	$(BIN)/python workflow_scripts/retime.py $(RESULT)
 
-migrate: $(READY)  ## adopt what an earlier version trained, so that an upgrade trains nothing
+migrate: $(READY)  ## adopt checkpoints of an earlier version, so that an upgrade trains nothing
 	$(BIN)/python workflow_scripts/migrate.py
 
-fuzz: $(READY)  ## what goes wrong, tried: kills, bad configurations, checkpoints, images and inputs, changes; an hour
+fuzz: $(READY)  ## try kills, bad configurations, checkpoints, images and inputs for an hour
 	$(BIN)/python tests/fuzz
 
-lint: $(READY)
+lint: $(READY)  ## check format and style
 	$(BIN)/ruff check
 	$(BIN)/snakefmt --check --compact-diff Snakefile rules
 
-env: $(READY)
+env: $(READY)  ## make the environment in .venv
 
-fonts: $(FONTS)  ## what the dataset `glyphs` is drawn with; needs Debian or Ubuntu, and no root
+fonts: $(FONTS)  ## download the fonts of the dataset `glyphs`: Debian or Ubuntu, no root
 
 $(FONTS): envs/fonts.apt
 	@apt-cache show fonts-lato > /dev/null || \
@@ -65,7 +70,7 @@ $(FONTS): envs/fonts.apt
 	for package in .cache/fonts/packages/*.deb; do dpkg-deb --extract $$package .cache/fonts || exit 1; done
 	rm -r .cache/fonts/packages && touch $@
 
-board: $(BOARD)  ## what the tests' board is made of: sshd and rsync; needs Debian or Ubuntu, and no root
+board: $(BOARD)  ## download sshd and rsync for the tests' board: Debian or Ubuntu, no root
 
 $(BOARD): envs/ssh.apt
 	rm -rf .cache/ssh && mkdir -p .cache/ssh/packages
@@ -93,8 +98,8 @@ $(READY8): envs/jetson-jp5.txt envs/jetson-tests.txt $(READY)
 	  then rm -f .venv8/ready-* && touch $@; \
 	  else rm -rf .venv8; echo "warning: no Python 3.8 with what a Jetson has: its tests are skipped" >&2; fi
 
-clean:  ## what was built; the store (.cache) and the environments stay
+clean:  ## remove what was built; the store (.cache) and the environments stay
 	rm -rf results .snakemake .pytest_cache .ruff_cache
 
-distclean: clean
+distclean: clean  ## remove the store and the environments as well
 	rm -rf .cache .venv .venv7 .venv8

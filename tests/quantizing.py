@@ -5,12 +5,12 @@ import importlib
 import json
 
 import torch
+from test_graph import CLASSES, ROW, SIZE, deployed, trained_like
 
 import quantization
 from described import USUAL, model_file
 from model import checkpoint
 from quantization import recipe
-from test_graph import CLASSES, ROW, SIZE, deployed, trained_like
 
 VISION = {**USUAL, **ROW, "mean": [0.5] * 3, "std": [0.25] * 3}
 

@@ -25,9 +25,9 @@ def checkout(folder, models, batches):
     """Write the tracked files and random weights to a folder; its config lists them as the dataset's own."""
     import torch
     import yaml
+    from test_graph import trained_like
 
     from described import USUAL
-    from test_graph import trained_like
 
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True)
     subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)

@@ -20,10 +20,11 @@ FOUND = {f"{PLANTED}.{name}" for name in ("ln1/Gemm", "act/HardSigmoid", "act/Mu
 
 def clean_graph(row, passes):
     """Return the clean graph of a network with random weights whose BatchNorm is not at its neutral start."""
+    from test_graph import deployed, trained_like
+
     from graph import onnxio
     from graph import passes as surgeon
     from model import export
-    from test_graph import deployed, trained_like
 
     return surgeon.apply(onnxio.imported(export.to_onnx(deployed(trained_like(row, 1000)), row["size"])), passes)
 
@@ -49,7 +50,6 @@ def plan_of(graph, row, pixels, workers):
 def measure(name, row, passes, images, workers):
     """Return what the two plans of a model are, as a JSON value."""
     import numpy as np
-
     from test_graph import planted
 
     pixels = np.random.default_rng(0).integers(0, 256, (images, row["size"], row["size"], 3)).astype(np.uint8)

@@ -29,12 +29,13 @@ CRITERION = {"compute": "fp16", "budget": 0.3, "criterion": {"agreement": 99.0}}
 def make(source, stage):
     """Write the overflowing graph of a built results/{dataset}, its plan, one that lacks a node, and the images."""
     sys.path[:0] = [str(SCRIPTS), str(ROOT / "tests")]
+    from test_graph import planted
+
     from core.files import write_json
     from data import cache, index
     from graph import onnxio
     from measure.logits import read_logits
     from planning import search
-    from test_graph import planted
 
     stage.mkdir(parents=True, exist_ok=True)
     images, calibration = (source / f"data/LeViT-128S.{split}.u8" for split in ("select", "calib"))
