@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests"), str(ROOT / "tests/bench")]
+sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests/support"), str(ROOT / "tests/bench")]
 CLASSES, BATCHES = 1000, [1, 16]
 # a process's peak starts at that of the one which made it: a small interpreter stands between
 WAIT = """

@@ -15,7 +15,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests"), str(ROOT / "tests/bench")]
+sys.path[:0] = [
+    str(ROOT / "workflow_scripts"),
+    str(ROOT / "tests/support"),
+    str(ROOT / "tests/graph"),
+    str(ROOT / "tests/bench"),
+]
 ENGINES = ("fp32.cpu", "bf16.cpu", "int8_qat.cpu", "fp32.ort")
 STEPS, CLASSES = 2, 10
 COLUMNS = ("model", "engine", "batch", "images/s", "median ms", "p99 ms", "stable", "engine MB", "build s", "peak MiB")

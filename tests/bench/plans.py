@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests/support"), str(ROOT / "tests/graph")]
 PLANTED = "stages.1.blocks.1.mlp"  # its first linear layer is scaled up, its second one down
 FOUND = {f"{PLANTED}.{name}" for name in ("ln1/Gemm", "act/HardSigmoid", "act/Mul", "ln2/Gemm")}
 

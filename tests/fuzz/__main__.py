@@ -15,7 +15,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "workflow_scripts")]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent / "workflow_scripts")]
 
 WRONG = ("traceback", "hang", "accepted", "differs")  # what must not be
 FROM_TESTS = {  # kind: (what pytest runs, the least number of cases)

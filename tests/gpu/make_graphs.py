@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests/support")]
 
 import engine_graphs as graphs  # noqa: E402
 from runtimes import _calibration  # noqa: E402

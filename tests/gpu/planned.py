@@ -28,7 +28,7 @@ CRITERION = {"compute": "fp16", "budget": 0.3, "criterion": {"agreement": 99.0}}
 
 def make(source, stage):
     """Write the overflowing graph of a built results/{dataset}, its plan, one that lacks a node, and the images."""
-    sys.path[:0] = [str(SCRIPTS), str(ROOT / "tests")]
+    sys.path[:0] = [str(SCRIPTS), str(ROOT / "tests/support"), str(ROOT / "tests/graph")]
     from test_graph import planted
 
     from core.files import write_json

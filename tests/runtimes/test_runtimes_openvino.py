@@ -59,7 +59,7 @@ def test_fresh_process(built):
         "import sys; sys.path[:0] = sys.argv[2:]; import runtimes, engine_graphs; "
         "print(runtimes.load('openvino').load(sys.argv[1], 1).run(engine_graphs.images(2)).tobytes().hex())"
     )
-    command = [sys.executable, "-c", code, engine, str(ROOT / "workflow_scripts"), str(ROOT / "tests")]
+    command = [sys.executable, "-c", code, engine, str(ROOT / "workflow_scripts"), str(ROOT / "tests/support")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     here = runtimes.load("openvino").load(engine, 1).run(engine_graphs.images(2))
     assert done.stdout.strip() == here.tobytes().hex()

@@ -14,7 +14,7 @@ import stat
 import sys
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "workflow_scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "workflow_scripts"
 VALUES = ("loadEngine", "shapes", "warmUp", "duration", "iterations", "exportTimes")
 FLAGS = {
     "8": ("useCudaGraph", "useSpinWait", "noDataTransfers"),
