@@ -11,7 +11,7 @@ rule evaluate_torch:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         images=scored_images,
         index="results/{dataset}/data/index.json",
-        code=code("evaluate_torch.py"),
+        code=host_code("evaluate_torch.py"),
     output:
         accuracy="results/{dataset}/{scores}/{model}.torch.json",
         logits="results/{dataset}/{scores}/{model}.torch.npy",
@@ -34,7 +34,7 @@ rule evaluate_onnx:
         images=images("val"),
         index="results/{dataset}/data/index.json",
         reference="results/{dataset}/accuracy/{model}.torch.npy",
-        code=code("evaluate_engine.py", "runtimes/onnxruntime.py"),
+        code=host_code("evaluate_engine.py", "runtimes/onnxruntime.py"),
     output:
         accuracy="results/{dataset}/accuracy/{model}.onnx.json",
     log:

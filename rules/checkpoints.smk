@@ -4,7 +4,7 @@
 rule download:
     """Fetch the official weights and check their SHA-256."""
     input:
-        code=code("fetch_checkpoint.py"),
+        code=host_code("fetch_checkpoint.py"),
     output:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
     log:
@@ -33,7 +33,7 @@ rule train:
         start=given(recipes.start, "datasets.{dataset}.from"),
         index="results/{dataset}/data/index.json",
         listing="results/{dataset}/data/train.tsv",
-        code=code("train.py"),
+        code=host_code("train.py"),
     output:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
     log:
@@ -54,7 +54,7 @@ rule import_checkpoint:
     input:
         model="results/{dataset}/models/{model}.json",
         source=given(recipes.own_weights, "datasets.{dataset}.weights"),
-        code=code("import_checkpoint.py"),
+        code=host_code("import_checkpoint.py"),
     output:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
     log:

@@ -38,14 +38,19 @@ def active(path):
     return f"results/{tables.active}/{path}"
 
 
-def code(script, *others):
-    """Return a rule's input `code`: its script, which is known by its text with that of its modules (snakefile/staleness.py)."""
-    return staleness.script(script, lambda wildcards: others)
+def host_code(script, *others):
+    """Return a rule's input `code`: the script of a job on the host, `others` being what it loads by name."""
+    return staleness.script(script, lambda wildcards: others, on_host=True)
 
 
-def device_code(script):
-    """Return the same of a script that loads the target's runtime."""
-    return staleness.script(script, lambda wildcards: [tables.runtime_file(wildcards.target)])
+def result_code(script):
+    """Return the same of a script that gathers results, on the host and on devices alike."""
+    return staleness.script(script)
+
+
+def device_code(script, purpose="run"):
+    """Return the same of a script that loads its target's runtime, there, to `build` or `run` engines."""
+    return staleness.script(script, lambda wildcards: [tables.runtime_file(wildcards.target)], purpose=purpose)
 
 
 def device_cores(w):
@@ -73,7 +78,7 @@ def device_options(**slices):
 
 def dataset_code(script):
     """Return the same of a script that loads the one that writes a builtin dataset."""
-    return staleness.script(script, lambda wildcards: tables.builtin_files(wildcards.dataset))
+    return staleness.script(script, lambda wildcards: tables.builtin_files(wildcards.dataset), on_host=True)
 
 
 def given(of, key):

@@ -24,7 +24,7 @@ rule index_dataset:
 rule resolve:
     """Say what a model looks at: its row's values, and timm's record for what the row leaves out."""
     input:
-        code=code("resolve.py"),
+        code=host_code("resolve.py"),
     output:
         model="results/{dataset}/models/{model}.json",
     log:
@@ -40,7 +40,7 @@ rule decode_split:
     input:
         index="results/{dataset}/data/index.json",
         model="results/{dataset}/models/{model}.json",
-        code=code("decode_split.py"),
+        code=host_code("decode_split.py"),
     output:
         images=images("{split}"),
     log:

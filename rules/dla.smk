@@ -8,7 +8,7 @@ rule dla_fit:
         onnx="results/{dataset}/onnx/{model}.onnx",
         rules="workflow_scripts/dla/rules.yaml",
         template="workflow_scripts/reporting/dla.svg",
-        code=code("dla_fit.py"),
+        code=host_code("dla_fit.py"),
     output:
         report="results/{dataset}/dla/{model}.{precision}.{target}.json",
         picture="results/{dataset}/dla/{model}.{precision}.{target}.svg",
@@ -27,7 +27,7 @@ rule compare_dla:
     input:
         report="results/{dataset}/dla/{model}.{precision}.{target}.json",
         description="results/{dataset}/engines/{model}.{precision}.{target}.json",
-        code=code("compare_dla.py"),
+        code=result_code("compare_dla.py"),
     output:
         comparison="results/{dataset}/dla/{model}.{precision}.{target}.built.json",
     log:

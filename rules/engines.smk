@@ -9,7 +9,7 @@ rule build_engine:
         plan=plan,
         select=select,
         model=held_model,
-        code=device_code("build_engine.py"),
+        code=device_code("build_engine.py", purpose="build"),
     output:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
         description="results/{dataset}/engines/{model}.{precision}.{target}.json",

@@ -7,7 +7,7 @@ rule export_onnx:
         model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         images=proof_images,
-        code=code("export_onnx.py"),
+        code=host_code("export_onnx.py"),
     output:
         onnx="results/{dataset}/onnx/{model}.onnx",
     log:
@@ -23,7 +23,7 @@ rule clean_onnx:
     """Run the surgeon's passes of a class of graph."""
     input:
         onnx="results/{dataset}/onnx/{model}.onnx",
-        code=code("clean_onnx.py"),
+        code=host_code("clean_onnx.py"),
     output:
         clean="results/{dataset}/clean/{model}.{graph}.onnx",
     log:
@@ -39,7 +39,7 @@ rule type_onnx:
     input:
         onnx=untyped_graph,
         plan=plan,
-        code=code("type_onnx.py"),
+        code=host_code("type_onnx.py"),
     output:
         typed="results/{dataset}/typed/{model}.{precision}.onnx",
     log:

@@ -11,7 +11,7 @@ rule plan_precision:
         given=given(recipes.given_plan, "precisions.{precision}.fallback.plan"),
         calib=images("calib"),
         select=select,
-        code=code("plan_precision.py"),
+        code=host_code("plan_precision.py"),
     output:
         plan="results/{dataset}/plans/{model}.{precision}.json",
     log:
@@ -35,7 +35,7 @@ rule evaluate_typed:
         images=images("select"),
         index="results/{dataset}/data/index.json",
         reference="results/{dataset}/select/{model}.torch.npy",
-        code=code("evaluate_engine.py", "runtimes/onnxruntime.py"),
+        code=host_code("evaluate_engine.py", "runtimes/onnxruntime.py"),
     output:
         accuracy="results/{dataset}/typed/{model}.{precision}.json",
     log:

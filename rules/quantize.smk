@@ -9,7 +9,7 @@ rule sweep_calibration:
         images=images("calib"),
         select=images("select"),
         index="results/{dataset}/data/index.json",
-        code=code("sweep_calibration.py"),
+        code=host_code("sweep_calibration.py"),
     output:
         sweep="results/{dataset}/sweeps/{model}.{precision}.json",
     log:
@@ -31,7 +31,7 @@ rule calibrate:
         images=images("calib"),
         sweep=sweep_choice,
         imported=given(recipes.own_ranges, "precisions.{precision}.calibration.import"),
-        code=code("calibrate.py"),
+        code=host_code("calibrate.py"),
     output:
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
     log:
@@ -55,7 +55,7 @@ rule train_qat:
         index="results/{dataset}/data/index.json",
         listing="results/{dataset}/data/train.tsv",
         images=proof_images,
-        code=code("train_qat.py"),
+        code=host_code("train_qat.py"),
     output:
         qat="results/{dataset}/qat/{model}.{precision}.pth",
     log:
@@ -80,7 +80,7 @@ rule quantize_onnx:
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
         plan=plan,
         images=proof_images,
-        code=code("quantize_onnx.py"),
+        code=host_code("quantize_onnx.py"),
     output:
         quantized="results/{dataset}/quantized/{model}.{precision}.{graph}.onnx",
     log:
@@ -101,7 +101,7 @@ rule export_cache:
         qat=qat_checkpoint,
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
         images=images("calib"),
-        code=code("export_cache.py"),
+        code=host_code("export_cache.py"),
     output:
         cache="results/{dataset}/calibration/{model}.{precision}.{target}.cache",
     log:

@@ -5,7 +5,7 @@ rule assemble_result:
     """Merge what was measured and where it came from."""
     input:
         unpack(where_there_is_one),
-        code=code("assemble_result.py"),
+        code=result_code("assemble_result.py"),
         description=active("engines/{model}.{precision}.{target}.json"),
         engine=active("engines/{model}.{precision}.{target}.engine"),
         accuracy=active("accuracy/{model}.{precision}.{target}.json"),
@@ -30,7 +30,7 @@ rule assemble_result:
 rule choose_precision:
     """Choose the fastest of a target's engines that is accurate enough."""
     input:
-        code=code("choose_precision.py"),
+        code=result_code("choose_precision.py"),
         results=candidates("results/{m}.{p}.{t}.json"),
         select=candidates(active("select/{m}.{p}.{t}.json")),
         paired=active("paired_benchmark/{model}.{precision}.{target}.json"),
@@ -50,7 +50,7 @@ rule choose_precision:
 rule summarize:
     """Gather the listed results in one table."""
     input:
-        code=code("summarize.py"),
+        code=result_code("summarize.py"),
         results=listed_results,
     output:
         summary="results/summary.tsv",
@@ -63,7 +63,7 @@ rule summarize:
 rule report:
     """Draw the accuracy and speed of all results, and what their plans keep, as one self-contained page."""
     input:
-        code=code("report.py"),
+        code=result_code("report.py"),
         template="workflow_scripts/reporting/page.html",
         results=listed_results,
         plans=listed_plans,

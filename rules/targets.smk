@@ -4,7 +4,7 @@
 rule fingerprint:
     """Record a target's identity: device, runtime version, driver."""
     input:
-        code=device_code("fingerprint.py"),
+        code=device_code("fingerprint.py", purpose="build"),
     output:
         identity="results/targets/{target}.json",
     log:

@@ -5,7 +5,7 @@ rule draw_timeline:
     """Draw the layers of an engine along time."""
     input:
         profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
-        code=code("draw_timeline.py"),
+        code=result_code("draw_timeline.py"),
     output:
         timeline="results/{dataset}/timeline/{model}.{precision}.{target}.svg",
     log:

@@ -21,7 +21,7 @@ from pathlib import Path
 from core import provenance
 from core.files import UserError, canonical, one_line, read_json, sha256_file
 from device_kit import names_of, needs, tables_of, tell_snakemake
-from snakefile.device_site import is_brought
+from snakefile import rule_facts
 from snakefile.staleness import RECORDS
 
 MADE = (
@@ -88,10 +88,10 @@ def records():
 
     A calibration cache's is left out: its version of TensorRT is a guess until the device has said its own.
     """
-    found = []
+    found, elsewhere = [], rule_facts.built_elsewhere()
     for path in sorted(Path(RECORDS).glob("*")) if os.path.isdir(RECORDS) else []:
         made = base64.urlsafe_b64decode(path.name).decode("utf-8", "replace") if path.is_file() else ""
-        if made and not made.endswith(".cache") and is_brought(read_json(path).get("rule")):
+        if made and not made.endswith(".cache") and read_json(path).get("rule") not in elsewhere:
             found.append(str(path))
     return found
 

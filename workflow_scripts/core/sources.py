@@ -14,6 +14,7 @@ IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]+)|import[ \t]+([^\n#;]+))", re.MULTILINE
 )
 TOOLS = re.compile(r"\btools ?= ?\(([^)]*)\)")  # what a Command declares (core/command.py)
+TRAINED = re.compile(r"\btrained ?= ?True")  # the same
 UNMEANT = ("ctx", "kind")  # fields of a syntax tree that say nothing here
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -57,6 +58,11 @@ def closure(*scripts):
 def tools(paths):
     """Return the distributions that the commands among some scripts (paths from the repository's root) declare."""
     return {name for path in paths for given in TOOLS.findall(_text(path)) for name in re.findall(r"[\w-]+", given)}
+
+
+def is_training(path):
+    """Return whether the command in a script (a path from the repository's root) declares that it trains."""
+    return bool(TRAINED.search(_text(path)))
 
 
 def text_hash(paths):

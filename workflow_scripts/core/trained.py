@@ -15,7 +15,6 @@ from core.user_files import sha256_of
 
 FOLDER = ".cache/trained"  # a store of what is trained and pending
 ADOPTED = "adopted.json"  # {path: {"sha256", "versions"}} of what an earlier version trained
-RULES = ("train", "train_qat")
 
 
 def descent(parts, inputs):
@@ -37,10 +36,8 @@ def _descended(path, digest):
 
 def keep(jobs):
     """Give what was trained a second name where its job is pending, before Snakemake removes it."""
-    for job in jobs:
-        if job.rule.name in RULES:
-            for name, path in job.output.items():
-                keep_file(name, str(path))
+    for name, path in [item for job in jobs for item in job.output.items()]:
+        keep_file(name, str(path))
 
 
 def keep_file(name, path):
@@ -49,7 +46,7 @@ def keep_file(name, path):
         record = provenance.read(path) if os.path.isfile(path) else None
     except UserError:
         return
-    if record and record.get("descent") and record["sha256"] == sha256_of(path):
+    if record and record.get("trained") and record.get("descent") and record["sha256"] == sha256_of(path):
         parts = {"tools": record["versions"], **{key: record[key] for key in ("command", "context")}}
         Store(FOLDER).keep(record["descent"], {name: path}, parts)
 

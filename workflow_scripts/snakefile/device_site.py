@@ -3,6 +3,7 @@
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
 
+import functools
 import getpass
 import os
 import platform
@@ -10,17 +11,10 @@ import shlex
 import sys
 import time
 
-from snakefile.run_checks import PURPOSES, stop
+from snakefile.rule_facts import is_host_built
+from snakefile.run_checks import stop
 
-# of results, on any machine
-GATHERING = ("assemble_result", "choose_precision", "compare_dla", "summarize", "report", "draw_timeline")
-GATHERING += ("everything", "all")
 SKEW = 1.0  # seconds that a file may seem to come from the future
-
-
-def is_brought(rule):
-    """Return whether a device is given what a rule makes: it is no job of a target, and no table of results."""
-    return rule not in PURPOSES and rule not in GATHERING
 
 
 def trust(rules, tables):
@@ -32,7 +26,7 @@ def trust(rules, tables):
     if not tables.on_device:
         return
     for rule in rules:
-        if is_brought(rule.name):
+        if is_host_built(rule):
             timeless = {name: _timeless(item) for name, item in rule.input.items()}
             rule._input = type(rule.input)()
             rule.set_input(**timeless)
@@ -43,7 +37,7 @@ def _timeless(item):
     from snakemake.io import ancient
 
     if callable(item):
-        return lambda wildcards: ancient(item(wildcards))
+        return functools.wraps(item)(lambda wildcards: ancient(item(wildcards)))
     return ancient(str(item) if isinstance(item, str) else [str(path) for path in item])
 
 
@@ -54,9 +48,9 @@ def start(dag, tables):
     jobs = list(dag.needrun_jobs())
     for line in missing(dag):
         print(f"error: {line}", file=sys.stderr)
-    if any(is_brought(job.rule.name) for job in jobs):
+    if any(is_host_built(job.rule) for job in jobs):
         stop("a device makes none of that (site: device in the config); results/ may also be copied as a whole")
-    ahead = settle({str(path) for job in jobs for path in job.input})
+    ahead = clamp_future_mtimes({str(path) for job in jobs for path in job.input})
     if ahead:
         print(
             f"clock skew: {len(ahead)} brought files were up to {max(ahead):.0f} s in the future: set to now",
@@ -67,8 +61,8 @@ def start(dag, tables):
 def missing(dag):
     """Return one line for each artifact that jobs here lack of the host's, with the command that brings it."""
     jobs = list(dag.needrun_jobs())
-    brought = [job for job in jobs if is_brought(job.rule.name)]
-    read = {str(path) for job in jobs if not is_brought(job.rule.name) for path in job.input}
+    brought = [job for job in jobs if is_host_built(job.rule)]
+    read = {str(path) for job in jobs if not is_host_built(job.rule) for path in job.input}
     passed = {str(path) for job in brought for path in job.input}
     lines = []
     for job in brought:
@@ -85,7 +79,7 @@ def _line(path, problem):
     return f"{path} {problem}: on the host run snakemake {path} && rsync -rlcR {path}* {here}"
 
 
-def settle(paths):
+def clamp_future_mtimes(paths):
     """Give files with times of the future the time now; return the seconds by which each was ahead.
 
     A job that ends before the time of its input would be stale at once, and for ever.

@@ -15,6 +15,7 @@ from configuration.tables import JOBS_LOCK
 from core.files import UserError, read_json
 from devices import power_modes
 from snakefile import preflight
+from snakefile.rule_facts import device_purpose, is_result
 
 NEEDS = {
     "calibrate": "calibration",
@@ -25,12 +26,8 @@ NEEDS = {
     "dla_fit": "dla",
     "compare_dla": "dla",
 }
-RUNNING = ("evaluate_engine", "benchmark", "paired_benchmark", "run_trtexec", "profile_engine", "capture_nsys")
-RUNNING += ("bisect_precision",)
-PURPOSES = {**dict.fromkeys(("build_engine", "fingerprint"), "build"), **dict.fromkeys(RUNNING, "run")}
 TIMED = ("benchmark", "paired_benchmark", "run_trtexec")  # rules whose output depends on the power mode
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
-MEASURES = ("assemble_result", "choose_precision")  # rules whose output says whether a budget is met
 UNVERSIONED = "--version ''"  # in the parameters of a job that needs a version which is not known
 RUN_LOCK = ".snakemake/levit.run.lock"
 _held, _making = [], []
@@ -107,11 +104,11 @@ def _check_names(rule, names, tables):
 def start(dag, tables):
     """Take the folder's lock, then compare the targets of a run's pending jobs with the machines that they are for."""
     lock()
-    _making.extend(str(path) for job in dag.needrun_jobs() if job.rule.name in MEASURES for path in job.output)
+    _making.extend(str(path) for job in dag.needrun_jobs() if is_result(job.rule) for path in job.output)
     purposes = {}
     for job in dag.needrun_jobs():
-        if job.rule.name in PURPOSES:
-            purposes.setdefault(job.wildcards.target, set()).add(PURPOSES[job.rule.name])
+        if device_purpose(job.rule):
+            purposes.setdefault(job.wildcards.target, set()).add(device_purpose(job.rule))
     preflight.check({target: sorted(several) for target, several in sorted(purposes.items())}, tables)
     for job in dag.needrun_jobs():
         if job.rule.name == "export_cache" and UNVERSIONED in str(job.params.recipe):

@@ -10,12 +10,12 @@ import base64
 import functools
 import os
 
-from core import sources, trained
+from core import sources
 from core.files import canonical, read_json
 from core.user_files import sha256_of
 from snakefile import packages
-from snakefile.device_site import is_brought
 from snakefile.params import code
+from snakefile.rule_facts import is_host_built, is_training
 from snakefile.run_checks import stop
 
 RECORDS = ".snakemake/metadata"  # one JSON file for each output, named by its path in base64
@@ -35,13 +35,17 @@ class Untracked:
         return format(self.text, form)
 
 
-def script(name, others=lambda wildcards: ()):
-    """Return a function of wildcards for a rule's input `code`: a script; its modules and `others` are in the basis."""
+def script(name, others=lambda wildcards: (), **facts):
+    """Return a function of wildcards for a rule's input `code`: a script; its modules and `others` are in the basis.
+
+    facts: `on_host` or a `purpose`, where the rule runs (snakefile/rule_facts.py).
+    """
 
     def path(wildcards):
         return [f"workflow_scripts/{name}"]
 
     path.files = lambda wildcards: code(name, *others(wildcards))
+    vars(path).update(facts)
     return path
 
 
@@ -115,17 +119,17 @@ def attach(rules, tables):
 
 def _basis(rule, inputs, tables):
     """Return a function of wildcards: what a job of a rule rests on, as text."""
-    if tables.on_device and is_brought(rule.name):
+    if tables.on_device and is_host_built(rule):
         return lambda wildcards: recorded(str(rule.output[0].apply_wildcards(wildcards)))
-    here = not is_brought(rule.name)  # a device's job: the target's identity names the package that counts
-    kept = rule.name in trained.RULES and not tables.config["retrain_on_upgrade"]
+    kept = is_training(rule) and not tables.config["retrain_on_upgrade"]
+    versioned = is_host_built(rule) and not kept  # of a device's job, the target's identity names the package
     own = [str(path) for path in rule.input if not callable(path) and str(path).startswith("workflow_scripts/")]
     given = {name: item.user_file for name, item in inputs.items() if hasattr(item, "user_file")}
 
     def basis(wildcards):
         files = inputs["code"].files(wildcards)
         found = {"code": _code(tuple(files + own))}
-        if not (here or kept):
+        if versioned:
             found["packages"] = _packages(tuple(files))
         contents = {name: sha256_of(path) for name, path in ((n, of(wildcards)) for n, of in given.items()) if path}
         return canonical({**found, **({"files": contents} if contents else {})})

@@ -1,0 +1,48 @@
+"""Facts about the rules, read from the rules themselves: where a rule runs, and what its output tells.
+
+The input `code` of a rule says where it runs: `device_code` on its target, `result_code` wherever results are gathered,
+`host_code` on the host alone (rules/common.smk). Read while Snakemake parses: standard library only, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import re
+
+from core import sources
+
+RULE = re.compile(r"^rule (\w+):$", re.MULTILINE)
+ELSEWHERE = re.compile(r"^ +code=(?:device|result)_code\(", re.MULTILINE)
+
+
+def device_purpose(rule) -> str | None:
+    """Return what a rule does with its target, `build` or `run` engines, or None where it does not run there."""
+    return getattr(_code(rule), "purpose", None)
+
+
+def is_host_built(rule) -> bool:
+    """Return whether only the host makes what a rule does: it is no job of a target and gathers no results."""
+    return getattr(_code(rule), "on_host", False)
+
+
+def is_training(rule) -> bool:
+    """Return whether a rule's command declares that it trains (core/command.py)."""
+    code = _code(rule)
+    return code is not None and sources.is_training(code(None)[0])
+
+
+def is_result(rule) -> bool:
+    """Return whether a rule writes a result, which tells whether budgets and criteria are met."""
+    return hasattr(rule.output, "result")
+
+
+def built_elsewhere() -> set[str]:
+    """Return the names of the rules that a device runs as well, from the text of rules/: Snakemake is not needed."""
+    found = set()
+    for path in sorted((sources.ROOT.parent / "rules").glob("*.smk")):
+        parts = RULE.split(path.read_text(encoding="utf-8"))[1:]
+        found |= {name for name, body in zip(parts[::2], parts[1::2]) if ELSEWHERE.search(body)}
+    return found
+
+
+def _code(rule):
+    return dict(rule.input.items()).get("code")
