@@ -1,181 +1,127 @@
-"""Download a checkpoint and check its SHA-256, or take it from the folder of files that were put there by hand.
+"""Download a checkpoint and check its SHA-256, or copy it from the folder of manually downloaded files.
 
-A file of the address's name in that folder is taken, if it has the wanted hash, and nothing is asked of the network;
-with $LEVIT_OFFLINE set, nothing ever is. What has arrived of a download is kept beside the target as
-{target}.download.partial, also when the job fails or is killed, and the next run asks the server for the rest. The
-target appears only once the whole file has the wanted hash.
+A file in that folder with the name in the address is used if it has the wanted hash; no request is made then, and none
+at all if $LEVIT_OFFLINE is set. An interrupted transfer resumes where it stopped, for as long as the job runs.
 """
 
-import http.client
+import argparse
 import os
 import re
+import shutil
 import time
-import urllib.error
-import urllib.request
+import urllib.parse
 from pathlib import Path
 
-from core import addresses
-from core.command import Command, log
-from core.files import UserError, partial_of, sha256_file
+import requests
+import urllib3
 
-BLOCK = 1 << 18
-TIMEOUT = 30  # seconds without a byte
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be gone a moment later
+from core import addresses, progress
+from core.command import Command, log
+from core.files import UserError, sha256_file
+
+BLOCK = 1 << 18  # bytes
+LEAST_RATE = 1024  # bytes per second; a slower transfer is stopped
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be gone a moment later
 
 
 class Interrupted(Exception):
     """The transfer stopped for a reason that may pass."""
 
 
-class Unreachable(UserError):
-    """The transfer stopped once more than is worth trying."""
-
-
-def produce(args):
-    import shutil
-
+def produce(args: argparse.Namespace) -> None:
+    """Write args.checkpoint; raise UserError if no file with the hash args.sha256 can be had."""
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", args.sha256):
         raise UserError(f"--sha256 {args.sha256!r} must be the first 8 to 64 hex digits of the file's SHA-256")
-    offered = Path(args.downloads, addresses.file_name(args.url))
-    if offered.is_file():
-        shutil.copyfile(_checked(offered, args.sha256), args.checkpoint)
-        return
-    by_hand, shown = f"put it at {offered} by hand", addresses.public(args.url)
-    if os.environ.get("LEVIT_OFFLINE"):
-        raise UserError(f"LEVIT_OFFLINE is set and {offered.name} is not here: fetch {shown} elsewhere and {by_hand}")
-    try:
-        fetch(args)
-    except Unreachable as problem:
-        raise UserError(f"{problem}; or {by_hand}") from None
+    local, shown = Path(args.downloads, addresses.file_name(args.url)), addresses.public(args.url)
+    if args.url.startswith("file:"):
+        local = Path(urllib.parse.unquote(urllib.parse.urlsplit(args.url).path))
+    if local.is_file():
+        shutil.copyfile(local, args.checkpoint)
+        _check(args, local, "replace it")
+    elif os.environ.get("LEVIT_OFFLINE"):
+        raise UserError(f"LEVIT_OFFLINE is set: download {shown} elsewhere and put it at {local} by hand")
+    else:
+        Path(args.checkpoint).unlink(missing_ok=True)  # a killed job's
+        _download(args, f"put it at {local} by hand")
+        _check(args, shown, "correct `sha256` or `url` in config.yaml, or try again")
 
 
-def _checked(path, prefix):
-    """Return the path of a file that was put there by hand; raise UserError where it has another hash."""
-    if _matches(path, prefix):
-        return path
-    raise UserError(
-        f"{path}: its SHA-256 is {sha256_file(path)[:16]}..., not {prefix}: damaged, or another file: replace it"
-    )
+def _check(args, origin, remedy):
+    """Raise UserError if the checkpoint has another hash; origin: where it is from."""
+    digest, size = sha256_file(args.checkpoint), os.path.getsize(args.checkpoint)
+    if not digest.startswith(args.sha256.lower()):
+        mismatch = f"the SHA-256 of its {size} bytes is {digest[: max(8, len(args.sha256))]}..., not {args.sha256}"
+        raise UserError(f"{origin}: {mismatch}: damaged or another file; {remedy}")
 
 
-def fetch(args):
-    """Download into the file that is kept, and give it its name once it has the wanted hash."""
-    kept = partial_of(f"{_target(args.checkpoint)}.download")
-    resumed = os.path.exists(kept)
-    _download(args.url, kept, args.attempts, args.delay)
-    if not _matches(kept, args.sha256) and resumed:
-        log.info("what was kept of an earlier download is not of this file: from the start")
-        os.unlink(kept)
-        _download(args.url, kept, args.attempts, args.delay)
-    if not _matches(kept, args.sha256):
-        digest, size, shown = sha256_file(kept), os.path.getsize(kept), addresses.public(args.url)
-        os.unlink(kept)
-        raise UserError(
-            f"{shown}: SHA-256 of the {size} bytes received is {digest[: max(8, len(args.sha256))]}..., "
-            f"not {args.sha256}: damaged, or another file; correct `sha256` or `url` in config.yaml, or try again"
-        )
-    os.replace(kept, args.checkpoint)
-
-
-def _target(partial):
-    return partial[: -len(".partial")] if partial.endswith(".partial") else partial
-
-
-def _matches(path, prefix):
-    return sha256_file(path).startswith(prefix.lower())
-
-
-def _download(url, kept, attempts, delay):
-    """Fetch url into `kept`, going on after what is there; retry, with growing pauses, while there is hope."""
-    failures, best, shown = 0, _size(kept), addresses.public(url)
-    while True:
+def _download(args, by_hand):
+    """Make up to args.attempts requests, with pauses that double, until the file is complete."""
+    shown = addresses.public(args.url)
+    for attempt in range(args.attempts):
         try:
-            return _transfer(url, kept)
-        except Interrupted as reason:
-            failures = 1 if _size(kept) > best else failures + 1
-            best = max(best, _size(kept))
-            if failures >= attempts:
-                raise Unreachable(
-                    f"{shown}: {reason}, {attempts} times; {_size(kept)} bytes are kept, run again to continue"
-                ) from None
-            pause = delay * 2 ** (failures - 1)
+            return _transfer(args)
+        except Interrupted as error:
+            reason, pause = str(error), args.delay * 2**attempt
+        if attempt + 1 < args.attempts:
             log.info("%s: %s; again in %g s", shown, reason, pause)
             time.sleep(pause)
+    raise UserError(f"{shown}: {reason}, attempt {args.attempts} of {args.attempts}: run again, or {by_hand}")
 
 
-def _size(path):
-    return os.path.getsize(path) if os.path.exists(path) else 0
+def _transfer(args):
+    """Request the missing bytes and append them; raise Interrupted if some are missing still.
 
-
-def _transfer(url, kept):
-    """Make one request for what is missing and append it; raise Interrupted where that was not all."""
-    start, shown = _size(kept), addresses.public(url)
-    Path(kept).parent.mkdir(parents=True, exist_ok=True)
+    Texts of requests' errors may quote addresses with secrets, so only the innermost cause is shown.
+    """
+    whole, shown = addresses.whole(args.url), addresses.public(args.url)
+    start = os.path.getsize(args.checkpoint) if os.path.exists(args.checkpoint) else 0
+    place, authorization = addresses.without_user(whole)  # requests sends the header to this host alone
+    headers = {"Accept-Encoding": "identity", "Authorization": authorization}
+    headers["Range"] = f"bytes={start}-" if start else None  # requests leaves out what is None
     try:
-        with urllib.request.urlopen(_request(addresses.whole(url), start), timeout=TIMEOUT) as answer:
-            if getattr(answer, "status", None) != 206:
-                start = 0  # the server sends the whole file, whatever it was asked
-            _receive(answer, kept, start)
-    except urllib.error.HTTPError as error:
-        _explain(shown, error)
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, FileNotFoundError) or url.startswith("file:"):
-            raise UserError(f"{shown}: {error.reason}: correct `url` in config.yaml") from None
-        raise Interrupted(f"no connection ({error.reason})") from None
+        with requests.get(place, headers=headers, stream=True, timeout=args.patience) as answer:
+            status = f"the server answered {answer.status_code} {answer.reason}"
+            if answer.status_code in TRANSIENT:
+                raise Interrupted(status)
+            if not answer.ok:
+                raise UserError(f"{shown}: {status}: correct `url` in config.yaml")
+            _receive(answer, args, start if answer.status_code == 206 else 0)
     except ValueError as error:
-        said = addresses.hide(str(error), addresses.whole(url))
-        raise UserError(f"{shown}: {said}: correct `url` in config.yaml") from None
-    except http.client.HTTPException as error:
-        raise Interrupted(f"the server's answer broke off ({type(error).__name__})") from None
-    except (TimeoutError, ConnectionError) as error:
-        raise Interrupted(f"the connection broke ({error})") from None
+        raise UserError(f"{shown}: {addresses.hide(str(error), whole)}: correct `url` in config.yaml") from None
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        while error.__context__ is not None:
+            error = error.__context__
+        raise Interrupted(f"the connection broke ({addresses.hide(str(error), whole)})") from None
 
 
-def _request(url, start):
-    """Return the request for what is missing; user and password go to the address's own host alone."""
-    place, authorization = addresses.without_user(url)
-    request = urllib.request.Request(place, headers={"User-Agent": "levit-tensorrt", "Accept-Encoding": "identity"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    if authorization:
-        request.add_unredirected_header("Authorization", authorization)
-    return request
-
-
-def _explain(shown, error):
-    if error.code == 416:  # nothing is left to send: the hash says whether what is there is the file
-        return
-    if error.code in PASSING:
-        raise Interrupted(f"the server answered {error.code} {error.reason}") from None
-    raise UserError(f"{shown}: the server answered {error.code} {error.reason}: correct `url` in config.yaml") from None
-
-
-def _receive(answer, kept, start):
-    from core import progress
-
-    length = answer.headers.get("Content-Length")
-    expected = start + int(length) if length else None
-    with open(kept, "r+b" if start else "wb") as stream, progress.bar(expected or 0, "download", "B") as bar:
-        stream.seek(start)
+def _receive(answer, args, start):
+    """Write the body from byte `start` on; raise Interrupted if it is slower than LEAST_RATE."""
+    total = start + int(answer.headers.get("Content-Length", 0))
+    with open(args.checkpoint, "ab" if start else "wb") as stream, progress.bar(total, "download", "B") as bar:
         bar.update(start)
-        for block in iter(lambda: answer.read(BLOCK), b""):
+        since, count = time.monotonic(), 0
+        while block := answer.raw.read1(BLOCK):
             stream.write(block)
             bar.update(len(block))
-        size = stream.tell()
-    if expected is not None and size < expected:
-        raise Interrupted(f"the connection ended after {size} of {expected} bytes")
+            count, seconds = count + len(block), time.monotonic() - since
+            if seconds > args.patience:
+                if count < LEAST_RATE * seconds:
+                    raise Interrupted(f"too slow: {count} bytes in {seconds:.1f} s")
+                since, count = time.monotonic(), 0
 
 
-def command():
+def command() -> Command:
+    """Return the command line."""
     c = Command(__file__, __doc__)
     c.param("--url", required=True, help="http, https or file; proxies and secrets come from the environment")
-    c.param("--sha256", required=True, help="the hash's first hex digits, 8 at least")
+    c.param("--sha256", required=True, help="first hex digits of the hash, at least 8")
     c.output("--checkpoint", help="file to write")
     folder = os.environ.get("LEVIT_DOWNLOADS") or ".cache/downloads"
-    c.setting("--downloads", default=folder, help="folder of files put there by hand ($LEVIT_DOWNLOADS)")
-    c.setting("--attempts", type=int, default=5, help="failures in a row before giving up")
+    c.setting("--downloads", default=folder, help="folder of manually downloaded files ($LEVIT_DOWNLOADS)")
+    c.setting("--attempts", type=int, default=5, help="requests before giving up")
     c.setting("--delay", type=float, default=1.0, help="seconds before the first retry; doubled each time")
-    return c
+    slow = f"seconds without a byte, or with fewer than {LEAST_RATE} a second, that end a request"
+    return c.setting("--patience", type=float, default=30.0, help=slow)
 
 
 if __name__ == "__main__":

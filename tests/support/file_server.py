@@ -3,13 +3,18 @@
 import contextlib
 import http.server
 import threading
+import time
 
-PATHS = ("/whole", "/plain", "/cut", "/cut-once", "/corrupt", "/busy")
+PATHS = ("/whole", "/plain", "/cut", "/cut-once", "/cut-plain", "/corrupt", "/busy", "/slow")
 CUT = 300_000  # bytes after which a connection breaks off
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Paths: /whole honours Range; /plain does not; /cut and /cut-once break off; /corrupt, /busy (twice); else 404."""
+    """Answers by path.
+
+    /plain and /cut-plain ignore Range, the others honour it; /cut breaks off, /cut-once and /cut-plain the first time;
+    /corrupt ends in a wrong byte; /busy refuses twice; /slow sends a byte every 50 ms; any other path is a 404.
+    """
 
     def log_message(self, *_):
         pass
@@ -21,7 +26,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         seen.append((self.path, asked))
         self.server.authorized.append(self.headers.get("Authorization"))
         path = "/" + self.path.rpartition("/")[2].partition("?")[0]
-        if asked and path != "/plain":
+        if asked and not path.endswith("plain"):
             start = int(asked[len("bytes=") :].rstrip("-"))
         if path == "/corrupt":
             content = content[:-1] + b"?"
@@ -29,15 +34,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send_error(503)
         if path not in PATHS:
             return self.send_error(404)
-        if start >= len(content):
-            return self.send_error(416)
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         first = sum(other == self.path for other, _ in seen) == 1
-        end = CUT if path == "/cut" or (path == "/cut-once" and first) else len(content)
+        end = CUT if path == "/cut" or (path in ("/cut-once", "/cut-plain") and first) else len(content)
+        if path == "/slow":
+            end = start
+            self._trickle(content[start:])
         self.wfile.write(content[start:end])
         self.close_connection = True
+
+    def _trickle(self, content):
+        with contextlib.suppress(ConnectionError):
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,6 @@ log = logging.getLogger("levit")
 MANIFEST = "entry.json"
 NEW = ".new-"  # prefix of an entry that is being written
 LEFT = (f"{NEW}*", "brought-*", f"*{partial_of('')}")  # names of what a killed job may leave behind
-RESUMED = f".download{partial_of('')}"  # the end of a name that the next run takes up, whenever that is
 BELOW = (".cache", "results")  # folders besides the store where that may be
 IDLE_S = 3600.0  # seconds after which what nobody has written to is a leftover
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)  # another job has stored the same key first
@@ -153,7 +152,7 @@ class Store:
         """Return what killed jobs left in the store and in this folder: unfinished, and not written for an hour."""
         places = [self.root, *map(Path, BELOW)]
         found = {path.resolve() for place in places for pattern in LEFT for path in place.glob(f"**/{pattern}")}
-        return sorted(path for path in found if not path.name.endswith(RESUMED) and _idle_s(path) > IDLE_S)
+        return sorted(path for path in found if _idle_s(path) > IDLE_S)
 
 
 def manifest(folder):
