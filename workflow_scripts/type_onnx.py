@@ -4,13 +4,13 @@ from core.command import Command, log
 
 
 def produce(args):
-    from graph import onnxio, typed
+    from graph import onnxio, strongly_typed
     from planning import plan
 
     kind, graph = args.recipe.get("high_precision") or args.recipe["compute"], onnxio.load(args.onnx)
     kept = plan.names(plan.read(args.plan), "fp32") if args.plan else ()
     plan.check_names(sorted(kept), {node.name for node in graph.nodes}, args.plan)
-    graph = typed.cast(graph, kind, kept)
+    graph = strongly_typed.cast(graph, kind, kept)
     onnxio.save(graph, args.typed)
     casts = sum(node.op == "Cast" for node in graph.nodes)
     log.info("%d nodes, %d of them Casts, in %s; %d in fp32", onnxio.count(graph), casts, kind, len(kept))

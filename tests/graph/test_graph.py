@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.files import UserError
-from graph import names, onnxio, passes, qdq, shapes, typed
+from graph import names, onnxio, passes, qdq, shapes, strongly_typed
 from model import deploy, export, zoo
 
 SIZE, CLASSES = 64, 10
@@ -287,7 +287,7 @@ def test_bad_ranges_are_named(clean, change, message):
 
 def test_fp16_graph_is_typed_throughout_and_close(clean):
     expected = logits(clean, images(2))
-    half = typed.cast(clean.copy(), "fp16")
+    half = strongly_typed.cast(clean.copy(), "fp16")
     assert {(node.name, node.op) for node in clean.nodes} <= {(node.name, node.op) for node in half.nodes}
     model = onnx.shape_inference.infer_shapes(onnxio.to_model(half), strict_mode=True)
     floats = {v.type.tensor_type.elem_type for v in model.graph.value_info} - {onnx.TensorProto.INT64}
@@ -302,28 +302,28 @@ def test_a_weight_beyond_fp16_is_named(clean):
     conv.inputs[1].values = conv.inputs[1].values.copy()
     conv.inputs[1].values[0, 0, 0, 0] = 7e4
     with pytest.raises(UserError, match=f"weight {conv.inputs[1].name} reaches 7e[+]04"):
-        typed.cast(graph, "fp16")
+        strongly_typed.cast(graph, "fp16")
 
 
 def test_fp16_beside_qdq_leaves_the_pairs_in_fp32(clean):
     quantized = qdq.insert(clean.copy(), amax_of(clean), EVERYTHING)
     expected = logits(quantized, images(2))
-    half = typed.cast(quantized.copy(), "fp16")
+    half = strongly_typed.cast(quantized.copy(), "fp16")
     for node in half.nodes:
-        if node.op in typed.PAIR:
+        if node.op in strongly_typed.PAIR:
             assert node.inputs[1].dtype == np.float32
         elif node.op != "Cast":
             dtypes = {np.dtype(tensor.dtype) for tensor in [*node.inputs, *node.outputs]}
             assert dtypes <= {np.dtype(np.float16), np.dtype(np.int64)}
     assert np.abs(logits(half, images(2)) - expected).max() < 0.2 * np.abs(expected).max()
     with pytest.raises(UserError, match="strongly typed graph in bf8"):
-        typed.cast(quantized, "bf8")
+        strongly_typed.cast(quantized, "bf8")
 
 
 def test_casts_are_at_boundaries_one_for_a_tensor(clean):
     names_ = [node.name for node in clean.toposort().nodes]
     for kept in (set(names_), set(), set(names_[:40]), set(names_[::7])):
-        mixed = typed.cast(clean.copy(), "fp16", kept)
+        mixed = strongly_typed.cast(clean.copy(), "fp16", kept)
         casts = [node for node in mixed.nodes if node.op == "Cast"]
         sides = [(cast.inputs[0].name, cast.attrs["to"]) for cast in casts]
         assert len(sides) == len(set(sides))

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, deployed, planted, trained_like
 
 from core.files import UserError
-from graph import onnxio, passes, qdq, typed
+from graph import onnxio, passes, qdq, strongly_typed
 from model import export
 from planning import choose, criterion, groups, plan, ranges, search, simulate
 
@@ -87,7 +87,7 @@ def test_fp32_is_what_onnx_runtime_computes(cls, pixels):
 def test_fp16_is_what_the_reference_computes_of_the_typed_graph(clean, pixels, share):
     images, names = normalized(pixels[:8]), [node.name for node in clean.nodes]
     kept = set(names[: int(share * len(names))])
-    half, exact = typed.cast(clean.copy(), "fp16", kept), run(clean, images)
+    half, exact = strongly_typed.cast(clean.copy(), "fp16", kept), run(clean, images)
     found = simulated(clean, images, simulate.Half(), set(names) - kept)
     close_as_noise(found, referenced(half, images), exact, 0.3)
     # ONNX Runtime has no FP16 kernels here and leaves out roundings between nodes: its error is a lower bound
@@ -162,8 +162,8 @@ def test_exactly_the_planted_overflow_is_kept(pixels, seed):
     assert all(node["margin"] == node["evidence"]["headroom"] < 1 for node in found["nodes"])
     images = normalized(pixels)
     with pytest.raises(UserError, match="beyond FP16's 65504: keep its node in fp32"):
-        typed.cast(graph.copy(), "fp16")
-    half = run(typed.cast(graph.copy(), "fp16", plan.names(found)), images)
+        strongly_typed.cast(graph.copy(), "fp16")
+    half = run(strongly_typed.cast(graph.copy(), "fp16", plan.names(found)), images)
     assert np.abs(half - run(graph, images)).max() < 0.02 * np.abs(half).max()
 
 
