@@ -12,7 +12,7 @@ from test_graph import CLASSES, SIZE, amax_of, deployed, images, logits, trained
 
 from conftest import ROOT
 from core.files import UserError
-from graph import attention, attention_body, edits, onnxio, passes, qdq
+from graph import attention, attention_body, onnxio, passes, qdq, surgery
 from model import deploy, export, zoo
 from planning import simulate
 from runtimes import _plugins
@@ -130,9 +130,9 @@ CHANGES = {
 def test_what_is_no_such_attention_is_left_as_it_is(exported, change):
     graph = passes.apply(onnxio.imported(exported), BEFORE)
     softmax = next(n for n in graph.nodes if n.name == "stages.0.blocks.0.attn/Softmax")
-    qk = edits.producer(edits.producer(softmax.inputs[0], "Add").inputs[0], "MatMul")
+    qk = surgery.producer(surgery.producer(softmax.inputs[0], "Add").inputs[0], "MatMul")
     gate = next(n for n in graph.nodes if n.name == "stages.0.blocks.0.attn.proj.act/HardSigmoid")
-    nodes = {"softmax": softmax, "qk": qk, "gate": gate, "keys": edits.producer(qk.inputs[1], "Transpose")}
+    nodes = {"softmax": softmax, "qk": qk, "gate": gate, "keys": surgery.producer(qk.inputs[1], "Transpose")}
     attention.shapes.annotate(graph)
     assert attention._match(softmax)
     CHANGES[change](nodes)

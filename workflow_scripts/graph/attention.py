@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graph import attention_body, edits, shapes
+from graph import attention_body, shapes, surgery
 from graph.attention_body import DOMAIN, HEADS_FIRST, KEYS_LAST, OPS
 
 DIVISOR = 16  # of key_dim and val_dim: what the plugin's kernels and channels-last formats are made for
@@ -38,13 +38,13 @@ def fuse_attention(graph):
 
 def _match(softmax):
     """Return (inputs, attributes, last node, module) of the attention around a Softmax, or None where it is none."""
-    add, product = edits.producer(softmax.inputs[0], "Add"), edits.consumer(softmax.outputs[0])
-    qk = add and next((n for n in (edits.producer(t, "MatMul") for t in add.inputs) if n is not None), None)
+    add, product = surgery.producer(softmax.inputs[0], "Add"), surgery.consumer(softmax.outputs[0])
+    qk = add and next((n for n in (surgery.producer(t, "MatMul") for t in add.inputs) if n is not None), None)
     bias = add and next((t for t in add.inputs if isinstance(t, gs.Constant)), None)
     last, joined = _end(product)
     if last is None or qk is None or bias is None or softmax.attrs.get("axis", -1) not in (-1, 3):
         return None
-    alone = edits.consumer(qk.outputs[0]) is add and edits.consumer(add.outputs[0]) is softmax
+    alone = surgery.consumer(qk.outputs[0]) is add and surgery.consumer(add.outputs[0]) is softmax
     if not alone or product.inputs[0] is not softmax.outputs[0] or len(bias.values.shape) < 3:
         return None
     *others, heads, queries, keys = bias.values.shape
@@ -65,10 +65,10 @@ def _end(product):
     nothing = (None, None)
     if product is None or product.op != "MatMul":
         return nothing
-    swap = edits.consumer(product.outputs[0])
+    swap = surgery.consumer(product.outputs[0])
     if swap is None or swap.op != "Transpose" or list(swap.attrs["perm"]) != HEADS_FIRST:
         return nothing
-    joined = edits.consumer(swap.outputs[0])
+    joined = surgery.consumer(swap.outputs[0])
     if joined is None or joined.op != "Reshape" or len(joined.outputs[0].shape) != 3:
         return nothing
     readers = joined.outputs[0].outputs
@@ -76,7 +76,7 @@ def _end(product):
         return readers[0], joined
     gate = next((n for n in readers if n.op == "HardSigmoid"), None)
     scale = next((n for n in readers if n.op == "Mul"), None)
-    if gate is None or scale is None or len(readers) != 2 or edits.consumer(gate.outputs[0]) is not scale:
+    if gate is None or scale is None or len(readers) != 2 or surgery.consumer(gate.outputs[0]) is not scale:
         return nothing
     sixth = abs(gate.attrs.get("alpha", 0.2) - 1 / 6) < 1e-6 and gate.attrs.get("beta", 0.5) == 0.5
     return (scale, joined) if sixth else nothing
@@ -108,7 +108,7 @@ def _origin(tensor):
         else:
             return None
         tensor = node.inputs[0]
-    reshape = edits.producer(tensor, "Reshape")
+    reshape = surgery.producer(tensor, "Reshape")
     if reshape is None or cut not in (None, 3) or len(reshape.inputs[0].shape) != 3 or len(tensor.shape) != 4:
         return None
     batch, count, heads, depth = tensor.shape
@@ -139,5 +139,5 @@ def _fuse(graph, sources, attributes, last, module):
     """Put the one node in place of those that lead to a last one; the activation keeps its name."""
     result, op = last.outputs[0], OPS[len(sources) - 1]
     last.outputs.clear()
-    node = gs.Node(op, edits.free_name(graph, f"{module}/{op}"), attributes, sources, [result], domain=DOMAIN)
+    node = gs.Node(op, surgery.free_name(graph, f"{module}/{op}"), attributes, sources, [result], domain=DOMAIN)
     graph.nodes.append(node)

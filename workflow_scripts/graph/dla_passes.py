@@ -12,7 +12,7 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graph import attention, attention_body, edits, shapes
+from graph import attention, attention_body, shapes, surgery
 
 ELEMENTWISE = ("Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Clip", "QuantizeLinear", "DequantizeLinear")
 PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -56,12 +56,12 @@ class _Images:
         if tensor.name in self.forms:
             return self.forms[tensor.name]
         if len(tensor.shape) == 2:
-            return edits.reshape(self.graph, tensor, [*tensor.shape, 1, 1], f"{name}/Widen")
+            return surgery.reshape(self.graph, tensor, [*tensor.shape, 1, 1], f"{name}/Widen")
         batch, count, channels = tensor.shape
-        swapped = edits.append(
+        swapped = surgery.append(
             self.graph, "Transpose", f"{name}/Swap", [tensor], [batch, channels, count], {"perm": SWAPPED}
         )
-        return edits.reshape(self.graph, swapped, [batch, channels, *self.sides_of(count)], f"{name}/Widen")
+        return surgery.reshape(self.graph, swapped, [batch, channels, *self.sides_of(count)], f"{name}/Widen")
 
     def sides_of(self, count):
         """Return height and width of the image of a number of tokens: those seen before, else a square's or a row's."""
@@ -71,7 +71,7 @@ class _Images:
     # Linear layers
 
     def linear(self, node):
-        add, weight = edits.consumer(node.outputs[0]), _weight(node.inputs[1])
+        add, weight = surgery.consumer(node.outputs[0]), _weight(node.inputs[1])
         bias = _vector(add) if add is not None and add.op == "Add" else None
         if weight is not None and bias is not None and len(node.outputs[0].shape) == 3:
             self.convolve(node, add.outputs[0], bias, _kernel(self.graph, node, weight, 1))
@@ -91,7 +91,7 @@ class _Images:
         height, width = (-(-side // stride) for side in image.shape[2:])
         attrs = {"kernel_shape": [1, 1], "strides": [stride, stride]}
         shape = [image.shape[0], result.shape[-1], height, width]
-        self.keep(result, edits.append(self.graph, "Conv", f"{name}/Conv", [image, kernel, bias], shape, attrs))
+        self.keep(result, surgery.append(self.graph, "Conv", f"{name}/Conv", [image, kernel, bias], shape, attrs))
 
     # What is between them
 
@@ -119,17 +119,17 @@ class _Images:
     def renew(self, node, op, inputs, shape, attrs):
         """Add a node that takes another's name and return its output; the other is gone once nothing reads it."""
         name, node.name = node.name, f"{node.name}_tokens"
-        return edits.append(self.graph, op, name, inputs, shape, attrs)
+        return surgery.append(self.graph, op, name, inputs, shape, attrs)
 
     def transpose(self, node):
         """Tokens that were an image: Reshape to [B, C, N], Transpose to [B, N, C]."""
-        flat = edits.producer(node.inputs[0], "Reshape")
+        flat = surgery.producer(node.inputs[0], "Reshape")
         if flat is not None and list(node.attrs["perm"]) == SWAPPED and _flattens(flat):
             self.keep(node.outputs[0], flat.inputs[0])
 
     def reshape(self, node):
         source, shape = node.inputs[0], node.outputs[0].shape
-        joined = edits.producer(source, "Transpose")
+        joined = surgery.producer(source, "Transpose")
         if joined is not None and list(joined.attrs["perm"]) == HEADS_FIRST and len(shape) == 3:
             self.join(node, joined)
         elif source.name in self.forms and len(shape) == 4 and shape[1] == source.shape[1]:
@@ -143,7 +143,7 @@ class _Images:
         shape = [heads.shape[i] for i in (0, 1, 3, 2)]
         swapped = self.renew(transpose, "Transpose", [heads], shape, {"perm": [0, 1, 3, 2]})
         name, node.name = node.name, f"{node.name}_tokens"
-        image = edits.reshape(self.graph, swapped, [batch, channels, *self.sides_of(count)], name)
+        image = surgery.reshape(self.graph, swapped, [batch, channels, *self.sides_of(count)], name)
         self.keep(node.outputs[0], image)
 
     def split(self, node):
@@ -156,9 +156,9 @@ class _Images:
             return
         batch, count, heads, depth = result.shape
         name, node.name = node.name, f"{node.name}_tokens"
-        image = edits.reshape(self.graph, self.forms[node.inputs[0].name], [batch, heads, depth, count], name)
+        image = surgery.reshape(self.graph, self.forms[node.inputs[0].name], [batch, heads, depth, count], name)
         for reader in readers:
-            edits.reads(reader, result, image)
+            surgery.reads(reader, result, image)
         for cut in cuts:
             cut.attrs["axis"] = MOVED[cut.attrs["axis"] % 4]
             for part in cut.outputs:
@@ -174,22 +174,22 @@ class _Images:
         for name, image in self.forms.items():
             tensor = self.tensors[name]
             written = tensor.inputs[0] if tensor.inputs else None
-            if written is None or (written.op == "Transpose" and edits.producer(written.inputs[0], "Reshape")):
+            if written is None or (written.op == "Transpose" and surgery.producer(written.inputs[0], "Reshape")):
                 continue  # the network's own
             self.replace(tensor, self.tokens(image, tensor.shape, name))
 
     def tokens(self, image, shape, name):
         if len(shape) == 2:
-            return edits.reshape(self.graph, image, shape, f"{name}/Narrow")
+            return surgery.reshape(self.graph, image, shape, f"{name}/Narrow")
         batch, count, channels = shape
-        flat = edits.reshape(self.graph, image, [batch, channels, count], f"{name}/Narrow")
-        return edits.append(self.graph, "Transpose", f"{name}/Swap", [flat], shape, {"perm": SWAPPED})
+        flat = surgery.reshape(self.graph, image, [batch, channels, count], f"{name}/Narrow")
+        return surgery.append(self.graph, "Transpose", f"{name}/Swap", [flat], shape, {"perm": SWAPPED})
 
     def replace(self, tensor, made):
         for reader in list(tensor.outputs):
-            edits.reads(reader, tensor, made)
+            surgery.reads(reader, tensor, made)
         tensor.inputs.clear()
-        if edits.is_output(self.graph, tensor):
+        if surgery.is_output(self.graph, tensor):
             made.name, tensor.name, made.dtype = tensor.name, made.name, tensor.dtype
             self.graph.outputs = [made if output is tensor else output for output in self.graph.outputs]
 
@@ -232,9 +232,9 @@ def _flattens(reshape):
 
 def _subsampled(tensor):
     """Return (tokens, stride) where a tensor is every stride-th token of both directions, else (it, 1)."""
-    flat = edits.producer(tensor, "Reshape")
-    cut = edits.producer(flat.inputs[0], "Slice") if flat is not None else None
-    wide = edits.producer(cut.inputs[0], "Reshape") if cut is not None else None
+    flat = surgery.producer(tensor, "Reshape")
+    cut = surgery.producer(flat.inputs[0], "Slice") if flat is not None else None
+    wide = surgery.producer(cut.inputs[0], "Reshape") if cut is not None else None
     if wide is None or len(wide.inputs[0].shape) != 3 or len(cut.inputs) != 5:
         return tensor, 1
     starts, _, axes, steps = (t.values.tolist() for t in cut.inputs[1:])
@@ -245,25 +245,25 @@ def _subsampled(tensor):
 
 def _drop_idle(graph, transpose):
     idle = list(transpose.attrs["perm"]) == sorted(transpose.attrs["perm"])
-    if idle and not edits.is_output(graph, transpose.outputs[0]):
-        edits.bypass(transpose)
+    if idle and not surgery.is_output(graph, transpose.outputs[0]):
+        surgery.bypass(transpose)
 
 
 def mean_to_pool(graph):
     """Write the mean over all tokens of an image as average pooling, and keep what follows on [B, C, 1, 1]."""
     shapes.annotate(graph)
     for mean in [n for n in graph.nodes if n.op == "ReduceMean"]:
-        swap = edits.producer(mean.inputs[0], "Transpose")
-        flat = edits.producer(swap.inputs[0], "Reshape") if swap is not None else None
+        swap = surgery.producer(mean.inputs[0], "Transpose")
+        flat = surgery.producer(swap.inputs[0], "Reshape") if swap is not None else None
         whole = list(mean.attrs.get("axes", [])) == [1] and not mean.attrs.get("keepdims", 1)
         if flat is None or not whole or list(swap.attrs["perm"]) != SWAPPED or not _flattens(flat):
             continue
         image, result = flat.inputs[0], mean.outputs[0]
         batch, channels, *sides = image.shape
-        pooled = edits.append(
+        pooled = surgery.append(
             graph, "AveragePool", "pool/AveragePool", [image], [batch, channels, 1, 1], {"kernel_shape": sides}
         )
-        narrow = edits.reshape(graph, pooled, [batch, channels], mean.name)
+        narrow = surgery.reshape(graph, pooled, [batch, channels], mean.name)
         _widen_directly(narrow, pooled, list(result.outputs), result)
         mean.outputs.clear()
     return graph.cleanup().toposort()
@@ -274,9 +274,9 @@ def _widen_directly(narrow, pooled, readers, result):
     for reader in readers:
         if reader.op == "Reshape" and list(reader.outputs[0].shape) == list(pooled.shape):
             reader.inputs[0] = pooled
-            edits.bypass(reader)
+            surgery.bypass(reader)
         else:
-            edits.reads(reader, result, narrow)
+            surgery.reads(reader, result, narrow)
 
 
 def split_to_slices(graph):
@@ -290,7 +290,7 @@ def split_to_slices(graph):
         for number, part in enumerate(list(split.outputs)):
             end = start + part.shape[axis]
             bounds = [gs.Constant(f"{split.name}_{number}_{k}", np.array([v])) for k, v in _bounds(start, end, axis)]
-            name = edits.free_name(graph, f"{split.name.rsplit('/', 1)[0]}/Slice_{number}")
+            name = surgery.free_name(graph, f"{split.name.rsplit('/', 1)[0]}/Slice_{number}")
             part.inputs.clear()
             graph.nodes.append(gs.Node("Slice", name, {}, [source, *bounds], [part]))
             start = end
@@ -313,18 +313,18 @@ def hardswish_to_clip(graph):
         inputs = _clipped(graph, node, name, alpha, beta)
         if whole:
             source = node.inputs[0]
-            inputs = [source, edits.append(graph, "Mul", f"{name}/Scale", inputs, source.shape or [])]
+            inputs = [source, surgery.append(graph, "Mul", f"{name}/Scale", inputs, source.shape or [])]
         node.op, node.attrs, node.inputs = "Mul", {}, inputs
-        node.name = edits.free_name(graph, f"{name}/{'Mul' if whole else 'Scale'}")
+        node.name = surgery.free_name(graph, f"{name}/{'Mul' if whole else 'Scale'}")
     return graph.cleanup().toposort()
 
 
 def _clipped(graph, node, name, alpha, beta):
     """Return [min(max(x + beta / alpha, 0), 1 / alpha), alpha]: their product is the node's hard sigmoid."""
     source, shape = node.inputs[0], node.inputs[0].shape or []
-    moved = edits.append(graph, "Add", f"{name}/Shift", [source, _number(node, "shift", beta / alpha)], shape)
+    moved = surgery.append(graph, "Add", f"{name}/Shift", [source, _number(node, "shift", beta / alpha)], shape)
     bounds = [_number(node, "zero", 0), _number(node, "top", 1 / alpha)]
-    return [edits.append(graph, "Clip", f"{name}/Clip", [moved, *bounds], shape), _number(node, "scale", alpha)]
+    return [surgery.append(graph, "Clip", f"{name}/Clip", [moved, *bounds], shape), _number(node, "scale", alpha)]
 
 
 def _number(node, name, value):

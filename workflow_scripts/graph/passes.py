@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from core.command import log
 from core.files import UserError
-from graph import attention, dla_passes, edits, onnxio, shapes
+from graph import attention, dla_passes, onnxio, shapes, surgery
 
 TOLERANCE = 1e-5  # of an exact pass, relative to the largest logit
 ELEMENTWISE = {"Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Sigmoid", "Clip"}
@@ -34,12 +34,12 @@ def drop_noops(graph):
     """Remove Identity, Dropout, and Reshape or Transpose that change nothing."""
     shapes.annotate(graph)
     for node in list(graph.nodes):
-        kept = edits.is_output(graph, node.outputs[0])
+        kept = surgery.is_output(graph, node.outputs[0])
         same = node.op in ("Identity", "Dropout")
         same |= node.op == "Reshape" and node.inputs[0].shape == node.outputs[0].shape
         same |= node.op == "Transpose" and list(node.attrs["perm"]) == sorted(node.attrs["perm"])
         if same and not kept:
-            edits.bypass(node)
+            surgery.bypass(node)
     return graph.cleanup()
 
 
@@ -50,14 +50,14 @@ def share_initializers(graph):
         if isinstance(tensor, gs.Constant):
             kept = first.setdefault((str(tensor.dtype), tuple(tensor.shape), tensor.values.tobytes()), tensor)
             for reader in list(tensor.outputs) if kept is not tensor else []:
-                edits.reads(reader, tensor, kept)
+                surgery.reads(reader, tensor, kept)
     return graph.cleanup()
 
 
 def merge_reshapes(graph):
     """Let a Reshape or Transpose that follows one of its kind do the work of both."""
     for node in graph.toposort().nodes:
-        before = edits.producer(node.inputs[0], node.op) if node.op in ("Reshape", "Transpose") else None
+        before = surgery.producer(node.inputs[0], node.op) if node.op in ("Reshape", "Transpose") else None
         if before is None:
             continue
         if node.op == "Transpose":
@@ -72,10 +72,10 @@ def merge_slices(graph):
     """Let one Slice cut along the axes of two that follow each other, and end where its input does."""
     shapes.annotate(graph)
     for node in graph.toposort().nodes:
-        before = edits.producer(node.inputs[0], "Slice") if node.op == "Slice" else None
+        before = surgery.producer(node.inputs[0], "Slice") if node.op == "Slice" else None
         if (
             before is None
-            or edits.consumer(before.outputs[0]) is not node
+            or surgery.consumer(before.outputs[0]) is not node
             or len(node.inputs) != 5 != len(before.inputs)
         ):
             continue
@@ -104,7 +104,7 @@ def _end_inside(node):
 def merge_transposes(graph):
     """Transpose once before a Split instead of once behind each of its outputs, where that takes fewer."""
     for split in [n for n in graph.nodes if n.op == "Split"]:
-        behind = [edits.consumer(output) for output in split.outputs]
+        behind = [surgery.consumer(output) for output in split.outputs]
         if not all(node is not None and node.op == "Transpose" for node in behind):
             continue
         perms = [list(node.attrs["perm"]) for node in behind]
@@ -124,7 +124,7 @@ def merge_transposes(graph):
 def merge_hardswish(graph):
     """Write x * HardSigmoid(x) as HardSwish (opset 14), which OpenVINO and ONNX Runtime compute in one go."""
     for gate in [n for n in graph.nodes if n.op == "HardSigmoid"]:
-        product, source = edits.consumer(gate.outputs[0]), gate.inputs[0]
+        product, source = surgery.consumer(gate.outputs[0]), gate.inputs[0]
         sixth = abs(gate.attrs.get("alpha", 0.2) - 1 / 6) < 1e-6 and gate.attrs.get("beta", 0.5) == 0.5
         if sixth and product is not None and product.op == "Mul" and any(t is source for t in product.inputs):
             product.op, product.inputs = "HardSwish", [source]
@@ -137,7 +137,7 @@ def linear_to_gemm(graph):
     """Write a linear layer on tokens [B, N, C] as one Gemm on [B*N, C], and keep the tokens flat between layers."""
     shapes.annotate(graph)
     for node in [n for n in graph.nodes if n.op == "MatMul"]:
-        bias = edits.consumer(node.outputs[0])
+        bias = surgery.consumer(node.outputs[0])
         if bias is None or bias.op != "Add" or not isinstance(node.inputs[1], gs.Constant):
             continue
         constants = [t for t in bias.inputs if isinstance(t, gs.Constant) and len(t.shape) == 1]
@@ -151,14 +151,14 @@ def _as_gemm(graph, node, add, bias):
     name = node.name.rsplit("/", 1)[0]
     rows = _product(source.shape[:-1])
     flat = (
-        edits.reshape(graph, source, [rows, source.shape[-1]], f"{name}/Flatten") if len(source.shape) > 2 else source
+        surgery.reshape(graph, source, [rows, source.shape[-1]], f"{name}/Flatten") if len(source.shape) > 2 else source
     )
     output = gs.Variable(f"{name}/Gemm_output_0", dtype=result.dtype, shape=[rows, result.shape[-1]])
     graph.nodes.append(gs.Node("Gemm", f"{name}/Gemm", inputs=[flat, node.inputs[1], bias], outputs=[output]))
     if len(source.shape) > 2:
-        output = edits.reshape(graph, output, result.shape, f"{name}/Unflatten")
+        output = surgery.reshape(graph, output, result.shape, f"{name}/Unflatten")
     for reader in list(result.outputs):
-        edits.reads(reader, result, output)
+        surgery.reads(reader, result, output)
     add.outputs.clear()
 
 
@@ -174,13 +174,13 @@ def _as_conv(graph, node):
     (source, weight, bias), result, name = node.inputs, node.outputs[0], node.name.rsplit("/", 1)[0]
     values = weight.values if node.attrs.get("transB", 0) else weight.values.T
     kernel = gs.Constant(f"{name}/kernel", np.ascontiguousarray(values[:, :, None, None]))
-    wide = edits.reshape(graph, source, [*source.shape, 1, 1], f"{name}/Widen")
+    wide = surgery.reshape(graph, source, [*source.shape, 1, 1], f"{name}/Widen")
     output = gs.Variable(f"{name}/Conv_output_0", dtype=result.dtype, shape=[*result.shape, 1, 1])
     graph.nodes.append(gs.Node("Conv", f"{name}/Conv", {"kernel_shape": [1, 1]}, [wide, kernel, bias], [output]))
-    narrow = edits.reshape(graph, output, result.shape, f"{name}/Narrow")
+    narrow = surgery.reshape(graph, output, result.shape, f"{name}/Narrow")
     for reader in list(result.outputs):
-        edits.reads(reader, result, narrow)
-    if edits.is_output(graph, result):
+        surgery.reads(reader, result, narrow)
+    if surgery.is_output(graph, result):
         narrow.name, result.name = result.name, narrow.name
         graph.outputs = [narrow if tensor is result else tensor for tensor in graph.outputs]
     node.outputs.clear()
@@ -211,22 +211,22 @@ def _sink_reshapes(graph):
 
 def _sink(graph, node):
     data = [t for t in node.inputs if not isinstance(t, gs.Constant)]
-    before = [edits.producer(t, "Reshape") for t in data]
+    before = [surgery.producer(t, "Reshape") for t in data]
     first = next((reshape for reshape in before if reshape is not None), None)
     scalars = all(t.values.size == 1 for t in node.inputs if isinstance(t, gs.Constant))
-    if first is None or not scalars or edits.is_output(graph, node.outputs[0]):
+    if first is None or not scalars or surgery.is_output(graph, node.outputs[0]):
         return False
     source, target = first.inputs[0].shape, first.outputs[0].shape
     if not all(_sinks(tensor, reshape, source, target) for tensor, reshape in zip(data, before)):
         return False
     for tensor, reshape in zip(data, before):
-        other = reshape is None and edits.reshape(graph, tensor, source, f"{node.name}_Flatten")
-        edits.reads(node, tensor, other or reshape.inputs[0])
+        other = reshape is None and surgery.reshape(graph, tensor, source, f"{node.name}_Flatten")
+        surgery.reads(node, tensor, other or reshape.inputs[0])
     result = node.outputs[0]
     readers, result.shape = list(result.outputs), source
-    behind = edits.reshape(graph, result, target, f"{node.name}_Reshape")
+    behind = surgery.reshape(graph, result, target, f"{node.name}_Reshape")
     for reader in readers:
-        edits.reads(reader, result, behind)
+        surgery.reads(reader, result, behind)
     return True
 
 
@@ -250,7 +250,7 @@ def _share_reshapes(graph):
     for node in [n for n in graph.toposort().nodes if n.op == "Reshape"]:
         kept = first.setdefault((node.inputs[0].name, tuple(node.outputs[0].shape)), node).outputs[0]
         for reader in list(node.outputs[0].outputs) if kept is not node.outputs[0] else []:
-            edits.reads(reader, node.outputs[0], kept)
+            surgery.reads(reader, node.outputs[0], kept)
     return graph.cleanup()
 
 
