@@ -4,9 +4,9 @@ from core.command import Command
 
 
 def produce(args):
-    from graph import onnxio, passes
+    from graph import onnx_io, passes
 
-    onnxio.save(passes.apply(onnxio.load(args.onnx), args.passes), args.clean)
+    onnx_io.save(passes.apply(onnx_io.load(args.onnx), args.passes), args.clean)
 
 
 def command():

@@ -13,7 +13,7 @@ from core.command import Command, log
 def produce(args):
     from core.files import UserError, write_json
     from dla import fit, rules
-    from graph import onnxio
+    from graph import onnx_io
     from reporting import dla
 
     if not args.recipe["version"]:
@@ -21,8 +21,8 @@ def produce(args):
             f"the TensorRT version of {args.target} is not known here: give it in the target's row (version)"
         )
     known = rules.load(args.rules)
-    found = fit.report(onnxio.load(args.clean), known, args.recipe)
-    before = fit.report(onnxio.load(args.onnx), known, args.recipe, alone=True)
+    found = fit.report(onnx_io.load(args.clean), known, args.recipe)
+    before = fit.report(onnx_io.load(args.onnx), known, args.recipe, alone=True)
     names = {key: getattr(args, key) for key in ("model", "precision", "target")}
     write_json(args.report, {**names, **found, "exported": fit.summary(before)})
     Path(args.picture).write_text(dla.render(names, found, before), encoding="utf-8")

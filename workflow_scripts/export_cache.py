@@ -44,7 +44,7 @@ def batches_of(path, count, model):
 
 def produce(args):
     from core.files import UserError, read_json, replacing
-    from graph import onnxio
+    from graph import onnx_io
     from model import checkpoint
     from quantization.amax import split_state
     from runtimes import _calibration
@@ -62,7 +62,7 @@ def produce(args):
         )
     amax = split_state(checkpoint.read(args.qat))[1] if args.qat else calibration["amax"]
     batches = batches_of(args.images, args.count, resolved.read(args.model, resolved.NORMALIZATION))
-    scales = scales_of(onnxio.load(args.clean), amax, args.placement, batches, args.threads)
+    scales = scales_of(onnx_io.load(args.clean), amax, args.placement, batches, args.threads)
     with replacing(args.cache) as partial, open(partial, "w", encoding="ascii") as stream:
         stream.write(_calibration.text(scales, args.version))
     log.info("%d tensors have a scale", len(scales))

@@ -27,14 +27,14 @@ def _prove(model, exported, size):
     import torch
 
     from core.files import UserError
-    from graph import onnxio
+    from graph import onnx_io
 
-    session = onnxio.runner(exported)
+    session = onnx_io.runner(exported)
     for batch in (1, 3):
         images = np.random.default_rng(batch).standard_normal((batch, 3, size, size), dtype=np.float32)
         with torch.no_grad():
             expected = model.eval()(torch.from_numpy(images)).numpy()
-        got = session.run(None, {onnxio.INPUT: images})[0]
+        got = session.run(None, {onnx_io.INPUT: images})[0]
         error = float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-6))
         log.info("batch %d: logits within %.1e of PyTorch", batch, error)
         if not error <= MAX_ERROR:

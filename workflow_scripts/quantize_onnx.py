@@ -5,15 +5,17 @@ from core.command import Command, log
 
 
 def produce(args):
-    from graph import onnxio, qdq
+    from graph import onnx_io, qdq
     from planning import plan
     from quantization import retrained
 
     clean, amax = retrained.clean_graph(args, args.passes, args.placement, args.images)
     excluded = plan.modules(plan.read(args.plan)) if args.plan else ()
     quantized = qdq.insert(clean, amax, args.placement, excluded)
-    onnxio.save(quantized, args.quantized)
-    log.info("%d nodes, %d Q/DQ pairs", onnxio.count(quantized), sum(n.op == "QuantizeLinear" for n in quantized.nodes))
+    onnx_io.save(quantized, args.quantized)
+    log.info(
+        "%d nodes, %d Q/DQ pairs", onnx_io.count(quantized), sum(n.op == "QuantizeLinear" for n in quantized.nodes)
+    )
 
 
 def command():

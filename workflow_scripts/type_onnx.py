@@ -4,16 +4,16 @@ from core.command import Command, log
 
 
 def produce(args):
-    from graph import onnxio, strongly_typed
+    from graph import onnx_io, strongly_typed
     from planning import plan
 
-    kind, graph = args.recipe.get("high_precision") or args.recipe["compute"], onnxio.load(args.onnx)
+    kind, graph = args.recipe.get("high_precision") or args.recipe["compute"], onnx_io.load(args.onnx)
     kept = plan.names(plan.read(args.plan), "fp32") if args.plan else ()
     plan.check_names(sorted(kept), {node.name for node in graph.nodes}, args.plan)
     graph = strongly_typed.cast(graph, kind, kept)
-    onnxio.save(graph, args.typed)
+    onnx_io.save(graph, args.typed)
     casts = sum(node.op == "Cast" for node in graph.nodes)
-    log.info("%d nodes, %d of them Casts, in %s; %d in fp32", onnxio.count(graph), casts, kind, len(kept))
+    log.info("%d nodes, %d of them Casts, in %s; %d in fp32", onnx_io.count(graph), casts, kind, len(kept))
 
 
 def command():

@@ -30,9 +30,9 @@ def prepare(folder, row, passes, count):
     import onnx
     from plans import clean_graph
 
-    from graph import onnxio
+    from graph import onnx_io
 
-    onnx.save(onnxio.to_model(clean_graph(row, passes)), folder / "net.onnx")
+    onnx.save(onnx_io.to_model(clean_graph(row, passes)), folder / "net.onnx")
     random = np.random.default_rng(0)
     with open(folder / "val.u8", "wb") as stream:
         np.save(stream, random.integers(0, 256, (count, row["size"], row["size"], 3)).astype(np.uint8))

@@ -22,11 +22,11 @@ def clean_graph(row, passes):
     """Return the clean graph of a network with random weights whose BatchNorm is not at its neutral start."""
     from test_graph import deployed, trained_like
 
-    from graph import onnxio
+    from graph import onnx_io
     from graph import passes as surgeon
     from model import export
 
-    return surgeon.apply(onnxio.imported(export.to_onnx(deployed(trained_like(row, 1000)), row["size"])), passes)
+    return surgeon.apply(onnx_io.imported(export.to_onnx(deployed(trained_like(row, 1000)), row["size"])), passes)
 
 
 def plan_of(graph, row, pixels, workers):
@@ -34,12 +34,12 @@ def plan_of(graph, row, pixels, workers):
     import numpy as np
 
     from data import preprocess
-    from graph import onnxio
+    from graph import onnx_io
     from planning import search
 
-    session = onnxio.runner(onnxio.to_model(graph.copy()))
+    session = onnx_io.runner(onnx_io.to_model(graph.copy()))
     images = preprocess.normalize(pixels, row["mean"], row["std"])
-    reference = np.concatenate([session.run(None, {onnxio.INPUT: image[None]})[0] for image in images])
+    reference = np.concatenate([session.run(None, {onnx_io.INPUT: image[None]})[0] for image in images])
     inputs = search.Inputs(pixels, pixels, reference.argmax(axis=1), reference, row)
     start = time.monotonic()
     recipe = {"compute": "fp16", "budget": 0.3}

@@ -22,7 +22,7 @@ import dla_fit
 from conftest import ROOT
 from core.files import UserError
 from dla import fit, regions, rules
-from graph import onnxio, passes
+from graph import onnx_io, passes
 from model import deploy, export
 from reporting import dla as drawing
 
@@ -50,7 +50,7 @@ def exported(model):
 
 @pytest.fixture(scope="module")
 def cleaned(exported):
-    return {name: passes.apply(onnxio.imported(exported), names) for name, names in LISTS.items()}
+    return {name: passes.apply(onnx_io.imported(exported), names) for name, names in LISTS.items()}
 
 
 # The original
@@ -77,7 +77,7 @@ def original():
 
 @pytest.fixture(scope="module")
 def fate(original):
-    return fit.report(onnxio.imported(original), KNOWN, {**XAVIER, "version": "8.4.0"}, alone=True)
+    return fit.report(onnx_io.imported(original), KNOWN, {**XAVIER, "version": "8.4.0"}, alone=True)
 
 
 def test_what_fell_back_in_the_original_falls_back_here(fate):
@@ -149,7 +149,7 @@ def test_surgery_leaves_one_subgraph_between_two_attentions(cleaned, name, recip
 
 
 def test_surgery_against_the_exported_graph(cleaned, exported):
-    before = fit.report(onnxio.imported(exported), KNOWN, XAVIER, alone=True)
+    before = fit.report(onnx_io.imported(exported), KNOWN, XAVIER, alone=True)
     after = fit.report(cleaned["dla1"].copy(), KNOWN, XAVIER)
     assert after["offered"] < before["offered"] / 4 and after["macs"]["dla"] > 2 * before["macs"]["dla"]
 
@@ -420,7 +420,7 @@ def cyclic(nodes, groups):
 @pytest.fixture(scope="module")
 def files(cleaned, exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dla")
-    onnxio.save(cleaned["dla1"].copy(), folder / "clean.onnx")
+    onnx_io.save(cleaned["dla1"].copy(), folder / "clean.onnx")
     onnx.save(exported, folder / "exported.onnx")
     return folder
 

@@ -33,7 +33,7 @@ def make(source, stage):
 
     from core.files import write_json
     from data import cache, index
-    from graph import onnxio
+    from graph import onnx_io
     from measure.logits import read_logits
     from planning import search
 
@@ -42,8 +42,8 @@ def make(source, stage):
     for path, name in ((images, "select.u8"), (source / "data/index.json", "index.json")):
         shutil.copyfile(path, stage / name)
     shutil.copyfile(source / f"select/{MODEL}.torch.npy", stage / "select.npy")
-    graph = planted(onnxio.load(source / f"clean/{MODEL}.gpu.onnx"), PLANTED)
-    onnxio.save(graph, stage / "planted.onnx")
+    graph = planted(onnx_io.load(source / f"clean/{MODEL}.gpu.onnx"), PLANTED)
+    onnx_io.save(graph, stage / "planted.onnx")
     labels, reference = index.labels(index.read(stage / "index.json"), "select"), read_logits(stage / "select.npy")
     inputs = search.Inputs(cache.read(calibration), cache.read(images), labels, reference, NORMALIZATION)
     found = search.plan(graph, None, [], CRITERION, inputs, workers=os.cpu_count())

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
 import export_cache  # noqa: E402
 from core.files import read_json  # noqa: E402
-from graph import onnxio, passes, qdq  # noqa: E402
+from graph import onnx_io, passes, qdq  # noqa: E402
 from model import checkpoint  # noqa: E402
 from planning import strip_qdq  # noqa: E402
 from quantization.amax import split_state  # noqa: E402
@@ -37,7 +37,7 @@ COPIED = ("data/index.json", f"data/{MODEL}.val.u8", f"accuracy/{MODEL}.torch.np
 
 def without_pairs(path, target):
     """Write the clean graph of a Q/DQ graph's weights to a file."""
-    strip_qdq.without(path, {qdq.module_of(node) for node in onnxio.load(path).nodes}, target)
+    strip_qdq.without(path, {qdq.module_of(node) for node in onnx_io.load(path).nodes}, target)
 
 
 def main():
@@ -48,7 +48,7 @@ def main():
         shutil.copyfile(source / name, stage / name)
     clean = source / "clean" / f"{MODEL}.gpu.onnx"
     shutil.copyfile(clean, stage / "clean" / clean.name)
-    onnxio.save(passes.apply(onnxio.load(clean), ["gemm_to_conv"]), stage / "clean" / f"{MODEL}.gpu-conv.onnx")
+    onnx_io.save(passes.apply(onnx_io.load(clean), ["gemm_to_conv"]), stage / "clean" / f"{MODEL}.gpu-conv.onnx")
     for precision in ("int8_ptq", "int8_qat"):
         name = f"{MODEL}.{precision}.gpu.onnx"
         shutil.copyfile(source / "quantized" / name, stage / "quantized" / name)
@@ -56,14 +56,14 @@ def main():
     learned = stage / "learned.onnx"
     without_pairs(source / "quantized" / f"{MODEL}.int8_qat.gpu.onnx", learned)
     for variant, placement in PLACEMENTS.items():
-        graph = qdq.insert(onnxio.load(learned), amax, placement)
-        onnxio.save(graph, stage / "quantized" / f"{MODEL}.int8_qat-{variant}.gpu.onnx")
-    wide = passes.apply(onnxio.load(learned), ["gemm_to_conv"])
-    onnxio.save(qdq.insert(wide, amax, ["conv", "residual"]), stage / "quantized" / f"{MODEL}.int8_qat-conv.gpu.onnx")
+        graph = qdq.insert(onnx_io.load(learned), amax, placement)
+        onnx_io.save(graph, stage / "quantized" / f"{MODEL}.int8_qat-{variant}.gpu.onnx")
+    wide = passes.apply(onnx_io.load(learned), ["gemm_to_conv"])
+    onnx_io.save(qdq.insert(wide, amax, ["conv", "residual"]), stage / "quantized" / f"{MODEL}.int8_qat-conv.gpu.onnx")
     learned.unlink()
     calibration = read_json(source / "calibration" / f"{MODEL}.int8_ptq.json")
     batches = export_cache.batches_of(source / IMAGES, calibration["images"], NORMALIZATION)
-    scales = export_cache.scales_of(onnxio.load(clean), calibration["amax"], EVERYTHING, batches)
+    scales = export_cache.scales_of(onnx_io.load(clean), calibration["amax"], EVERYTHING, batches)
     text = _calibration.text(scales, VERSION)
     (stage / "calibration" / f"{MODEL}.int8_ptq.gpu.cache").write_text(text, encoding="ascii")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.files import UserError
-from graph import names, onnxio, passes, qdq, shapes, strongly_typed
+from graph import names, onnx_io, passes, qdq, shapes, strongly_typed
 from model import deploy, export, zoo
 
 SIZE, CLASSES = 64, 10
@@ -55,11 +55,11 @@ def exported(model):
 
 @pytest.fixture(scope="module", params=sorted(CLASS_PASSES))
 def clean(request, exported):
-    return passes.apply(onnxio.imported(exported), CLASS_PASSES[request.param])
+    return passes.apply(onnx_io.imported(exported), CLASS_PASSES[request.param])
 
 
 def logits(graph, images):
-    return onnxio.runner(onnxio.to_model(graph.copy())).run(None, {onnxio.INPUT: images})[0]
+    return onnx_io.runner(onnx_io.to_model(graph.copy())).run(None, {onnx_io.INPUT: images})[0]
 
 
 def images(batch, seed=1):
@@ -100,7 +100,7 @@ def test_folding_keeps_the_logits_and_the_model(model):
 
 
 def test_export_equals_pytorch_at_any_batch(model, exported):
-    session = onnxio.runner(exported)
+    session = onnx_io.runner(exported)
     for batch in (1, 2, 5):
         with torch.no_grad():
             expected = model(torch.from_numpy(images(batch))).numpy()
@@ -118,7 +118,7 @@ def test_names_are_module_paths(exported):
 
 
 def test_clean_graphs_have_half_the_nodes_and_static_reshapes(exported, clean):
-    assert onnxio.count(clean) <= onnxio.count(onnxio.imported(exported)) / 2
+    assert onnx_io.count(clean) <= onnx_io.count(onnx_io.imported(exported)) / 2
     ops = {node.op for node in clean.nodes}
     assert not ops & {"Shape", "Gather", "Concat", "Unsqueeze", "Identity", "Constant"}
     reshapes = [node for node in clean.nodes if node.op == "Reshape"]
@@ -128,14 +128,14 @@ def test_clean_graphs_have_half_the_nodes_and_static_reshapes(exported, clean):
 @pytest.mark.parametrize("cls", sorted(CLASS_PASSES))
 def test_levit_128s_has_at_most_half_its_nodes(cls):
     row = {"timm": "levit_128s", "size": 224}
-    graph = onnxio.imported(export.to_onnx(deployed(trained_like(row, 10)), 224))
-    before = onnxio.count(graph)
-    assert onnxio.count(passes.apply(graph, CLASS_PASSES[cls])) <= before / 2
+    graph = onnx_io.imported(export.to_onnx(deployed(trained_like(row, 10)), 224))
+    before = onnx_io.count(graph)
+    assert onnx_io.count(passes.apply(graph, CLASS_PASSES[cls])) <= before / 2
 
 
 def test_clean_graphs_keep_the_logits(exported, clean):
     for batch in (1, 4):
-        expected = logits(onnxio.imported(exported), images(batch))
+        expected = logits(onnx_io.imported(exported), images(batch))
         assert np.abs(logits(clean, images(batch)) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
@@ -161,14 +161,14 @@ def test_any_slice_keeps_its_numbers(start, end, step):
 
 
 def test_linear_layers_and_skip_connections_stay_flat(exported):
-    graph = passes.apply(onnxio.imported(exported), CLASS_PASSES["gpu"])
+    graph = passes.apply(onnx_io.imported(exported), CLASS_PASSES["gpu"])
     skips = [node for node in graph.nodes if qdq.kind_of(node) == "residual"]
     assert skips and all(len(node.outputs[0].shape) == 2 for node in skips)
     assert any(tensor.inputs and tensor.inputs[0].op == "Gemm" for node in skips for tensor in node.inputs)
 
 
 def test_linear_layers_as_convolutions_keep_the_logits_and_names(exported):
-    gemms = passes.apply(onnxio.imported(exported), CLASS_PASSES["gpu"])
+    gemms = passes.apply(onnx_io.imported(exported), CLASS_PASSES["gpu"])
     modules = {node.name.rsplit("/", 1)[0] for node in gemms.nodes if node.op == "Gemm"}
     expected = logits(gemms, images(2))
     wide = passes.apply(gemms, ["gemm_to_conv"])
@@ -185,24 +185,24 @@ def test_a_pass_that_changes_the_logits_is_refused(exported, monkeypatch):
 
     monkeypatch.setitem(passes.PASSES, "negate", negate)
     with pytest.raises(UserError, match="pass negate changed the logits"):
-        passes.apply(onnxio.imported(exported), ["negate"])
+        passes.apply(onnx_io.imported(exported), ["negate"])
 
 
 def test_an_unknown_pass_is_named(exported):
     with pytest.raises(UserError, match="no pass is called 'fold_constant'; there are: fold_constants"):
-        passes.apply(onnxio.imported(exported), ["fold_constant"])
+        passes.apply(onnx_io.imported(exported), ["fold_constant"])
 
 
 def test_the_same_graph_gives_the_same_bytes(exported, tmp_path):
     for name in ("a", "b"):
-        onnxio.save(passes.apply(onnxio.imported(exported), CLASS_PASSES["cpu"]), tmp_path / name)
+        onnx_io.save(passes.apply(onnx_io.imported(exported), CLASS_PASSES["cpu"]), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_damaged_graph_is_one_clear_error(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     with pytest.raises(UserError, match="x.onnx is not a valid ONNX graph"):
-        onnxio.load(tmp_path / "x.onnx")
+        onnx_io.load(tmp_path / "x.onnx")
 
 
 def test_measured_shapes_tell_the_batch_from_the_rest(clean):
@@ -260,7 +260,7 @@ def test_a_scale_is_amax_over_127_per_output_channel(clean):
 
 
 def test_passes_accept_quantized_graphs(exported):
-    plain = passes.apply(onnxio.imported(exported), ["fold_constants", "fold_shapes", "drop_noops"])
+    plain = passes.apply(onnx_io.imported(exported), ["fold_constants", "fold_shapes", "drop_noops"])
     quantized = qdq.insert(plain, amax_of(plain), EVERYTHING)
     expected = logits(quantized, images(2))
     pairs = sum(n.op == "QuantizeLinear" for n in quantized.nodes)
@@ -289,7 +289,7 @@ def test_fp16_graph_is_typed_throughout_and_close(clean):
     expected = logits(clean, images(2))
     half = strongly_typed.cast(clean.copy(), "fp16")
     assert {(node.name, node.op) for node in clean.nodes} <= {(node.name, node.op) for node in half.nodes}
-    model = onnx.shape_inference.infer_shapes(onnxio.to_model(half), strict_mode=True)
+    model = onnx.shape_inference.infer_shapes(onnx_io.to_model(half), strict_mode=True)
     floats = {v.type.tensor_type.elem_type for v in model.graph.value_info} - {onnx.TensorProto.INT64}
     assert floats == {onnx.TensorProto.FLOAT16}
     assert [v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)] == [1, 1]
@@ -331,5 +331,5 @@ def test_casts_are_at_boundaries_one_for_a_tensor(clean):
             before, after = cast.inputs[0].inputs, cast.outputs[0].outputs
             wide = not before or before[0].name in kept
             assert all((reader.name in kept) != wide for reader in after) and (after or not wide)
-        model = onnx.shape_inference.infer_shapes(onnxio.to_model(mixed), strict_mode=True)
+        model = onnx.shape_inference.infer_shapes(onnx_io.to_model(mixed), strict_mode=True)
         onnx.checker.check_model(model, full_check=True)

@@ -11,7 +11,7 @@ from test_graph import CLASS_PASSES, CLASSES, EVERYTHING, SIZE
 from conftest import ROOT
 from core.files import canonical
 from data import cache, index, preprocess
-from graph import onnxio, passes
+from graph import onnx_io, passes
 from model import export
 from quantizing import VISION, Digits
 
@@ -22,15 +22,15 @@ GRAPH = {"passes": CLASS_PASSES["gpu"], "placement": EVERYTHING}
 def digits(tmp_path_factory):
     """A network with its dataset, and the FP32 logits of the select split."""
     digits = Digits(tmp_path_factory.mktemp("plan"))
-    session = onnxio.runner(onnxio.to_model(clean(digits)))
+    session = onnx_io.runner(onnx_io.to_model(clean(digits)))
     count = len(index.labels(index.read(digits["index.json"]), "select"))
     images = preprocess.normalize(cache.read(digits["select.u8"], count), VISION["mean"], VISION["std"])
-    np.save(digits["reference.npy"], session.run(None, {onnxio.INPUT: images})[0])
+    np.save(digits["reference.npy"], session.run(None, {onnx_io.INPUT: images})[0])
     return digits
 
 
 def clean(digits):
-    return passes.apply(onnxio.imported(export.to_onnx(digits.folded(), SIZE)), GRAPH["passes"])
+    return passes.apply(onnx_io.imported(export.to_onnx(digits.folded(), SIZE)), GRAPH["passes"])
 
 
 def planned(digits, criterion, reference="reference.npy", nodes=None):

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, deployed, planted, trained_like
 
 from core.files import UserError
-from graph import onnxio, passes, qdq, strongly_typed
+from graph import onnx_io, passes, qdq, strongly_typed
 from model import export
 from planning import choose, criterion, groups, plan, ranges, search, simulate
 
@@ -23,7 +23,7 @@ PLANTED = {f"{LINEAR}.{name}" for name in ("ln1/Gemm", "act/HardSigmoid", "act/M
 
 
 def cleaned(seed=0, cls="gpu"):
-    return passes.apply(onnxio.imported(export.to_onnx(deployed(trained_like(seed=seed)), SIZE)), CLASS_PASSES[cls])
+    return passes.apply(onnx_io.imported(export.to_onnx(deployed(trained_like(seed=seed)), SIZE)), CLASS_PASSES[cls])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def inputs_of(graph, pixels, wrong=0):
 
 
 def run(graph, images):
-    return onnxio.runner(onnxio.to_model(graph.copy())).run(None, {onnxio.INPUT: images})[0]
+    return onnx_io.runner(onnx_io.to_model(graph.copy())).run(None, {onnx_io.INPUT: images})[0]
 
 
 def simulated(graph, images, treatment, names=None):
@@ -70,7 +70,7 @@ def close_as_noise(one, other, exact, alike):
 
 def referenced(graph, images):
     """Return the logits of ONNX's reference evaluator, which computes in numpy's float16 where a graph says so."""
-    return ReferenceEvaluator(onnxio.to_model(graph.copy())).run(None, {onnxio.INPUT: images})[0]
+    return ReferenceEvaluator(onnx_io.to_model(graph.copy())).run(None, {onnx_io.INPUT: images})[0]
 
 
 # The simulation
@@ -147,7 +147,7 @@ def test_nothing_is_kept_where_fp16_is_enough(clean, pixels):
     found = search.plan(clean.copy(), None, EVERYTHING, FP16, inputs_of(clean, pixels))
     assert found["met"] and found["nodes"] == [] and found["nodes_high_precision"] == 0
     assert found["bound"]["num_images"] == found["measured"]["num_images"] == len(pixels)
-    assert found["nodes_total"] == len(found["graph"]) == onnxio.count(clean)
+    assert found["nodes_total"] == len(found["graph"]) == onnx_io.count(clean)
     blocks = found["groups"]
     assert sorted(name for group in blocks for name in group["nodes"]) == sorted(found["graph"])
     assert all(group["effect"] > 0 and group["bound"] > 0 for group in blocks)

@@ -17,7 +17,7 @@ from conftest import ROOT
 from core.files import canonical
 from described import USUAL
 from devices import probe
-from graph import onnxio, passes, qdq
+from graph import onnx_io, passes, qdq
 from model import export
 
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -32,7 +32,7 @@ def clean(request):
     """A model's clean graph of the class cpu, with random weights."""
     row = {**USUAL, **CONFIG["models"][request.param]}
     folded = deployed(trained_like(row, CLASSES))
-    return passes.apply(onnxio.imported(export.to_onnx(folded, row["size"])), CONFIG["graphs"]["cpu"]["passes"])
+    return passes.apply(onnx_io.imported(export.to_onnx(folded, row["size"])), CONFIG["graphs"]["cpu"]["passes"])
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def layers_of(clean, tmp_path):
 
     def build(placement, kept=(), high="fp32"):
         graph = qdq.insert(clean.copy(), amax_of(clean), placement, kept)
-        onnxio.save(graph, tmp_path / "q.onnx")
+        onnx_io.save(graph, tmp_path / "q.onnx")
         values = {"recipe": {"compute": "int8", "high_precision": high, "batches": [1], "threads": 1}}
         values.update(identity=probe.facts("openvino"), runtime="openvino", onnx=str(tmp_path / "q.onnx"))
         values.update(engine=str(tmp_path / "e"), description=str(tmp_path / "e.json"))

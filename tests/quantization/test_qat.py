@@ -11,7 +11,7 @@ import torch
 from test_graph import CLASS_PASSES, CLASSES, EVERYTHING
 
 from core.files import UserError, write_json
-from graph import onnxio
+from graph import onnx_io
 from model import checkpoint
 from quantization import amax, images, qat, recipe
 from quantization.distillation import divergence
@@ -101,9 +101,9 @@ def test_the_graph_has_the_pairs_of_the_calibrated_one(digits):
     pairs, trained_state = [], trained(digits, "pairs.pth", batch=300, scales="learned")
     for qat_state in ("", str(trained_state)):
         digits.run("quantize_onnx", **given, qat=qat_state)
-        graph = onnxio.load(digits["q.onnx"])
+        graph = onnx_io.load(digits["q.onnx"])
         pairs.append(sorted(node.name for node in graph.nodes if node.op == "QuantizeLinear"))
-        assert onnxio.outputs(graph, 2).shape == (2, CLASSES)
+        assert onnx_io.outputs(graph, 2).shape == (2, CLASSES)
     assert len(pairs[0]) > 50 and pairs[0] == pairs[1]
 
 

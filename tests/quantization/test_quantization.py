@@ -9,7 +9,7 @@ from test_graph import CLASS_PASSES, CLASSES, EVERYTHING, SIZE, deployed, traine
 
 import sweep_calibration
 from core.files import UserError, canonical, read_json
-from graph import onnxio, passes, qdq
+from graph import onnx_io, passes, qdq
 from model import checkpoint, deploy, export
 from quantization import amax
 from quantizing import VISION, Digits, calibrated, quantized, random_images
@@ -38,7 +38,7 @@ def ranges_of(network):
 
 
 def test_quantizers_are_exactly_the_graphs_slots(folded, by_max):
-    clean = passes.apply(onnxio.imported(export.to_onnx(folded, SIZE)), CLASS_PASSES["cpu"])
+    clean = passes.apply(onnx_io.imported(export.to_onnx(folded, SIZE)), CLASS_PASSES["cpu"])
     slots = {
         f"{qdq.module_of(node)}.{quantizer}"
         for node in clean.nodes
@@ -60,9 +60,9 @@ def test_every_layer_attention_product_and_skip_has_its_quantizers(folded, by_ma
 
 
 def test_the_qdq_graph_computes_what_the_fake_quantized_network_does(folded, images, by_max):
-    clean = passes.apply(onnxio.imported(export.to_onnx(folded, SIZE)), CLASS_PASSES["cpu"])
+    clean = passes.apply(onnx_io.imported(export.to_onnx(folded, SIZE)), CLASS_PASSES["cpu"])
     graph = qdq.insert(clean, ranges_of(by_max), EVERYTHING)
-    got = onnxio.runner(onnxio.to_model(graph)).run(None, {onnxio.INPUT: images[:8].numpy()})[0]
+    got = onnx_io.runner(onnx_io.to_model(graph)).run(None, {onnx_io.INPUT: images[:8].numpy()})[0]
     with torch.no_grad():
         expected, plain = by_max(images[:8]).numpy(), folded(images[:8]).numpy()
     lost = np.abs(expected - plain).max()
@@ -124,13 +124,13 @@ def test_quantize_onnx_writes_the_graph_of_a_calibration_with_every_part(digits,
     )
     assert (digits.folder / "t.onnx").read_bytes() == (digits.folder / "q.onnx").read_bytes()
     network = calibrated(digits.folded(), pixels(digits), **EVERY_PART)[1]
-    got = onnxio.outputs(onnxio.load(digits["q.onnx"]), 2)
+    got = onnx_io.outputs(onnx_io.load(digits["q.onnx"]), 2)
     assert got.shape == (2, CLASSES)
-    run = onnxio.runner(onnxio.to_model(onnxio.load(digits["q.onnx"])))
+    run = onnx_io.runner(onnx_io.to_model(onnx_io.load(digits["q.onnx"])))
     shown = pixels(digits)[:16]
     with torch.no_grad():
         expected, plain = network(shown).numpy(), digits.folded()(shown).numpy()
-    off, lost = (np.abs(other - expected).mean() for other in (run.run(None, {onnxio.INPUT: shown.numpy()})[0], plain))
+    off, lost = (np.abs(other - expected).mean() for other in (run.run(None, {onnx_io.INPUT: shown.numpy()})[0], plain))
     assert lost > 0 and off < 0.25 * lost
 
 
@@ -154,11 +154,11 @@ def test_layers_that_are_not_quantized_keep_their_biases(digits):
         digits.run(
             "quantize_onnx", **options, passes=CLASS_PASSES["cpu"], placement=placement, quantized=digits["q.onnx"]
         )
-        graph = onnxio.load(digits["q.onnx"])
+        graph = onnx_io.load(digits["q.onnx"])
         first = next(node for node in graph.nodes if node.op == "Conv")
         assert np.array_equal(first.inputs[2].values, digits.folded().stem.conv1.bias.numpy(force=True))
         if not placement:
-            run = onnxio.runner(onnxio.to_model(graph)).run(None, {onnxio.INPUT: pixels(digits)[:4].numpy()})[0]
+            run = onnx_io.runner(onnx_io.to_model(graph)).run(None, {onnx_io.INPUT: pixels(digits)[:4].numpy()})[0]
             with torch.no_grad():
                 assert np.allclose(run, digits.folded()(pixels(digits)[:4]).numpy(), atol=1e-4)
 

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from core.command import log
 from core.files import UserError
-from graph import attention, dla_passes, onnxio, shapes, surgery
+from graph import attention, dla_passes, onnx_io, shapes, surgery
 
 TOLERANCE = 1e-5  # of an exact pass, relative to the largest logit
 ELEMENTWISE = {"Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Sigmoid", "Clip"}
@@ -289,12 +289,12 @@ def apply(graph, names):
     Raises UserError naming the pass whose outputs differ by more than TOLERANCE of the largest logit.
     """
     check_names(names)
-    expected = [onnxio.outputs(graph, batch) for batch in (1, 3)]
+    expected = [onnx_io.outputs(graph, batch) for batch in (1, 3)]
     for name in names:
-        before = onnxio.count(graph)
+        before = onnx_io.count(graph)
         graph = PASSES[name](graph).toposort()
-        error = _relative_error(expected, [onnxio.outputs(graph, batch) for batch in (1, 3)])
-        log.info("%-20s %4d -> %4d nodes, logits within %.1e", name, before, onnxio.count(graph), error)
+        error = _relative_error(expected, [onnx_io.outputs(graph, batch) for batch in (1, 3)])
+        log.info("%-20s %4d -> %4d nodes, logits within %.1e", name, before, onnx_io.count(graph), error)
         if not error <= TOLERANCE:
             limit = f"at most {TOLERANCE:.0e} of the largest"
             raise UserError(f"pass {name} changed the logits by {error:.1e} ({limit}): take it out of `graphs`")

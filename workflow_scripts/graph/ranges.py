@@ -3,7 +3,7 @@
 import numpy as np
 
 from core.files import UserError
-from graph import onnxio
+from graph import onnx_io
 
 
 def magnitudes(graph, batches, threads=0):
@@ -12,10 +12,10 @@ def magnitudes(graph, batches, threads=0):
     graph: graphsurgeon graph; batches: float32 [N, 3, H, W] each, small ones, because all activations of a batch are
     in memory together. Raises UserError naming a tensor that is not finite.
     """
-    session, largest = onnxio.observer(graph, threads), {}
+    session, largest = onnx_io.observer(graph, threads), {}
     fetched = [output.name for output in session.get_outputs()]
     for batch in batches:
-        values = zip([onnxio.INPUT, *fetched], [batch, *session.run(fetched, {onnxio.INPUT: batch})])
+        values = zip([onnx_io.INPUT, *fetched], [batch, *session.run(fetched, {onnx_io.INPUT: batch})])
         for name, value in values:
             if value.dtype == np.float32:
                 largest[name] = np.maximum(largest.get(name, 0), np.abs(value).max())  # NaN stays NaN

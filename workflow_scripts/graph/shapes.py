@@ -2,7 +2,7 @@
 
 import onnx_graphsurgeon as gs
 
-from graph import onnxio
+from graph import onnx_io
 
 BATCHES = (2, 3)  # coprime: what scales with the batch is told from what does not
 
@@ -12,11 +12,11 @@ def measured(graph, batches=BATCHES):
 
     One run of ONNX Runtime for each batch, with every tensor as an output.
     """
-    session = onnxio.observer(graph)
+    session = onnx_io.observer(graph)
     fetched = [o.name for o in session.get_outputs()]
     shapes, dtypes = {}, {}
     for batch in batches:
-        feed = {onnxio.INPUT: onnxio.random_batch(graph, batch)}
+        feed = {onnx_io.INPUT: onnx_io.random_batch(graph, batch)}
         for name, value in [*feed.items(), *zip(fetched, session.run(None, feed))]:
             shapes.setdefault(name, []).append(list(value.shape))
             dtypes[name] = value.dtype

@@ -6,7 +6,7 @@ import warnings
 import torch
 
 from graph import names
-from graph.onnxio import INPUT, OUTPUT
+from graph.onnx_io import INPUT, OUTPUT
 
 OPSET = 13  # the newest that TensorRT 8.4 and 8.5 parse in full, and the oldest with per-channel QuantizeLinear
 

@@ -4,7 +4,7 @@ import torch
 
 from core import resolved
 from core.files import read_json
-from graph import onnxio, passes
+from graph import onnx_io, passes
 from model import checkpoint, deploy, export, proof, zoo
 from quantization import recipe
 from quantization.amax import split_state
@@ -27,7 +27,7 @@ def clean_graph(args, passes_of_class, placement, images):
         checkpoint.load_state(model, weights, args.qat)
     else:
         recipe.adjust(model, calibration, lambda name: _kind_of(model.get_submodule(name)) in placement)
-    exported = onnxio.imported(export.to_onnx(model, row["size"]))
+    exported = onnx_io.imported(export.to_onnx(model, row["size"]))
     return passes.apply(exported, passes_of_class), amax
 
 
