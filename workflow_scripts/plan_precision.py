@@ -10,11 +10,11 @@ from core.command import Command, log
 
 def produce(args):
     from core.files import write_json
-    from planning import search
+    from planning import planner
     from quantization import retrained
 
     graph, amax = retrained.clean_graph(args, args.graph["passes"], args.graph["placement"], args.calib_images)
-    found = search.plan(graph, amax, args.graph["placement"], args.recipe, inputs_of(args), args.given, args.threads)
+    found = planner.plan(graph, amax, args.graph["placement"], args.recipe, inputs_of(args), args.given, args.threads)
     write_json(args.plan, found)
     measured = found["measured"]
     log.info(
@@ -27,15 +27,15 @@ def produce(args):
 
 
 def inputs_of(args):
-    """Return the images, labels and reference logits that a plan is judged on: planning.search.Inputs."""
+    """Return the images, labels and reference logits that a plan is judged on: planning.planner.Inputs."""
     from data import cache, index
     from measure.logits import read_logits
-    from planning import search
+    from planning import planner
 
     labels = index.labels(index.read(args.index), "select")
     row = resolved.read(args.model, resolved.NORMALIZATION)
     images, calibration = cache.read(args.images, len(labels)), cache.read(args.calib_images)
-    return search.Inputs(calibration, images, labels, read_logits(args.reference), row)
+    return planner.Inputs(calibration, images, labels, read_logits(args.reference), row)
 
 
 def decides(args):

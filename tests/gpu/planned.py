@@ -35,7 +35,7 @@ def make(source, stage):
     from data import cache, index
     from graph import onnx_io
     from measure.logits import read_logits
-    from planning import search
+    from planning import planner
 
     stage.mkdir(parents=True, exist_ok=True)
     images, calibration = (source / f"data/LeViT-128S.{split}.u8" for split in ("select", "calib"))
@@ -45,8 +45,8 @@ def make(source, stage):
     graph = planted(onnx_io.load(source / f"clean/{MODEL}.gpu.onnx"), PLANTED)
     onnx_io.save(graph, stage / "planted.onnx")
     labels, reference = index.labels(index.read(stage / "index.json"), "select"), read_logits(stage / "select.npy")
-    inputs = search.Inputs(cache.read(calibration), cache.read(images), labels, reference, NORMALIZATION)
-    found = search.plan(graph, None, [], CRITERION, inputs, workers=os.cpu_count())
+    inputs = planner.Inputs(cache.read(calibration), cache.read(images), labels, reference, NORMALIZATION)
+    found = planner.plan(graph, None, [], CRITERION, inputs, workers=os.cpu_count())
     write_json(stage / "plan.json", found)
     nodes = [node for node in found["nodes"] if node["name"] != MISSING]
     write_json(stage / "short.json", {**found, "nodes": nodes, "nodes_high_precision": len(nodes)})

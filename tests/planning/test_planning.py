@@ -13,7 +13,7 @@ from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, deployed, plante
 from core.files import UserError
 from graph import onnx_io, passes, qdq, strongly_typed
 from model import export
-from planning import choose, criterion, groups, plan, ranges, search, simulate
+from planning import choose, criterion, groups, plan, planner, ranges, simulate
 
 MODEL = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 FP16 = {"compute": "fp16", "budget": 0.5}
@@ -47,7 +47,7 @@ def inputs_of(graph, pixels, wrong=0):
     reference = run(graph, normalized(pixels))
     labels = reference.argmax(axis=1)
     labels[:wrong] = (labels[:wrong] + 1) % reference.shape[1]
-    return search.Inputs(pixels, pixels, labels, reference, MODEL)
+    return planner.Inputs(pixels, pixels, labels, reference, MODEL)
 
 
 def run(graph, images):
@@ -125,7 +125,7 @@ def test_only_what_a_treatment_changes_is_computed_again(clean, pixels):
 
 
 def test_ranges_of_planted_values(clean, pixels):
-    found = search.plan(planted(clean, LINEAR), None, EVERYTHING, FP16, inputs_of(planted(clean, LINEAR), pixels))
+    found = planner.plan(planted(clean, LINEAR), None, EVERYTHING, FP16, inputs_of(planted(clean, LINEAR), pixels))
     overflowing = next(node for node in found["nodes"] if node["name"] == f"{LINEAR}.ln1/Gemm")["evidence"]
     shrunk = next(node for node in found["nodes"] if node["name"] == f"{LINEAR}.ln2/Gemm")["evidence"]
     assert overflowing["max_abs"] > ranges.HIGHEST and overflowing["headroom"] < 0 and overflowing["effect"] is None
@@ -137,14 +137,14 @@ def test_activations_that_are_not_finite_are_named(clean, pixels):
     weight = next(node for node in graph.nodes if node.op == "Conv").inputs[1]
     weight.values = np.full_like(weight.values, np.nan)
     with pytest.raises(UserError, match="activation stem.conv1/Conv.* is not finite in FP32"):
-        search.plan(graph, None, EVERYTHING, FP16, inputs_of(clean, pixels))
+        planner.plan(graph, None, EVERYTHING, FP16, inputs_of(clean, pixels))
 
 
 # The cheapest set
 
 
 def test_nothing_is_kept_where_fp16_is_enough(clean, pixels):
-    found = search.plan(clean.copy(), None, EVERYTHING, FP16, inputs_of(clean, pixels))
+    found = planner.plan(clean.copy(), None, EVERYTHING, FP16, inputs_of(clean, pixels))
     assert found["met"] and found["nodes"] == [] and found["nodes_high_precision"] == 0
     assert found["bound"]["num_images"] == found["measured"]["num_images"] == len(pixels)
     assert found["nodes_total"] == len(found["graph"]) == onnx_io.count(clean)
@@ -156,7 +156,7 @@ def test_nothing_is_kept_where_fp16_is_enough(clean, pixels):
 @pytest.mark.parametrize("seed", range(3))
 def test_exactly_the_planted_overflow_is_kept(pixels, seed):
     graph = planted(cleaned(seed), LINEAR)
-    found = search.plan(graph.copy(), None, EVERYTHING, FP16, inputs_of(graph, pixels))
+    found = planner.plan(graph.copy(), None, EVERYTHING, FP16, inputs_of(graph, pixels))
     assert {node["name"] for node in found["nodes"]} == PLANTED and found["met"]
     assert {(node["precision"], node["evidence"]["reason"]) for node in found["nodes"]} == {("fp32", "overflow")}
     assert all(node["margin"] == node["evidence"]["headroom"] < 1 for node in found["nodes"])
@@ -172,18 +172,18 @@ def test_a_tight_tolerance_keeps_single_nodes_each_needed(clean, pixels):
     free = simulated(clean, normalized(pixels[:32]), simulate.Half())
     tolerance = float(np.abs(free - inputs.reference).max()) * 0.6
     recipe = {**FP16, "criterion": {"tolerance": tolerance}}
-    found = search.plan(clean.copy(), None, EVERYTHING, recipe, inputs)
+    found = planner.plan(clean.copy(), None, EVERYTHING, recipe, inputs)
     kept = plan.names(found)
     assert found["met"] and 0 < len(kept) < found["nodes_total"] / 2
     assert all(node["evidence"]["reason"] == "criterion" and node["margin"] < 0 for node in found["nodes"])
-    assert search.plan(clean.copy(), None, EVERYTHING, recipe, inputs, workers=3) == found, "threads change nothing"
+    assert planner.plan(clean.copy(), None, EVERYTHING, recipe, inputs, workers=3) == found, "threads change nothing"
 
 
 def test_a_budget_that_nothing_meets_gives_the_best(clean, pixels):
     inputs = inputs_of(clean, pixels)
     reference = inputs.reference + np.random.default_rng(0).normal(0, 5, inputs.reference.shape).astype(np.float32)
     recipe, inputs = {**FP16, "criterion": {"agreement": 100.0}}, inputs._replace(reference=reference)
-    found = search.plan(clean.copy(), None, EVERYTHING, recipe, inputs)
+    found = planner.plan(clean.copy(), None, EVERYTHING, recipe, inputs)
     assert not found["met"] and found["measured"]["slack"] < 0
 
 
@@ -193,7 +193,7 @@ def test_int8_leaves_out_what_costs_the_budget(clean, pixels):
     usual = simulated(clean, normalized(pixels), simulate.Quantized(dict(ranges_))) - inputs.reference
     ranges_["head.input_quantizer"] = 1e4  # so wide that all values round to zero
     recipe = {**INT8, "criterion": {"tolerance": 1.2 * float(np.abs(usual).max())}}
-    found = search.plan(clean.copy(), ranges_, EVERYTHING, recipe, inputs)
+    found = planner.plan(clean.copy(), ranges_, EVERYTHING, recipe, inputs)
     assert "head/Gemm" in plan.names(found) and found["met"]
     quantized = qdq.insert(clean.copy(), ranges_, EVERYTHING, plan.modules(found))
     for node in quantized.nodes:
@@ -278,7 +278,7 @@ def test_verdict():
 def test_a_plan_made_by_hand_is_judged_and_kept(clean, pixels, tmp_path):
     path, names = tmp_path / "mine.json", sorted(PLANTED)
     path.write_text(json.dumps({"nodes": [names[0], {"name": names[1], "precision": "fp32"}]}))
-    found = search.plan(clean.copy(), None, EVERYTHING, FP16, inputs_of(clean, pixels), str(path))
+    found = planner.plan(clean.copy(), None, EVERYTHING, FP16, inputs_of(clean, pixels), str(path))
     assert plan.names(found) == set(names[:2]) and found["met"] and found["nodes_high_precision"] == 2
     assert [node["evidence"]["reason"] for node in found["nodes"]] == ["given", "given"]
     assert plan.grown(found) is None
@@ -298,7 +298,7 @@ def test_a_plan_made_by_hand_is_judged_and_kept(clean, pixels, tmp_path):
 def test_what_is_no_plan(clean, pixels, tmp_path, text, message):
     (tmp_path / "mine.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        search.plan(clean.copy(), None, EVERYTHING, FP16, inputs_of(clean, pixels[:2]), str(tmp_path / "mine.json"))
+        planner.plan(clean.copy(), None, EVERYTHING, FP16, inputs_of(clean, pixels[:2]), str(tmp_path / "mine.json"))
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_a_plan_grows_until_half_of_the_noise_is_gone(effects, steps):
 
 def test_a_precision_without_plans(clean, pixels):
     with pytest.raises(UserError, match="fallback: bf16 has no plans, only fp16 and int8"):
-        search.plan(clean.copy(), None, EVERYTHING, {"compute": "bf16", "budget": 1}, inputs_of(clean, pixels[:2]))
+        planner.plan(clean.copy(), None, EVERYTHING, {"compute": "bf16", "budget": 1}, inputs_of(clean, pixels[:2]))
 
 
 def test_int8_plans_reach_the_other_classes_by_module(clean, pixels):
