@@ -13,7 +13,7 @@ from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, deployed, plante
 from core.files import UserError
 from graph import onnx_io, passes, qdq, strongly_typed
 from model import export
-from planning import choose, criterion, groups, plan, planner, ranges, simulate
+from planning import criterion, groups, plan, planner, ranges, search, simulate
 
 MODEL = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 FP16 = {"compute": "fp16", "budget": 0.5}
@@ -228,7 +228,7 @@ class Additive:
 )
 def test_the_cheapest_groups(budget, kept):
     network, members = Additive(), {name: [name] for name in "abcde"}
-    found = choose.Search(network.verdict(budget), network)
+    found = search.Search(network.verdict(budget), network)
     order = found.ordered(Additive.losses, members)
     assert sorted(found.smallest(order, members)) == list(kept)
     assert all(found.margins[name] < 0 for name in kept)
@@ -236,7 +236,7 @@ def test_the_cheapest_groups(budget, kept):
 
 def test_all_groups_may_not_be_enough():
     network, members = Additive(), {name: [name] for name in "abcd"}
-    found = choose.Search(network.verdict(-1.0), network)
+    found = search.Search(network.verdict(-1.0), network)
     assert found.smallest(found.ordered(Additive.losses, members), members) is None
     assert found.best() >= {"a", "b", "c", "d"}
 

@@ -10,7 +10,7 @@ from core.command import log
 from core.files import UserError
 from data import preprocess
 from graph import qdq
-from planning import choose, criterion, groups, ranges, sensitivity, simulate
+from planning import criterion, groups, ranges, search, sensitivity, simulate
 from planning import plan as plans
 
 CHUNK = 16  # images that a thread computes at once
@@ -62,7 +62,7 @@ class Planner:
         members = {**self._members(groups.blocks(self.network)), **kinds}
         self._measure(members)
         forced = [name for name, found in self.ranges.items() if found["overflows"]]
-        search = choose.Search(self._verdict(SEARCH_IMAGES), self.costs, forced)
+        search = search.Search(self._verdict(SEARCH_IMAGES), self.costs, forced)
         order = search.ordered({name: self.effects[name]["effect"] for name in members}, members)
         wanted = search.smallest(order, members)
         if wanted:
