@@ -13,7 +13,7 @@ from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, deployed, plante
 from core.files import UserError
 from graph import onnx_io, passes, qdq, strongly_typed
 from model import export
-from planning import criterion, groups, plan, planner, ranges, search, simulate
+from planning import criterion, node_groups, plan, planner, ranges, search, simulate
 
 MODEL = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 FP16 = {"compute": "fp16", "budget": 0.5}
@@ -244,7 +244,7 @@ def test_all_groups_may_not_be_enough():
 def test_costs_count_products_and_conversions(clean, pixels):
     network = simulate.Network(clean.copy())
     values = network.tensors(torch.from_numpy(normalized(pixels[:1])))
-    costs = groups.Costs(network, values)
+    costs = node_groups.Costs(network, values)
     conv = next(node for node in network.nodes if node.name == "stem.conv1/Conv")
     assert costs.macs[conv.name] == values[conv.outputs[0]].numel() * 3 * 3 * 3
     gemm = next(node for node in network.nodes if node.name == f"{LINEAR}.ln1/Gemm")

@@ -10,7 +10,7 @@ from core.command import log
 from core.files import UserError
 from data import preprocess
 from graph import qdq
-from planning import criterion, groups, ranges, search, sensitivity, simulate
+from planning import criterion, node_groups, ranges, search, sensitivity, simulate
 from planning import plan as plans
 
 CHUNK = 16  # images that a thread computes at once
@@ -51,15 +51,15 @@ class Planner:
         else:
             self.treatments = {"effect": simulate.Quantized(amax)}
             self.treated = [n.name for n in network.nodes if qdq.slots(n.kind, amax, placement)]
-        self.costs = groups.Costs(network, network.tensors(self._normalized(inputs.calibration[:1])))
+        self.costs = node_groups.Costs(network, network.tensors(self._normalized(inputs.calibration[:1])))
         self.ranges, self.effects = {}, {}
 
     # The two ways to a plan
 
     def searched(self):
         """Return the plan with the cheapest set of nodes that meets the criterion, or the best that was found."""
-        kinds = self._members(groups.kinds(self.network))
-        members = {**self._members(groups.blocks(self.network)), **kinds}
+        kinds = self._members(node_groups.kinds(self.network))
+        members = {**self._members(node_groups.blocks(self.network)), **kinds}
         self._measure(members)
         forced = [name for name, found in self.ranges.items() if found["overflows"]]
         search = search.Search(self._verdict(SEARCH_IMAGES), self.costs, forced)

@@ -8,7 +8,7 @@ EVALUATIONS = 64  # verdicts at most: each is a pass over the select split
 class Search:
     """A search for the cheapest set: groups in the order of their effect for their cost, then single nodes of them.
 
-    verdict_of: function (frozenset of node names) -> planning.criterion.verdict; costs: planning.groups.Costs.
+    verdict_of: function (frozenset of node names) -> planning.criterion.verdict; costs: planning.node_groups.Costs.
     """
 
     def __init__(self, verdict_of, costs, forced=()):
