@@ -8,7 +8,7 @@ def produce(args):
     from core import progress
     from core.files import read_json, write_json
     from model import checkpoint, deploy, proof, training, zoo
-    from quantization import images, imported, recipe
+    from quantization import calibrator, images, imported
 
     training.start(0, args.threads, "cpu")
     row = resolved.read(args.model, resolved.VISION)
@@ -16,13 +16,13 @@ def produce(args):
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     chosen = read_json(args.sweep)["chosen"] if args.sweep else args.recipe
     folded = deploy.fold(source, proof.images(args.images, row))
-    passes = 2 if recipe.is_scaled(chosen) else 1
+    passes = 2 if calibrator.is_scaled(chosen) else 1
     with progress.bar(passes * len(pixels), "calibrate") as bar:
-        calibrator = recipe.Calibrator(folded, pixels, bar.update)
+        calibrator = calibrator.Calibrator(folded, pixels, bar.update)
         own = (lambda network: imported.ranges(args.imported, network, source)) if args.imported else None
         calibration, _ = calibrator.calibrate(chosen, own)
     write_json(args.calibration, {"method": chosen["method"], "images": len(pixels), "recipe": chosen, **calibration})
-    log.info("%d quantizers, %s over %d images", len(calibration["amax"]), recipe.spoken(chosen), len(pixels))
+    log.info("%d quantizers, %s over %d images", len(calibration["amax"]), calibrator.spoken(chosen), len(pixels))
 
 
 def command():

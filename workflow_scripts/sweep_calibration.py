@@ -15,7 +15,7 @@ def produce(args):
     from core.files import write_json
     from data import index
     from model import checkpoint, deploy, proof, training, zoo
-    from quantization import images, recipe
+    from quantization import calibrator, images
 
     training.start(0, args.threads, "cpu")
     row = resolved.read(args.model, resolved.VISION)
@@ -24,10 +24,10 @@ def produce(args):
     shown = images.CalibrationImages(args.select, len(labels), row)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     model = deploy.fold(source, proof.images(args.images, row))
-    calibrator, reference, found = recipe.Calibrator(model, pixels), logits(model, shown), []
+    calibrator, reference, found = calibrator.Calibrator(model, pixels), logits(model, shown), []
     for candidate in progress.over(args.recipe["candidates"], "sweep", "recipe"):
         found.append({"recipe": candidate, **judge(calibrator.calibrate(candidate)[1], shown, labels, reference)})
-        log.info("%-60s KL %.6f top-1 %.2f %%", recipe.spoken(candidate), found[-1]["kl"], found[-1]["top1"])
+        log.info("%-60s KL %.6f top-1 %.2f %%", calibrator.spoken(candidate), found[-1]["kl"], found[-1]["top1"])
     write_json(args.sweep, summary(found, len(pixels), len(labels), judge(model, shown, labels, reference)["top1"]))
 
 

@@ -58,13 +58,13 @@ def setup(args, device):
     from core.files import read_json
     from data import augment, index
     from model import checkpoint, deploy, proof, zoo
-    from quantization import amax, qat, recipe, scaling
+    from quantization import amax, calibrator, qat, scaling
 
     calibration, row = read_json(args.calibration), resolved.read(args.model, resolved.AUGMENTED)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     model = deploy.fold(source, proof.images(args.images, row))
-    student = recipe.adjust(copy.deepcopy(model), calibration)
-    student = quantization.add(student, recipe.backend(calibration.get("recipe", {})))
+    student = calibrator.adjust(copy.deepcopy(model), calibration)
+    student = quantization.add(student, calibrator.backend(calibration.get("recipe", {})))
     amax.load(student, calibration["amax"])
     teacher = scaling.apply(model, calibration.get("scaling", {}))  # its blocks then give what the student's should
     geometry = {name: row[name] for name in resolved.GEOMETRY}

@@ -11,7 +11,7 @@ from test_graph import SIZE, deployed, trained_like
 
 from core.files import UserError
 from model import checkpoint, formats
-from quantization import amax, correction, images, imported, methods, recipe, scaling, statistics
+from quantization import amax, calibrator, correction, images, imported, methods, scaling, statistics
 from quantization.distillation import divergence
 from quantizing import Digits, calibrated, quantized, random_images
 
@@ -63,7 +63,7 @@ def test_max_is_the_largest_magnitude_seen(folded, batch):
 
 def test_statistics_are_collected_once_for_all_methods(folded, batch):
     counted = []
-    calibrator = recipe.Calibrator(folded, batch, counted.append)
+    calibrator = calibrator.Calibrator(folded, batch, counted.append)
     for method in methods.METHODS:
         calibrator.calibrate({"method": method, "weights": "mse", "bias_correction": True})
     assert sum(counted) == len(batch)
@@ -221,7 +221,7 @@ def test_finding_the_correction_changes_nothing(folded, batch):
 def test_adjusting_gives_the_network_that_was_calibrated(folded, batch):
     row = {"equalize": True, "smoothing": 0.5, "bias_correction": True}
     found, network = calibrated(folded, batch, **row)
-    again = quantized(recipe.adjust(copy.deepcopy(folded), found))
+    again = quantized(calibrator.adjust(copy.deepcopy(folded), found))
     amax.load(again, found["amax"])
     with torch.no_grad():
         assert torch.equal(again(batch), network(batch))

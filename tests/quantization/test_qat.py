@@ -13,7 +13,7 @@ from test_graph import CLASS_PASSES, CLASSES, EVERYTHING
 from core.files import UserError, write_json
 from graph import onnx_io
 from model import checkpoint
-from quantization import amax, images, qat, recipe
+from quantization import amax, calibrator, images, qat
 from quantization.distillation import divergence
 from quantization.lsq import LearnedScale, LearnedScales
 from quantizing import VISION, Digits, calibrated, quantized, random_images
@@ -60,7 +60,7 @@ def loss_on_calibration(digits, weights, ranges):
 @pytest.mark.parametrize("changes", [{}, {"scales": "learned", "features": 0.5, "ema": 0.9}], ids=["plain", "all"])
 def test_qat_brings_the_quantized_network_nearer_to_fp32(digits, changes):
     calibration = json.loads((digits.folder / "clipped.json").read_text())
-    start = recipe.adjust(digits.folded(), calibration).state_dict()
+    start = calibrator.adjust(digits.folded(), calibration).state_dict()
     before = loss_on_calibration(digits, start, calibration["amax"])
     after = loss_on_calibration(digits, *amax.split_state(checkpoint.read(trained(digits, "qat.pth", **changes))))
     assert after < 0.7 * before
@@ -227,7 +227,7 @@ def test_two_processes_average_their_gradients(digits):
     assert done.returncode == 0, done.stderr
     shared = checkpoint.read(digits["shared.pth"])
     calibration = json.loads((digits.folder / "clipped.json").read_text())
-    start = recipe.adjust(digits.folded(), calibration).state_dict()
+    start = calibrator.adjust(digits.folded(), calibration).state_dict()
     moved, apart = (distance(alone, other) for other in (start, shared))
     lone_share = checkpoint.read(trained(digits, "half.pth", **{**SHORT, "batch": 150, "steps": 12}))
     assert apart < 0.02 * moved and apart < 0.05 * distance(alone, lone_share)

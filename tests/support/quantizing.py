@@ -10,7 +10,7 @@ from test_graph import CLASSES, ROW, SIZE, deployed, trained_like
 import quantization
 from described import USUAL, model_file
 from model import checkpoint
-from quantization import recipe
+from quantization import calibrator
 
 VISION = {**USUAL, **ROW, "mean": [0.5] * 3, "std": [0.25] * 3}
 
@@ -21,7 +21,7 @@ def random_images(count=24, seed=3):
 
 def calibrated(folded, images, **row):
     """Return (calibration, quantized network with its ranges) of a recipe; by default of the method max."""
-    return recipe.Calibrator(copy.deepcopy(folded), images).calibrate({"method": "max", **row})
+    return calibrator.Calibrator(copy.deepcopy(folded), images).calibrate({"method": "max", **row})
 
 
 def quantized(folded):

@@ -6,7 +6,7 @@ from core import resolved
 from core.files import read_json
 from graph import onnx_io, passes
 from model import checkpoint, deploy, export, proof, zoo
-from quantization import recipe
+from quantization import calibrator
 from quantization.amax import split_state
 
 
@@ -26,7 +26,7 @@ def clean_graph(args, passes_of_class, placement, images):
         weights, amax = split_state(checkpoint.read(args.qat))
         checkpoint.load_state(model, weights, args.qat)
     else:
-        recipe.adjust(model, calibration, lambda name: _kind_of(model.get_submodule(name)) in placement)
+        calibrator.adjust(model, calibration, lambda name: _kind_of(model.get_submodule(name)) in placement)
     exported = onnx_io.imported(export.to_onnx(model, row["size"]))
     return passes.apply(exported, passes_of_class), amax
 
