@@ -8,11 +8,11 @@ def produce(args):
     from core import progress
     from core.files import read_json, write_json
     from model import checkpoint, deploy, proof, training, zoo
-    from quantization import calibrator, images, imported
+    from quantization import calibration_images, calibrator, imported
 
     training.start(0, args.threads, "cpu")
     row = resolved.read(args.model, resolved.VISION)
-    pixels = images.CalibrationImages(args.images, args.recipe["images"], row)
+    pixels = calibration_images.CalibrationImages(args.images, args.recipe["images"], row)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     chosen = read_json(args.sweep)["chosen"] if args.sweep else args.recipe
     folded = deploy.fold(source, proof.images(args.images, row))

@@ -35,7 +35,7 @@ def scales_of(graph, amax, placement, batches, threads=0):
 def batches_of(path, count, model):
     """Yield the first `count` images of a split in small batches, float32 [N, 3, H, W], under a progress bar."""
     from core import progress
-    from quantization.images import CalibrationImages
+    from quantization.calibration_images import CalibrationImages
 
     images = CalibrationImages(path, count, model)
     for start in progress.over(range(0, len(images), BATCH), "ranges", "batch"):

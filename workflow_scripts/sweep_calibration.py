@@ -15,13 +15,13 @@ def produce(args):
     from core.files import write_json
     from data import index
     from model import checkpoint, deploy, proof, training, zoo
-    from quantization import calibrator, images
+    from quantization import calibration_images, calibrator
 
     training.start(0, args.threads, "cpu")
     row = resolved.read(args.model, resolved.VISION)
     labels = index.labels(index.read(args.index), "select")
-    pixels = images.CalibrationImages(args.images, args.recipe["images"], row)
-    shown = images.CalibrationImages(args.select, len(labels), row)
+    pixels = calibration_images.CalibrationImages(args.images, args.recipe["images"], row)
+    shown = calibration_images.CalibrationImages(args.select, len(labels), row)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     model = deploy.fold(source, proof.images(args.images, row))
     calibrator, reference, found = calibrator.Calibrator(model, pixels), logits(model, shown), []

@@ -11,7 +11,7 @@ from test_graph import SIZE, deployed, trained_like
 
 from core.files import UserError
 from model import checkpoint, formats
-from quantization import amax, calibrator, correction, images, imported, methods, scaling, statistics
+from quantization import amax, calibration_images, calibrator, correction, imported, methods, scaling, statistics
 from quantization.distillation import divergence
 from quantizing import Digits, calibrated, quantized, random_images
 
@@ -257,7 +257,7 @@ def digits(tmp_path_factory):
 
 
 def test_fewer_images_than_asked_are_used_and_said(digits, caplog, monkeypatch):
-    monkeypatch.setattr(images.log, "propagate", True)
+    monkeypatch.setattr(calibration_images.log, "propagate", True)
     assert digits.calibrate("few.json", images=999)["images"] == 64
     assert "calibration asks for 999 images, the split has 64: all are used" in caplog.text
 

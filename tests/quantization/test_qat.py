@@ -13,7 +13,7 @@ from test_graph import CLASS_PASSES, CLASSES, EVERYTHING
 from core.files import UserError, write_json
 from graph import onnx_io
 from model import checkpoint
-from quantization import amax, calibrator, images, qat
+from quantization import amax, calibration_images, calibrator, qat
 from quantization.distillation import divergence
 from quantization.lsq import LearnedScale, LearnedScales
 from quantizing import VISION, Digits, calibrated, quantized, random_images
@@ -52,7 +52,7 @@ def trained(digits, name, **changes):
 def loss_on_calibration(digits, weights, ranges):
     student = quantized(checkpoint.load_state(digits.folded(), weights, "qat.pth"))
     amax.load(student, ranges)
-    inputs = images.CalibrationImages(digits["calib.u8"], 64, VISION)[:]
+    inputs = calibration_images.CalibrationImages(digits["calib.u8"], 64, VISION)[:]
     with torch.no_grad():
         return divergence(student(inputs), digits.folded()(inputs)).item()
 

@@ -135,9 +135,9 @@ def test_quantize_onnx_writes_the_graph_of_a_calibration_with_every_part(digits,
 
 
 def pixels(digits, split="calib"):
-    from quantization import images
+    from quantization import calibration_images
 
-    return images.CalibrationImages(digits[f"{split}.u8"], 64, VISION)[:]
+    return calibration_images.CalibrationImages(digits[f"{split}.u8"], 64, VISION)[:]
 
 
 def test_layers_that_are_not_quantized_keep_their_biases(digits):
