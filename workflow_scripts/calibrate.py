@@ -8,7 +8,7 @@ def produce(args):
     from core import progress
     from core.files import read_json, write_json
     from model import checkpoint, deploy, proof, training, zoo
-    from quantization import calibration_images, calibrator, imported
+    from quantization import calibration_images, calibrator, imported_ranges
 
     training.start(0, args.threads, "cpu")
     row = resolved.read(args.model, resolved.VISION)
@@ -19,7 +19,7 @@ def produce(args):
     passes = 2 if calibrator.is_scaled(chosen) else 1
     with progress.bar(passes * len(pixels), "calibrate") as bar:
         calibrator = calibrator.Calibrator(folded, pixels, bar.update)
-        own = (lambda network: imported.ranges(args.imported, network, source)) if args.imported else None
+        own = (lambda network: imported_ranges.ranges(args.imported, network, source)) if args.imported else None
         calibration, _ = calibrator.calibrate(chosen, own)
     write_json(args.calibration, {"method": chosen["method"], "images": len(pixels), "recipe": chosen, **calibration})
     log.info("%d quantizers, %s over %d images", len(calibration["amax"]), calibrator.spoken(chosen), len(pixels))

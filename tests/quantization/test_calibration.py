@@ -11,7 +11,7 @@ from test_graph import SIZE, deployed, trained_like
 
 from core.files import UserError
 from model import checkpoint, formats
-from quantization import amax, calibration_images, calibrator, correction, imported, methods, scaling, statistics
+from quantization import amax, calibration_images, calibrator, correction, imported_ranges, methods, scaling, statistics
 from quantization.distillation import divergence
 from quantizing import Digits, calibrated, quantized, random_images
 
@@ -302,7 +302,7 @@ def test_ranges_under_the_original_levits_names_are_imported(digits):
     original = names["stages.0.blocks.0.attn.qkv.linear"]
     assert original.startswith("blocks.")
     checkpoint.save({f"module.{original}._input_quantizer._amax": torch.tensor(7.0)}, digits["old.pth"])
-    found = imported.ranges(digits["old.pth"], quantized(digits.folded()), digits.network)
+    found = imported_ranges.ranges(digits["old.pth"], quantized(digits.folded()), digits.network)
     assert found == {"stages.0.blocks.0.attn.qkv.input_quantizer": 7.0}
 
 
