@@ -11,9 +11,9 @@ from core.command import Command, log
 def produce(args):
     from core.files import write_json
     from planning import planner
-    from quantization import retrained
+    from quantization import clean_graph
 
-    graph, amax = retrained.clean_graph(args, args.graph["passes"], args.graph["placement"], args.calib_images)
+    graph, amax = clean_graph.clean_graph(args, args.graph["passes"], args.graph["placement"], args.calib_images)
     found = planner.plan(graph, amax, args.graph["placement"], args.recipe, inputs_of(args), args.given, args.threads)
     write_json(args.plan, found)
     measured = found["measured"]

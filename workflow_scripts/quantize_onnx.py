@@ -7,9 +7,9 @@ from core.command import Command, log
 def produce(args):
     from graph import onnx_io, qdq
     from planning import plan
-    from quantization import retrained
+    from quantization import clean_graph
 
-    clean, amax = retrained.clean_graph(args, args.passes, args.placement, args.images)
+    clean, amax = clean_graph.clean_graph(args, args.passes, args.placement, args.images)
     excluded = plan.modules(plan.read(args.plan)) if args.plan else ()
     quantized = qdq.insert(clean, amax, args.placement, excluded)
     onnx_io.save(quantized, args.quantized)
