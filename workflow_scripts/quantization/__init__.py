@@ -15,5 +15,5 @@ def add(model, backend):
     if backend == "pytorch_quantization":
         from quantization import pytorch_quantization as chosen
     else:
-        from quantization import quantizers as chosen
+        from quantization import modelopt as chosen
     return chosen.add(model)
