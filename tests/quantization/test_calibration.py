@@ -11,7 +11,16 @@ from test_graph import SIZE, deployed, trained_like
 
 from core.files import UserError
 from model import checkpoint, formats
-from quantization import amax, calibration_images, calibrator, correction, imported_ranges, methods, scaling, statistics
+from quantization import (
+    amax,
+    bias_correction,
+    calibration_images,
+    calibrator,
+    imported_ranges,
+    methods,
+    scaling,
+    statistics,
+)
 from quantization.distillation import divergence
 from quantizing import Digits, calibrated, quantized, random_images
 
@@ -214,7 +223,7 @@ def test_finding_the_correction_changes_nothing(folded, batch):
     _, network = calibrated(folded, batch)
     with torch.no_grad():
         before = network(batch)
-        correction.find(network, batch)
+        bias_correction.find(network, batch)
         assert torch.equal(network(batch), before)
 
 

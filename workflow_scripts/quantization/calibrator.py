@@ -8,7 +8,7 @@ import copy
 
 import quantization
 from core.files import UserError, canonical
-from quantization import amax, correction, methods, scaling, statistics
+from quantization import amax, bias_correction, methods, scaling, statistics
 
 
 class Calibrator:
@@ -31,8 +31,8 @@ class Calibrator:
         found["amax"].update(imported(network) if imported else {})
         amax.load(network, found["amax"])
         if recipe.get("bias_correction"):
-            found["bias"] = correction.find(network, self.images)
-            correction.apply(network, found["bias"])
+            found["bias"] = bias_correction.find(network, self.images)
+            bias_correction.apply(network, found["bias"])
         return found, network
 
     def seen(self, scale, recipe):
@@ -73,7 +73,7 @@ def adjust(model, calibration, quantized=lambda name: True):
     """
     scaling.apply(model, calibration.get("scaling", {}))
     bias = calibration.get("bias", {})
-    return correction.apply(model, {name: error for name, error in bias.items() if quantized(name)})
+    return bias_correction.apply(model, {name: error for name, error in bias.items() if quantized(name)})
 
 
 def backend(recipe):
