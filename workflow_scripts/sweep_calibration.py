@@ -35,7 +35,7 @@ def logits(model, images):
     """Return a network's float32 logits [N, classes] of all images."""
     import torch
 
-    from quantization.statistics import BATCH
+    from quantization.histograms import BATCH
 
     with torch.no_grad():
         return torch.cat([model(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])

@@ -8,7 +8,7 @@ import copy
 
 import quantization
 from core.files import UserError, canonical
-from quantization import amax, bias_correction, methods, scaling, statistics
+from quantization import amax, bias_correction, histograms, methods, scaling
 
 
 class Calibrator:
@@ -39,7 +39,7 @@ class Calibrator:
         """Return the statistics of the network under a scaling."""
         key = canonical(scale)
         if key not in self._seen:
-            self._seen[key] = statistics.collect(self._quantized(scale, recipe), self.images, self.progress)
+            self._seen[key] = histograms.collect(self._quantized(scale, recipe), self.images, self.progress)
         return self._seen[key]
 
     def _quantized(self, scale, recipe):

@@ -2,7 +2,7 @@
 
 import torch
 
-from quantization.statistics import BINS
+from quantization.histograms import BINS
 
 LEVELS = 128  # magnitudes that INT8 tells apart
 QMAX = 127
