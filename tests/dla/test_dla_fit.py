@@ -21,7 +21,7 @@ from timm.models import levit
 import dla_fit
 from conftest import ROOT
 from core.files import UserError
-from dla import fit, regions, rules
+from dla import fit, partition, rules
 from graph import onnx_io, passes
 from model import deploy, export
 from reporting import dla as drawing
@@ -349,7 +349,7 @@ def network(*rows):
         supported = side.startswith("dla")
         batch = int(side[3:] or 1) if supported else 1
         made.append(
-            regions.Node(name, inputs.split(","), outputs.split(","), supported, batch, int(supported), supported)
+            partition.Node(name, inputs.split(","), outputs.split(","), supported, batch, int(supported), supported)
         )
     return made
 
@@ -361,22 +361,22 @@ def names(nodes, found):
 def test_a_way_out_and_back_in_splits_a_subgraph():
     """A skip connection past a layer of the GPU: what enters the sum depends on what left."""
     nodes = network("a x a dla", "g a g gpu", "s a,g s dla", "e s e dla")
-    assert names(nodes, regions.candidates(nodes)) == [["a"], ["s", "e"]]
+    assert names(nodes, partition.candidates(nodes)) == [["a"], ["s", "e"]]
     nodes = network("a x a dla", "b a b dla", "s a,b s dla")
-    assert names(nodes, regions.candidates(nodes)) == [["a", "b", "s"]]
+    assert names(nodes, partition.candidates(nodes)) == [["a", "b", "s"]]
 
 
 def test_unlike_batches_are_kept_apart():
     nodes = network("a x a dla1", "b a b dla4", "c b c dla4")
-    assert names(nodes, regions.candidates(nodes)) == [["a"], ["b", "c"]]
+    assert names(nodes, partition.candidates(nodes)) == [["a"], ["b", "c"]]
 
 
 def test_which_are_loaded():
     nodes = network("a x a dla", "g a g gpu", "b g b dla", "c b c dla", "h c h gpu", "d h d dla")
-    found = regions.candidates(nodes)
-    assert regions.loaded(nodes, found, 2) == [0, 1], "the most layers first, then the first"
+    found = partition.candidates(nodes)
+    assert partition.loaded(nodes, found, 2) == [0, 1], "the most layers first, then the first"
     heavy = [node._replace(weight={"a": 0, "b": 2, "d": 7}.get(node.name, 0)) for node in nodes]
-    assert regions.worthwhile(heavy, found, 1) == [2] and regions.worthwhile(heavy, found, 16) == [1, 2]
+    assert partition.worthwhile(heavy, found, 1) == [2] and partition.worthwhile(heavy, found, 16) == [1, 2]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -388,7 +388,7 @@ def test_subgraphs_of_any_network(seed):
         inputs = ",".join(f"t{draw.randrange(n)}" for _ in range(draw.randint(1, 3))) if n else "x"
         rows.append(f"n{n} {inputs} t{n} {'dla' if draw.random() < 0.7 else 'gpu'}")
     nodes = network(*rows)
-    found = regions.candidates(nodes)
+    found = partition.candidates(nodes)
     assert sorted(itertools.chain(*found)) == [n for n, node in enumerate(nodes) if node.supported]
     groups = {position: number for number, positions in enumerate(found) for position in positions}
     assert not cyclic(nodes, groups)

@@ -8,7 +8,7 @@ import math
 
 import onnx_graphsurgeon as gs
 
-from dla import regions, rules
+from dla import partition, rules
 from graph import shapes
 
 SIZES = {"fp16": 2, "int8": 1}  # bytes of a number
@@ -27,9 +27,9 @@ def report(graph, known, recipe, alone=False):
     limit, movers = known["limits"]["loadables"], () if alone else known["movers"]["ops"]
     rows = [_row(node, known, recipe, movers) for node in graph.nodes if node.op != "Constant"]
     nodes = [row.pop("node") for row in rows]
-    found = regions.candidates(nodes)
-    pieces = found if alone else regions.candidates([n._replace(supported=n.offered) for n in nodes])
-    placed = (regions.loaded if alone else regions.worthwhile)(nodes, pieces, limit)
+    found = partition.candidates(nodes)
+    pieces = found if alone else partition.candidates([n._replace(supported=n.offered) for n in nodes])
+    placed = (partition.loaded if alone else partition.worthwhile)(nodes, pieces, limit)
     _place(rows, pieces, placed)
     moved = _transfers(rows, nodes, _tensors(graph), known["channels"]["bytes"], recipe["compute"])
     worth = [positions for positions in pieces if alone or any(nodes[p].weight for p in positions)]
@@ -63,7 +63,7 @@ def _row(node, known, recipe, movers):
     read, macs, idle = rules.activations(node), macs_of(node), node.op in movers
     names = [[tensor.name for tensor in tensors] for tensors in (read, node.outputs)]
     batch = rules.batch_of((read or node.outputs)[0])
-    seen = regions.Node(node.name, *names, reason is None, batch, macs, reason is None and not idle)
+    seen = partition.Node(node.name, *names, reason is None, batch, macs, reason is None and not idle)
     row = {"name": node.name, "op": node.op, "supported": reason is None, "macs": macs, "node": seen}
     return {**row, "reason": reason or ("it only moves data" if idle else None)}
 

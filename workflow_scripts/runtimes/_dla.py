@@ -8,7 +8,7 @@ those of subgraphs without a convolution are kept on the GPU, and so is what onl
 import re
 
 from core.files import UserError
-from dla import regions
+from dla import partition
 from runtimes import _layers
 
 LOADABLES = 16  # at a time, per core
@@ -29,8 +29,8 @@ def place(trt, config, network):
     """
     layers = _layers.layers_of(network)
     nodes = [_node(trt, config, layer) for layer in layers]
-    found = regions.candidates([node._replace(supported=node.offered) for node in nodes])
-    placed = regions.worthwhile(nodes, found, LOADABLES)
+    found = partition.candidates([node._replace(supported=node.offered) for node in nodes])
+    placed = partition.worthwhile(nodes, found, LOADABLES)
     if not placed:
         raise UserError("the DLA here can take no convolution of this network: leave out precisions with dla: true")
     on_dla = {position for number in placed for position in found[number]}
@@ -49,7 +49,7 @@ def _node(trt, config, layer):
     batch = _batch(tuple(outputs[0].shape))  # of an input it may be that of a constant
     names = ([tensor.name for tensor in tensors] for tensors in (inputs, outputs))
     macs = _macs(trt, layer, inputs, outputs) if supported else 0
-    return regions.Node(layer.name, *names, supported, batch, macs, supported and not moves)
+    return partition.Node(layer.name, *names, supported, batch, macs, supported and not moves)
 
 
 def _batch(shape):
