@@ -8,7 +8,8 @@ def produce(args):
     from core import progress
     from core.files import read_json, write_json
     from model import checkpoint, deploy, proof, training, zoo
-    from quantization import calibration_images, calibrator, imported_ranges
+    from quantization import calibration_images, imported_ranges
+    from quantization.calibrator import Calibrator, format_recipe, is_scaled
 
     training.start(0, args.threads, "cpu")
     row = resolved.read(args.model, resolved.VISION)
@@ -16,13 +17,13 @@ def produce(args):
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     chosen = read_json(args.sweep)["chosen"] if args.sweep else args.recipe
     folded = deploy.fold(source, proof.images(args.images, row))
-    passes = 2 if calibrator.is_scaled(chosen) else 1
+    passes = 2 if is_scaled(chosen) else 1
     with progress.bar(passes * len(pixels), "calibrate") as bar:
-        calibrator = calibrator.Calibrator(folded, pixels, bar.update)
+        calibrator = Calibrator(folded, pixels, bar.update)
         own = (lambda network: imported_ranges.ranges(args.imported, network, source)) if args.imported else None
         calibration, _ = calibrator.calibrate(chosen, own)
     write_json(args.calibration, {"method": chosen["method"], "images": len(pixels), "recipe": chosen, **calibration})
-    log.info("%d quantizers, %s over %d images", len(calibration["amax"]), calibrator.spoken(chosen), len(pixels))
+    log.info("%d quantizers, %s over %d images", len(calibration["amax"]), format_recipe(chosen), len(pixels))
 
 
 def command():

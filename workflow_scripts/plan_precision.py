@@ -13,7 +13,7 @@ def produce(args):
     from planning import planner
     from quantization import clean_graph
 
-    graph, amax = clean_graph.clean_graph(args, args.graph["passes"], args.graph["placement"], args.calib_images)
+    graph, amax = clean_graph.build(args, args.graph["passes"], args.graph["placement"], args.calib_images)
     found = planner.plan(graph, amax, args.graph["placement"], args.recipe, inputs_of(args), args.given, args.threads)
     write_json(args.plan, found)
     measured = found["measured"]

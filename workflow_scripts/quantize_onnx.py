@@ -9,7 +9,7 @@ def produce(args):
     from planning import plan
     from quantization import clean_graph
 
-    clean, amax = clean_graph.clean_graph(args, args.passes, args.placement, args.images)
+    clean, amax = clean_graph.build(args, args.passes, args.placement, args.images)
     excluded = plan.modules(plan.read(args.plan)) if args.plan else ()
     quantized = qdq.insert(clean, amax, args.placement, excluded)
     onnx_io.save(quantized, args.quantized)

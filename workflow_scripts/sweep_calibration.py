@@ -15,7 +15,8 @@ def produce(args):
     from core.files import write_json
     from data import index
     from model import checkpoint, deploy, proof, training, zoo
-    from quantization import calibration_images, calibrator
+    from quantization import calibration_images
+    from quantization.calibrator import Calibrator, format_recipe
 
     training.start(0, args.threads, "cpu")
     row = resolved.read(args.model, resolved.VISION)
@@ -24,10 +25,10 @@ def produce(args):
     shown = calibration_images.CalibrationImages(args.select, len(labels), row)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     model = deploy.fold(source, proof.images(args.images, row))
-    calibrator, reference, found = calibrator.Calibrator(model, pixels), logits(model, shown), []
+    calibrator, reference, found = Calibrator(model, pixels), logits(model, shown), []
     for candidate in progress.over(args.recipe["candidates"], "sweep", "recipe"):
         found.append({"recipe": candidate, **judge(calibrator.calibrate(candidate)[1], shown, labels, reference)})
-        log.info("%-60s KL %.6f top-1 %.2f %%", calibrator.spoken(candidate), found[-1]["kl"], found[-1]["top1"])
+        log.info("%-60s KL %.6f top-1 %.2f %%", format_recipe(candidate), found[-1]["kl"], found[-1]["top1"])
     write_json(args.sweep, summary(found, len(pixels), len(labels), judge(model, shown, labels, reference)["top1"]))
 
 

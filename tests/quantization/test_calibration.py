@@ -72,9 +72,9 @@ def test_max_is_the_largest_magnitude_seen(folded, batch):
 
 def test_statistics_are_collected_once_for_all_methods(folded, batch):
     counted = []
-    calibrator = calibrator.Calibrator(folded, batch, counted.append)
+    calibrations = calibrator.Calibrator(folded, batch, counted.append)
     for method in methods.METHODS:
-        calibrator.calibrate({"method": method, "weights": "mse", "bias_correction": True})
+        calibrations.calibrate({"method": method, "weights": "mse", "bias_correction": True})
     assert sum(counted) == len(batch)
 
 

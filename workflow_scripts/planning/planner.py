@@ -10,8 +10,9 @@ from core.command import log
 from core.files import UserError
 from data import preprocess
 from graph import qdq
-from planning import criterion, node_groups, ranges, search, sensitivity, simulate
+from planning import criterion, node_groups, ranges, sensitivity, simulate
 from planning import plan as plans
+from planning.search import Search
 
 CHUNK = 16  # images that a thread computes at once
 RANGE_IMAGES = 256  # of the calib split: what ranges are taken from
@@ -62,7 +63,7 @@ class Planner:
         members = {**self._members(node_groups.blocks(self.network)), **kinds}
         self._measure(members)
         forced = [name for name, found in self.ranges.items() if found["overflows"]]
-        search = search.Search(self._verdict(SEARCH_IMAGES), self.costs, forced)
+        search = Search(self._verdict(SEARCH_IMAGES), self.costs, forced)
         order = search.ordered({name: self.effects[name]["effect"] for name in members}, members)
         wanted = search.smallest(order, members)
         if wanted:

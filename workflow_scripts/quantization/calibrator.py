@@ -81,7 +81,7 @@ def backend(recipe):
     return recipe.get("backend", "modelopt")
 
 
-def spoken(recipe):
+def format_recipe(recipe):
     """Return a recipe in words, for logs: what it sets besides its method."""
     more = [f"{key} {value}" if value is not True else key for key, value in sorted(recipe.items()) if value]
     return ", ".join(

@@ -10,7 +10,7 @@ from quantization import calibrator
 from quantization.amax import split_state
 
 
-def clean_graph(args, passes_of_class, placement, images):
+def build(args, passes_of_class, placement, images):
     """Return (clean graph, {quantizer: amax} or None) of a command's arguments and a class's passes and placement.
 
     args: model (its file), classes, checkpoint, qat (a checkpoint with ranges, or nothing), calibration (or nothing).
