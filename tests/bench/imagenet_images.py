@@ -84,7 +84,7 @@ def main():
         (args.folder / f"val/n{label:08d}").mkdir(parents=True)
     names = [f"val/n{number % args.classes:08d}/ILSVRC2012_val_{number:08d}.JPEG" for number in range(total)]
     tasks = [(n, [args.folder / name for name in names[n :: args.count]]) for n in range(args.count)]
-    sizes = processes.each(write, tasks, "write JPEGs", "image")
+    sizes = list(processes.imap(write, tasks, "write JPEGs", "image"))
     print(f"{total} images, mean {np.mean(sizes) / 1000:.1f} kB")
 
 

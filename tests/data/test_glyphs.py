@@ -157,9 +157,9 @@ def _killed(task):
 
 
 def test_a_killed_process_is_said_and_not_waited_for():
-    assert processes.each(abs, [-2, 1], "count", "number") == [2, 1]
+    assert list(processes.imap(abs, [-2, 1], "count", "number")) == [2, 1]
     with pytest.raises(UserError, match="draw glyphs: a process was killed"):
-        processes.each(_killed, range(40), "draw glyphs", "font")
+        list(processes.imap(_killed, range(40), "draw glyphs", "font"))
 
 
 SMALL_TRAINING = {"epochs": 1, "small_epochs": 0, "batch": 47}

@@ -1,102 +1,80 @@
 """Preprocessed images as one .npy of uint8 [N, size, size, 3], filled by several processes, read as a memory map."""
 
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
 import logging
 import mmap
-import multiprocessing
 import os
-from multiprocessing.connection import wait
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from core import progress
 from core.files import UserError, digest_of
-from data import held, preprocess
+from data import held, preprocess, processes
 from data.row_file import Rows
+from data.source import Source
 
 log = logging.getLogger("levit")
-BLOCK = 8  # images between two reports of a process
-BAD = 20  # images that cannot be read after which no more are looked for
-RELEASE = 64 << 20  # bytes of a memory map that are read before its pages are given back
+SHARE = 8  # least number of images that a further process is started for
+BAD = 20  # unreadable images after which no more are looked for
+RELEASE = 64 << 20  # bytes read from a memory map before its pages are released
 
 
-def write(path, images, geometry, workers=0, digests=None, code=None, rows=None):
-    """Preprocess images (sources) into `path`, in their order; `workers` processes (0: one a core).
+def write(
+    path: str | os.PathLike,
+    images: Sequence[Source],
+    geometry: dict,
+    workers: int = 0,
+    digests: Sequence[str] | None = None,
+    code: str | None = None,
+    rows: str | os.PathLike | None = None,
+) -> int:
+    """Preprocess images into `path`, in their order, and return how many an earlier run had not finished.
 
-    digests: SHA-256 of each image's bytes, which are held to it; code: text that stands for what preprocesses, or None;
-    rows: what the files of an unfinished run are named by (see Rows), which the next run goes on from; absent: path.
-    Returns how many images were still to be done; raises UserError naming those that cannot be read.
+    geometry: {size, crop, crop_mode, interpolation} of a model's file; workers: processes (0: one a core);
+    digests: SHA-256 that the bytes of each image must have; code: hash of the preprocessing code;
+    rows: prefix of the unfinished files from which the next run continues (see Rows), `path` by default.
+    Raises UserError that names unreadable images.
     """
     size = geometry["size"]
     preprocess.filter_of(geometry["interpolation"])
     digests = digests or [None] * len(images)
-    rows = Rows(rows or path, (len(images), size, size, 3), digest_of([geometry, code]), digests)
-    missing = rows.missing()
-    count = max(1, min(workers or len(os.sched_getaffinity(0)), len(missing) // BLOCK))
-    shares = [missing[number::count] for number in range(count)]
-    _in_processes(_fill, [(rows, images, digests, geometry, share) for share in shares], len(missing), path)
-    rows.finish(path)
+    table = Rows(rows or path, (len(images), size, size, 3), digest_of([geometry, code]), digests)
+    missing, name = table.missing(), os.path.basename(str(path))
+    count = max(1, min(workers or len(os.sched_getaffinity(0)), len(missing) // SHARE))
+    fill = functools.partial(_fill, table, images, digests, geometry)
+    with contextlib.closing(processes.imap(fill, missing, f"decode {name}", "image", count)) as messages:
+        _check(list(itertools.islice(filter(None, messages), BAD)))
+    table.finish(path)
     return len(missing)
 
 
-def _in_processes(function, tasks, total, path):
-    """Call function(pipe, *task) for each task in a process of its own; raise UserError for what goes wrong in one."""
-    context, processes, readers = multiprocessing.get_context("fork"), [], []
-    for task in tasks:
-        reader, writer = context.Pipe(duplex=False)
-        process = context.Process(target=function, args=(writer, *task), daemon=True)
-        process.start()
-        writer.close()  # so that a process's end is the end of its pipe
-        readers.append(reader)
-        processes.append(process)
+def _fill(table, images, digests, geometry, position):
+    """Preprocess one image into its row; return the text of an error, or None."""
     try:
-        _follow(readers, processes, total, os.path.basename(str(path)))
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+        content = held.read(images[position], digests[position] and f"sha256:{digests[position]}")
+        table.put(position, preprocess.pixels(content, images[position], geometry))
+    except UserError as error:
+        return str(error)
+    except MemoryError:
+        return f"no memory left at image {images[position]}: use fewer --workers"
+    return None
 
 
-def _fill(writer, rows, images, digests, geometry, share):
-    """Preprocess a share of the images in a process of its own; send counts, errors' texts, and None at the end."""
-    for done, position in enumerate(share, start=1):
-        try:
-            digest = digests[position]
-            content = held.read(images[position], digest and f"sha256:{digest}")
-            rows.put(position, preprocess.pixels(content, images[position], geometry))
-        except UserError as error:
-            writer.send(str(error))
-        except MemoryError:
-            writer.send(f"no memory left at image {images[position]}: use fewer --workers")
-        if done % BLOCK == 0 or done == len(share):
-            writer.send((done - 1) % BLOCK + 1)
-    writer.send(None)
-
-
-def _follow(readers, processes, total, name):
-    process_of, problems = dict(zip(readers, processes)), []
-    with progress.bar(total, f"decode {name}") as bar:
-        while process_of and len(problems) < BAD:
-            for reader in wait(list(process_of)):
-                try:
-                    message = reader.recv()
-                except EOFError:
-                    process_of[reader].join()
-                    code = process_of[reader].exitcode
-                    raise UserError(f"a decoding process died (status {code}): use fewer --workers") from None
-                if message is None:
-                    del process_of[reader]
-                elif isinstance(message, str):
-                    problems.append(message)
-                else:
-                    bar.update(message)
+def _check(problems):
+    """Raise UserError with the first of some errors' texts, after the others are logged."""
     if problems:
-        for problem in sorted(problems)[1:]:
+        first, *others = sorted(problems)
+        for problem in others:
             log.warning(problem)
-        raise UserError(sorted(problems)[0] + (f" (and {len(problems) - 1} others)" if len(problems) > 1 else ""))
+        raise UserError(first + (f" (and {len(others)} others)" if others else ""))
 
 
-def read(path, count=None):
-    """Return the memory-mapped uint8 [N, size, size, 3]; raise UserError where it is damaged or N is not `count`."""
+def read(path: str | os.PathLike, count: int | None = None) -> np.ndarray:
+    """Return the memory-mapped uint8 [N, size, size, 3]; raise UserError if it is damaged or N is not `count`."""
     try:
         images = np.load(str(path), mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -110,13 +88,13 @@ def read(path, count=None):
     return images
 
 
-def batches(images, step):
-    """Yield (first position, uint8 [step, size, size, 3]) of all images; little of a memory map stays in memory."""
-    pages, seen = getattr(images, "_mmap", None), 0
+def batches(images: np.ndarray, step: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first position, uint8 [step, size, size, 3]) of all images; release a memory map's pages in between."""
+    pages, resident = getattr(images, "_mmap", None), 0
     for start in range(0, len(images), step):
         batch = images[start : start + step]
         yield start, batch
-        seen += batch.nbytes
-        if pages is not None and seen >= RELEASE:
+        resident += batch.nbytes
+        if pages is not None and resident >= RELEASE:
             pages.madvise(mmap.MADV_DONTNEED)
-            seen = 0
+            resident = 0

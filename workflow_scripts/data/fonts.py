@@ -66,7 +66,7 @@ def find(folder, classes):
         for name in inside
         if name.lower().endswith(SUFFIXES)
     )
-    found = processes.each(_inspect, [(folder, name, classes) for name in names], "read fonts", "font")
+    found = processes.imap(_inspect, [(folder, name, classes) for name in names], "read fonts", "font")
     return _families(_legible(_different([face for face in found if face])))
 
 

@@ -44,7 +44,7 @@ def write_tree(root, row):
     with tree.replacing(root, CLASSES) as partial:
         for half, families in halves.items():
             tasks += [(partial, *task) for task in sorted(_plan(families, half, drawing[half]).items())]
-        processes.each(_draw_all, tasks, "draw glyphs", "font")
+        list(processes.imap(_draw_all, tasks, "draw glyphs", "font"))
     return {"fonts": [_described(face, half) for half in halves for faces in halves[half] for face in faces]}
 
 

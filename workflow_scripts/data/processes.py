@@ -1,29 +1,50 @@
-"""Work spread over processes, one a core, under a progress bar."""
+"""Work spread over forked processes, one a core, under a progress bar."""
 
+from __future__ import annotations
+
+import contextlib
+import ctypes
 import multiprocessing
 import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from core import progress
 from core.files import UserError
 
+CHUNK = 8  # tasks that a process takes at a time
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_function: Callable
 
-def each(function, tasks, description, unit):
-    """Return [function(task)] in the tasks' order; function: of a module's top level, so that a process finds it.
 
-    Raises what the function raises, and UserError where a process is killed.
+def imap(function: Callable, tasks: Sequence, description: str, unit: str, processes: int = 0) -> Iterator[Any]:
+    """Yield function(task) in the tasks' order; whoever stops early cancels the tasks that have not begun.
+
+    Tasks and results are pickled; the function is inherited, so it may be a closure over large data.
+    processes: how many (0: one a core). Raises what the function raises, and UserError if a process is killed.
     """
-    done = []
+    count = processes or len(os.sched_getaffinity(0))
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _start, (function,))
+    shown = progress.bar(len(tasks), description, unit)
     try:
-        with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("fork")) as pool:
-            results = pool.map(function, tasks, chunksize=4)
-            with progress.bar(len(tasks), description, unit) as bar:
-                for result in results:
-                    done.append(result)
-                    bar.update()
+        with pool, shown as bar, contextlib.closing(pool.map(_call, tasks, chunksize=CHUNK)) as results:
+            for result in results:
+                bar.update()
+                yield result
     except BrokenProcessPool:
         raise UserError(
-            f"{description}: a process was killed, perhaps for want of memory: free some and rerun"
+            f"{description}: a process was killed, perhaps because memory ran out: free some and rerun"
         ) from None
-    return done
+
+
+def _start(function):
+    global _function
+    _function = function
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else a killed parent leaves its workers waiting
+
+
+def _call(task):
+    return _function(task)

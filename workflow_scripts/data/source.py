@@ -2,7 +2,7 @@
 
 import os
 import tarfile
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 
 class Member(NamedTuple):
@@ -15,6 +15,9 @@ class Member(NamedTuple):
 
     def __str__(self):
         return f"{self.path} in {self.archive}"
+
+
+Source = Union[str, Member]
 
 
 def read(source):
