@@ -19,7 +19,7 @@ MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cp
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: help demo test check bench reproduce migrate retime fuzz lint env fonts board clean distclean
+.PHONY: help demo test check bench reproduce migrate retime fuzz lint env fonts board rulegraph clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## print the version and these targets
@@ -97,6 +97,9 @@ $(READY8): envs/jetson-jp5.txt envs/jetson-tests.txt $(READY)
 	if $(BIN)/uv pip install --python .venv8/bin/python --compile-bytecode -r envs/jetson-jp5.txt -r envs/jetson-tests.txt; \
 	  then rm -f .venv8/ready-* && touch $@; \
 	  else rm -rf .venv8; echo "warning: no Python 3.8 with what a Jetson has: its tests are skipped" >&2; fi
+
+rulegraph: $(READY)  ## draw docs/rulegraph.svg again: needs Graphviz
+	$(BIN)/python docs/rulegraph.py
 
 clean:  ## remove what was built; the store (.cache) and the environments stay
 	rm -rf results .snakemake .pytest_cache .ruff_cache

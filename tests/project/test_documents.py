@@ -9,12 +9,14 @@ import pytest
 
 from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+GUIDES = [path for path in map(REPOSITORY.joinpath, ("ARCHITECTURE.md", "CONTRIBUTING.md")) if path.exists()]
+PAGES = [REPOSITORY / "README.md", *GUIDES, *sorted((REPOSITORY / "docs").glob("*.md"))]
 INLINE = re.compile(r"`([^`\n]*)`")
 PROMPT = re.compile(r"^(?:here|there|[$])\s+")  # before a command in a block
 KINDS = {"snakemake": r"^snakemake(?: |$)", "make": r"^make [a-z]", "script": r"^python3? (?:workflow_scripts|tests)/"}
 ONLY_ON_9, ONLY_ON_7 = "--cores all", "--cores"  # README.md: 7.32 takes a bare --cores
 FONTS = ".cache/fonts/usr/share/fonts"  # what `make fonts` fills; a dry run of glyphs asks only whether it is there
+MADE = {"tests/gpu/graphs"}  # written by a command of the page itself
 MINE = {"Mine": {"timm": "levit_128s", "size": 224}}  # the row that docs/own-model.md adds
 
 
@@ -56,6 +58,17 @@ def dry(workflow, command):
         text=True,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+def test_paths_that_are_named_exist():
+    """Paths from the root, and Python files with their folder in workflow_scripts/."""
+    rooted = re.compile(r"(?<![\w/.-])(?:workflow_scripts|rules|docs|tests|envs|profiles|plugins)/[\w./-]*\w")
+    ours = re.compile(r"(?<![\w/.-])(?:[a-z_]+/)+\w+\.py\b")
+    for page in [*PAGES, *(REPOSITORY / "docs/measurements").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        named = {*rooted.findall(text), *(f"workflow_scripts/{path}" for path in ours.findall(text))}
+        named = {path for path in named if not re.match(r"workflow_scripts/(workflow_scripts|tests|docs)/", path)}
+        assert [path for path in sorted(named - MADE) if not (REPOSITORY / path).exists()] == [], page.name
 
 
 def test_there_are_commands_of_each_kind():
