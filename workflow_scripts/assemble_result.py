@@ -20,7 +20,7 @@ EPSILON = 1e-9  # percentages are quotients of counts
 APART = 0.03  # of 1: two timings of one engine that differ by more are not both right
 
 
-def produce(args):
+def run(args):
     from core.files import read_json, write_json
 
     engine, accuracy, timing = (read_json(p) for p in (args.description, args.accuracy, args.benchmark))
@@ -297,9 +297,10 @@ def command():
     c.input("--graph", help="what the engine was built from")
     for name in ("--trtexec", "--typed", "--dla", "--calibration"):
         c.input(name, nargs="?", required=False)
-    c.recipe("--recipe", help="JSON of the rows that decided the result").param("--budget", type=float, required=True)
+    c.json_param("--recipe", help="JSON of the rows that decided the result")
+    c.param("--budget", type=float, required=True)
     return c.output("--result")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -11,14 +11,14 @@ from core.command import Command, log
 NOT_LATENCIES = ("wall", "energy")
 
 
-def produce(args):
+def run(args):
     import runtimes
     from core.files import sha256_file, write_json
     from measure import kept
 
     session = runtimes.load(args.runtime).load(args.engine, args.recipe.get("threads", 0))
     digest, scripts = sha256_file(args.engine), ("benchmark.py", f"runtimes/{args.runtime}.py")
-    shelf = kept.Shelf(scripts, args.benchmark, engine=digest, identity=args.identity, running=session.facts)
+    shelf = kept.Shelf(scripts, args.final("benchmark"), engine=digest, identity=args.identity, running=session.facts)
     entries = [kept_or_new(shelf, session, batch, args.recipe) for batch in args.recipe["batches"]]
     write_json(args.benchmark, {"engine_sha256": digest, "benchmark": entries})
 
@@ -80,9 +80,9 @@ def tell(found):
 def command():
     c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
     c.input("--engine").param("--runtime", required=True)
-    c.recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
     return c.output("--benchmark")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

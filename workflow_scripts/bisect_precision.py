@@ -27,15 +27,15 @@ def load_data():
 """
 
 
-def produce(args):
+def run(args):
     from core.files import write_json
 
     version = check(args.recipe)
     with tempfile.TemporaryDirectory() as folder:
         reference, search = commands(args, folder)
-        run(reference, folder)
+        printed(reference, folder)
         start = time.monotonic()
-        text = run(search, folder)
+        text = printed(search, folder)
         seconds = time.monotonic() - start
     found = described(text, seconds)
     write_json(args.bisect, {**found, "versions": version, "tolerance": float(TOLERANCE), "command": search[1:]})
@@ -58,7 +58,7 @@ def check(recipe):
         raise UserError(f"TensorRT {version} takes no precision of a layer, which bisect sets: use 10.x or older")
     if shutil.which(TOOL) is None:
         raise UserError("bisect needs Polygraphy's command line on PATH: pip install polygraphy")
-    return {"tensorrt": version, TOOL: (VERSION.search(run([TOOL, "--version"], None)) or [None])[0]}
+    return {"tensorrt": version, TOOL: (VERSION.search(printed([TOOL, "--version"], None)) or [None])[0]}
 
 
 def commands(args, folder):
@@ -92,7 +92,7 @@ def flags(args):
     return found + (["--pool-limit", f"workspace:{space}M"] if space else [])
 
 
-def run(command, folder):
+def printed(command, folder):
     """Return what a command prints, its lines shown as they come; raise UserError with the last one where it fails."""
     from core.files import UserError
 
@@ -136,10 +136,10 @@ def command():
     c = Command(__file__, __doc__)
     c.input("--onnx", help="clean graph").input("--images", help=".u8 of the select split")
     c.input("--cache", nargs="?", required=False, help="TensorRT calibration cache, for INT8")
-    c.model(resolved.NORMALIZATION).recipe("--recipe", help="JSON: compute, high_precision, workspace_mb")
-    c.recipe("--identity", help="JSON")
+    c.model(resolved.NORMALIZATION).json_param("--recipe", help="JSON: compute, high_precision, workspace_mb")
+    c.json_param("--identity", help="JSON")
     return c.output("--bisect")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

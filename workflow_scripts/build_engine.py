@@ -14,7 +14,7 @@ from core.command import Command, log
 REQUIRED = ("runtime", "version", "architecture")  # of an identity; its other facts are compared where it has them
 
 
-def produce(args):
+def run(args):
     import runtimes
     from core.files import UserError, write_json
 
@@ -73,9 +73,9 @@ def command():
     c.input("--select", nargs="*", help=files, content=selected)
     c.param("--verification", type=json.loads, default=None, help="JSON: typed")
     c.model(resolved.NORMALIZATION, nargs="?", required=False)
-    c.recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
     return c.output("--engine").output("--description")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -4,7 +4,7 @@ from core import resolved
 from core.command import Command, log
 
 
-def produce(args):
+def run(args):
     from core import progress
     from core.files import read_json, write_json
     from model import checkpoint, deploy, proof, training, zoo
@@ -39,9 +39,9 @@ def command():
         help="checkpoint of another program's quantized network, with its ranges",
     )
     c.model(resolved.VISION).param("--classes", type=int, required=True)
-    c.recipe("--recipe", help="JSON of the precision's `calibration` row")
-    return c.output("--calibration").setting("--threads", type=int, default=0)
+    c.json_param("--recipe", help="JSON of the precision's `calibration` row")
+    return c.output("--calibration").untracked("--threads", type=int, default=0)
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -28,7 +28,7 @@ def find():
     return shutil.which("nsys") or (packaged[-1] if packaged else None)
 
 
-def produce(args):
+def run(args):
     import benchmark
     from core.files import UserError, canonical
 
@@ -58,9 +58,9 @@ def produce(args):
 def command():
     c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
     c.input("--engine").param("--runtime", required=True)
-    c.recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
     return c.output("--capture")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -14,7 +14,7 @@ from reporting import result_file
 UNSTEADY = "; its turns were not stable"
 
 
-def produce(args):
+def run(args):
     from assemble_result import check_schema
     from core.files import read_json, write_json
 
@@ -168,4 +168,4 @@ def command():
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

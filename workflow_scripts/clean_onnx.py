@@ -3,7 +3,7 @@
 from core.command import Command
 
 
-def produce(args):
+def run(args):
     from graph import onnx_io, passes
 
     onnx_io.save(passes.apply(onnx_io.load(args.onnx), args.passes), args.clean)
@@ -11,8 +11,8 @@ def produce(args):
 
 def command():
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime"))
-    return c.input("--onnx").recipe("--passes", help="names, in order").output("--clean")
+    return c.input("--onnx").json_param("--passes", help="names, in order").output("--clean")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -3,7 +3,7 @@
 from core.command import Command, log
 
 
-def produce(args):
+def run(args):
     from core.files import UserError, read_json, write_json
     from dla.compare import compare
 
@@ -33,4 +33,4 @@ def command():
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -5,23 +5,17 @@ A killed run goes on where it stopped. The store knows the result by the images'
 
 from core import resolved
 from core.command import Command, log
-from core.files import canonical, partial_of
-
-PARTIAL = partial_of("")  # what core/command.py adds to the name of an output while it is written
 
 
-def produce(args):
+def run(args):
     import time
 
     from data import cache, index
 
     listing, start = index.read(args.index), time.monotonic()
     images = index.files(listing, args.index, args.split)
-    final = args.images[: -len(PARTIAL)] if args.images.endswith(PARTIAL) else args.images
-    parts = command().key_parts(args)
-    code = canonical([parts["code"], parts["tools"]])
     geometry, digests = resolved.read(args.model, resolved.GEOMETRY), index.digests(listing, args.split)
-    decoded = cache.write(args.images, images, geometry, args.workers, digests, code, final)
+    decoded = cache.write(args.images, images, geometry, args.workers, digests, args.code, args.final("images"))
     seconds = time.monotonic() - start
     log.info("%d of %d images in %.1f s: %.0f images/s", decoded, len(images), seconds, decoded / seconds)
 
@@ -39,9 +33,9 @@ def command():
     c.model(resolved.GEOMETRY)
     c.param("--split", required=True, choices=["calib", "select", "val"])
     c.output("--images", help=".npy of uint8 [N, size, size, 3] to write")
-    c.setting("--workers", type=int, default=0, help="processes (0: one a core)")
+    c.untracked("--workers", type=int, default=0, help="processes (0: one a core)")
     return c
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

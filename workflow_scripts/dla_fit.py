@@ -10,7 +10,7 @@ from pathlib import Path
 from core.command import Command, log
 
 
-def produce(args):
+def run(args):
     from core.files import UserError, write_json
     from dla import fit, rules
     from graph import onnx_io
@@ -33,11 +33,11 @@ def produce(args):
 def command():
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime", "jinja2"))
     c.input("--clean", help="the graph that engines are built from").input("--onnx", help="the graph as exported")
-    c.input("--rules", foreign=True, help="what DLAs take (.yaml)").recipe("--recipe", help="JSON")
+    c.input("--rules", foreign=True, help="what DLAs take (.yaml)").json_param("--recipe", help="JSON")
     for name in ("model", "precision", "target"):
         c.param(f"--{name}", required=True)
     return c.output("--report").output("--picture")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

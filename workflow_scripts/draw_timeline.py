@@ -5,7 +5,7 @@ from pathlib import Path
 from core.command import Command
 
 
-def produce(args):
+def run(args):
     from core.files import UserError, read_json
     from reporting import timeline
 
@@ -21,4 +21,4 @@ def command():
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

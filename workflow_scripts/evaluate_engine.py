@@ -7,7 +7,7 @@ from core import resolved
 from core.command import Command, log
 
 
-def produce(args):
+def run(args):
     import runtimes
     from core.files import sha256_file, write_json
     from data import cache, index
@@ -48,9 +48,9 @@ def command():
     c.input("--engine").input("--images", help=".u8 of the split").input("--index")
     c.input("--reference", help=".npy of PyTorch FP32's logits of the same images")
     c.param("--runtime", required=True).param("--split", required=True)
-    c.model(resolved.NORMALIZATION).recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    c.model(resolved.NORMALIZATION).json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
     return c.output("--accuracy")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -6,7 +6,7 @@ from core.command import Command, log
 BATCH = 32
 
 
-def produce(args):
+def run(args):
     import numpy as np
     import torch
 
@@ -40,8 +40,8 @@ def command():
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.param("--split", required=True)
     c.output("--accuracy").output("--logits", help=".npy of float32 [N, classes]")
-    return c.setting("--threads", type=int, default=0)
+    return c.untracked("--threads", type=int, default=0)
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

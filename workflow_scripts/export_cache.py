@@ -42,7 +42,7 @@ def batches_of(path, count, model):
         yield images[start : start + BATCH].numpy()
 
 
-def produce(args):
+def run(args):
     from core.files import UserError, read_json, replacing
     from graph import onnx_io
     from model import checkpoint
@@ -72,11 +72,11 @@ def command():
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime"))
     c.input("--clean", help="clean graph").input("--calibration").input("--qat", required=False)
     c.input("--images", help="preprocessed calib split (.u8)")
-    c.model(resolved.NORMALIZATION).recipe("--count", help="how many of the images are used")
-    c.recipe("--placement", help="kinds of nodes with quantized inputs")
+    c.model(resolved.NORMALIZATION).json_param("--count", help="how many of the images are used")
+    c.json_param("--placement", help="kinds of nodes with quantized inputs")
     c.param("--version", required=True, help="the target's version of TensorRT")
-    return c.output("--cache").setting("--threads", type=int, default=0)
+    return c.output("--cache").untracked("--threads", type=int, default=0)
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -6,7 +6,7 @@ from core.command import Command, log
 MAX_ERROR = 1e-4  # of logits against the trained module, relative to the largest logit
 
 
-def produce(args):
+def run(args):
     import onnx
 
     from model import checkpoint, deploy, export, proof, zoo
@@ -50,4 +50,4 @@ def command():
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -28,7 +28,7 @@ class Interrupted(Exception):
     """The transfer stopped for a reason that may pass."""
 
 
-def produce(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Write args.checkpoint; raise UserError if no file with the hash args.sha256 can be had."""
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", args.sha256):
         raise UserError(f"--sha256 {args.sha256!r} must be the first 8 to 64 hex digits of the file's SHA-256")
@@ -117,12 +117,12 @@ def command() -> Command:
     c.param("--sha256", required=True, help="first hex digits of the hash, at least 8")
     c.output("--checkpoint", help="file to write")
     folder = os.environ.get("LEVIT_DOWNLOADS") or ".cache/downloads"
-    c.setting("--downloads", default=folder, help="folder of manually downloaded files ($LEVIT_DOWNLOADS)")
-    c.setting("--attempts", type=int, default=5, help="requests before giving up")
-    c.setting("--delay", type=float, default=1.0, help="seconds before the first retry; doubled each time")
+    c.untracked("--downloads", default=folder, help="folder of manually downloaded files ($LEVIT_DOWNLOADS)")
+    c.untracked("--attempts", type=int, default=5, help="requests before giving up")
+    c.untracked("--delay", type=float, default=1.0, help="seconds before the first retry; doubled each time")
     slow = f"seconds without a byte, or with fewer than {LEAST_RATE} a second, that end a request"
-    return c.setting("--patience", type=float, default=30.0, help=slow)
+    return c.untracked("--patience", type=float, default=30.0, help=slow)
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

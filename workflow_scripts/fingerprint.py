@@ -3,7 +3,7 @@
 from core.command import Command
 
 
-def produce(args):
+def run(args):
     import runtimes
     from core.files import UserError, write_json
     from devices import probe
@@ -19,8 +19,8 @@ def produce(args):
 
 def command():
     c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.target['runtime']}.py"])
-    return c.recipe("--target", help="JSON row of `targets`").output("--identity")
+    return c.json_param("--target", help="JSON row of `targets`").output("--identity")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

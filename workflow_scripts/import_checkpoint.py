@@ -6,7 +6,7 @@ from core import resolved
 from core.command import Command
 
 
-def produce(args):
+def run(args):
     from model import checkpoint, zoo
 
     row = resolved.read(args.model, resolved.NETWORK)
@@ -39,4 +39,4 @@ def command():
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -9,8 +9,8 @@ from core.command import Command, log
 BUILTINS = ("digits", "glyphs")  # data/{name}.py: write_tree(folder, row) -> what else the index says
 
 
-def produce(args):
-    from core.files import UserError, partial_of, write_json
+def run(args):
+    from core.files import UserError, write_json
     from data import folder
 
     row, origin = args.dataset, {}
@@ -21,7 +21,7 @@ def produce(args):
         origin = importlib.import_module(f"data.{row['builtin']}").write_tree(root, row)
     else:
         root = row["path"]
-    train_file = os.path.basename(args.train_images).replace(partial_of(""), "")
+    train_file = os.path.basename(args.final("train_images"))
     built, lines = folder.build(root, row, args.seed, bool(row.get("builtin")), train_file)
     index = {**origin, **built}
     if not os.path.isabs(root) or row.get("builtin"):
@@ -51,15 +51,15 @@ def writers(args):
 
 def command():
     c = Command(__file__, __doc__, tools=("numpy", "pillow", "scikit-learn"), modules=writers)
-    c.recipe("--dataset", help="JSON row of `datasets`: builtin (and drawing) or path, classes, splits")
+    c.json_param("--dataset", help="JSON row of `datasets`: builtin (and drawing) or path, classes, splits")
     c.param("--seed", type=int, required=True, help="of the splits")
     c.param("--state", default="", help="what was seen of the user's folder before: data/watch.py")
     c.output("--index", help="JSON file to write")
     c.output("--train-images", help="file of the images that train, to write beside it")
     c.output("--seen", help="text file of the state, to write")
-    c.setting("--images-root", default="images", help="folder where a builtin dataset writes its PNG files")
+    c.untracked("--images-root", default="images", help="folder where a builtin dataset writes its PNG files")
     return c
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -9,7 +9,7 @@ medians (measure/paired.py); a batch is stable where the ratio of every two engi
 from core.command import Command, log
 
 
-def produce(args):
+def run(args):
     from core.files import read_json, sha256_file, write_json
     from measure import kept
     from planning.criterion import finalists
@@ -21,7 +21,7 @@ def produce(args):
     rows = [{**args.recipe["candidates"][i], "engine_sha256": hashes[i], "engine": args.engines[i]} for i in able]
     log.info("finalists: %s", ", ".join(row["precision"] for row in rows))
     scripts = ("paired_benchmark.py", f"runtimes/{args.runtime}.py")
-    shelf = kept.Shelf(scripts, args.paired_benchmark, identity=args.identity)
+    shelf = kept.Shelf(scripts, args.final("paired_benchmark"), identity=args.identity)
     entries = time(rows, args.runtime, args.recipe, shelf) if len(rows) > 1 else []
     write_json(args.paired_benchmark, {"finalists": [row["precision"] for row in rows], "paired_benchmark": entries})
 
@@ -100,9 +100,9 @@ def tell(found):
 def command():
     c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
     c.input("--engines", nargs="+").input("--select", nargs="+", help="their scores on the select split, in order")
-    c.param("--runtime", required=True).recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    c.param("--runtime", required=True).json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
     return c.output("--paired-benchmark")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

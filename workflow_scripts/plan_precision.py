@@ -8,7 +8,7 @@ from core import resolved
 from core.command import Command, log
 
 
-def produce(args):
+def run(args):
     from core.files import write_json
     from planning import planner
     from quantization import clean_graph
@@ -53,10 +53,10 @@ def command():
     c.input("--calib-images", help=".u8 of the calib split").input("--images", help=".u8 of the select split")
     c.input("--index", content=decides).input("--reference", help=".npy of PyTorch FP32's logits of the select split")
     c.model(resolved.VISION).param("--classes", type=int, required=True)
-    c.recipe("--graph", help="JSON row of `graphs`: passes, and placement of quantizers")
-    c.recipe("--recipe", help="JSON: compute, budget, criterion")
-    return c.output("--plan").setting("--threads", type=int, default=1)
+    c.json_param("--graph", help="JSON row of `graphs`: passes, and placement of quantizers")
+    c.json_param("--recipe", help="JSON: compute, budget, criterion")
+    return c.output("--plan").untracked("--threads", type=int, default=1)
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

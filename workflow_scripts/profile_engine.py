@@ -11,7 +11,7 @@ from core.command import Command, log
 SHOWN = 10  # layers in the log, the slowest
 
 
-def produce(args):
+def run(args):
     import runtimes
     from core.files import sha256_file, write_json
 
@@ -61,9 +61,9 @@ def tell(found):
 def command():
     c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
     c.input("--engine").param("--runtime", required=True)
-    c.recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
     return c.output("--profile")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

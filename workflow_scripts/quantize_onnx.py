@@ -4,7 +4,7 @@ from core import resolved
 from core.command import Command, log
 
 
-def produce(args):
+def run(args):
     from graph import onnx_io, qdq
     from planning import plan
     from quantization import clean_graph
@@ -25,9 +25,10 @@ def command():
     c.input("--images", help=".u8 of a split, on which folding is proved")
     c.input("--plan", nargs="?", required=False, help="of nodes that are not quantized")
     c.model(resolved.VISION).param("--classes", type=int, required=True)
-    c.recipe("--passes", help="names, in order").recipe("--placement", help="kinds of nodes with quantized inputs")
+    c.json_param("--passes", help="names, in order")
+    c.json_param("--placement", help="kinds of nodes with quantized inputs")
     return c.output("--quantized")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -5,7 +5,7 @@ from pathlib import Path
 from core.command import Command
 
 
-def produce(args):
+def run(args):
     from reporting import page
 
     Path(args.report).write_text(page.render(args.results, args.models, args.plans, args.bisects), encoding="utf-8")
@@ -15,9 +15,9 @@ def command():
     c = Command(__file__, __doc__, tools=("jinja2",))
     for name in ("--results", "--plans", "--bisects"):
         c.input(name, nargs="*", default=[])
-    c.recipe("--models", help="JSON: published ImageNet top-1 by model")
+    c.json_param("--models", help="JSON: published ImageNet top-1 by model")
     return c.output("--report")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -7,7 +7,7 @@ contradicts the record, the log and the file say so. The network is asked whethe
 from core.command import Command, log
 
 
-def produce(args):
+def run(args):
     from core import resolved
     from core.files import write_json
     from model import record
@@ -25,9 +25,9 @@ def produce(args):
 
 def command():
     c = Command(__file__, __doc__, tools=("timm",))
-    c.recipe("--row", help="JSON: what the row of `models` says of the network and its images")
+    c.json_param("--row", help="JSON: what the row of `models` says of the network and its images")
     return c.output("--model", help="JSON to write")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

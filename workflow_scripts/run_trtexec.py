@@ -10,7 +10,7 @@ from core.command import Command, log
 LATENCIES = ("latency", "compute", "h2d", "d2h", "enqueue")
 
 
-def produce(args):
+def run(args):
     from core.files import sha256_file, write_json
     from measure import trtexec
 
@@ -30,7 +30,7 @@ def entries(tool, args, digest):
 
     common = {key: value for key, value in args.recipe.items() if key != "batches"}
     facts = {"engine": digest, "identity": args.identity, "trtexec": tool.version, "recipe": common}
-    shelf = kept.Shelf(("run_trtexec.py",), args.trtexec, **facts)
+    shelf = kept.Shelf(("run_trtexec.py",), args.final("trtexec"), **facts)
     for batch, shapes, profile in queries(args.runtime, args.engine, args.recipe["batches"]):
         if tool.serves(profile):
             take = functools.partial(entry, batch, tool, (args.engine, shapes, profile, args.recipe))
@@ -74,9 +74,9 @@ def tell(found):
 def command():
     c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
     c.input("--engine").param("--runtime", required=True)
-    c.recipe("--recipe", help="JSON").recipe("--identity", help="JSON")
+    c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
     return c.output("--trtexec")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -9,7 +9,7 @@ from pathlib import Path
 from core.command import Command
 
 
-def produce(args):
+def run(args):
     from reporting import comparison
 
     table = comparison.flat(comparison.load(args.results))
@@ -101,4 +101,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--print"]:
         sys.exit("\n".join(show()) or 0)
     else:
-        command().run(produce)
+        command().run(run)

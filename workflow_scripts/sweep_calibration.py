@@ -10,7 +10,7 @@ from core.command import Command, log
 REPORTED = ("top1", "agreement_with_fp32", "max_abs_logit_error")
 
 
-def produce(args):
+def run(args):
     from core import progress
     from core.files import write_json
     from data import index
@@ -84,9 +84,9 @@ def command():
     c.input("--select", help="preprocessed select split (.u8)")
     c.input("--index", help="index.json of the dataset", content=decides)
     c.model(resolved.VISION).param("--classes", type=int, required=True)
-    c.recipe("--recipe", help="JSON: images, candidates (recipes)")
-    return c.output("--sweep").setting("--threads", type=int, default=0)
+    c.json_param("--recipe", help="JSON: images, candidates (recipes)")
+    return c.output("--sweep").untracked("--threads", type=int, default=0)
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -8,13 +8,10 @@ from contextlib import nullcontext
 
 from core import resolved
 from core.command import Command, log
-from core.files import partial_of
-
-PARTIAL = partial_of("")  # what core/command.py adds to the name of an output while it is written
 
 
-def produce(args):
-    from core.files import UserError, digest_of
+def run(args):
+    from core.files import UserError
     from data import index
     from model import parallel, training
 
@@ -25,7 +22,6 @@ def produce(args):
     batch, images = args.training["batch"], index.count(listing, "train")
     if images < batch:
         raise UserError(f"training.batch {batch} is more than the {images} training images")
-    args.key = digest_of(command().key_parts(args))
     processes = parallel.count(args.processes, batch, device, "training.batch")
     if processes > 1:
         parallel.launch(train, processes, args)
@@ -43,7 +39,7 @@ def train(args):
     from model.resume import Resume
 
     device = training.start(args.seed, args.threads, args.device)
-    resume = Resume(args.checkpoint.removesuffix(PARTIAL), args.key)
+    resume = Resume(args.final("checkpoint"), args.key)
     with parallel.group(device, args.threads) as (rank, processes, device):
         job, clean = setup(args, device)
         total = args.training["epochs"] * len(job.images) + len(clean)
@@ -120,16 +116,16 @@ def command():
     c.input("--start", required=False, help="weights to fine-tune; without them, training is from scratch")
     c.model(resolved.AUGMENTED)
     c.param("--classes", type=int, required=True)
-    c.recipe("--training", help="JSON of the dataset's `training` row")
+    c.json_param("--training", help="JSON of the dataset's `training` row")
     c.param("--seed", type=int, required=True)
     c.output("--checkpoint", help="state dict to write")
-    c.setting("--threads", type=int, default=0, help="CPU threads (0: all cores)")
-    c.setting("--device", default="auto", help="auto, cpu or cuda")
+    c.untracked("--threads", type=int, default=0, help="CPU threads (0: all cores)")
+    c.untracked("--device", default="auto", help="auto, cpu or cuda")
     wanted = int(os.environ.get("LEVIT_PROCESSES") or 0)
-    return c.setting(
+    return c.untracked(
         "--processes", type=int, default=wanted, help="sharing each batch; 0: one a GPU ($LEVIT_PROCESSES)"
     )
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

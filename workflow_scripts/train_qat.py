@@ -5,13 +5,10 @@ from contextlib import nullcontext
 
 from core import resolved
 from core.command import Command, log
-from core.files import partial_of
-
-PARTIAL = partial_of("")  # what core/command.py adds to the name of an output while it is written
 
 
-def produce(args):
-    from core.files import UserError, digest_of
+def run(args):
+    from core.files import UserError
     from data import index
     from model import parallel, training
 
@@ -22,7 +19,6 @@ def produce(args):
     images = index.count(listing, "train")
     if images < args.recipe["batch"]:
         raise UserError(f"qat.batch {args.recipe['batch']} is more than the {images} training images")
-    args.key = digest_of(command().key_parts(args))
     processes = parallel.count(args.processes, args.recipe["batch"], device, "qat.batch")
     if processes > 1:
         parallel.launch(train, processes, args)
@@ -39,7 +35,7 @@ def train(args):
     from quantization import amax
 
     device = training.start(args.seed, args.threads, args.device)
-    resume = Resume(args.qat.removesuffix(PARTIAL), args.key)
+    resume = Resume(args.final("qat"), args.key)
     with parallel.group(device, args.threads) as (rank, processes, device):
         job = setup(args, device)
         images = job.steps * args.recipe["batch"]
@@ -93,15 +89,15 @@ def command():
     c.input("--index", help="index.json of the dataset", content=decides)
     c.input("--images", help=".u8 of a split, on which folding is proved")
     c.model(resolved.AUGMENTED).param("--classes", type=int, required=True)
-    c.recipe("--recipe", help="JSON of the precision's `qat` row")
-    c.recipe("--augmentation", help="JSON of the dataset's").param("--seed", type=int, required=True)
+    c.json_param("--recipe", help="JSON of the precision's `qat` row")
+    c.json_param("--augmentation", help="JSON of the dataset's").param("--seed", type=int, required=True)
     c.output("--qat", help="state dict: weights, and amax of each quantizer")
-    c.setting("--threads", type=int, default=0).setting("--device", default="auto", help="auto, cpu or cuda")
+    c.untracked("--threads", type=int, default=0).untracked("--device", default="auto", help="auto, cpu or cuda")
     wanted = int(os.environ.get("LEVIT_PROCESSES") or 0)
-    return c.setting(
+    return c.untracked(
         "--processes", type=int, default=wanted, help="sharing each batch; 0: one a GPU ($LEVIT_PROCESSES)"
     )
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

@@ -3,7 +3,7 @@
 from core.command import Command, log
 
 
-def produce(args):
+def run(args):
     from graph import onnx_io, strongly_typed
     from planning import plan
 
@@ -20,9 +20,9 @@ def command():
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon"))
     c.input("--onnx", help="clean or quantized graph")
     c.input("--plan", nargs="?", required=False, help="of nodes that stay in fp32")
-    c.recipe("--recipe", help="JSON: compute, and high_precision for what is not INT8")
+    c.json_param("--recipe", help="JSON: compute, and high_precision for what is not INT8")
     return c.output("--typed")
 
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)

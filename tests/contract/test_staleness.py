@@ -503,7 +503,7 @@ def facts_that_a_dla_does_not_depend_on(workflow):
 
 @change(CHECKPOINT)
 def comment_in_a_script(workflow):
-    workflow.edit("workflow_scripts/train.py", "def produce", "# a comment\ndef produce")
+    workflow.edit("workflow_scripts/train.py", "def run", "# a comment\ndef run")
 
 
 @change(QAT)
@@ -513,7 +513,7 @@ def docstring_of_a_script(workflow):
 
 @change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")])
 def code_of_a_script(workflow):
-    workflow.edit("workflow_scripts/train_qat.py", "def produce", "EXTRA = 1\n\n\ndef produce")
+    workflow.edit("workflow_scripts/train_qat.py", "def run", "EXTRA = 1\n\n\ndef run")
 
 
 @change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")])
@@ -557,7 +557,7 @@ def code_of_a_runtime(workflow):
 @change(["profile_engine fp32.cpu"], targets=[PROFILE])
 def code_of_a_profile(workflow):
     workflow.build(PROFILE)
-    workflow.edit("workflow_scripts/profile_engine.py", "def produce", "EXTRA = 1\n\n\ndef produce")
+    workflow.edit("workflow_scripts/profile_engine.py", "def run", "EXTRA = 1\n\n\ndef run")
 
 
 @change(timed(*CPU), targets=[PROFILE])

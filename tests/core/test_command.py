@@ -13,7 +13,7 @@ import pytest
 
 from core import command, provenance, sources
 from core.files import UserError, read_json, replacing, sha256_file, write_json
-from core.sources import closure, meaning
+from core.sources import closure, code_hash
 from core.store import MANIFEST, Store
 
 TOOL = '''"""A command for tests."""
@@ -21,7 +21,7 @@ from core.command import Command, log
 from core.files import UserError
 import helper
 
-def produce(args):
+def run(args):
     text = open(args.text).read() + helper.suffix() + str(args.times)
     if args.mode == "user": raise UserError("the bread is stale:\\nbuy some")
     if args.mode == "bug": raise KeyError("nope")
@@ -37,10 +37,10 @@ def produce(args):
 def command():
     c = Command(__file__, __doc__, tools=("numpy",), heavy=True)
     c.input("--text").input("--extra", nargs="*", default=[]).param("--times", type=int, default=1)
-    return c.output("--copy").setting("--mode", default="")
+    return c.output("--copy").untracked("--mode", default="")
 
 if __name__ == "__main__":
-    command().run(produce)
+    command().run(run)
 '''
 
 
@@ -98,7 +98,7 @@ def test_only_code_that_means_something_else_is_run_again(folder, code, again):
 def test_a_docstring_alone_and_pass_mean_different_functions(tmp_path):
     for name, text in (("a", 'def f():\n    "doc"\n'), ("b", "def f():\n    return 1\n")):
         (tmp_path / name).write_text(text)
-    assert meaning(tmp_path / "a") != meaning(tmp_path / "b")
+    assert code_hash(tmp_path / "a") != code_hash(tmp_path / "b")
 
 
 def record(folder):

@@ -183,7 +183,7 @@ def started(listing, slow):
     program += (
         "of = preprocess.content; preprocess.content = lambda image: (time.sleep(0.1), of(image))[1]\n" if slow else ""
     )
-    program += "decode_split.command().run(decode_split.produce)"
+    program += "decode_split.command().run(decode_split.run)"
     line = [sys.executable, "-c", program, *arguments(listing, "val", 2)]
     return subprocess.Popen(line, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
 

@@ -429,7 +429,7 @@ def command(folder, recipe, target="xavier"):
     names = ["--model", "LeViT-tiny", "--precision", "fp16_dla", "--target", target]
     given = ["--clean", folder / "clean.onnx", "--onnx", folder / "exported.onnx", "--rules", RULES]
     out = ["--report", folder / "r.json", "--picture", folder / "r.svg", "--recipe", json.dumps(recipe)]
-    dla_fit.command().run(dla_fit.produce, [str(word) for word in [*given, *names, *out]])
+    dla_fit.command().run(dla_fit.run, [str(word) for word in [*given, *names, *out]])
 
 
 def test_report_and_picture(files):

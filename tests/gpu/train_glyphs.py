@@ -23,7 +23,7 @@ SCRIPTS = ROOT / "workflow_scripts"
 KEEPING = """import sys; sys.path.insert(0, {folder!r})
 import {name}; from data import augment
 augment.IN_MEMORY = 1 << 40
-{name}.command().run({name}.produce)"""
+{name}.command().run({name}.run)"""
 
 
 class Visit:

@@ -16,7 +16,7 @@ from test_engine_commands import TIMING, call, options
 import engine_graphs
 from conftest import ROOT
 from core import sources
-from core.files import UserError, digest_of, partial_of, sha256_file
+from core.files import UserError, digest_of, sha256_file
 from devices import probe
 from measure import kept, paired, turns
 
@@ -32,7 +32,7 @@ def shelf(tmp_path, monkeypatch):
     counter = itertools.count()
 
     def get(output="results/x.json", stable=True, scripts=SCRIPTS, **facts):
-        given = kept.Shelf(scripts, partial_of(output), engine=FACTS["engine"])
+        given = kept.Shelf(scripts, output, engine=FACTS["engine"])
         found = given.get(lambda: {"number": next(counter), "stable": stable}, **{**FACTS, **facts})
         return found["number"], found["timed"]
 
@@ -134,7 +134,7 @@ def test_only_code_that_times_counts(tmp_path, monkeypatch):
     before = kept.timing_code(*SCRIPTS)
     assert {"benchmark.py", "measure/timing.py", "measure/stats.py", "runtimes/openvino.py"} <= set(before)
     assert after("measure/stats.py", '"""Statistics', '"""Our statistics') == before
-    assert after("benchmark.py", "def produce", "# what a command does\ndef produce") == before
+    assert after("benchmark.py", "def run", "# what a command does\ndef run") == before
     assert after("core/command.py", "import argparse", "import argparse\nimport math") == before
     changed = after("measure/timing.py", "gc.collect()", "gc.collect(1)")
     assert {name for name in before if before[name] != changed[name]} == {"measure/timing.py"}

@@ -254,7 +254,7 @@ def test_older_versions_run_the_first_profile_alone(engine, tmp_path, monkeypatc
     queries = [(1, "input_0:1x3x16x16", 0), (4, "input_0:4x3x16x16", 1)]
     monkeypatch.setattr(run_trtexec, "queries", lambda *given: queries)
     given = {"runtime": "tensorrt", "engine": str(engine), "recipe": RECIPE}
-    args = type("Args", (), {**given, "identity": {}, "trtexec": "t.json.partial"})
+    args = type("Args", (), {**given, "identity": {}, "final": str})
     for version, batches in (("8", [1]), ("11", [1, 4])):
         calls = fake_trtexec.install(tmp_path / version, version)
         monkeypatch.setenv("PATH", f"{calls.parent}:/usr/bin:/bin")

@@ -39,7 +39,7 @@ def test_no_cache_is_written_for_a_scaled_network(folded, tmp_path):
     with pytest.raises(
         UserError, match=r"c.json is of a scaled network \(equalize or smoothing\), and a cache is read"
     ):
-        export_cache.produce(export_cache.command().parser.parse_args(given))
+        export_cache.run(export_cache.command().parser.parse_args(given))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ to the file $LEVIT_WORK. $LEVIT_PAUSE names a command that waits a minute in the
 $LEVIT_LOSES one and whether it says that a `budget` or a `plan` is not met.
 """
 
+import functools
 import hashlib
 import os
 import runpy
@@ -44,16 +45,16 @@ def model_of(row):
     return "," + canonical({**told, **row})[1:-1]
 
 
-def execute(produce, args):
-    command = produce.__globals__["command"]()
-    parts = command.key_parts(args)
-    outputs = {name: getattr(args, name) for name in command.outputs}
+def work(command, job):
+    """Write the outputs of a command, {"made_of": a hash of what decides them}, and a line on the work."""
+    parts = command.key_parts(job)
+    outputs = {name: getattr(job, name) for name in command.outputs}
     seen = digest_of({**parts, "tools": None})  # of images: another Pillow reads the same
-    names = [path[: -len(".partial")].replace("results/", "") for path in outputs.values()]
+    names = [job.final(name).replace("results/", "") for name in outputs]
     with open(os.environ["LEVIT_WORK"], "a", encoding="utf-8") as stream:
         again = os.environ.get("LEVIT_RETIME", "")
-        work = {"command": parts["command"], "heavy": command.heavy, "outputs": names, "again": again}
-        stream.write(canonical(work) + "\n")
+        line = {"command": parts["command"], "heavy": command.heavy, "outputs": names, "again": again}
+        stream.write(canonical(line) + "\n")
     for name, path in outputs.items():
         with open(path, "w", encoding="utf-8") as stream:
             if name == "train_images":
@@ -66,12 +67,13 @@ def execute(produce, args):
             command, _, what = os.environ.get("LEVIT_LOSES", "").partition(" ")
             loses = LOSSES[what] if command == parts["command"] else ""
             rest = index_of(seen) if name == "index" else ""
-            rest += model_of(args.row) if name == "model" else ""
+            rest += model_of(job.row) if name == "model" else ""
             stream.write(f'"{digest_of(parts)}","output":"{name}"{loses}{rest}' + "}\n")
 
 
 if "--print" not in sys.argv:  # the table that is printed after a run reads real results
-    command.execute = execute
+    run = command.Command.run
+    command.Command.run = lambda self, _, argv=None: run(self, functools.partial(work, self), argv)
     if os.path.basename(script) == "train.py":  # a kit has no model/
         from model import checkpoint
 

@@ -56,7 +56,7 @@ class Digits:
         module = importlib.import_module(script)
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
         args = [f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]
-        module.produce(module.command().parser.parse_args(args))
+        module.run(module.command().parser.parse_args(args))
 
     def calibrate(self, name, images=64, **row):
         self.run(

@@ -1,9 +1,12 @@
 """What every command line here shares: declared inputs, outputs and parameters, the store, errors of one line.
 
-A command declares each argument as an input file, an output file or a parameter. From that `Command.run` makes the
-store's key (so no input can be forgotten in it), checks that its inputs are what their writers wrote, hands the work
-`.partial` paths, renames them when it is done, and records beside each what made it (core/provenance.py).
+A command declares each argument as an input file, an output file, a parameter or untracked. `Command.run` makes the
+store's key from these declarations (so no input can be forgotten in it), checks the inputs against their records, hands
+the work a `Job` whose outputs are partial paths, renames these when the work is done, and writes the record of each
+output beside it (core/provenance.py).
 """
+
+from __future__ import annotations
 
 import argparse
 import fcntl
@@ -16,6 +19,7 @@ import sys
 import traceback
 from importlib import metadata
 from pathlib import Path
+from typing import Callable, Sequence
 
 from core import provenance, resolved, sources, trained
 from core.files import UserError, canonical, describe, digest_of, partial_of, sha256_file
@@ -36,9 +40,37 @@ def tool_versions(names):
     return versions
 
 
-def execute(produce, args):
-    """Do a command's own work: `produce(args)` writes the files that args names as outputs."""
-    produce(args)
+class Job(argparse.Namespace):
+    """The parsed arguments of a command, and what else its work may ask about the run.
+
+    While the work runs, the attribute of an output is the partial path to write.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._finals, self._parts = {}, {}
+
+    @property
+    def key(self) -> str:
+        """Return a hash of everything that decides the outputs, the versions of tools included."""
+        return digest_of(self._parts)
+
+    @property
+    def code(self) -> str:
+        """Return a hash of the command's code and of the versions of its tools."""
+        return digest_of([self._parts["code"], self._parts["tools"]])
+
+    def final(self, name: str) -> str:
+        """Return the path that an output has once the work is done; name: the output's attribute."""
+        return self._finals[name]
+
+    def _begin(self, outputs, parts):
+        """Set what decides the outputs, and replace their paths with partial ones; return the partial paths."""
+        self._parts, self._finals = parts, {name: getattr(self, name) for name in outputs}
+        for name, path in self._finals.items():
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            setattr(self, name, partial_of(path))
+        return {name: getattr(self, name) for name in outputs}
 
 
 class Command:
@@ -93,11 +125,11 @@ class Command:
         """Declare a parameter that changes what is written."""
         return self._add(self.params, flag, **options)
 
-    def recipe(self, flag, **options):
+    def json_param(self, flag, **options):
         """Declare a parameter given as JSON text; args holds the parsed value."""
         return self.param(flag, type=json.loads, required=True, **options)
 
-    def setting(self, flag, **options):
+    def untracked(self, flag, **options):
         """Declare an argument that does not change what is written (threads, device): not part of the key."""
         self.parser.add_argument(flag, **options)
         return self
@@ -118,7 +150,7 @@ class Command:
             "command": self.script.stem,
             "inputs": hashes,
             "params": {name: json.loads(canonical(getattr(args, name))) for name in self.params},
-            "code": {str(path.relative_to(sources.ROOT)): sources.meaning(path) for path in code},
+            "code": {str(path.relative_to(sources.ROOT)): sources.code_hash(path) for path in code},
             "context": self.context(args),
             "tools": tool_versions(self.tools),
         }
@@ -133,14 +165,14 @@ class Command:
         described = {"code": digest_of(parts["code"]), "versions": parts["tools"], "context": parts["context"]}
         return {"command": self.script.stem, "key": key, "trained": self.trained, **described}
 
-    def run(self, produce, argv=None):
-        """Parse the arguments, then fetch the outputs from the store or produce them; exit with a status."""
-        args = self.parser.parse_args(argv)
+    def run(self, work: Callable[[Job], None], argv: Sequence[str] | None = None) -> None:
+        """Parse the arguments, then fetch the outputs or let `work(job)` write them; exit with a status."""
+        job = self.parser.parse_args(argv, Job())
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
-            _log_to(args.log)
+            _log_to(job.log)
             self._held = hold(os.environ.get("LEVIT_JOBS"))
-            self._run(produce, args)
+            self._run(work, job)
         except KeyboardInterrupt:
             sys.exit(130)
         except UserError as error:
@@ -148,8 +180,8 @@ class Command:
         except OSError as error:
             _fail(describe(error), error)
         except Exception as error:
-            said = f"{self.script.name}: {type(error).__name__}: {str(error).strip() or 'no message'}"
-            _fail(said + self._doubts(args), error)
+            problem = f"{self.script.name}: {type(error).__name__}: {str(error).strip() or 'no message'}"
+            _fail(problem + self._doubts(job), error)
 
     def _doubts(self, args):
         """Return a hint that names the inputs without a record: they may have caused an error that names no file."""
@@ -158,36 +190,31 @@ class Command:
         doubtful = [path for path in paths if not provenance.recorded([path])]
         return f" (no record says what wrote {', '.join(doubtful)}: make it again)" if doubtful else ""
 
-    def _run(self, produce, args):
-        finals = {name: getattr(args, name) for name in self.outputs}
-        lineage = provenance.lineage(self._check_inputs(args))
-        for path in finals.values():
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        parts, partials = self.key_parts(args), {name: partial_of(path) for name, path in finals.items()}
-        descent = trained.descent(parts, self.whole_inputs(args))
+    def _run(self, work, job):
+        lineage, parts = provenance.lineage(self._check_inputs(job)), self.key_parts(job)
+        descent = trained.descent(parts, self.whole_inputs(job))
         lasting = self.trained and not os.environ.get("LEVIT_RETRAIN")
         keys = list(dict.fromkeys([self.key(parts), *([descent] if lasting and descent else [])]))
+        partials = job._begin(self.outputs, parts)
         try:
-            kept = self._fetch(keys, partials)
-            if not kept:
-                for name, path in partials.items():
-                    setattr(args, name, path)
-                self._produce(produce, args, parts, finals, partials)
+            entry = self._fetch(keys, partials)
+            if not entry:
+                self._work(work, job, parts, partials)
                 for key in keys if self.heavy and Store.default() else ():
                     Store.default().keep(key, partials, parts)
-            hashes = kept["outputs"] if kept else {name: sha256_file(path) for name, path in partials.items()}
-            record = self.record(keys[0], {**parts, **kept["parts"]} if kept else parts)
-            _publish(partials, finals, hashes, {**record, "descent": descent, "lineage": lineage})
+            hashes = entry["outputs"] if entry else {name: sha256_file(path) for name, path in partials.items()}
+            record = self.record(keys[0], {**parts, **entry["parts"]} if entry else parts)
+            _publish(partials, job._finals, hashes, {**record, "descent": descent, "lineage": lineage})
         finally:
             for path in partials.values():
                 if os.path.exists(path):
                     os.unlink(path)
 
-    def _produce(self, produce, args, parts, finals, partials):
-        """Do the work, or take what an earlier version of this project did; `parts` then tells its versions."""
-        versions = trained.adopt(finals, partials) if self.trained else None
+    def _work(self, work, job, parts, partials):
+        """Do the work, or adopt what an earlier version of this project trained, with its versions."""
+        versions = trained.adopt(job._finals, partials) if self.trained else None
         if versions is None:
-            execute(produce, args)
+            work(job)
         else:
             parts.update(tools={**dict.fromkeys(self.tools), **versions}, context={})
 

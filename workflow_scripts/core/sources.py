@@ -78,7 +78,7 @@ def _text(path):
     return (ROOT.parent / path).read_text(encoding="utf-8") if (ROOT.parent / path).is_file() else ""
 
 
-def meaning(path):
+def code_hash(path):
     """Return a hash of what a module does: comments, blank lines and docstrings do not count.
 
     It is the same on Python 3.8 and later: stores are shared by hosts and boards.

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from core import sources
-from core.files import UserError, digest_of, partial_of, read_json, system_text, write_json
+from core.files import UserError, digest_of, read_json, system_text, write_json
 
 FOLDER, AGAIN = "LEVIT_BENCHMARKS", "LEVIT_RETIME"
 MACHINE_IDS = ("etc/machine-id", "var/lib/dbus/machine-id")
@@ -32,19 +32,19 @@ def machine(root="/"):
 def timing_code(*scripts):
     """Return {module: hash of what it does} of scripts and what they import, less what every command imports."""
     modules = set(sources.closure(*scripts)) - set(sources.closure("core/command.py"))
-    return {str(path.relative_to(sources.ROOT)): sources.meaning(path) for path in sorted(modules)}
+    return {str(path.relative_to(sources.ROOT)): sources.code_hash(path) for path in sorted(modules)}
 
 
 def is_again(output):
-    """Return whether the output that a command writes (its `.partial` path) is asked to be timed anew."""
-    return output in map(partial_of, filter(None, os.environ.get(AGAIN, "").split(os.pathsep)))
+    """Return whether LEVIT_RETIME lists an output of a command."""
+    return output in os.environ.get(AGAIN, "").split(os.pathsep)
 
 
 class Shelf:
     """The kept timings of one command's engines."""
 
     def __init__(self, scripts, output, **facts):
-        """scripts: what times; output: the `.partial` path that is written; facts: the rest of the key, as JSON."""
+        """scripts: what times; output: the path of what is written; facts: the rest of the key, as JSON."""
         self.folder, self.again = os.environ.get(FOLDER), is_again(output)
         self.common = {"code": timing_code(*scripts), "machine": machine(), **facts}
 
