@@ -80,9 +80,9 @@ def dataset_of(name, accuracy, index):
 
 def order_notes(index, recipe):
     """Return the line on an order of classes that nobody said, unless the weights were trained in it here."""
-    from data import classes
+    from data import class_order
 
-    line = classes.warning(index)
+    line = class_order.warning(index)
     return [line] if line and recipe.get("dataset", {}).get("weights") != "train" else []
 
 

@@ -7,7 +7,7 @@ from core.command import Command, log
 def run(args):
     from core import progress
     from core.files import read_json, write_json
-    from model import checkpoint, deploy, proof, training, zoo
+    from model import checkpoint, deploy, equivalence, training, zoo
     from quantization import calibration_images, imported_ranges
     from quantization.calibrator import Calibrator, format_recipe, is_scaled
 
@@ -16,7 +16,7 @@ def run(args):
     pixels = calibration_images.CalibrationImages(args.images, args.recipe["images"], row)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     chosen = read_json(args.sweep)["chosen"] if args.sweep else args.recipe
-    folded = deploy.fold(source, proof.images(args.images, row))
+    folded = deploy.fold(source, equivalence.images(args.images, row))
     passes = 2 if is_scaled(chosen) else 1
     with progress.bar(passes * len(pixels), "calibrate") as bar:
         calibrator = Calibrator(folded, pixels, bar.update)

@@ -9,11 +9,11 @@ MAX_ERROR = 1e-4  # of logits against the trained module, relative to the larges
 def run(args):
     import onnx
 
-    from model import checkpoint, deploy, export, proof, zoo
+    from model import checkpoint, deploy, equivalence, export, zoo
 
     row = resolved.read(args.model, resolved.VISION)
     model = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
-    exported = export.to_onnx(deploy.fold(model, proof.images(args.images, row)), row["size"])
+    exported = export.to_onnx(deploy.fold(model, equivalence.images(args.images, row)), row["size"])
     onnx.checker.check_model(exported, full_check=True)
     _prove(model, exported, row["size"])
     with open(args.onnx, "wb") as stream:

@@ -11,7 +11,7 @@ BUILTINS = ("digits", "glyphs")  # data/{name}.py: write_tree(folder, row) -> wh
 
 def run(args):
     from core.files import UserError, write_json
-    from data import folder
+    from data import indexing
 
     row, origin = args.dataset, {}
     if row.get("builtin"):
@@ -22,7 +22,7 @@ def run(args):
     else:
         root = row["path"]
     train_file = os.path.basename(args.final("train_images"))
-    built, lines = folder.build(root, row, args.seed, bool(row.get("builtin")), train_file)
+    built, lines = indexing.build(root, row, args.seed, bool(row.get("builtin")), train_file)
     index = {**origin, **built}
     if not os.path.isabs(root) or row.get("builtin"):
         index["root"] = os.path.relpath(root, os.path.dirname(os.path.abspath(args.index)))
@@ -34,12 +34,12 @@ def run(args):
 
 def tell(root, index):
     """Log what an index holds, in what order its classes stand where that is open, and what was left out and why."""
-    from data import classes
+    from data import class_order
 
     sizes = {"train": index["train"]["images"], **{name: len(part) for name, part in index["splits"].items()}}
     counts = ", ".join(f"{size} {name}" for name, size in sizes.items())
     log.info("%s: %d classes (%s)", root, len(index["classes"]), counts)
-    for line in filter(None, [classes.warning(index)]):
+    for line in filter(None, [class_order.warning(index)]):
         log.warning("warning: %s", line)
     if index["left_out"]:
         log.info("left out: %s", ", ".join(f"{count} {reason}" for reason, count in index["left_out"].items()))

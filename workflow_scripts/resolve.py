@@ -10,9 +10,9 @@ from core.command import Command, log
 def run(args):
     from core import resolved
     from core.files import write_json
-    from model import record
+    from model import pretrained_cfg
 
-    found = record.resolve(args.row)
+    found = pretrained_cfg.resolve(args.row)
     write_json(args.model, found)
     log.info("timm's %s: %s", found["timm"], resolved.shown(found))
     for key, two in found["contradicts"].items():

@@ -14,7 +14,7 @@ def run(args):
     from core import progress
     from core.files import write_json
     from data import index
-    from model import checkpoint, deploy, proof, training, zoo
+    from model import checkpoint, deploy, equivalence, training, zoo
     from quantization import calibration_images
     from quantization.calibrator import Calibrator, format_recipe
 
@@ -24,7 +24,7 @@ def run(args):
     pixels = calibration_images.CalibrationImages(args.images, args.recipe["images"], row)
     shown = calibration_images.CalibrationImages(args.select, len(labels), row)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
-    model = deploy.fold(source, proof.images(args.images, row))
+    model = deploy.fold(source, equivalence.images(args.images, row))
     calibrator, reference, found = Calibrator(model, pixels), logits(model, shown), []
     for candidate in progress.over(args.recipe["candidates"], "sweep", "recipe"):
         found.append({"recipe": candidate, **judge(calibrator.calibrate(candidate)[1], shown, labels, reference)})

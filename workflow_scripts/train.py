@@ -46,7 +46,7 @@ def train(args):
         with progress.bar(total, f"train {job.row['timm']}") if rank == 0 else nullcontext(parallel.Silent()) as bar:
             job.run(rank, processes, resume, bar)
             if rank == 0:
-                restate(job, clean, args, bar)
+                recalibrate(job, clean, args, bar)
                 checkpoint.save(job.model.state_dict(), args.checkpoint)
                 resume.remove()
 
@@ -54,27 +54,27 @@ def train(args):
 def setup(args, device):
     """Return the job, and the training images as evaluation looks at them."""
     from data import augment, index
-    from model import checkpoint, fitting, zoo
+    from model import checkpoint, trainer, zoo
 
     listing, row = index.read(args.index), resolved.read(args.model, resolved.AUGMENTED)
     model = zoo.create(row, args.classes)
     if args.start:
         checkpoint.load_into(model, args.start, new_heads=True, key=args.training.get("checkpoint_key"))
     geometry = {name: row[name] for name in resolved.GEOMETRY}
-    recipe = {**fitting.DEFAULTS, **args.training}
+    recipe = {**trainer.DEFAULTS, **args.training}
     images = augment.TrainImages(listing, args.index, geometry, recipe, args.seed)
     clean = augment.TrainImages(listing, args.index, geometry, None, args.seed)
-    return fitting.Job(model.to(device), images, recipe, args.seed, row, device), clean
+    return trainer.Trainer(model.to(device), images, recipe, args.seed, row, device), clean
 
 
-def restate(job, clean, args, bar):
+def recalibrate(job, clean, args, bar):
     """Let BatchNorm's statistics be those of the training images as evaluation looks at them."""
     from data import augment
     from model import training
 
     order = augment.order(len(clean), args.seed, "clean")
     batches = training.batches(clean, order, args.training["batch"], job.row, job.device)
-    training.restate_batchnorm(job.model, _inputs(batches, bar), job.frozen)
+    training.recalibrate_batchnorm(job.model, _inputs(batches, bar), job.frozen)
 
 
 def _inputs(batches, bar):

@@ -53,19 +53,19 @@ def setup(args, device):
     import quantization
     from core.files import read_json
     from data import augment, index
-    from model import checkpoint, deploy, proof, zoo
+    from model import checkpoint, deploy, equivalence, zoo
     from quantization import amax, calibrator, qat, scaling
 
     calibration, row = read_json(args.calibration), resolved.read(args.model, resolved.AUGMENTED)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
-    model = deploy.fold(source, proof.images(args.images, row))
+    model = deploy.fold(source, equivalence.images(args.images, row))
     student = calibrator.adjust(copy.deepcopy(model), calibration)
     student = quantization.add(student, calibrator.backend(calibration.get("recipe", {})))
     amax.load(student, calibration["amax"])
     teacher = scaling.apply(model, calibration.get("scaling", {}))  # its blocks then give what the student's should
     geometry = {name: row[name] for name in resolved.GEOMETRY}
     images = augment.TrainImages(index.read(args.index), args.index, geometry, args.augmentation, args.seed)
-    return qat.Job(teacher.to(device), student.to(device), images, args.recipe, args.seed, row, device)
+    return qat.QatTrainer(teacher.to(device), student.to(device), images, args.recipe, args.seed, row, device)
 
 
 def context(args):

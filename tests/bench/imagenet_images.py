@@ -29,36 +29,36 @@ _made = []
 
 def noise(seed):
     """Return uint8 [SIDE, SIDE, 3] whose spectrum falls with the frequency, the same for a seed."""
-    dice = np.random.RandomState(seed)
+    rng = np.random.RandomState(seed)
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None, :])
     frequency[0, 0] = 1
-    planes = [np.fft.irfft2(np.fft.rfft2(dice.normal(size=(SIDE, SIDE))) / frequency**1.1, (SIDE, SIDE)) for _ in "abc"]
+    planes = [np.fft.irfft2(np.fft.rfft2(rng.normal(size=(SIDE, SIDE))) / frequency**1.1, (SIDE, SIDE)) for _ in "abc"]
     gray = planes[0] / planes[0].std()
     colors = np.stack([gray + 0.35 * plane / plane.std() for plane in planes], axis=2)
-    return np.clip(118 + 48 * colors + dice.normal(0, 5, colors.shape), 0, 255).astype(np.uint8)
+    return np.clip(118 + 48 * colors + rng.normal(0, 5, colors.shape), 0, 255).astype(np.uint8)
 
 
-def size_of(dice):
+def size_of(rng):
     """Return (width, height) of an image."""
-    mark = dice.random()
+    mark = rng.random()
     for size, share in SIZES:
         mark -= share
         if mark < 0:
             return size
-    return dice.randint(120, 500), dice.randint(120, 500)
+    return rng.randint(120, 500), rng.randint(120, 500)
 
 
 def jpeg(number):
     """Return the bytes of image `number`."""
     if not _made:
         _made.extend(noise(seed) for seed in range(PICTURES))
-    dice = random.Random(number)
-    width, height = size_of(dice)
-    left, top = dice.randrange(SIDE - width), dice.randrange(SIDE - height)
+    rng = random.Random(number)
+    width, height = size_of(rng)
+    left, top = rng.randrange(SIDE - width), rng.randrange(SIDE - height)
     window = _made[number % PICTURES][top : top + height, left : left + width]
-    image = Image.fromarray(window if dice.random() < 0.5 else window[:, ::-1].copy())
+    image = Image.fromarray(window if rng.random() < 0.5 else window[:, ::-1].copy())
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=dice.choice(QUALITIES))
+    image.save(stream, "JPEG", quality=rng.choice(QUALITIES))
     return stream.getvalue()
 
 

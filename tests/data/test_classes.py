@@ -9,7 +9,7 @@ from test_index import folder_of, refused, run
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.utils.misc import natural_key
 
-from data import classes, index
+from data import class_order, index
 
 TWELVE = [str(number) for number in range(1, 13)]
 ROW = {"path": "pictures", "classes": 12, "splits": {"calib": 4, "select": 4}}
@@ -77,10 +77,10 @@ def test_where_both_orders_are_one_nothing_is_said(tmp_path):
 
 
 def test_the_natural_key_is_timms():
-    dice = random.Random(0)
-    names = ["".join(dice.choices("aB019_ -x.é٣", k=dice.randint(1, 8))) for _ in range(500)]
-    assert [classes.natural(name) for name in names] == [natural_key(name) for name in names]
-    assert classes.natural("x²") == ["x²"]  # int() of which timm's stumbles over
+    rng = random.Random(0)
+    names = ["".join(rng.choices("aB019_ -x.é٣", k=rng.randint(1, 8))) for _ in range(500)]
+    assert [class_order.natural(name) for name in names] == [natural_key(name) for name in names]
+    assert class_order.natural("x²") == ["x²"]  # int() of which timm's stumbles over
 
 
 FILES = {
@@ -255,4 +255,4 @@ def test_a_dataset_that_is_a_dangling_link_says_where_it_leads(tmp_path):
 
 
 def test_the_warning_is_of_indices_that_say_so():
-    assert classes.warning({"classes": ["1", "10", "2"]}) is None  # an older index
+    assert class_order.warning({"classes": ["1", "10", "2"]}) is None  # an older index

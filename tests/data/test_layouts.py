@@ -284,23 +284,23 @@ def test_what_is_not_there_or_not_whole_is_named(imagenet):
 
 @pytest.mark.parametrize("fraction", [0.2, 0.7], ids=["rounded down", "rounded up"])
 def test_members_that_only_train_are_held_to_their_archive(imagenet, monkeypatch, fraction):
-    from data import folder, held
+    from data import indexing, integrity
 
     with tarfile.open(imagenet / "flat.tar", "w") as archive:
         for name in NAMES:
             os.utime(imagenet / "flat" / name, (0, 1_700_000_000 + fraction))
             archive.add(imagenet / "flat" / name, name)
-    monkeypatch.setattr(folder, "HASHED", 0)
+    monkeypatch.setattr(indexing, "HASHED", 0)
     shutil.rmtree(imagenet / "train")
     row = {**ROW, "splits": {"calib": 1, "select": 1, "val": 2}, "val": "flat.tar", "labels": "val.txt"}
-    _, lines = folder.build(str(imagenet), {**row, "synsets": "LOC_synset_mapping.txt"}, 0, hash_all=False)
+    _, lines = indexing.build(str(imagenet), {**row, "synsets": "LOC_synset_mapping.txt"}, 0, hash_all=False)
     fields = [line.split("\t") for line in lines.decode().splitlines()]
     _, size, stamp, path, archive, offset = next(line for line in fields if line[2].startswith("changed:"))
     member = index.Member(str(imagenet / archive), int(offset), int(size), path)
-    assert held.read(member, stamp)
+    assert integrity.read(member, stamp)
     for other in (member._replace(offset=0), member._replace(bytes=member.bytes - 1)):
         with pytest.raises(UserError, match="has changed since it was indexed"):
-            held.read(other, stamp)
+            integrity.read(other, stamp)
 
 
 def test_an_image_that_changed_after_it_was_indexed_is_refused(imagenet):
@@ -314,13 +314,13 @@ def test_an_image_that_changed_after_it_was_indexed_is_refused(imagenet):
 
 
 def test_too_many_training_images_to_read_are_known_by_their_time(imagenet, monkeypatch):
-    from data import folder
+    from data import indexing
 
-    monkeypatch.setattr(folder, "HASHED", 100)
+    monkeypatch.setattr(indexing, "HASHED", 100)
     row = json.loads(json.dumps(ROW))
-    _, lines = folder.build(str(imagenet), row, 0, hash_all=False)
+    _, lines = indexing.build(str(imagenet), row, 0, hash_all=False)
     stamps = [line.split(b"\t")[2] for line in lines.splitlines()]
     assert sum(stamp.startswith(b"changed:") for stamp in stamps) == len(stamps) - SPLITS["calib"]
     path = imagenet / "train" / SYNSETS[0] / f"{SYNSETS[0]}_0.JPEG"
     os.utime(path, ns=(1, 1))
-    assert folder.build(str(imagenet), row, 0, hash_all=False)[1] != lines
+    assert indexing.build(str(imagenet), row, 0, hash_all=False)[1] != lines

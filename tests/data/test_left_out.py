@@ -14,8 +14,8 @@ from PIL import Image
 from test_index import folder_of, refused, run
 
 from core.files import UserError, write_json
-from data import folder as building
-from data import index, kinds, preprocess, walk
+from data import image_formats, index, preprocess, walk
+from data import indexing as building
 from snakefile import image_stamp
 
 ROW = {"path": "pictures", "classes": 2, "splits": {"calib": 2, "select": 2, "val": 4}}
@@ -183,10 +183,10 @@ LEFT_OUT = {  # case: (how it is made, the reason that the index gives)
     "text like a bitmap": (named("BMW.txt", b"BMW is a maker of cars and of motorcycles"), {"not an image": 1}),
     "text like a pixmap": (named("P1.txt", b"P1 is the first page of this"), {"not an image": 1}),
     "Windows": (both(named("Thumbs.db", b"\xd0\xcf\x11\xe0"), named("desktop.ini")), {"not an image": 2}),
-    "EPS": (named("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n"), {kinds.UNREAD: 1}),
-    "HEIC": (named("a.HEIC", b"\0\0\0\x18ftypheic"), {kinds.UNREAD: 1}),
-    "SVG": (named("a.svg", b"<svg/>"), {kinds.UNREAD: 1}),
-    "PDF": (named("a.pdf", b"%PDF-1.7"), {kinds.UNREAD: 1}),
+    "EPS": (named("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n"), {image_formats.UNREAD: 1}),
+    "HEIC": (named("a.HEIC", b"\0\0\0\x18ftypheic"), {image_formats.UNREAD: 1}),
+    "SVG": (named("a.svg", b"<svg/>"), {image_formats.UNREAD: 1}),
+    "PDF": (named("a.pdf", b"%PDF-1.7"), {image_formats.UNREAD: 1}),
     "empty": (both(named(".gitkeep", b""), named("done", b"")), {"hidden": 1, "empty": 1}),
     "hidden": (both(named("._0.png"), named(".DS_Store")), {"hidden": 2}),
     "hidden folder": (both(named(".git/a.png"), named(".git/b/c.png")), {"hidden": 1}),
@@ -280,9 +280,9 @@ def test_a_bomb_and_a_cut_image_are_named_when_they_are_decoded(tmp_path):
 
 
 def test_every_format_that_is_listed_is_known_by_its_content():
-    for kind in kinds.FORMATS:
-        assert kinds.shown(encoded(kind)[: kinds.HEAD]), kind
-    assert set(kinds.formats()) == set(kinds.FORMATS)
+    for kind in image_formats.FORMATS:
+        assert image_formats.shown(encoded(kind)[: image_formats.HEAD]), kind
+    assert set(image_formats.formats()) == set(image_formats.FORMATS)
 
 
 def test_chains_of_links_cost_nothing(tmp_path, pictures):

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import families
 from core.files import UserError
-from model import deploy, proof
+from model import deploy, equivalence
 
 SIZE, WIDTH = 12, 8
 
@@ -190,7 +190,7 @@ def test_a_folded_network_that_computes_something_else_is_refused_at_its_first_m
     folded.layer2[1].conv1.weight.data[0] *= 3
     with pytest.raises(UserError, match=r"folding BatchNorm changes .* first at layer2.1.bn1 \(BatchNorm2d\)"):
         moved = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-        proof.check(model, folded, noise(size=64), moved, lambda: folded.double() and model.double() and folded)
+        equivalence.check(model, folded, noise(size=64), moved, lambda: folded.double() and model.double() and folded)
 
 
 def test_rounding_that_a_network_amplifies_is_called_that():

@@ -14,7 +14,7 @@ from conftest import ROOT
 from core import resolved
 from core.files import UserError, read_json
 from data import preprocess
-from model import checkpoint, record, sizes, zoo
+from model import checkpoint, input_size, pretrained_cfg, zoo
 
 LEVIT = {"timm": "levit_128s", "options": {"embed_dim": [32, 48, 64], "num_heads": [2, 3, 4], "depth": [1, 1, 1]}}
 
@@ -33,7 +33,7 @@ def pictures():
 @pytest.mark.parametrize("name", ["mobilevit_xxs", "vit_tiny_patch16_224", "levit_128s", "eva02_tiny_patch14_336"])
 def test_a_silent_row_gives_timms_own_pipeline(name):
     """Case 3: normalization and logits equal timm's, of networks with four kinds of record."""
-    row = record.resolve({"timm": name})
+    row = pretrained_cfg.resolve({"timm": name})
     torch.manual_seed(1)
     network = zoo.create(row, 12)
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
@@ -51,7 +51,7 @@ def test_a_silent_row_gives_timms_own_pipeline(name):
 
 def test_mobilevits_images_are_not_imagenets():
     """Case 3: without mean and std in its row, mobilevit_xxs has mean 0 and std 1."""
-    found = record.resolve({"timm": "mobilevit_xxs", "size": 64})
+    found = pretrained_cfg.resolve({"timm": "mobilevit_xxs", "size": 64})
     assert (found["mean"], found["std"], found["size"], found["crop"]) == ([0.0] * 3, [1.0] * 3, 64, 0.9)
     assert found["sources"]["mean"] == "timm" and found["sources"]["size"] == "config.yaml"
     assert found["contradicts"] == {"size": {"config": 64, "timm": 256}}
@@ -69,7 +69,7 @@ def test_a_row_is_followed_and_what_it_contradicts_is_said(tmp_path):
 
 @pytest.mark.parametrize("name", ["levit_128s", "levit_128", "levit_192", "levit_256", "levit_384"])
 def test_the_published_rows_need_say_nothing(name):
-    found = record.record(name)[0]
+    found = pretrained_cfg.record(name)[0]
     assert (found["size"], found["crop"], found["crop_mode"], found["interpolation"]) == (224, 0.9, "center", "bicubic")
     assert (found["mean"], found["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -90,14 +90,14 @@ REFUSED = {
 def test_what_is_not_served_is_refused_in_one_line(case):
     row, said = REFUSED[case]
     with pytest.raises(UserError, match=said) as problem:
-        record.resolve(row)
+        pretrained_cfg.resolve(row)
     assert "\n" not in str(problem.value)
 
 
 @pytest.mark.parametrize("name", sorted(resolved.REFUSED))
 def test_options_that_would_be_followed_in_part_are_refused_by_name(name):
     with pytest.raises(UserError, match=f"options: {name}: take it out: ."):
-        record.resolve({"timm": "resnet18", "options": {name: 1}})
+        pretrained_cfg.resolve({"timm": "resnet18", "options": {name: 1}})
 
 
 def test_a_size_that_does_not_fit_ends_the_command_and_leaves_nothing(tmp_path):
@@ -125,4 +125,4 @@ def test_a_file_that_resolve_did_not_write_is_refused(tmp_path):
 
 def test_sizes_near_one_that_does_not_fit_are_the_nearest_that_do():
     with pytest.raises(UserError, match="64 or 48 fits|48 or 64 fits"):
-        sizes.check({**LEVIT, "size": 57}, 224)
+        input_size.check({**LEVIT, "size": 57}, 224)

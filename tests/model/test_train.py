@@ -15,7 +15,7 @@ from torch import nn
 
 from conftest import ROOT
 from core.files import UserError, sha256_file, write_json
-from data import augment, folder, held, index, preprocess
+from data import augment, index, indexing, integrity, preprocess
 from described import USUAL, model_file
 from model import checkpoint, context, training, zoo
 
@@ -31,16 +31,16 @@ RECIPE = {
 def stripes(tmp_path_factory):
     """Write pictures of standing and of lying stripes; return their index's path."""
     root = tmp_path_factory.mktemp("stripes")
-    dice = np.random.RandomState(0)
+    rng = np.random.RandomState(0)
     for label, name in enumerate(("lying", "standing")):
         (root / name).mkdir()
         for number in range(60):
-            line = np.repeat(np.tile([0, 255], 8), dice.randint(2, 5))
+            line = np.repeat(np.tile([0, 255], 8), rng.randint(2, 5))
             square = np.tile(line, (len(line), 1)) if label else np.tile(line[:, None], (1, len(line)))
-            noisy = np.clip(square + dice.randint(-60, 60, square.shape), 0, 255)
+            noisy = np.clip(square + rng.randint(-60, 60, square.shape), 0, 255)
             Image.fromarray(noisy.astype(np.uint8)).save(root / name / f"{number}.png")
     row = {"classes": 2, "splits": {"calib": 8, "select": 20, "val": 20}}
-    listing, lines = folder.build(str(root), row, 0, hash_all=True)
+    listing, lines = indexing.build(str(root), row, 0, hash_all=True)
     (root / "train.tsv").write_bytes(lines)
     write_json(root / "index.json", dict(listing, root="."))
     return root / "index.json"
@@ -169,9 +169,9 @@ def test_a_changed_image_is_named_whoever_loads_it(stripes, monkeypatch, in_memo
 def test_an_image_that_changes_between_two_epochs_is_named(stripes, monkeypatch):
     """What was hashed in the first epoch is not hashed again, unless its file has changed since."""
     images = augment.TrainImages(index.read(stripes), stripes, ROW, RECIPE, 0)
-    monkeypatch.setattr(held, "SETTLED", -1)
+    monkeypatch.setattr(integrity, "SETTLED", -1)
     images.reader.read(9)
-    monkeypatch.setattr(held, "_check", lambda *image: pytest.fail("it was hashed again"))
+    monkeypatch.setattr(integrity, "_check", lambda *image: pytest.fail("it was hashed again"))
     images.reader.read(9)
     monkeypatch.undo()
     restore = changed(stripes.parent / os.path.relpath(images.files[9], stripes.parent))
@@ -185,12 +185,12 @@ def test_an_image_that_changes_between_two_epochs_is_named(stripes, monkeypatch)
 
 def test_images_of_a_large_set_are_held_to_their_time(tmp_path, monkeypatch):
     """Too many to hash them when they are indexed: a file that was written since is refused all the same."""
-    monkeypatch.setattr(folder, "HASHED", 0)
+    monkeypatch.setattr(indexing, "HASHED", 0)
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(8):
             Image.new("L", (8, 8), number).save(tmp_path / name / f"{number}.png")
-    listing, lines = folder.build(
+    listing, lines = indexing.build(
         str(tmp_path), {"classes": 2, "splits": {"calib": 2, "select": 2, "val": 2}}, 0, False
     )
     (tmp_path / "train.tsv").write_bytes(lines)
@@ -222,12 +222,12 @@ def test_training_images_do_not_depend_on_who_reads_them(stripes, monkeypatch):
 
 
 def test_random_boxes_stay_inside_and_in_range():
-    dice = random.Random(0)
+    rng = random.Random(0)
     for _ in range(300):
-        left, top, right, bottom = augment.random_box(dice, 50, 40, [0.3, 0.9], [0.8, 1.25])
+        left, top, right, bottom = augment.random_box(rng, 50, 40, [0.3, 0.9], [0.8, 1.25])
         assert 0 <= left < right <= 50 and 0 <= top < bottom <= 40
         assert 0.25 <= (right - left) * (bottom - top) / 2000 <= 0.9001
-    assert augment.random_box(dice, 8, 8, [1.0, 1.0], [1.0, 1.0]) == (0, 0, 8, 8)
+    assert augment.random_box(rng, 8, 8, [1.0, 1.0], [1.0, 1.0]) == (0, 0, 8, 8)
 
 
 def test_the_mirror_mirrors():
@@ -272,10 +272,10 @@ def test_a_smaller_size_uses_a_corner_of_the_biases():
     assert all(torch.equal(value, whole[name]) for name, value in model.named_buffers())
 
 
-def test_batchnorm_is_restated_as_the_average_of_all_batches():
+def test_batchnorm_is_recalibrated_as_the_average_of_all_batches():
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, momentum=0.2))
     batches = [torch.randn(16, 4) * 3 + 1 for _ in range(5)]
-    training.restate_batchnorm(model, iter(batches))
+    training.recalibrate_batchnorm(model, iter(batches))
     with torch.no_grad():
         outputs = [model[0](batch) for batch in batches]
     assert torch.allclose(model[1].running_mean, torch.stack([o.mean(0) for o in outputs]).mean(0), atol=1e-5)

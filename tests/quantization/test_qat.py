@@ -158,7 +158,7 @@ def test_features_weigh_in_the_loss():
 
 def test_the_average_of_weights_follows_them():
     weight = torch.nn.Parameter(torch.zeros(3))
-    average = qat.Average([weight], 0.5)
+    average = qat.EMA([weight], 0.5)
     for step, value in enumerate((1.0, 1.0, 4.0)):
         weight.data.fill_(value)
         average.update(step)
@@ -201,7 +201,9 @@ def test_a_killed_training_goes_on_to_the_same_bytes(digits):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            qat.Job, "restore", lambda job, saved, old=qat.Job.restore: (seen.append(saved["step"]), old(job, saved))
+            qat.QatTrainer,
+            "restore",
+            lambda job, saved, old=qat.QatTrainer.restore: (seen.append(saved["step"]), old(job, saved)),
         )
         digits.run("train_qat", **given)
     assert seen == [kept]

@@ -33,9 +33,9 @@ def families(folder, count):
     return folder
 
 
-def _bent(dice):
-    wide, slant = dice.uniform(0.8, 1.2), dice.uniform(-0.35, 0.35)
-    waves = [(dice.uniform(20, 60), dice.uniform(90, 220), dice.uniform(0, 6)) for _ in range(2)]
+def _bent(rng):
+    wide, slant = rng.uniform(0.8, 1.2), rng.uniform(-0.35, 0.35)
+    waves = [(rng.uniform(20, 60), rng.uniform(90, 220), rng.uniform(0, 6)) for _ in range(2)]
 
     def bend(x, y):
         swings = [depth * math.sin(at / length + phase) for (depth, length, phase), at in zip(waves, (y, x))]

@@ -52,16 +52,16 @@ class Maker:
     """A state dict with random weights that keep activations near 1."""
 
     def __init__(self, seed):
-        self.state, self.dice = {}, torch.Generator().manual_seed(seed)
+        self.state, self.rng = {}, torch.Generator().manual_seed(seed)
 
     def normal(self, name, *shape, scale=1.0):
-        self.state[name] = torch.randn(shape, generator=self.dice) * scale
+        self.state[name] = torch.randn(shape, generator=self.rng) * scale
 
     def norm(self, name, width, share=1.0):
-        self.state[f"{name}.weight"] = share * (0.5 + torch.rand(width, generator=self.dice))
+        self.state[f"{name}.weight"] = share * (0.5 + torch.rand(width, generator=self.rng))
         self.normal(f"{name}.bias", width, scale=0.2)
         self.normal(f"{name}.running_mean", width, scale=0.2)
-        self.state[f"{name}.running_var"] = 0.5 + torch.rand(width, generator=self.dice)
+        self.state[f"{name}.running_var"] = 0.5 + torch.rand(width, generator=self.rng)
         self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
 
     def linear(self, name, inputs, outputs, share=1.0):

@@ -3,8 +3,8 @@
 import math
 import random
 
-from data import held, preprocess
 from data import index as indexing
+from data import integrity, preprocess
 
 IN_MEMORY = 64 << 20  # bytes of image files up to which they are decoded once and kept
 
@@ -20,7 +20,7 @@ class TrainImages:
         """
         self.files = indexing.files(listing, index_path, "train")
         self.labels = indexing.labels(listing, "train")
-        self.reader = held.Reader(self.files, indexing.images(listing, "train").stamps)
+        self.reader = integrity.Reader(self.files, indexing.images(listing, "train").stamps)
         self.geometry, self.recipe, self.seed, self.epoch = geometry, recipe, seed, 0
         self.in_memory = indexing.images(listing, "train").bytes.sum() <= IN_MEMORY
         self._decoded = [None] * len(self.files)
@@ -32,8 +32,8 @@ class TrainImages:
         image = self._image(item)
         if self.recipe is None:
             return preprocess.prepare(image, self.geometry), self.labels[item]
-        dice = random.Random(f"{self.seed}/{self.epoch}/{item}")
-        return augmented(image, dice, self.geometry, self.recipe), self.labels[item]
+        rng = random.Random(f"{self.seed}/{self.epoch}/{item}")
+        return augmented(image, rng, self.geometry, self.recipe), self.labels[item]
 
     def _image(self, item):
         if self._decoded[item] is not None:
@@ -44,26 +44,26 @@ class TrainImages:
         return image
 
 
-def augmented(image, dice, geometry, recipe):
+def augmented(image, rng, geometry, recipe):
     """Return a Pillow image (L or RGB) cropped and mirrored at random as uint8 [size, size, 3].
 
     recipe: {crop_scale, crop_ratio, flip (probability)}.
     """
-    box = random_box(dice, image.width, image.height, recipe["crop_scale"], recipe["crop_ratio"])
+    box = random_box(rng, image.width, image.height, recipe["crop_scale"], recipe["crop_ratio"])
     resample = preprocess.filter_of(geometry["interpolation"])
     pixels = preprocess.rgb(image.resize((geometry["size"], geometry["size"]), resample, box=box))
-    return pixels[:, ::-1].copy() if dice.random() < recipe["flip"] else pixels
+    return pixels[:, ::-1].copy() if rng.random() < recipe["flip"] else pixels
 
 
-def random_box(dice, width, height, scale, ratio):
+def random_box(rng, width, height, scale, ratio):
     """Return (left, top, right, bottom) of a random crop, in pixels with fractions.
 
     scale: range of its share of the image's area; ratio: range of width / height. What does not fit is clipped.
     """
-    area = width * height * dice.uniform(*scale)
-    aspect = math.exp(dice.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    area = width * height * rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
     across, down = min(math.sqrt(area * aspect), width), min(math.sqrt(area / aspect), height)
-    left, top = dice.uniform(0, width - across), dice.uniform(0, height - down)
+    left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
     return left, top, min(left + across, width), min(top + down, height)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from core.files import UserError, digest_of
-from data import held, preprocess, processes
+from data import integrity, preprocess, processes
 from data.row_file import Rows
 from data.source import Source
 
@@ -55,7 +55,7 @@ def write(
 def _fill(table, images, digests, geometry, position):
     """Preprocess one image into its row; return the text of an error, or None."""
     try:
-        content = held.read(images[position], digests[position] and f"sha256:{digests[position]}")
+        content = integrity.read(images[position], digests[position] and f"sha256:{digests[position]}")
         table.put(position, preprocess.pixels(content, images[position], geometry))
     except UserError as error:
         return str(error)

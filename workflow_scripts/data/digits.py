@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data import splits, tree
+from data import image_folder, splits
 
 VAL = 360  # held out; the same scans whatever the seed
 
@@ -15,7 +15,7 @@ def write_tree(root, row):
     scans = load_digits()
     keys = [f"{number:04d}" for number in range(len(scans.target))]
     val = set(splits.balanced(list(range(len(keys))), scans.target.tolist(), keys, VAL, "digits val"))
-    with tree.replacing(root, map(str, scans.target_names)) as partial:
+    with image_folder.replacing(root, map(str, scans.target_names)) as partial:
         for number, (pixels, digit) in enumerate(zip(scans.images, scans.target)):
             image = Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8), mode=None)
             part = "val" if number in val else "train"

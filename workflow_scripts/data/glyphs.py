@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from core.files import UserError
-from data import fonts, processes, tree
+from data import fonts, image_folder, processes
 
 PIXELS = 48  # an image's width and height
 LEVELS = 16  # gray levels that are kept: finer noise would only make files larger
@@ -41,7 +41,7 @@ def write_tree(root, row):
     drawing = row["drawing"]
     halves = _halves(drawing)
     tasks = []
-    with tree.replacing(root, CLASSES) as partial:
+    with image_folder.replacing(root, CLASSES) as partial:
         for half, families in halves.items():
             tasks += [(partial, *task) for task in sorted(_plan(families, half, drawing[half]).items())]
         list(processes.imap(_draw_all, tasks, "draw glyphs", "font"))
@@ -83,32 +83,32 @@ def _draw_all(task):
     root, path, images = task
     font = fonts.load(path)
     for name, character in images:
-        dice = np.random.RandomState(np.frombuffer(_hash(name), dtype=np.uint32))  # its numbers are fixed for good
-        draw(fonts.glyph(font, character), dice).save(root / f"{name}.png", compress_level=0)
+        rng = np.random.RandomState(np.frombuffer(_hash(name), dtype=np.uint32))  # its numbers are fixed for good
+        draw(fonts.glyph(font, character), rng).save(root / f"{name}.png", compress_level=0)
 
 
 def _hash(text):
     return hashlib.sha256(text.encode()).digest()
 
 
-def draw(glyph, dice):
-    """Return a glyph (L, 255 is ink, cropped) as a gray image of PIXELS x PIXELS; dice: a numpy RandomState."""
-    placed = place(glyph, dice).filter(ImageFilter.GaussianBlur(dice.uniform(0, 1.3)))
+def draw(glyph, rng):
+    """Return a glyph (L, 255 is ink, cropped) as a gray image of PIXELS x PIXELS; rng: a numpy RandomState."""
+    placed = place(glyph, rng).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.3)))
     ink = np.asarray(placed, dtype=np.float32) / 255
-    paper, color = _tones(dice)
-    surface = paper + _texture(dice, dice.uniform(0, 0.2) * abs(color - paper))
+    paper, color = _tones(rng)
+    surface = paper + _texture(rng, rng.uniform(0, 0.2) * abs(color - paper))
     image = surface + (color - surface) * ink
-    image += dice.normal(0, dice.uniform(1, 14), image.shape)
+    image += rng.normal(0, rng.uniform(1, 14), image.shape)
     levels = np.clip(np.round(image / (256 // LEVELS)), 0, LEVELS - 1)
     return Image.fromarray((levels * (255 / (LEVELS - 1))).astype(np.uint8))
 
 
-def place(glyph, dice):
+def place(glyph, rng):
     """Return the glyph turned, slanted, scaled and moved at random as the ink of an image of PIXELS x PIXELS."""
-    angle, slant = math.radians(dice.uniform(-18, 18)), dice.uniform(-0.3, 0.3)
-    scale, stretch = dice.uniform(0.42, 0.8) * 2 * PIXELS / max(glyph.size), dice.uniform(-0.12, 0.12, 2)
+    angle, slant = math.radians(rng.uniform(-18, 18)), rng.uniform(-0.3, 0.3)
+    scale, stretch = rng.uniform(0.42, 0.8) * 2 * PIXELS / max(glyph.size), rng.uniform(-0.12, 0.12, 2)
     wide, high = (scale * math.exp(share) for share in stretch.tolist())
-    x, y = (PIXELS + 2 * PIXELS * share for share in dice.uniform(-0.12, 0.12, 2).tolist())
+    x, y = (PIXELS + 2 * PIXELS * share for share in rng.uniform(-0.12, 0.12, 2).tolist())
     cos, sin = math.cos(angle), math.sin(angle)
     # Pillow asks for the way back, from the image's pixels (twice as many, then halved) to the glyph's
     a, b = (cos + slant * sin) / wide, (sin - slant * cos) / wide
@@ -118,14 +118,14 @@ def place(glyph, dice):
     return glyph.transform((2 * PIXELS, 2 * PIXELS), Image.AFFINE, matrix, Image.BICUBIC).reduce(2)
 
 
-def _tones(dice):
+def _tones(rng):
     """Return the gray of the paper and of the ink: at least 70 levels apart, either one the darker."""
-    apart = dice.uniform(70, 230)
-    dark = dice.uniform(0, 255 - apart)
-    return (dark, dark + apart) if dice.rand() < 0.5 else (dark + apart, dark)
+    apart = rng.uniform(70, 230)
+    dark = rng.uniform(0, 255 - apart)
+    return (dark, dark + apart) if rng.rand() < 0.5 else (dark + apart, dark)
 
 
-def _texture(dice, strength):
+def _texture(rng, strength):
     """Return smooth random gray [PIXELS, PIXELS] of a standard deviation near `strength`, of 3 to 12 knots a side."""
-    knots = dice.normal(0, strength, (dice.randint(3, 13),) * 2).astype(np.float32)
+    knots = rng.normal(0, strength, (rng.randint(3, 13),) * 2).astype(np.float32)
     return np.asarray(Image.fromarray(knots).resize((PIXELS, PIXELS), Image.BICUBIC))

@@ -8,7 +8,7 @@ import tarfile
 from typing import NamedTuple
 
 from core.files import UserError
-from data import classes, kinds, labels, source, walk
+from data import class_order, image_formats, labels, source, walk
 
 HALVES = ("train", "val")
 GIVEN = (*HALVES, "labels", "synsets", "class_order")  # keys of a row that may name a path
@@ -34,11 +34,11 @@ class Found(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The images sorted by path, the classes in their order, that order (data/classes.py), and what was left out."""
+    """Images sorted by path, classes in their order, that order, and counts of the files left out by reason."""
 
     images: list
     classes: list
-    order: classes.Order
+    order: class_order.Order
     left_out: collections.Counter  # of reasons
 
 
@@ -48,7 +48,7 @@ def find(root, row):
     Raises UserError where there is no image, a class or a half is missing, or a label is not understood.
     """
     left_out = collections.Counter()
-    order = classes.Order(row, lambda path: below(root, path))
+    order = class_order.Order(row, lambda path: below(root, path))
     places = _places(root, row, left_out)
     of_half = {}
     for half in sorted(places, key=lambda half: half != "train"):  # whose folders may be the only ones to name classes
@@ -131,7 +131,7 @@ def _labelled(root, place, half, row, names, left_out):
 
 
 def _spoken():
-    return ", ".join(kinds.FORMATS)
+    return ", ".join(image_formats.FORMATS)
 
 
 def _files(place, root, flat, own, left_out):
@@ -142,7 +142,7 @@ def _files(place, root, flat, own, left_out):
     prefix, images = _prefix(place, root), []
     for path, state in walk.files(place, left_out):
         file = os.path.join(place, path)
-        reason = kinds.refusal(posixpath.basename(path), state.st_size, lambda file=file: _head(file))
+        reason = image_formats.refusal(posixpath.basename(path), state.st_size, lambda file=file: _head(file))
         if reason is None:
             images.append(Found(_plain(prefix + path), state.st_size, state.st_mtime_ns))
         elif os.path.realpath(file) not in own:
@@ -169,7 +169,7 @@ def _in_folders(images, place, prefix, left_out):
 
 def _head(file):
     with open(file, "rb") as stream:
-        return stream.read(kinds.HEAD)
+        return stream.read(image_formats.HEAD)
 
 
 def _prefix(place, root):
@@ -211,9 +211,9 @@ def _member_refusal(member, name, stream):
 
     def head():
         stream.seek(member.offset_data)
-        return stream.read(min(kinds.HEAD, member.size))
+        return stream.read(min(image_formats.HEAD, member.size))
 
-    return kinds.refusal(posixpath.basename(name), member.size, head)
+    return image_formats.refusal(posixpath.basename(name), member.size, head)
 
 
 def _folders(images, place, root):
@@ -251,7 +251,7 @@ def _check_halves(root, of_half, order, flat):
     """Raise UserError where a class is strange or missing in a half."""
     names = {half: {image.name for image in images} for half, images in of_half.items()}
     if order.all is not None:
-        classes.check_known(set().union(*names.values()), order, root)
+        class_order.check_known(set().union(*names.values()), order, root)
     elif len(of_half) == 2 and not flat and names["train"] != names["val"]:
         odd = ", ".join(sorted(names["train"] ^ names["val"])[:5])
         raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from core.files import UserError
-from data import kinds, source
+from data import image_formats, source
 
 FILTERS = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
 BUFFER = re.compile(r" <_io.BytesIO[^>]*>")  # Pillow's name of bytes in memory
@@ -57,7 +57,7 @@ def content(image):
 def _of(data, name, function, decode=True):
     """Return function(the Pillow image in bytes, of mode L or RGB); raise UserError naming it where they hold none."""
     try:
-        with Image.open(io.BytesIO(data), formats=kinds.formats()) as image:
+        with Image.open(io.BytesIO(data), formats=image_formats.formats()) as image:
             if not decode:
                 return function(image)
             image.load()

@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 
 from core.files import UserError
-from model import foreign, formats, hints
+from model import formats, mismatch, unreadable
 
 DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")  # of files that a folder is looked through for
@@ -31,7 +31,7 @@ def load_into(model, path, new_heads=False, key=None):
     _check_alone(state, names, path)
     state = {name: _as_wide(value, shapes.get(name)) for name, value in state.items()}
     kept = other_heads(state, names, model) if new_heads else ()
-    _check(_without(state, kept), _without(shapes, kept), path, lambda bad: hints.of(bad, state, names, model))
+    _check(_without(state, kept), _without(shapes, kept), path, lambda bad: mismatch.of(bad, state, names, model))
     model.load_state_dict({target: (own[target] if name in kept else state[name]) for name, target in names.items()})
     return model
 
@@ -70,7 +70,7 @@ def read(path, key=None):
     if found or key:
         return dict(found[formats.choose(found, key, path)])
     if not _is_state(content):
-        raise UserError(f"{path} holds no state dict: {_held(content)}; {foreign.SAVE}")
+        raise UserError(f"{path} holds no state dict: {_held(content)}; {unreadable.SAVE}")
     return dict(content)
 
 
@@ -91,7 +91,7 @@ def _content(path):
     try:
         return (_read_safetensors if head[8:] == b"{" else _read_torch)(path)
     except DAMAGE as error:
-        raise UserError(f"{path} {foreign.what(path, error)}") from None
+        raise UserError(f"{path} {unreadable.what(path, error)}") from None
 
 
 def _held(content):

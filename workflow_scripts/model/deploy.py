@@ -14,7 +14,7 @@ from timm import layers, utils
 from timm.models import levit
 from torch import nn
 
-from model import batchnorm, proof
+from model import batchnorm, equivalence
 
 SCALED = ("qkv", "q", "q.ln")  # layers of attention that the scale is folded into
 
@@ -192,7 +192,7 @@ def fold(model, images):
     the first module.
     """
     source = copy.deepcopy(model).float().eval()
-    proof.reference(source, images[:1])  # whether it takes them at all
+    equivalence.reference(source, images[:1])  # whether it takes them at all
     folded, moved = _folded(source, images)
-    proof.check(source, folded.eval(), images, moved, lambda: _folded(source.double(), images.double())[0].eval())
+    equivalence.check(source, folded.eval(), images, moved, lambda: _folded(source.double(), images.double())[0].eval())
     return folded

@@ -63,7 +63,7 @@ def parameter_groups(model, weight_decay):
     ]
 
 
-class Descent:
+class Optimizer:
     """AdamW over a known number of steps: linear warm-up, then cosine; gradients clipped to a norm."""
 
     def __init__(self, groups, steps, learning_rate, warmup=0.1, clip=1.0, betas=(0.9, 0.999)):
@@ -71,8 +71,8 @@ class Descent:
         import torch
 
         self.parameters = [parameter for group in groups for parameter in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
-        self.course = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: rate_at(step, steps, warmup))
+        self.adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate_at(step, steps, warmup))
         self.clip = clip
 
     def step(self, loss, diverged):
@@ -81,20 +81,20 @@ class Descent:
 
         if not loss.isfinite():
             raise UserError(diverged)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.adamw.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimizer.step()
-        self.course.step()
+        self.adamw.step()
+        self.scheduler.step()
 
     def state(self):
         """Return all that a step changes but the parameters themselves."""
-        return {"optimizer": self.optimizer.state_dict(), "course": self.course.state_dict()}
+        return {"optimizer": self.adamw.state_dict(), "scheduler": self.scheduler.state_dict()}
 
     def restore(self, state):
         """Take up what `state` gave; other keys are not looked at."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.course.load_state_dict(state["course"])
+        self.adamw.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
 
 
 def batches(images, order, size, row, device):
@@ -125,7 +125,7 @@ def to_input(batch, mean, std, device):
     return scaled.div_(255).sub_(centers).div_(spreads)
 
 
-def restate_batchnorm(model, batches, frozen=()):
+def recalibrate_batchnorm(model, batches, frozen=()):
     """Replace BatchNorm's running statistics by the averages over `batches` of inputs; the model is left evaluating.
 
     frozen: those whose statistics stay.

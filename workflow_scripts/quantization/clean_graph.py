@@ -5,7 +5,7 @@ import torch
 from core import resolved
 from core.files import read_json
 from graph import onnx_io, passes
-from model import checkpoint, deploy, export, proof, zoo
+from model import checkpoint, deploy, equivalence, export, zoo
 from quantization import calibrator
 from quantization.amax import split_state
 
@@ -19,7 +19,7 @@ def build(args, passes_of_class, placement, images):
     """
     row = resolved.read(args.model, resolved.VISION)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
-    model = deploy.fold(source, proof.images(images, row))
+    model = deploy.fold(source, equivalence.images(images, row))
     calibration = read_json(args.calibration) if args.calibration else {}
     amax = calibration.get("amax")
     if args.qat:

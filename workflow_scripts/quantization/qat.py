@@ -37,7 +37,7 @@ class Observed(torch.nn.Module):
         return self.network(images), tuple(self._outputs)
 
 
-class Average:
+class EMA:
     """Exponential moving average of parameters; the first steps weigh more, so that it does not lag at the start."""
 
     def __init__(self, parameters, decay):
@@ -68,7 +68,7 @@ def loss_of(student, teacher, recipe):
     return loss
 
 
-class Job:
+class QatTrainer:
     """The training of one student: what it needs in every process, and what is saved to go on from."""
 
     def __init__(self, teacher, student, images, recipe, seed, row, device):
@@ -88,8 +88,8 @@ class Job:
             groups.append(
                 {"params": list(scales.parameters()), "weight_decay": 0.0, "lr": recipe["scale_learning_rate"]}
             )
-        self.descent = training.Descent(groups, self.steps, recipe["learning_rate"])
-        self.average = Average(self.descent.parameters, recipe["ema"])
+        self.optimizer = training.Optimizer(groups, self.steps, recipe["learning_rate"])
+        self.ema = EMA(self.optimizer.parameters, recipe["ema"])
 
     def _scales(self, student):
         first = augment.order(len(self.images), self.seed, "scales")[:2]
@@ -98,20 +98,20 @@ class Job:
 
     def state(self):
         """Return all that a step changes, as tensors and plain values."""
-        descent = self.descent
+        optimizer = self.optimizer
         return {
-            "parameters": [parameter.detach() for parameter in descent.parameters],
-            "average": self.average.values,
-            **descent.state(),
+            "parameters": [parameter.detach() for parameter in optimizer.parameters],
+            "ema": self.ema.values,
+            **optimizer.state(),
         }
 
     @torch.no_grad()
     def restore(self, state):
         """Take up what `state` gave."""
-        for own, saved in ((self.descent.parameters, state["parameters"]), (self.average.values, state["average"])):
+        for own, saved in ((self.optimizer.parameters, state["parameters"]), (self.ema.values, state["ema"])):
             for tensor, value in zip(own, saved):
                 tensor.copy_(value)
-        self.descent.restore(state)
+        self.optimizer.restore(state)
 
     def run(self, rank, processes, resume, bar):
         """Take every step: AdamW, warm-up then cosine, gradients clipped to norm 1 and averaged over processes."""
@@ -127,7 +127,7 @@ class Job:
             done = step + 1
             if rank == 0 and done < self.steps and (done % EVERY == 0 or done % self.per_epoch == 0):
                 resume.save({"step": done, **self.state()})
-        self.average.apply()
+        self.ema.apply()
         if self.student.scales is not None:
             self.student.scales.release()
 
@@ -135,8 +135,8 @@ class Job:
         with torch.no_grad():
             target = self.teacher(inputs)
         loss = loss_of(student(inputs), target, self.recipe)
-        self.descent.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
-        self.average.update(step)
+        self.optimizer.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
+        self.ema.update(step)
         return loss.item()
 
     def _batches(self, start, rank, processes):

@@ -42,7 +42,7 @@ def _tops(names):
     return sorted({f"{name.partition('.')[0]}.*" for name in names})
 
 
-class Job:
+class Trainer:
     """The training of one network: what it needs in every process, and what is saved to go on from."""
 
     def __init__(self, model, images, recipe, seed, row, device):
@@ -54,16 +54,16 @@ class Job:
         self.per_epoch = len(images) // recipe["batch"]
         groups = training.parameter_groups(model, recipe["weight_decay"])
         options = {name: recipe[name] for name in ("learning_rate", "warmup", "clip", "betas")}
-        self.descent = training.Descent(groups, recipe["epochs"] * self.per_epoch, **options)
+        self.optimizer = training.Optimizer(groups, recipe["epochs"] * self.per_epoch, **options)
 
     def state(self):
         """Return all that an epoch changes, as tensors and plain values."""
-        return {"model": self.model.state_dict(), **self.descent.state()}
+        return {"model": self.model.state_dict(), **self.optimizer.state()}
 
     def restore(self, state):
         """Take up what `state` gave."""
         self.model.load_state_dict(state["model"], strict=True)
-        self.descent.restore(state)
+        self.optimizer.restore(state)
 
     def run(self, rank, processes, resume, bar):
         """Train every epoch that is not done: AdamW on the mean cross-entropy of the network's heads."""
@@ -99,7 +99,9 @@ class Job:
         heads = outputs if isinstance(outputs, tuple) else (outputs,)
         losses = [F.cross_entropy(head.float(), labels, label_smoothing=self.recipe["smoothing"]) for head in heads]
         loss = sum(losses) / len(losses)
-        self.descent.step(loss, f"training diverged in epoch {epoch + 1}: lower training.learning_rate or raise warmup")
+        self.optimizer.step(
+            loss, f"training diverged in epoch {epoch + 1}: lower training.learning_rate or raise warmup"
+        )
         return loss.item()
 
     def _batches(self, epoch, rank, processes):

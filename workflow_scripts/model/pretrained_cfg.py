@@ -2,7 +2,7 @@
 
 from core import resolved
 from core.files import UserError
-from model import sizes, zoo
+from model import input_size, zoo
 
 SHOWN = (*resolved.GEOMETRY, *resolved.NORMALIZATION)
 MODES = ("center", "squash")  # ways to crop that preprocess.py knows
@@ -22,7 +22,7 @@ def resolve(row):
     given = {key: row[key] for key in SHOWN if row.get(key) is not None}
     found = {**{key: row[key] for key in ("timm", "options") if row.get(key)}, **recorded, **given}
     _check_served(found)
-    sizes.check(found, recorded["size"])
+    input_size.check(found, recorded["size"])
     differ = {key: {"config": value, "timm": recorded[key]} for key, value in given.items() if value != recorded[key]}
     sources = {key: "config.yaml" if key in given else "timm" for key in SHOWN}
     unsaid = {key: value for key, value in test.items() if key not in given and value != found[key]}

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core import progress
 from core.files import UserError
-from data import index, kinds, labels, layouts, preprocess, source, splits, walk
+from data import image_formats, index, labels, layouts, preprocess, source, splits, walk
 
 HASHED = 4 << 30  # bytes of training images up to which each is known by its content, above by its time
 BLOCK = 64  # images that a thread hashes at a time
@@ -125,7 +125,7 @@ def _hashed(root, found, positions):
 def _digest(image):
     """Return the hex SHA-256 of an image's bytes; raise UserError where they are of no format that is read."""
     content = preprocess.content(image)
-    if not kinds.shown(content[: kinds.HEAD]):
+    if not image_formats.shown(content[: image_formats.HEAD]):
         preprocess.check(content, image)
     return hashlib.sha256(content).hexdigest()
 
