@@ -4,7 +4,7 @@ import subprocess
 
 from core import resolved
 from core.command import Command, log, tool_versions
-from reporting import result_file
+from reporting import result_file, result_schema
 
 SCORES = ("num_images", "top1", "agreement_with_fp32")  # of the select split
 PREPROCESSING = (*resolved.GEOMETRY, *resolved.NORMALIZATION, "sources", "contradicts")
@@ -15,7 +15,6 @@ ERRORS = (
     "smallest_changed_margin",
     "largest_changed_margin",
 )
-SCHEMA = "result.schema.yaml"
 EPSILON = 1e-9  # percentages are quotients of counts
 APART = 0.03  # of 1: two timings of one engine that differ by more are not both right
 
@@ -47,7 +46,7 @@ def run(args):
         "provenance": provenance_of(args, engine),
     }
     result["notes"] = notes_of(result["provenance"]["trained"]) + order_notes(read_json(args.index), args.recipe)
-    check_schema(result)
+    result_schema.check(result)
     write_json(args.result, result)
     tell(result)
 
@@ -224,23 +223,6 @@ def git_commit():
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def check_schema(result):
-    """Raise UserError naming the first place where a result is not as its schema says."""
-    import jsonschema
-    import yaml
-
-    from core.files import UserError
-    from core.sources import ROOT
-
-    schema = yaml.safe_load((ROOT.parent / "rules" / "schemas" / SCHEMA).read_text(encoding="utf-8"))
-    errors = sorted(
-        jsonschema.Draft7Validator(schema).iter_errors(result), key=lambda error: list(map(str, error.path))
-    )
-    if errors:
-        where = ".".join(map(str, errors[0].path)) or "the result"
-        raise UserError(f"the result is not as {SCHEMA} says: {where}: {errors[0].message}")
 
 
 def size_of(path):

@@ -6,7 +6,7 @@ and whether it is new or one that was kept of the same engine, recipe, code and 
 device cannot measure is null.
 """
 
-from core.command import Command, log
+from core.command import engine_command, log
 
 NOT_LATENCIES = ("wall", "energy")
 
@@ -78,10 +78,7 @@ def tell(found):
 
 
 def command():
-    c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
-    c.input("--engine").param("--runtime", required=True)
-    c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
-    return c.output("--benchmark")
+    return engine_command(__file__, __doc__).input("--engine").output("--benchmark")
 
 
 if __name__ == "__main__":

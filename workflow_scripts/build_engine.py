@@ -9,7 +9,7 @@ and device that are here.
 import json
 
 from core import resolved
-from core.command import Command, log
+from core.command import engine_command, log
 
 REQUIRED = ("runtime", "version", "architecture")  # of an identity; its other facts are compared where it has them
 
@@ -65,15 +65,13 @@ def selected(args):
 
 
 def command():
-    c = Command(__file__, __doc__, heavy=True, modules=lambda args: [f"runtimes/{args.runtime}.py"])
-    c.input("--onnx").param("--runtime", required=True, help="a file of runtimes/")
+    c = engine_command(__file__, __doc__, heavy=True).input("--onnx")
     c.input("--cache", nargs="?", required=False, help="TensorRT calibration cache, for INT8 without Q/DQ")
     c.input("--plan", nargs="?", required=False, help="nodes that keep a higher precision, and what is to be met")
     files = "where there is a plan: the select split's .u8, index and .npy of FP32's logits"
     c.input("--select", nargs="*", help=files, content=selected)
     c.param("--verification", type=json.loads, default=None, help="JSON: typed")
     c.model(resolved.NORMALIZATION, nargs="?", required=False)
-    c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
     return c.output("--engine").output("--description")
 
 

@@ -9,13 +9,12 @@ the verdict on every candidate.
 """
 
 from core.command import Command, log
-from reporting import result_file
+from reporting import result_file, result_schema
 
 UNSTEADY = "; its turns were not stable"
 
 
 def run(args):
-    from assemble_result import check_schema
     from core.files import read_json, write_json
 
     results = [result_file.current(path) for path in args.results]
@@ -30,7 +29,7 @@ def run(args):
     more = {"precision": args.precision, "chosen": winner["precision"], "accuracy": accuracy}
     told = [{key: value for key, value in one.items() if key != "quantized"} for one in candidates]
     result = {**chosen, **more, "candidates": told, "paired_benchmark": timed["paired_benchmark"] or None}
-    check_schema(result)
+    result_schema.check(result)
     write_json(args.result, result)
 
 

@@ -4,7 +4,7 @@ A plain .onnx is an engine for the runtime onnxruntime. The recipe is {"threads"
 """
 
 from core import resolved
-from core.command import Command, log
+from core.command import engine_command, log
 
 
 def run(args):
@@ -44,12 +44,10 @@ def check_classes(logits, table, engine):
 
 
 def command():
-    c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
+    c = engine_command(__file__, __doc__)
     c.input("--engine").input("--images", help=".u8 of the split").input("--index")
     c.input("--reference", help=".npy of PyTorch FP32's logits of the same images")
-    c.param("--runtime", required=True).param("--split", required=True)
-    c.model(resolved.NORMALIZATION).json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
-    return c.output("--accuracy")
+    return c.param("--split", required=True).model(resolved.NORMALIZATION).output("--accuracy")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ finalists are loaded at once, and together they take as long as a benchmark of e
 medians (measure/paired.py); a batch is stable where the ratio of every two engines is known to 2.5 %.
 """
 
-from core.command import Command, log
+from core.command import engine_command, log
 
 
 def run(args):
@@ -98,9 +98,8 @@ def tell(found):
 
 
 def command():
-    c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
+    c = engine_command(__file__, __doc__)
     c.input("--engines", nargs="+").input("--select", nargs="+", help="their scores on the select split, in order")
-    c.param("--runtime", required=True).json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
     return c.output("--paired-benchmark")
 
 

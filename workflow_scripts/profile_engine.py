@@ -6,7 +6,7 @@ where there are gaps between them, and less where some run at the same time.
 
 from collections import Counter
 
-from core.command import Command, log
+from core.command import engine_command, log
 
 SHOWN = 10  # layers in the log, the slowest
 
@@ -59,10 +59,7 @@ def tell(found):
 
 
 def command():
-    c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
-    c.input("--engine").param("--runtime", required=True)
-    c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
-    return c.output("--profile")
+    return engine_command(__file__, __doc__).input("--engine").output("--profile")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ The recipe is benchmark.py's. Where trtexec is not installed the file says so, a
 
 import functools
 
-from core.command import Command, log
+from core.command import engine_command, log
 
 LATENCIES = ("latency", "compute", "h2d", "d2h", "enqueue")
 
@@ -72,10 +72,7 @@ def tell(found):
 
 
 def command():
-    c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.runtime}.py"])
-    c.input("--engine").param("--runtime", required=True)
-    c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
-    return c.output("--trtexec")
+    return engine_command(__file__, __doc__).input("--engine").output("--trtexec")
 
 
 if __name__ == "__main__":

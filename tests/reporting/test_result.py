@@ -14,6 +14,7 @@ from conftest import ROOT
 from core import provenance
 from core.command import tool_versions
 from core.files import UserError, sha256_file
+from reporting import result_schema
 
 SUMMARY = dict.fromkeys(("mean", "median", "p90", "p95", "p99", "min", "max"), 1.5)
 SHA256 = "0" * 64
@@ -151,15 +152,15 @@ def test_a_result_has_what_was_predicted_of_its_engine_beside_what_it_does():
 
 
 def test_valid_result():
-    assemble_result.check_schema(VALID)
-    assemble_result.check_schema(changed(("engine", "precision_of_layers"), None))
-    assemble_result.check_schema(changed(("plan",), assemble_result.plan_of(by_plan(engine=SCORE), SCORE)))
-    assemble_result.check_schema(changed(("plan",), assemble_result.plan_of(by_plan(engine=None), None)))
-    assemble_result.check_schema(changed(("provenance", "git_commit"), None))
-    assemble_result.check_schema(changed(("trtexec",), [TRTEXEC]))
-    assemble_result.check_schema(changed(("engine", "warnings"), []))
-    assemble_result.check_schema(changed(("paired_benchmark",), [TURNS]))
-    assemble_result.check_schema(changed(("benchmark", 0, "timed"), "kept"))
+    result_schema.check(VALID)
+    result_schema.check(changed(("engine", "precision_of_layers"), None))
+    result_schema.check(changed(("plan",), assemble_result.plan_of(by_plan(engine=SCORE), SCORE)))
+    result_schema.check(changed(("plan",), assemble_result.plan_of(by_plan(engine=None), None)))
+    result_schema.check(changed(("provenance", "git_commit"), None))
+    result_schema.check(changed(("trtexec",), [TRTEXEC]))
+    result_schema.check(changed(("engine", "warnings"), []))
+    result_schema.check(changed(("paired_benchmark",), [TURNS]))
+    result_schema.check(changed(("benchmark", 0, "timed"), "kept"))
 
 
 @pytest.mark.parametrize(
@@ -193,15 +194,15 @@ def test_valid_result():
     ],
 )
 def test_invalid_result(path, value):
-    with pytest.raises(UserError, match="the result is not as result.schema.yaml says") as error:
-        assemble_result.check_schema(changed(path, value))
+    with pytest.raises(UserError, match="the result violates result.schema.yaml") as error:
+        result_schema.check(changed(path, value))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("key", sorted(VALID))
 def test_every_part_is_required(key):
     with pytest.raises(UserError, match=f"'{key}' is a required property"):
-        assemble_result.check_schema({name: value for name, value in VALID.items() if name != key})
+        result_schema.check({name: value for name, value in VALID.items() if name != key})
 
 
 def test_schema_is_closed():
@@ -278,7 +279,7 @@ def test_warning_where_the_power_mode_is_another(caplog, asked, said):
 def test_what_a_board_tells_is_a_result():
     told = {"rails_mw": {"VDD_IN": 5080.0}, "source": "hwmon", "clocks_mhz": {"gpu": 1109.0}, "throttling": []}
     entry = {**VALID["benchmark"][0], "board": {**told, "hottest_c": 49.0}}
-    assemble_result.check_schema(changed(("benchmark",), [entry]))
+    result_schema.check(changed(("benchmark",), [entry]))
 
 
 def test_git_commit(tmp_path, monkeypatch):

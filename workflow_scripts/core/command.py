@@ -239,6 +239,13 @@ class Command:
         return dict(zip(artifacts, provenance.check_all(artifacts)))
 
 
+def engine_command(script: str, doc: str, heavy: bool = False) -> Command:
+    """Return a command that loads a runtime: with the runtime's name, its recipe, and the identity of its target."""
+    c = Command(script, doc, heavy=heavy, modules=lambda args: [f"runtimes/{args.runtime}.py"])
+    c.param("--runtime", required=True, help="a file of runtimes/")
+    return c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
+
+
 def _publish(partials, finals, hashes, record):
     """Give finished files their names, and each its record."""
     provenance.take({partials[name]: path for name, path in finals.items()})
