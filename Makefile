@@ -56,6 +56,8 @@ fuzz: $(READY)  ## try kills, bad configurations, checkpoints, images and inputs
 
 lint: $(READY)  ## check format and style
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check --compact-diff Snakefile rules
 
 env: $(READY)  ## make the environment in .venv
@@ -102,7 +104,7 @@ rulegraph: $(READY)  ## draw docs/rulegraph.svg again: needs Graphviz
 	$(BIN)/python docs/rulegraph.py
 
 clean:  ## remove what was built; the store (.cache) and the environments stay
-	rm -rf results .snakemake .pytest_cache .ruff_cache
+	rm -rf results .snakemake .pytest_cache .ruff_cache .mypy_cache
 
 distclean: clean  ## remove the store and the environments as well
 	rm -rf .cache .venv .venv7 .venv8

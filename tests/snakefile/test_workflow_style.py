@@ -1,5 +1,6 @@
 """What keeps the workflow readable: lint, format, lengths, and a parse that imports nothing heavy."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from workflow import REPOSITORY, Workflow
 
 BIN = Path(sys.executable).parent
 RULE = re.compile(r"^rule (\w+):\n((?:[ ]+.*\n|\n(?=[ ]))*)", re.MULTILINE)
+# folders whose public functions are all annotated ("." is the commands)
+ANNOTATED = ()
+LINT = re.search(r"^lint:.*\n((?:\t.+\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE).group(1)
 # what `snakemake --lint` may say, and why that is right here
 ALLOWED = {
     "Specify a conda environment or container for each rule.": "`make env` installs one environment with exact pins, "
@@ -49,11 +53,10 @@ def test_only_tables_are_branched_on():
         assert not re.search(r"\bif\s+\w*\.?(model|precision|target|dataset)\s*==", path.read_text()), path
 
 
-@pytest.mark.parametrize(
-    "command", [["snakefmt", "--check", "Snakefile", "rules"], ["ruff", "check"]], ids=lambda c: c[0]
-)
-def test_formatters(command):
-    done = subprocess.run([BIN / command[0], *command[1:]], cwd=REPOSITORY, capture_output=True, text=True)
+@pytest.mark.parametrize("command", re.findall(r"^\t\$\(BIN\)/(.+)", LINT, re.MULTILINE))
+def test_make_lint(command):
+    program, *arguments = command.split()
+    done = subprocess.run([BIN / program, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -61,6 +64,30 @@ def test_snakemake_lint_says_only_what_is_allowed(tmp_path):
     _, output = Workflow.fresh(tmp_path / "lint").run("--lint")
     said = set(re.findall(r"^    \* (.*):$", output, flags=re.MULTILINE))
     assert said == set(ALLOWED), output
+
+
+def public_functions(body):
+    """Yield the functions and methods that a module's or class's body offers to others."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body)
+
+
+def is_annotated(function):
+    known = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    known += filter(None, (function.args.vararg, function.args.kwarg))
+    names = [argument.arg for argument in known if argument.annotation is None and argument.arg not in ("self", "cls")]
+    return function.returns is not None and not names
+
+
+def test_public_functions_are_annotated():
+    root = REPOSITORY / "workflow_scripts"
+    for path in sorted(root.rglob("*.py")):
+        if str(path.parent.relative_to(root)) in ANNOTATED:
+            bare = [node.name for node in public_functions(ast.parse(path.read_text()).body) if not is_annotated(node)]
+            assert not bare, f"{path}: annotate the arguments and the result of {', '.join(bare)}"
 
 
 def test_parsing_needs_the_standard_library_alone():

@@ -28,7 +28,7 @@ def write(
     images: Sequence[Source],
     geometry: dict,
     workers: int = 0,
-    digests: Sequence[str] | None = None,
+    digests: Sequence[str | None] | None = None,
     code: str | None = None,
     rows: str | os.PathLike | None = None,
 ) -> int:

@@ -3,15 +3,17 @@
 Only these formats are ever tried, so that no file starts another program (Pillow gives EPS to Ghostscript).
 """
 
+from __future__ import annotations
+
 import functools
 import os
 import re
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp", ".gif")
-SUFFIXES += (".jfif", ".jpe", ".jp2", ".avif")  # of these a name is enough; of others the content says
-OTHERS = (".heic", ".heif", ".svg", ".eps", ".psd", ".pdf", ".ico", ".tga", ".exr", ".hdr", ".jxl", ".dcm", ".raw")
-OTHERS += (".dng", ".cr2", ".cr3", ".nef", ".arw", ".npy")
+SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff")
+SUFFIXES += (".webp", ".gif", ".jfif", ".jpe", ".jp2", ".avif")  # of these a name is enough; of others the content says
+OTHERS: tuple[str, ...] = (".heic", ".heif", ".svg", ".eps", ".psd", ".pdf", ".ico", ".tga", ".exr", ".hdr", ".jxl")
+OTHERS += (".dcm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".npy")
 HEAD = 32  # bytes of a file that say what it is
 MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0|II[*+]\0"

@@ -7,10 +7,10 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import cast
 
 from core import progress
 from core.files import UserError
@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _function: Callable
 
 
-def imap(function: Callable, tasks: Sequence, description: str, unit: str, processes: int = 0) -> Iterator[Any]:
+def imap(function: Callable, tasks: Sequence, description: str, unit: str, processes: int = 0) -> Generator:
     """Yield function(task) in the tasks' order; whoever stops early cancels the tasks that have not begun.
 
     Tasks and results are pickled; the function is inherited, so it may be a closure over large data.
@@ -30,7 +30,8 @@ def imap(function: Callable, tasks: Sequence, description: str, unit: str, proce
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _start, (function,))
     shown = progress.bar(len(tasks), description, unit)
     try:
-        with pool, shown as bar, contextlib.closing(pool.map(_call, tasks, chunksize=CHUNK)) as results:
+        results = cast(Generator, pool.map(_call, tasks, chunksize=CHUNK))
+        with pool, shown as bar, contextlib.closing(results):
             for result in results:
                 bar.update()
                 yield result

@@ -1,5 +1,6 @@
-"""Choosing images by a hash of their name: balanced over classes, the same on every machine, and little moved when
-a folder gains or loses an image.
+"""Choose images by a hash of their name.
+
+The choice is balanced over classes, the same on every machine, and changes little when a folder gains or loses images.
 """
 
 import hashlib

@@ -6,6 +6,8 @@ A new runtime or kind of device is a row of RUNTIMES or DEVICES. Nothing here ch
 and free memory belong to the benchmark.
 """
 
+from __future__ import annotations
+
 import collections
 import functools
 import glob
@@ -22,8 +24,9 @@ from core.files import system_text
 # capabilities: what its device's compute capability must be among to run an engine (None: any);
 # module: an importable package whose text says its version, where it may be installed without a distribution;
 # builds_anywhere: whether engines can be built without the device
-Runtime = collections.namedtuple("Runtime", "distributions device capabilities module builds_anywhere")
-Runtime.__new__.__defaults__ = (None, True)
+Runtime = collections.namedtuple(
+    "Runtime", "distributions device capabilities module builds_anywhere", defaults=(None, True)
+)
 
 RUNTIMES = {
     "openvino": Runtime(("openvino",), "cpu", None),
@@ -40,8 +43,8 @@ RUNTIMES = {
 OF_THE_LIBRARY = ("build", "capabilities")  # of a recorded identity: facts that only the loaded runtime knows
 DEMANDS = ("architecture", "compute_capability")  # facts that a target's row may state; here they must be the same
 # What kernels are chosen by: flags of x86 and features of Arm, as /proc/cpuinfo names them.
-FLAGS = ("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni")
-FLAGS += ("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16")
+FLAGS: tuple[str, ...] = ("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512dq", "avx512bw", "avx512vl")
+FLAGS += ("avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16")
 FLAGS += ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
 
 

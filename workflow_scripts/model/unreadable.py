@@ -22,8 +22,8 @@ MODULES = """
     timeit commands builtins __builtin__ asyncio multiprocessing threading signal tempfile dill cloudpickle joblib types
     inspect operator functools pip site requests urllib http
 """
-SERVED = ("torch._utils.", "collections.OrderedDict", "argparse.Namespace", "_codecs.encode")  # beginnings of names
-SERVED += ("numpy.ndarray", "numpy.dtype", "numpy.core.multiarray.", "numpy._core.multiarray.")
+SERVED: tuple[str, ...] = ("torch._utils.", "collections.OrderedDict", "argparse.Namespace")  # beginnings of names
+SERVED += ("_codecs.encode", "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray.", "numpy._core.multiarray.")
 PLAIN = "set frozenset dict list tuple int float complex bool str bytes bytearray slice range object type"
 DANGEROUS, HARMLESS = frozenset(MODULES.split()), frozenset(PLAIN.split())  # modules; what of builtins only holds
 

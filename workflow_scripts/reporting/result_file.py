@@ -59,7 +59,7 @@ def is_result(value: Any) -> bool:
         return False
     timed = value.get("benchmark")
     parts = all(isinstance(value.get(name), kind) for name, kind in PARTS.items())
-    return parts and isinstance(value.get("schema_version", 1), int) and all(isinstance(e, dict) for e in timed)
+    return parts and isinstance(value.get("schema_version", 1), int) and all(isinstance(e, dict) for e in timed or ())
 
 
 def completed(result: dict[str, Any]) -> dict[str, Any]:

@@ -26,8 +26,7 @@ CONVERSIONS = ("Reformat", "Reorder", "Cast", "Convert", "Quantize", "Dequantize
 
 # Arrays of milliseconds, one value a query, or None for what a device has not; wall: seconds of all queries together;
 # energy: millijoules of the whole device meanwhile. latency is h2d + compute + d2h where there are transfers.
-Timing = collections.namedtuple("Timing", "latency compute h2d d2h enqueue wall energy")
-Timing.__new__.__defaults__ = (None,)
+Timing = collections.namedtuple("Timing", "latency compute h2d d2h enqueue wall energy", defaults=(None,))
 
 
 def names():

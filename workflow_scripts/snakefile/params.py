@@ -3,6 +3,8 @@
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 import shlex
@@ -13,16 +15,16 @@ from core.files import UserError, canonical, read_json, system_text
 from devices import probe
 from snakefile import image_stamp
 
-DATASET = ("builtin", "drawing", "path", "train", "val", "labels", "synsets", "class_order", "subset", "classes")
-DATASET += ("splits",)  # of its row
+DATASET: tuple[str, ...] = ("builtin", "drawing", "path", "train", "val", "labels", "synsets", "class_order")
+DATASET += ("subset", "classes", "splits")  # of its row
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
 
 ELSEWHERE = ("python", "ssh", "ssh_config", "workdir")  # of a target's row: where it is, which decides nothing
 AUGMENTATION = ("crop_scale", "crop_ratio", "flip")  # of a training, what QAT looks at as well
 
 SEARCH = ("workspace_mb", "optimization_level", "external_tactics", "dynamic_batch")  # of kernels, by a builder
-TIMING = ("batches", "warmup_ms", "duration_ms", "iterations", "threads", "cuda_graph", "spin_wait", "transfers")
-TIMING += ("power_mode", "other_power_mode")
+TIMING: tuple[str, ...] = ("batches", "warmup_ms", "duration_ms", "iterations", "threads", "cuda_graph", "spin_wait")
+TIMING += ("transfers", "power_mode", "other_power_mode")
 
 
 OMITTED = object()  # what a function of wildcards gives where its option is left out
