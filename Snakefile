@@ -44,6 +44,7 @@ device_site.trust(workflow.rules, tables)
 
 
 onstart:
+    job_list.write(workflow.persistence.dag, workflow.rules, tables)
     run_checks.start(workflow.persistence.dag, tables)
     device_site.start(workflow.persistence.dag, tables)
     trained.keep(workflow.persistence.dag.needrun_jobs())

@@ -10,6 +10,7 @@ from snakefile import staleness
 from core import trained
 from snakefile import device_site
 from snakefile import image_stamp
+from snakefile import job_list
 from snakefile.params import Recipes
 from configuration.tables import SCORED, Tables
 

@@ -11,15 +11,13 @@ again first; all else took no training, and the next run makes it again. What is
 import argparse
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 from configuration.tables import Tables
 from core import provenance, trained
 from core.files import UserError, canonical, one_line, read_json, sha256_file, write_json
-from device_kit import tables_of
+from devices.result_jobs import run_snakemake
 from snakefile.params import Recipes
 
 FOLDER = ".cache/migrate"  # where earlier versions' files wait to be taken as the output of their jobs
@@ -27,6 +25,14 @@ FOLDER = ".cache/migrate"  # where earlier versions' files wait to be taken as t
 
 class Refused(Exception):
     """Why a file is not adopted."""
+
+
+def tables_of():
+    """Return the checked tables of the project in this folder."""
+    import yaml
+
+    with open("config.yaml", encoding="utf-8") as stream:
+        return Tables.load(yaml.safe_load(stream), "rules/schemas/config.schema.yaml")
 
 
 def results_of():
@@ -111,16 +117,6 @@ def _image(entry):
     return [entry.get(key) for key in ("path", "label", "sha256")]
 
 
-def snakemake(*targets, **variables):
-    """Make some files; raise UserError where that fails."""
-    command = [sys.executable, "-m", "snakemake", "--quiet", "all", "--no-hooks", "--", *targets]
-    done = subprocess.run(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode:
-        said = done.stdout.decode("utf-8", "replace").strip().splitlines()
-        errors = [line for line in said if line.startswith("error: ")] or said[-1:]
-        raise UserError(f"snakemake {' '.join(targets)} failed: {errors[0] if errors else 'it says nothing'}")
-
-
 def migrate():
     """Adopt what can be adopted, and say what was and what was not."""
     tables, results = tables_of(), results_of()
@@ -129,10 +125,9 @@ def migrate():
         print("nothing to adopt: no trained artifact of an earlier version is here")
         return
     before = {name: described(name) for name, *_ in found}
-    snakemake(
-        *{f"results/{name}/data/index.json": None for name in before},
-        *sorted({f"results/{d}/models/{m}.json" for d, m, *_ in found}),
-    )
+    indexes = [f"results/{name}/data/index.json" for name in before]
+    models = sorted({f"results/{d}/models/{m}.json" for d, m, *_ in found})
+    run_snakemake("--no-hooks", "--", *indexes, *models)
     for dataset, model, precision, path in found:
         try:
             result = witness(dataset, model, precision, path, results)
@@ -157,7 +152,7 @@ def take(adopted):
     write_json(os.path.join(FOLDER, trained.ADOPTED), told)
     for path in adopted:  # one by one: a calibration follows the checkpoint
         os.unlink(path)
-        snakemake(path, LEVIT_ADOPT=FOLDER)
+        run_snakemake("--no-hooks", "--", path, LEVIT_ADOPT=FOLDER)
         print(f"adopted: {path}")
     shutil.rmtree(FOLDER, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""A kit's way to a device and back: Snakemake takes what was brought as made, and still sees what becomes stale."""
+"""A kit's way to a device and back: Snakemake takes what was copied in as built, and still sees what becomes stale."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def travelled(tmp_path_factory):
     workflow = Workflow.fresh(folder / "host")
     here = workflow.environment()
     status, output = kit(workflow.folder, here, "pack", RESULT)
-    assert status == 1 and "files are not there yet: run snakemake results/digits/" in output
+    assert status == 1 and "files do not exist yet: run snakemake results/digits/" in output
     status, needs = kit(workflow.folder, here, "needs", RESULT)
     workflow.build(*needs.split())
     status, output = kit(workflow.folder, here, "pack", RESULT)
@@ -44,7 +44,7 @@ def test_there_and_back(travelled, tmp_path):
     workflow, device = travelled
     workflow = workflow.copy(tmp_path / "host")
     assert "build_engine fp32.gpu" in workflow.plan(RESULT)
-    status, output = kit(workflow.folder, workflow.environment(), "bring", str(device / "brought.tar"))
+    status, output = kit(workflow.folder, workflow.environment(), "unpack", str(device / "outputs.tar"))
     assert status == 0, output
     assert workflow.plan(RESULT) == ["assemble_result fp32.gpu"]
     workflow.build(RESULT)
@@ -68,7 +68,7 @@ def test_a_choice_takes_its_candidates_along(tmp_path):
     for folder in ("accuracy", "select"):
         made = sorted(path.name for path in (tmp_path / "device/results/digits" / folder).glob("*.gpu.json"))
         assert made == [f"LeViT-tiny.{name}.json" for name in names]
-    status, output = kit(workflow.folder, environment, "bring", str(tmp_path / "device/brought.tar"))
+    status, output = kit(workflow.folder, environment, "unpack", str(tmp_path / "device/outputs.tar"))
     assert status == 0, output
     left = workflow.plan(auto)
     assert not [job for job in left if "gpu" in job and job.split()[0] not in ("assemble_result", "choose_precision")]
@@ -104,7 +104,7 @@ def test_what_was_made_of_something_else_is_refused(travelled, tmp_path, changed
         workflow.config(lambda config: config["targets"]["gpu"].update(workspace_mb=77))
     else:
         workflow.path("results/digits/clean/LeViT-tiny.gpu.onnx").write_text("another")
-    status, output = kit(workflow.folder, workflow.environment(), "bring", str(device / "brought.tar"))
+    status, output = kit(workflow.folder, workflow.environment(), "unpack", str(device / "outputs.tar"))
     assert status == 1 and output.startswith("error: ") and output.strip().endswith("pack another")
     assert not workflow.path("results/digits/engines").exists()
 
@@ -114,28 +114,28 @@ def test_records_travel_there_and_back(travelled, tmp_path):
     workflow = workflow.copy(tmp_path / "host")
     graph = "results/digits/clean/LeViT-tiny.gpu.onnx.provenance"
     assert (device / graph).read_bytes() == workflow.path(graph).read_bytes()
-    assert kit(workflow.folder, workflow.environment(), "bring", str(device / "brought.tar"))[0] == 0
+    assert kit(workflow.folder, workflow.environment(), "unpack", str(device / "outputs.tar"))[0] == 0
     engine = f"results/digits/engines/{RESULT[8:-5]}.engine.provenance"
     assert (device / engine).read_bytes() == workflow.path(engine).read_bytes()
-    assert not list(workflow.path(".cache").glob("brought-*"))
+    assert not list(workflow.path(".cache").glob("copied-*"))
 
 
-def test_a_damaged_input_is_not_packed_and_a_damaged_output_is_not_brought(travelled, tmp_path):
+def test_a_damaged_input_is_not_packed_and_a_damaged_output_is_not_copied_in(travelled, tmp_path):
     workflow, device = travelled
     workflow = workflow.copy(tmp_path / "host")
     with workflow.path("results/digits/clean/LeViT-tiny.gpu.onnx").open("ab") as graph:
         graph.write(b"!")
     status, output = kit(workflow.folder, workflow.environment(), "pack", RESULT)
     assert status == 1 and output.startswith("error: results/digits/clean/LeViT-tiny.gpu.onnx is not what clean_onnx ")
-    with tarfile.open(device / "brought.tar") as archive:
-        archive.extractall(tmp_path / "brought", filter="data")
-    with next((tmp_path / "brought").rglob("*.engine")).open("ab") as engine:
+    with tarfile.open(device / "outputs.tar") as archive:
+        archive.extractall(tmp_path / "copied", filter="data")
+    with next((tmp_path / "copied").rglob("*.engine")).open("ab") as engine:
         engine.write(b"!")
     with tarfile.open(tmp_path / "damaged.tar", "w") as archive:
-        for path in filter(Path.is_file, (tmp_path / "brought").rglob("*")):
-            archive.add(path, arcname=path.relative_to(tmp_path / "brought"))
+        for path in filter(Path.is_file, (tmp_path / "copied").rglob("*")):
+            archive.add(path, arcname=path.relative_to(tmp_path / "copied"))
     other = travelled[0].copy(tmp_path / "other")
-    status, output = kit(other.folder, other.environment(), "bring", str(tmp_path / "damaged.tar"))
+    status, output = kit(other.folder, other.environment(), "unpack", str(tmp_path / "damaged.tar"))
     assert status == 1 and ".engine is not what build_engine wrote" in output and output.count("\n") == 1
     assert not other.path("results/digits/engines").exists()
 
@@ -162,15 +162,15 @@ def test_what_is_no_kit_is_refused_in_a_line(travelled, tmp_path, kind):
                 (tmp_path / name).write_text(text)
                 archive.add(tmp_path / name, arcname=name)
     else:
-        whole = (travelled[1] / "brought.tar").read_bytes()
+        whole = (travelled[1] / "outputs.tar").read_bytes()
         path.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    status, output = kit(workflow.folder, workflow.environment(), "bring", str(path))
+    status, output = kit(workflow.folder, workflow.environment(), "unpack", str(path))
     assert status == 1 and said in output and output.startswith("error: ") and output.count("\n") == 1
 
 
 def test_a_kit_that_is_not_there_is_named(travelled, tmp_path):
     workflow = travelled[0]
-    status, output = kit(workflow.folder, workflow.environment(), "bring", "nowhere.tar")
+    status, output = kit(workflow.folder, workflow.environment(), "unpack", "nowhere.tar")
     assert (status, output) == (1, "error: nowhere.tar: No such file or directory\n")
     status, output = kit(workflow.folder, workflow.environment(), "run")
     assert status == 1 and output.startswith("error: there is no kit.json in ") and output.count("\n") == 1

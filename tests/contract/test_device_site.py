@@ -49,7 +49,7 @@ def host(tmp_path_factory, rsync):
     """A host that made all that the result's jobs on a device read."""
     workflow = Workflow.fresh(tmp_path_factory.mktemp("site") / "host")
     status, output = carry(workflow, "to", "nowhere")
-    assert status == 1 and "files are not there yet: run snakemake results/digits/" in output
+    assert status == 1 and "files do not exist yet: run snakemake results/digits/" in output
     needed = output.split("run snakemake ")[1].split()
     assert workflow.build(*needed)
     workflow.rewrite(GRAPH, lambda graph: graph + b" " * 150_000)  # Snakemake 7 compares what is larger by its time
@@ -111,14 +111,16 @@ def test_missing_artifacts_are_named_with_what_brings_them(host, device, rsync):
 def signed(workflow):
     """Write the provenance that the replaced work did not: hashes of what is in the workflow's folder, and its rows."""
     program = "import json, sys; sys.path.insert(0, 'workflow_scripts'); import sync_device\n"
-    program += "from core import files, provenance; from snakefile import params\n"
-    program += "t = sync_device.tables_of()\n"
-    program += "lineage = params.Recipes(t).lineage(sync_device.names_of(sys.argv[1], t))\n"
-    program += "found = {k: files.sha256_file(p) for k, p in sync_device.lineage(sys.argv[1], t).items()}\n"
-    program += "files.write_json(sys.argv[1], {'provenance': {**found, 'recipe': lineage}})\n"
+    program += "from core import files, provenance; from devices import result_jobs\n"
+    program += "job = result_jobs.plan(sys.argv[1:]).of(sys.argv[1])\n"
+    program += "recipe = json.loads(job.argv[job.argv.index('--recipe') + 1])\n"
+    program += "inputs = {name: job.inputs[name][0] for name in sync_device.LINEAGE}\n"
+    program += "found = {f'{name}_sha256': files.sha256_file(path) for name, path in inputs.items()}\n"
+    program += "files.write_json(sys.argv[1], {'provenance': {**found, 'recipe': recipe}})\n"
     program += "record = provenance.read(sys.argv[1])\n"
     program += "provenance.write(sys.argv[1], {**record, 'sha256': files.sha256_file(sys.argv[1])})"
-    subprocess.run([sys.executable, "-c", program, RESULT], cwd=workflow.folder, check=True)
+    environment = workflow.environment()
+    subprocess.run([sys.executable, "-c", program, RESULT], cwd=workflow.folder, check=True, env=environment)
 
 
 def test_carried_there_and_back(host, device, tmp_path):
@@ -135,7 +137,7 @@ def test_carried_there_and_back(host, device, tmp_path):
     host.config(lambda config: config["targets"]["gpu"].update(iterations=77))
     assert host.plan(RESULT) == ["assemble_result int8_qat.gpu", "benchmark int8_qat.gpu", "run_trtexec int8_qat.gpu"]
     status, output = carry(host, "from", device.folder)
-    assert status == 1 and "was made there with another config.yaml: make both alike" in output
+    assert status == 1 and "was built there with another config.yaml: make both alike" in output
 
 
 def test_what_the_host_made_anew_is_seen_and_asked_for(host, device, tmp_path):
@@ -147,7 +149,7 @@ def test_what_the_host_made_anew_is_seen_and_asked_for(host, device, tmp_path):
     host.rewrite(GRAPH, lambda graph: graph + b"another")
     os.utime(host.path(GRAPH), (1e9, 1e9))
     status, output = carry(host, "from", device.folder)
-    assert status == 1 and f"{RESULT} was made there of another {GRAPH}: carry it there" in output, output
+    assert status == 1 and f"{RESULT} was built there from another {GRAPH}: copy it there" in output, output
     assert not host.path("results/digits/engines").exists(), "nothing was brought"
     assert "1 of them are new" in carry(host, "to", device.folder)[1]
     assert device.plan(RESULT) == [job for job in TARGET_JOBS if job != "fingerprint gpu"]
@@ -173,9 +175,10 @@ def test_a_place_that_is_not_there(host, tmp_path):
 def read_there(workflow):
     """Return the paths of the host's that a device's jobs read."""
     program = "import sys; sys.path.insert(0, 'workflow_scripts'); import sync_device\n"
-    program += "print(*sync_device.read_there(sys.argv[1:], sync_device.tables_of()))"
-    command = [sys.executable, "-c", program, RESULT]
-    return subprocess.run(command, cwd=workflow.folder, check=True, capture_output=True, text=True).stdout.split()
+    program += "print(*sync_device.read_on_device(sync_device.result_jobs.plan(sys.argv[1:])))"
+    command, environment = [sys.executable, "-c", program, RESULT], workflow.environment()
+    done = subprocess.run(command, cwd=workflow.folder, check=True, capture_output=True, text=True, env=environment)
+    return done.stdout.split()
 
 
 def test_a_device_without_weights_or_torch_plans_no_job_of_the_host(host, device, tmp_path):

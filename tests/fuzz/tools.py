@@ -29,7 +29,7 @@ TOOLS = [
     ("store.py", ["list", "--store", "BAD"]),
     ("store.py", ["prune", "--store", "BAD"]),
     ("reproduce.py", ["BAD"]),
-    ("device_kit.py", ["bring", "BAD"]),
+    ("device_kit.py", ["unpack", "BAD"]),
     ("device_kit.py", ["needs", "BAD"]),
     ("sync_device.py", ["to", "/nowhere/", "BAD"]),
     ("sync_device.py", ["from", "/nowhere/", "BAD"]),

@@ -6,12 +6,7 @@ The input `code` of a rule says where it runs: `device_code` on its target, `res
 
 from __future__ import annotations
 
-import re
-
 from core import sources
-
-RULE = re.compile(r"^rule (\w+):$", re.MULTILINE)
-ELSEWHERE = re.compile(r"^ +code=(?:device|result)_code\(", re.MULTILINE)
 
 
 def device_purpose(rule) -> str | None:
@@ -35,13 +30,9 @@ def is_result(rule) -> bool:
     return hasattr(rule.output, "result")
 
 
-def built_elsewhere() -> set[str]:
-    """Return the names of the rules that a device runs as well, from the text of rules/: Snakemake is not needed."""
-    found = set()
-    for path in sorted((sources.ROOT.parent / "rules").glob("*.smk")):
-        parts = RULE.split(path.read_text(encoding="utf-8"))[1:]
-        found |= {name for name, body in zip(parts[::2], parts[1::2]) if ELSEWHERE.search(body)}
-    return found
+def code_files(rule, wildcards) -> list[str]:
+    """Return the paths of a rule's script and of all that it imports of ours."""
+    return _code(rule).files(wildcards)
 
 
 def _code(rule):

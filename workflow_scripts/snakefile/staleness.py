@@ -137,9 +137,14 @@ def _basis(rule, inputs, tables):
     return basis
 
 
+def record_of(path: str) -> str:
+    """Return the path of what Snakemake recorded of a file."""
+    return os.path.join(RECORDS, base64.urlsafe_b64encode(path.encode()).decode())
+
+
 def recorded(path):
     """Return the basis that Snakemake recorded of a file, or nothing."""
-    record = os.path.join(RECORDS, base64.urlsafe_b64encode(path.encode()).decode())
+    record = record_of(path)
     params = read_json(record).get("params") if os.path.isfile(record) else None
     found = [text for text in params or () if text.startswith(repr(START)[:-1])]
     return ast.literal_eval(found[0]) if found else ""
