@@ -23,7 +23,7 @@ def timings_of(result: str, plan: result_jobs.Plan) -> list[str]:
     recorded = dataset_of(result)
     if recorded not in (None, plan.dataset):
         raise UserError(f"{result} is of the dataset {recorded}, config.yaml says {plan.dataset}: set `dataset` there")
-    read = plan.of(result).artifacts
+    read = plan.result(result).artifacts
     return [path for job in plan.jobs if job.is_timing for path in job.outputs if path in read]
 
 

@@ -112,7 +112,7 @@ def signed(workflow):
     """Write the provenance that the replaced work did not: hashes of what is in the workflow's folder, and its rows."""
     program = "import json, sys; sys.path.insert(0, 'workflow_scripts'); import sync_device\n"
     program += "from core import files, provenance; from devices import result_jobs\n"
-    program += "job = result_jobs.plan(sys.argv[1:]).of(sys.argv[1])\n"
+    program += "job = result_jobs.plan(sys.argv[1:]).result(sys.argv[1])\n"
     program += "recipe = json.loads(job.argv[job.argv.index('--recipe') + 1])\n"
     program += "inputs = {name: job.inputs[name][0] for name in sync_device.LINEAGE}\n"
     program += "found = {f'{name}_sha256': files.sha256_file(path) for name, path in inputs.items()}\n"

@@ -33,6 +33,7 @@ class PlannedJob(NamedTuple):
     code: list[str]  # its script and modules, of a device's job
     outputs: list[str]
     is_timing: bool
+    is_result: bool
 
     @property
     def artifacts(self) -> list[str]:
@@ -41,28 +42,34 @@ class PlannedJob(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What Snakemake would run for some targets."""
+    """What Snakemake would run for some results."""
 
     dataset: str  # the active one
     jobs: list[PlannedJob]  # in an order in which they can run
-    products: list[str]  # all that a device could write for these targets, asked for or not
+    products: list[str]  # all that a device could write for these models, precisions and targets
 
     def at(self, *places: str) -> list[PlannedJob]:
         """Return the jobs that run at some places."""
         return [job for job in self.jobs if job.place in places]
 
-    def of(self, path: str) -> PlannedJob:
-        """Return the job that writes a file."""
-        return next(job for job in self.jobs if path in job.outputs)
+    def result(self, path: str) -> PlannedJob:
+        """Return the job that writes a result; raise UserError for another file."""
+        jobs = [job for job in self.jobs if job.is_result and os.path.normpath(path) in job.outputs]
+        if not jobs:
+            raise UserError(f"{path} is no result: give results/{{model}}.{{precision}}.{{target}}.json")
+        return jobs[0]
 
 
-def plan(targets: Iterable[str]) -> Plan:
-    """Return Snakemake's plan for some files; raise UserError with its message where it has none."""
+def plan(results: Iterable[str]) -> Plan:
+    """Return Snakemake's plan for some results; raise UserError with its message where it has none."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "jobs.json")
-        run_snakemake("--force", "--nolock", "--ignore-incomplete", "--cores", "1", "--", *targets, **{JOBS_FILE: path})
+        run_snakemake("--force", "--nolock", "--ignore-incomplete", "--cores", "1", "--", *results, **{JOBS_FILE: path})
         planned = read_json(path)
-    return Plan(planned["dataset"], [PlannedJob(**job) for job in planned["jobs"]], planned["products"])
+    found = Plan(planned["dataset"], [PlannedJob(**job) for job in planned["jobs"]], planned["products"])
+    for path in results:
+        found.result(path)
+    return found
 
 
 def inputs_of(jobs: list[PlannedJob]) -> list[str]:

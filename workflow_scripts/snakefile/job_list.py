@@ -10,7 +10,7 @@ import shlex
 
 from core.files import write_json
 from devices.result_jobs import ANYWHERE, DEVICE, HOST, JOBS_FILE
-from snakefile.rule_facts import code_files, device_purpose, is_host_built
+from snakefile.rule_facts import code_files, device_purpose, is_host_built, is_result
 from snakefile.run_checks import TIMED
 
 
@@ -29,7 +29,8 @@ def _described(job):
     place, target = _place(job.rule), dict(job.wildcards.items()).get("target")
     code = code_files(job.rule, job.wildcards) if place == DEVICE else []
     return {
-        **{"rule": job.rule.name, "place": place, "target": target, "is_timing": job.rule.name in TIMED},
+        **{"rule": job.rule.name, "place": place, "target": target},
+        **{"is_timing": job.rule.name in TIMED, "is_result": is_result(job.rule)},
         **{"argv": [] if place == HOST else _argv(job), "code": code, "outputs": list(map(str, job.output))},
         "inputs": {name: _paths(value) for name, value in job.input.items()},
     }
