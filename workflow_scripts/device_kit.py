@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 
 from core import provenance, sources
 from core.files import UserError, canonical, one_line, read_json, sha256_file

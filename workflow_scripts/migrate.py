@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 from configuration.tables import Tables
 from core import provenance, trained
-from core.files import UserError, canonical, one_line, read_json, sha256_file, write_json
+from core.files import canonical, one_line, read_json, sha256_file, write_json
 from devices.result_jobs import run_snakemake
 from snakefile.params import Recipes
 
