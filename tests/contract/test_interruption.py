@@ -22,9 +22,11 @@ def paused(workflow, command):
     """Start a run whose `command` stops in the middle of its first output; return the process once it is there."""
     process = workflow.start("--quiet", "--", TARGET, LEVIT_PAUSE=command)
     deadline = time.monotonic() + 120
-    while not list(workflow.path("results").rglob("*.partial")) or command not in workflow.path("work.log").read_text():
+    while not any(f'"command":"{command}"' in line for line in workflow.work_lines()):
         assert time.monotonic() < deadline, "the job did not start"
         assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    while not list(workflow.path("results").rglob("*.partial")):
         time.sleep(0.05)
     return process
 

@@ -365,7 +365,7 @@ def what_the_record_says_written_out(workflow):
 
 @change(RESOLVED)
 def code_of_what_resolves(workflow):
-    workflow.edit("workflow_scripts/resolve.py", "from cli", "EXTRA = 1\nfrom cli")
+    workflow.edit("workflow_scripts/resolve.py", "from core", "EXTRA = 1\nfrom core")
 
 
 @change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])

@@ -18,7 +18,7 @@ script = sys.argv[1]
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
 
-from core import command  # noqa: E402
+from core import command, sources  # noqa: E402
 from core.files import canonical, digest_of  # noqa: E402
 
 LOSSES = {"budget": ',"accuracy":{"within_budget":false}', "plan": ',"plan":{"met":false}'}
@@ -74,6 +74,8 @@ def work(command, job):
 if "--print" not in sys.argv:  # the table that is printed after a run reads real results
     run = command.Command.run
     command.Command.run = lambda self, _, argv=None: run(self, functools.partial(work, self), argv)
+    if "code_hashes" in sys.modules:  # in a fork (fork_server.py)
+        sources.code_hash = sys.modules["code_hashes"].remembered(sources)
     if os.path.basename(script) == "train.py":  # a kit has no model/
         from model import checkpoint
 

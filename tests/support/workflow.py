@@ -5,18 +5,25 @@ import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 
+import forks
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "config.yaml", "rules", "profiles", "workflow_scripts")
 FAKE = Path(__file__).with_name("fake_interpreter.py")
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 SNAKEMAKE7 = Path(os.environ.get("LEVIT_SNAKEMAKE7") or REPOSITORY / ".venv7/bin/snakemake")
+MODULES = {  # what each imports to plan and to run
+    SNAKEMAKE: ("snakemake.cli", "snakemake.report.html_reporter", "snakemake.profiles", "dpath", "yte", "PIL.Image"),
+    SNAKEMAKE7: ("snakemake",),
+}
+HERE = ("LEVIT_", "PYTHONDONTWRITEBYTECODE")  # variables of whoever runs the tests, which a workflow does not see
+OF_JOBS = ("code_hashes", "numpy", "importlib.metadata", "logging", "email.message", "pprint")
 
 
 class Workflow:
@@ -70,6 +77,10 @@ class Workflow:
 
     def start(self, *arguments, **variables):
         """Start Snakemake with the fake interpreter, in a process group of its own."""
+        if self.snakemake in MODULES:  # a fork of a process that has imported it
+            address = forks.address_of(self.snakemake.with_name("python"), *MODULES[self.snakemake])
+            command = [self.snakemake, *arguments]
+            return forks.Fork(address, command, cwd=self.folder, env=self.environment(**variables))
         return subprocess.Popen(
             [str(self.snakemake), *arguments],
             cwd=self.folder,
@@ -82,16 +93,15 @@ class Workflow:
         )
 
     def environment(self, **variables):
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("LEVIT_")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(HERE)}
         fake = {"LEVIT_PYTHON": str(self.interpreter()), "LEVIT_WORK": str(self.path("work.log"))}
+        fake["LEVIT_FORKS"] = forks.address_of(sys.executable, *OF_JOBS)
         return {**kept, **fake, **self.variables, **variables}
 
     def interpreter(self):
         path = self.path("fake-python")
         if not path.exists():
-            asked = f'[ "$1" != -c ] || exec "{sys.executable}" "$@"'  # what is asked while Snakemake parses
-            path.write_text(f'#!/bin/sh\n{asked}\nexec "{sys.executable}" "{FAKE}" "$@"\n')
-            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+            forks.client(path, FAKE)
         return path
 
     def run(self, *arguments, **variables):
@@ -114,9 +124,12 @@ class Workflow:
         assert status == 0, output
         return self.heavy_work()
 
+    def work_lines(self):
+        """Return the lines of work.log, one of each job whose work was really done."""
+        return self.path("work.log").read_text().splitlines() if self.path("work.log").exists() else []
+
     def heavy_work(self):
-        lines = self.path("work.log").read_text().splitlines() if self.path("work.log").exists() else []
-        work = [json.loads(line) for line in lines]
+        work = [json.loads(line) for line in self.work_lines()]
         return sorted(f"{one['command']} {one['outputs'][0]}" for one in work if one["heavy"])
 
 

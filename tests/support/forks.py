@@ -1,0 +1,119 @@
+"""The callers' side of fork_server.py: programs that start as forks, with the interface of subprocess.Popen."""
+
+import array
+import atexit
+import functools
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SERVER = Path(__file__).with_name("fork_server.py")
+QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # what is forked has no threads but its own
+CLIENT = '''#!{python} -IS
+"""Run fake_interpreter.py, or what follows -c, as a fork of the server of $LEVIT_FORKS; without one, as a process."""
+import posix
+import sys
+
+words = [word.encode("utf-8", "surrogateescape") for word in sys.argv[1:]]
+words = words if words[:1] == [b"-c"] else [{fake!r}, *words]
+environment = [name + b"=" + value for name, value in posix.environ.items()]
+try:
+    import _socket
+
+    server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    server.connect(b"\\0" + posix.environ[b"LEVIT_FORKS"])
+    files = b"".join(number.to_bytes(4, sys.byteorder) for number in range(3))
+    request = b"\\0".join([posix.getcwd().encode("utf-8", "surrogateescape"), b"%d" % len(words), *words, *environment])
+    server.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
+except (KeyError, OSError):
+    posix.execve({python!r}, [{python!r}.encode(), *words], posix.environ)
+server.recv(64)
+status = int(server.recv(64) or 9)
+if status & 127:
+    posix.kill(posix.getpid(), status & 127)
+posix._exit(status >> 8)
+'''
+
+
+def client(path, fake):
+    """Write an interpreter that runs a fake one."""
+    path.write_text(CLIENT.format(python=sys.executable, fake=os.fsencode(fake)))
+    path.chmod(0o755)
+
+
+@functools.cache
+def address_of(python, *modules):
+    """Start a server of an interpreter that has imported some modules; return its address."""
+    address = f"levit-forks-{os.getpid()}-{len(_servers)}"
+    process = subprocess.Popen(
+        [python, str(SERVER), address, *modules],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **QUIET, "PYTHONDONTWRITEBYTECODE": ""},
+    )
+    _servers.append(process)
+    assert process.stdout.readline() == b"ready\n", f"{python}: no server of forks"
+    return address
+
+
+_servers = []
+
+
+@atexit.register
+def _stop():
+    for process in _servers:
+        process.stdin.close()
+        process.wait()
+
+
+class Fork:
+    """A program that leads a process group of its own, with its output in a pipe."""
+
+    def __init__(self, address, arguments, cwd, env):
+        self.returncode, self.args = None, arguments
+        reader, writer = os.pipe()
+        self.stdout = os.fdopen(reader, encoding="utf-8", errors="replace")  # noqa: SIM115
+        words = [
+            str(cwd),
+            str(len(arguments)),
+            *map(str, arguments),
+            *(f"{name}={value}" for name, value in env.items()),
+        ]
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self._server.connect(f"\0{address}")
+        with open(os.devnull) as nothing:
+            files = array.array("i", [nothing.fileno(), writer, writer])
+            request = b"+" + b"\0".join(map(os.fsencode, words))
+            self._server.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+            self.pid = int(self._server.recv(64))
+        os.close(writer)
+
+    def poll(self):
+        return self.returncode if self.returncode is not None else self._ended(0)
+
+    def wait(self, timeout=None):
+        if self.returncode is None and self._ended(timeout) is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def _ended(self, timeout):
+        if select.select([self._server], [], [], timeout)[0]:
+            self.returncode = os.waitstatus_to_exitcode(int(self._server.recv(64)))
+            self._server.close()
+        return self.returncode
+
+    def communicate(self, timeout=None):
+        """Return the output to its end, and None."""
+        deadline, chunks = time.monotonic() + (timeout or 1e9), []
+        while select.select([self.stdout], [], [], deadline - time.monotonic())[0]:
+            chunks.append(os.read(self.stdout.fileno(), 1 << 16))
+            if not chunks[-1]:
+                self.stdout.close()
+                self.wait(max(0, deadline - time.monotonic()))
+                return b"".join(chunks).decode(errors="replace"), None
+        raise subprocess.TimeoutExpired(self.args, timeout)
