@@ -14,7 +14,7 @@ def run(args):
 
     found = pretrained_cfg.resolve(args.row)
     write_json(args.model, found)
-    log.info("timm's %s: %s", found["timm"], resolved.shown(found))
+    log.info("timm's %s: %s", found["timm"], resolved.format_values(found))
     for key, two in found["contradicts"].items():
         log.warning(
             "note: %s is %s in config.yaml, which is followed, and %s in timm's record", key, two["config"], two["timm"]

@@ -90,3 +90,14 @@ def test_meaning_ignores_comments_and_docstrings(tmp_path):
     second.write_text('"""B."""\n# comment\nx  =  1\n')
     third.write_text('"""A."""\nx = 2\n')
     assert sources.code_hash(first) == sources.code_hash(second) != sources.code_hash(third)
+
+
+def test_a_code_hash_ignores_annotations_of_functions_alone(tmp_path):
+    def hash_of(text):
+        (tmp_path / "code.py").write_text(text)
+        return sources.code_hash(tmp_path / "code.py")
+
+    plain = hash_of("def f(x, *, y=1):\n    return x\n")
+    typed = "from __future__ import annotations\ndef f(x: int, *, y: list[int] | None = 1) -> int:\n    return x\n"
+    assert hash_of(typed) == plain != hash_of(typed.replace("= 1", "= 2"))
+    assert hash_of("class A:\n    x: int = 1\n") != hash_of("class A:\n    x: str = 1\n"), "a field of a dataclass"

@@ -170,7 +170,7 @@ def test_a_store_that_may_not_be_written_costs_one_warning_that_names_it(shared,
     (work / "out").write_bytes(b"z")
     (work / "out").chmod(0o644)
     good, said = as_another(lambda: store.keep(KEY, {"made": work / "out"}, {}))
-    assert good and len(said) == 1 and f"the store kept nothing: {store.root}: Permission denied" in said[0]
+    assert good and len(said) == 1 and f"nothing is stored: {store.root}: Permission denied" in said[0]
     assert "config.yaml (store)" in said[0]
 
 
@@ -183,7 +183,7 @@ def test_a_store_whose_disk_fails_costs_one_warning_that_names_it(store, made, n
     with monkeypatch.context() as patch:
         patch.setattr(f"os.{call}", fail)
         store.keep(KEY, {"made": made}, {})
-    assert len(caplog.messages) == 1 and f"the store kept nothing: {store.root}: {os.strerror(number)}" in caplog.text
+    assert len(caplog.messages) == 1 and f"nothing is stored: {store.root}: {os.strerror(number)}" in caplog.text
     assert ("prune" in caplog.text) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert not [path for path in store.root.rglob("*") if path.is_file()]
 

@@ -96,7 +96,7 @@ def test_what_is_not_served_is_refused_in_one_line(case):
 
 @pytest.mark.parametrize("name", sorted(resolved.REFUSED))
 def test_options_that_would_be_followed_in_part_are_refused_by_name(name):
-    with pytest.raises(UserError, match=f"options: {name}: take it out: ."):
+    with pytest.raises(UserError, match=f"options: {name}: remove it: ."):
         pretrained_cfg.resolve({"timm": "resnet18", "options": {name: 1}})
 
 
@@ -119,7 +119,7 @@ def test_weights_of_another_size_are_told_by_the_size(tmp_path, timm_name, size)
 
 def test_a_file_that_resolve_did_not_write_is_refused(tmp_path):
     (tmp_path / "m.json").write_text('{"size": 64}')
-    with pytest.raises(UserError, match="has no mean: it is not what resolve.py writes"):
+    with pytest.raises(UserError, match="has no mean: resolve.py did not write it"):
         resolved.read(str(tmp_path / "m.json"), resolved.NORMALIZATION)
 
 

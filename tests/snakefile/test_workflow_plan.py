@@ -169,5 +169,5 @@ def test_an_option_that_is_not_served_stops_what_needs_its_row_alone(workflow):
     options = ["--config", "models={LeViT-tiny: {options: {in_chans: 1}}}"]
     status, output = workflow.run("-n", *options, "--", "results/LeViT-tiny.fp32.cpu.json")
     assert status == 1 and "Traceback" not in output
-    assert "error: models.LeViT-tiny.options: in_chans: take it out: " in output
+    assert "error: models.LeViT-tiny.options: in_chans: remove it: " in output
     assert workflow.plan("results/LeViT-128S.fp32.cpu.json", options=options)

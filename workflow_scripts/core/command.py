@@ -19,7 +19,7 @@ import sys
 import traceback
 from importlib import metadata
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
 from core import provenance, resolved, sources, trained
 from core.files import UserError, canonical, describe, digest_of, partial_of, sha256_file
@@ -29,9 +29,9 @@ from core.user_files import sha256_of
 log = logging.getLogger("levit")
 
 
-def tool_versions(names):
-    """Return {distribution: installed version or None}, with Python's own major.minor."""
-    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
+def tool_versions(names: Iterable[str]) -> dict[str, str | None]:
+    """Return {distribution: installed version or None}, with Python's major.minor version."""
+    versions: dict[str, str | None] = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in names:
         try:
             versions[name] = metadata.version(name)
@@ -74,15 +74,25 @@ class Job(argparse.Namespace):
 
 
 class Command:
-    """A command line whose arguments say what they are."""
+    """A command line that declares the role of each of its arguments."""
 
-    def __init__(self, script, doc, tools=(), heavy=False, trained=False, modules=None, context=None):
+    def __init__(
+        self,
+        script: str,
+        doc: str | None,
+        tools: Iterable[str] = (),
+        heavy: bool = False,
+        trained: bool = False,
+        modules: Callable[[Job], list[str]] | None = None,
+        context: Callable[[Job], Any] | None = None,
+    ) -> None:
         """Describe a command.
 
-        script: its __file__; doc: its docstring; tools: distributions whose versions change what it writes;
-        heavy: whether it asks the store first; trained: whether the store may give what other versions of tools made,
-        recorded (unless config.yaml says `retrain_on_upgrade`); modules: args -> further scripts of ours that
-        it loads by name; context: args -> JSON value of what of the machine decides the outputs (threads, device).
+        script: its __file__; doc: its docstring; tools: distributions whose versions change the outputs;
+        heavy: whether outputs are stored; trained: whether outputs that other versions of the tools wrote may come from
+        the store, with these versions in their record (unless config.yaml sets `retrain_on_upgrade`); modules: scripts
+        that the command loads by name; context: JSON value of the machine's properties that decide the outputs
+        (threads, device).
         """
         self.script, self.tools, self.heavy, self.modules = Path(script), tools, heavy, modules
         self.trained, self.context = trained, context or (lambda args: {})
@@ -94,11 +104,11 @@ class Command:
         kind.append(self.parser.add_argument(flag, **options).dest)
         return self
 
-    def input(self, flag, **options):
-        """Declare an input file; `nargs="*"` for several, `required=False` where it may be absent.
+    def input(self, flag: str, **options: Any) -> Command:
+        """Declare an input file, or several with `nargs="*"`; `required=False` if it may be absent.
 
-        content: args -> JSON value of what of the file decides the outputs, where that is not every byte of it;
-        foreign: True for a file that is the user's, or part of the code: no job of ours has recorded it.
+        content: function of the job that returns the part of the file that decides the outputs, as a JSON value;
+        without it, every byte does. foreign: True for a file of the user or of the code, which has no record.
         """
         content, foreign = options.pop("content", None), options.pop("foreign", False)
         options.setdefault("required", options.get("nargs") is None)
@@ -109,38 +119,38 @@ class Command:
             self.foreign.add(self.inputs[-1])
         return self
 
-    def model(self, keys, **options):
-        """Declare a model's file (resolve.py), of which the values under `keys` alone decide the outputs."""
+    def model(self, keys: Sequence[str], **options: Any) -> Command:
+        """Declare a resolved model (resolve.py), of which only the values of `keys` decide the outputs."""
 
         def content(args):
             return resolved.read(args.model, keys) if args.model else None
 
-        return self.input("--model", help="what resolve.py wrote", content=content, **options)
+        return self.input("--model", help="JSON of resolve.py", content=content, **options)
 
-    def output(self, flag, **options):
+    def output(self, flag: str, **options: Any) -> Command:
         """Declare an output file."""
         return self._add(self.outputs, flag, required=True, **options)
 
-    def param(self, flag, **options):
-        """Declare a parameter that changes what is written."""
+    def param(self, flag: str, **options: Any) -> Command:
+        """Declare a parameter that changes the outputs."""
         return self._add(self.params, flag, **options)
 
-    def json_param(self, flag, **options):
-        """Declare a parameter given as JSON text; args holds the parsed value."""
+    def json_param(self, flag: str, **options: Any) -> Command:
+        """Declare a parameter given as JSON text; the job holds the parsed value."""
         return self.param(flag, type=json.loads, required=True, **options)
 
-    def untracked(self, flag, **options):
-        """Declare an argument that does not change what is written (threads, device): not part of the key."""
+    def untracked(self, flag: str, **options: Any) -> Command:
+        """Declare an argument that does not change the outputs (threads, device): it is not part of the key."""
         self.parser.add_argument(flag, **options)
         return self
 
-    def whole_inputs(self, args):
-        """Return {name: paths} of the given inputs of which every byte decides the outputs."""
+    def whole_inputs(self, args: Job) -> dict[str, list[str]]:
+        """Return {name: paths} of the present inputs of which every byte decides the outputs."""
         given = {name: getattr(args, name) for name in self.inputs if name not in self.contents}
         return {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
 
-    def key_parts(self, args):
-        """Return everything that decides the outputs' contents, as a JSON value."""
+    def key_parts(self, args: Job) -> dict[str, Any]:
+        """Return everything that decides the outputs, as a JSON value."""
         hashes = {name: [sha256_of(path) for path in several] for name, several in self.whole_inputs(args).items()}
         parsed = {name: content for name, content in self.contents.items() if getattr(args, name)}
         hashes.update({name: [digest_of(content(args))] for name, content in parsed.items()})
@@ -155,13 +165,13 @@ class Command:
             "tools": tool_versions(self.tools),
         }
 
-    def key(self, parts):
-        """Return the store's key: a hash of the parts."""
-        kept = self.trained and not os.environ.get("LEVIT_RETRAIN")
-        return digest_of({name: part for name, part in parts.items() if name != "tools"} if kept else parts)
+    def key(self, parts: dict[str, Any]) -> str:
+        """Return the store's key: a hash of the parts, without the versions of tools for a trained output."""
+        lasting = self.trained and not os.environ.get("LEVIT_RETRAIN")
+        return digest_of({name: part for name, part in parts.items() if name != "tools"} if lasting else parts)
 
-    def record(self, key, parts):
-        """Return what is recorded of each output, but its hash; parts: those that the key was made of."""
+    def record(self, key: str, parts: dict[str, Any]) -> dict[str, Any]:
+        """Return the record of the outputs, without their hashes; parts: what `key` is a hash of."""
         described = {"code": digest_of(parts["code"]), "versions": parts["tools"], "context": parts["context"]}
         return {"command": self.script.stem, "key": key, "trained": self.trained, **described}
 
@@ -184,11 +194,11 @@ class Command:
             _fail(problem + self._doubts(job), error)
 
     def _doubts(self, args):
-        """Return a hint that names the inputs without a record: they may have caused an error that names no file."""
+        """Return a hint that names the inputs without a record, which may have caused an unexpected error."""
         given = [getattr(args, name) for name in self.inputs]
         paths = [path for value in given for path in (value if isinstance(value, list) else [value]) if path]
         doubtful = [path for path in paths if not provenance.recorded([path])]
-        return f" (no record says what wrote {', '.join(doubtful)}: make it again)" if doubtful else ""
+        return f" (no record says what wrote {', '.join(doubtful)}: delete it and run again)" if doubtful else ""
 
     def _run(self, work, job):
         lineage, parts = provenance.lineage(self._check_inputs(job)), self.key_parts(job)
@@ -219,16 +229,17 @@ class Command:
             parts.update(tools={**dict.fromkeys(self.tools), **versions}, context={})
 
     def _fetch(self, keys, partials):
-        """Return the manifest of the first entry that some store has under one of the keys, or None."""
+        """Fetch the outputs from the first store that has one of the keys; return the entry's manifest, or None."""
         stores = ([Store.default()] if self.heavy else []) + ([Store(trained.FOLDER)] if self.trained else [])
         for key in keys:
-            for kept in (store.fetch(key, partials) for store in filter(None, stores)):
-                if kept:
+            for entry in (store.fetch(key, partials) for store in filter(None, stores)):
+                if entry:
                     log.info("%s: from the store (%s)", self.script.stem, key[:12])
-                    return kept
+                    return entry
         return None
 
     def _check_inputs(self, args):
+        """Return {path: record} of the inputs; raise UserError for a missing or changed one."""
         artifacts = []
         for name in self.inputs:
             value = getattr(args, name)
@@ -247,17 +258,17 @@ def engine_command(script: str, doc: str, heavy: bool = False) -> Command:
 
 
 def _publish(partials, finals, hashes, record):
-    """Give finished files their names, and each its record."""
+    """Rename finished files to their final names, and write the record of each."""
     provenance.take({partials[name]: path for name, path in finals.items()})
     for name, path in finals.items():
         provenance.write(path, {**record, "sha256": hashes[name]})
 
 
-def hold(path):
-    """Take a shared lock for the life of this job; a starting run refuses while any job holds it (run_checks.py)."""
+def hold(path: str | None) -> Any:
+    """Take a shared lock for the life of this job; no run starts while a job holds it (snakefile/run_checks.py)."""
     if not path or not Path(path).parent.is_dir():
         return None
-    stream = open(path, "a")  # noqa: SIM115 (held until this process ends, however it ends)
+    stream = open(path, "a")  # noqa: SIM115 (held until this process ends)
     fcntl.flock(stream, fcntl.LOCK_SH)
     return stream
 
@@ -269,7 +280,7 @@ def _log_to(path):
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, mode="w", encoding="utf-8")
-        handler.stream.reconfigure(errors="backslashreplace")  # names of files may be no text
+        handler.stream.reconfigure(errors="backslashreplace")  # file names may not be valid text
         _add(handler)
 
 
@@ -279,7 +290,7 @@ def _add(handler):
 
 
 def _fail(text, error=None):
-    """Print one line, keep the traceback in the log file alone, exit 1."""
+    """Print one line, write the traceback to the log file alone, and exit with status 1."""
     log.error("error: %s", " ".join(text.split()))
     for handler in log.handlers:
         if error is not None and isinstance(handler, logging.FileHandler):

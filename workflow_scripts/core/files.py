@@ -1,4 +1,6 @@
-"""Files as artifacts: hashes, canonical JSON, and writers that never leave half a file."""
+"""Files as artifacts: hashes, canonical JSON, and writers that never leave half a file. Python 3.8."""
+
+from __future__ import annotations
 
 import contextlib
 import errno
@@ -6,28 +8,30 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Callable
 
 
 class UserError(Exception):
-    """A problem the user can solve: its text names the thing, the value and the remedy, in one line."""
+    """A problem that the user can solve: one line that names the thing, the value and the remedy."""
 
 
-def describe(error):
-    """Return what an OSError says, with the file's name and, where a disk is full, the remedy."""
+def describe(error: OSError) -> str:
+    """Return the message of an OSError with the file's name and, for a full disk, the remedy."""
     where = error.filename or "the file"
     if error.errno == errno.ENOSPC:
         return f"no space left on the device while writing {where}: free some (.cache/ is safe to delete) and rerun"
     return f"{where}: {error.strerror or error}"
 
 
-def one_line(main):
-    """Run a tool's `main()`; whatever it raises becomes one line on stderr, and the exit status 1."""
+def one_line(main: Callable[[], None]) -> None:
+    """Call a tool's `main()`; print any exception as one line on stderr, and exit with status 1."""
     try:
         main()
     except KeyboardInterrupt:
         sys.exit("interrupted")
-    except BrokenPipeError:  # whoever read the output has enough of it
+    except BrokenPipeError:  # the reader of stdout has closed it
         os._exit(1)
     except UserError as error:
         problem = str(error)
@@ -40,7 +44,7 @@ def one_line(main):
     sys.exit(f"error: {' '.join(problem.split())}")
 
 
-def sha256_file(path):
+def sha256_file(path: str | Path) -> str:
     """Return the hex SHA-256 of a file's bytes, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
@@ -49,18 +53,18 @@ def sha256_file(path):
     return digest.hexdigest()
 
 
-def canonical(value):
-    """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
+def canonical(value: Any) -> str:
+    """Return the canonical JSON text of a value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def digest_of(value):
+def digest_of(value: Any) -> str:
     """Return the hex SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def read_json(path):
-    """Return the parsed JSON file; raise UserError where it is missing or damaged."""
+def read_json(path: str | Path) -> Any:
+    """Return the parsed JSON file; raise UserError if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -69,15 +73,15 @@ def read_json(path):
         raise UserError(f"{path} is not JSON ({error}): delete it and run again") from None
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON with sorted keys, atomically."""
     text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n"
     with replacing(path) as partial:
         Path(partial).write_text(text, encoding="utf-8")
 
 
-def system_text(path):
-    """Return the text of a file in which a system tells of itself (/proc, /sys), empty where it is not there."""
+def system_text(path: str | Path) -> str:
+    """Return the text of a file of /proc or /sys, or an empty string if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read()
@@ -85,20 +89,20 @@ def system_text(path):
         return ""
 
 
-def system_number(path):
-    """Return the whole number in such a file, or None."""
+def system_number(path: str | Path) -> int | None:
+    """Return the integer in a file of /proc or /sys, or None."""
     text = system_text(path).strip()
     return int(text) if text.lstrip("-").isdigit() else None
 
 
-def partial_of(path):
-    """Return where a file is written before it gets its name."""
+def partial_of(path: str | Path) -> str:
+    """Return the path under which a file is written before it is complete."""
     return f"{path}.partial"
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """Yield the `.partial` path to write; on success it replaces `path`, on failure it is removed."""
+def replacing(path: str | Path) -> Iterator[str]:
+    """Yield a partial path to write; on success the file replaces `path`, on failure it is removed."""
     partial = partial_of(path)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:

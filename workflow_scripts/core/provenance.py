@@ -1,9 +1,9 @@
-"""What made an artifact: beside each output PATH of a command (core/command.py) stands its record, PATH.provenance.
+"""Records of artifacts: a command (core/command.py) writes PATH.provenance beside each output PATH.
 
-A record is JSON: the SHA-256 of PATH, the command, its key (a hash of all that decides the bytes), a hash of its code,
-the versions of the packages that it ran with, its context (what of the machine decides the bytes), whether that was
-training, and its lineage: what the records of its inputs say, and of theirs. Whoever reads an artifact checks its bytes
-against the record. Read by hosts and devices alike: standard library only, Python 3.8.
+A record is JSON: the SHA-256 of PATH, the command, its key (a hash of everything that decides the bytes), a hash of its
+code, the versions of its packages, its context (the properties of the machine that decide the bytes), whether it is a
+training, and its lineage: an extract of the records of all artifacts that it was made from. Readers of an artifact
+check its bytes against the record. Hosts and devices import it: standard library only, Python 3.8.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ from core.files import UserError, write_json
 from core.user_files import sha256_of
 
 SUFFIX = ".provenance"
-INHERITED = ("command", "versions", "context", "trained")  # of a record, what its descendants' lineage repeats
-FOLDER = "results"  # what is below a folder of this name is an artifact
-DOORS = {  # folder of an artifact: where config.yaml takes one that was made or changed by hand
+INHERITED = (
+    "command",
+    "versions",
+    "context",
+    "trained",
+)  # keys of a record that lineages repeat
+FOLDER = "results"  # files below a folder of this name are artifacts
+DOORS = {  # folder of an artifact: how config.yaml takes a user's own file instead
     "calibration": "give other ranges as a quantized checkpoint (`calibration: {import: FILE}` of the precision)",
     "models": "give other values in the row of the model (size, crop, mean, ...)",
     "checkpoints": "give other weights as `weights: FILE` of the dataset",
@@ -37,12 +42,12 @@ def beside(path: str) -> str:
 
 
 def recorded(paths: Iterable[str]) -> list[str]:
-    """Return the records that are there of some artifacts: what travels with them."""
+    """Return the paths of the existing records of some artifacts."""
     return [beside(path) for path in paths if os.path.exists(beside(path))]
 
 
 def read(path: str) -> dict | None:
-    """Return an artifact's record, or None where there is none; raise UserError for a damaged one."""
+    """Return an artifact's record, or None if it has none; raise UserError for a damaged one."""
     try:
         with open(beside(path), encoding="utf-8") as stream:
             record = json.load(stream)
@@ -56,14 +61,14 @@ def read(path: str) -> dict | None:
 
 
 def check(path: str) -> dict | None:
-    """Return the record of an artifact, or None and a warning where it has none; raise UserError for other bytes."""
+    """Return an artifact's record, or None with a warning if it has none; raise UserError if its bytes differ."""
     return check_all([path])[0]
 
 
 def check_all(paths: Iterable[str], remedy: str = "delete it and run again") -> list[dict | None]:
-    """Return the record of each artifact as `check` does, with one warning for all under results/ that have none.
+    """Return the record of each artifact as `check` does, with one warning for all artifacts without a record.
 
-    remedy: what to do about one whose bytes have changed.
+    remedy: what the error says about an artifact whose bytes have changed.
     """
     paths = [str(path) for path in paths]
     records = [read(path) for path in paths]
@@ -73,12 +78,12 @@ def check_all(paths: Iterable[str], remedy: str = "delete it and run again") -> 
     unknown = [path for path, record in zip(paths, records) if record is None and FOLDER in path.split(os.sep)]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        log.warning("warning: no record says what made %s%s: taken as is", unknown[0], more)
+        log.warning("warning: no record says what wrote %s%s: used as is", unknown[0], more)
     return records
 
 
 def lineage(records: dict[str, dict | None]) -> dict[str, dict]:
-    """Return {path: what is INHERITED} of inputs, {path: its record, or None}, and of all that they were made of."""
+    """Return {path: INHERITED keys} of inputs, given as {path: record or None}, and of all they were made from."""
     found = {}
     for path, record in sorted(records.items()):
         if record:
@@ -95,25 +100,25 @@ def _refusal(path, record, remedy):
 
 
 def write(path: str, record: dict) -> None:
-    """Write the record of an artifact that is there."""
+    """Write the record of an existing artifact."""
     write_json(beside(path), record)
 
 
 def take(moves: dict[str, str]) -> None:
-    """Rename finished files, {where it is: its name}, among them records: a kill leaves no record of other bytes."""
-    artifacts = {place: name for place, name in moves.items() if not is_record(name)}
-    for name in artifacts.values():
-        forget(name)
-    for place, name in [*artifacts.items(), *(move for move in moves.items() if is_record(move[1]))]:
-        os.replace(place, name)
+    """Rename files, {from: to}, records last: a kill at any moment leaves no record of other bytes."""
+    artifacts = [move for move in moves.items() if not is_record(move[1])]
+    for _, path in artifacts:
+        forget(path)
+    for source, path in [*artifacts, *(move for move in moves.items() if is_record(move[1]))]:
+        os.replace(source, path)
 
 
 def is_record(path: str) -> bool:
-    """Return whether a path is that of a record."""
+    """Return whether a path is a record's."""
     return path.endswith(SUFFIX)
 
 
 def forget(path: str) -> None:
-    """Remove an artifact's record, before other bytes get its name: a kill then leaves no record, not a wrong one."""
+    """Remove an artifact's record, before its bytes change: a kill then leaves no record rather than a wrong one."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(beside(path))

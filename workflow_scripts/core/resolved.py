@@ -1,48 +1,53 @@
-"""What a model looks at and how it is normalized, as resolve.py wrote it: results/{dataset}/models/{model}.json.
+"""The resolved preprocessing of a model, results/{dataset}/models/{model}.json, as resolve.py writes it.
 
-Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
+Hosts and devices import it while Snakemake parses: standard library only, Python 3.8.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 from core.files import UserError, canonical, read_json
 
-GEOMETRY = ("size", "crop", "crop_mode", "interpolation")  # decides the pixels
-NORMALIZATION = ("mean", "std")  # decides the network's input
+GEOMETRY = ("size", "crop", "crop_mode", "interpolation")  # decide the pixels
+NORMALIZATION = ("mean", "std")  # decide the network's input
 NETWORK = ("timm", "options", "size")
 VISION = (*NETWORK, *NORMALIZATION)
 AUGMENTED = (*NETWORK, *GEOMETRY, *NORMALIZATION)
 
 WEIGHTS = "weights come from the dataset's row (weights)"
 RECORD = "say size, crop, crop_mode, interpolation, mean and std in the model's row"
-LOGITS = "what is measured are the logits of a classifier"
-EXPORT = "the export decides that"
-REFUSED = {  # arguments of timm's that would be followed in part alone, each with what to do
-    "in_chans": "images have three channels here, red, green and blue",
+LOGITS = "accuracy is measured on the logits of a classifier"
+EXPORT = "the export sets it"
+REFUSED = {  # arguments of timm that only part of the workflow would follow, each with the remedy
+    "in_chans": "images have three channels: red, green and blue",
     "num_classes": "it is `classes` in the dataset's row",
     **dict.fromkeys(("img_size", "input_size"), "say `size` in the model's row"),
     **dict.fromkeys(("pretrained", "checkpoint_path", "cache_dir", "pretrained_strict"), WEIGHTS),
     **dict.fromkeys(("pretrained_cfg", "pretrained_cfg_overlay"), RECORD),
     **dict.fromkeys(("features_only", "out_indices", "feature_cls"), LOGITS),
     **dict.fromkeys(("scriptable", "exportable", "no_jit"), EXPORT),
-    **dict.fromkeys(("device", "dtype"), "the precision and the target decide that"),
+    **dict.fromkeys(("device", "dtype"), "the precision and the target decide it"),
 }
 
 
-def check_options(options):
-    """Raise UserError naming the first argument of a model's `options` that would be followed in part alone."""
+def check_options(options: Iterable[str] | None) -> None:
+    """Raise UserError that names the first of a model's `options` that is REFUSED."""
     for name in options or {}:
         if name in REFUSED:
-            raise UserError(f"options: {name}: take it out: {REFUSED[name]}")
+            raise UserError(f"options: {name}: remove it: {REFUSED[name]}")
 
 
-def read(path, keys):
-    """Return {key: value} of a model's file; `options` is left out where it has none, other keys raise UserError."""
-    found = read_json(path)
-    missing = [key for key in keys if key not in found and key != "options"]
+def read(path: str, keys: Iterable[str]) -> dict[str, Any]:
+    """Return {key: value} of a model's file; raise UserError for a missing key other than `options`."""
+    model = read_json(path)
+    missing = [key for key in keys if key not in model and key != "options"]
     if missing:
-        raise UserError(f"{path} has no {missing[0]}: it is not what resolve.py writes: delete it and run again")
-    return {key: found[key] for key in keys if key in found}
+        raise UserError(f"{path} has no {missing[0]}: resolve.py did not write it: delete it and run again")
+    return {key: model[key] for key in keys if key in model}
 
 
-def shown(model):
-    """Return what a log says of a model: each value, and whose it is."""
+def format_values(model: dict[str, Any]) -> str:
+    """Return the values of a resolved model for a log, each with its source."""
     return ", ".join(f"{key} {canonical(model[key])} ({model['sources'][key]})" for key in (*GEOMETRY, *NORMALIZATION))

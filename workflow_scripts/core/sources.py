@@ -1,12 +1,16 @@
-"""Which of our own modules a script imports, read from its source: standard library only.
+"""The modules of this project that a script imports, found in its source, and hashes of code.
 
-The rules list this closure as inputs, and the store hashes it, so both see exactly the code that a job can run.
+Rules list this closure as inputs and the store hashes it: both see exactly the code that a job can run. Standard
+library only, Python 3.8.
 """
+
+from __future__ import annotations
 
 import ast
 import functools
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,7 +19,7 @@ IMPORT = re.compile(
 )
 TOOLS = re.compile(r"\btools ?= ?\(([^)]*)\)")  # what a Command declares (core/command.py)
 TRAINED = re.compile(r"\btrained ?= ?True")  # the same
-UNMEANT = ("ctx", "kind")  # fields of a syntax tree that say nothing here
+NO_EFFECT = ("ctx", "kind", "returns")  # fields of a syntax tree that do not change what code does
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -25,9 +29,9 @@ def _candidates(name):
 
 
 def _modules(source):
-    """Yield every dotted name that an import statement anywhere in a source text could mean.
+    """Yield every dotted name that an import statement anywhere in a source text may refer to.
 
-    Read line by line and not parsed: Snakemake asks this of every script whenever it starts.
+    A regular expression reads it, not the parser: each start of Snakemake does this for every script.
     """
     for module, names, plain in IMPORT.findall(source):
         if plain:
@@ -44,8 +48,8 @@ def _direct(path):
     return found | {init for c in found for init in [c.parent / "__init__.py"] if init.is_file()}
 
 
-def closure(*scripts):
-    """Return the scripts (relative to workflow_scripts/) and all they import of ours, as sorted Paths."""
+def closure(*scripts: str | Path) -> list[Path]:
+    """Return scripts (relative to workflow_scripts/) and the project's modules that they import, sorted."""
     pending, seen = [ROOT / script for script in scripts], set()
     while pending:
         path = pending.pop()
@@ -55,8 +59,8 @@ def closure(*scripts):
     return sorted(seen)
 
 
-def tools(paths):
-    """Return the distributions that the commands among some scripts (paths from the repository's root) declare."""
+def tools(paths: Iterable[str]) -> set[str]:
+    """Return the distributions that commands declare as tools; paths of source files relative to the repository."""
     return {name for path in paths for given in TOOLS.findall(_text(path)) for name in re.findall(r"[\w-]+", given)}
 
 
@@ -65,8 +69,8 @@ def is_training(path):
     return bool(TRAINED.search(_text(path)))
 
 
-def text_hash(paths):
-    """Return a hash of the text of some files of code (paths from the repository's root): any edit of them counts."""
+def text_hash(paths: Iterable[str]) -> str:
+    """Return a hash of the text of source files, paths relative to the repository: every edit counts."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(f"{path} {hashlib.sha256(_text(path).encode()).hexdigest()}\n".encode())
@@ -78,30 +82,33 @@ def _text(path):
     return (ROOT.parent / path).read_text(encoding="utf-8") if (ROOT.parent / path).is_file() else ""
 
 
-def code_hash(path):
-    """Return a hash of what a module does: comments, blank lines and docstrings do not count.
+def code_hash(path: str | Path) -> str:
+    """Return a hash of what a module does: it ignores comments, docstrings and annotations of functions.
 
-    It is the same on Python 3.8 and later: stores are shared by hosts and boards.
+    Annotations of variables count, since they declare the fields of dataclasses and named tuples. The hash is equal
+    on Python 3.8 to 3.13, because hosts and boards share stores.
     """
     tree = ast.parse(Path(path).read_text(encoding="utf-8"), str(path))
     return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()
 
 
 def _plain(node):
-    """Return a syntax tree as lists, without what versions of Python give it differently."""
+    """Return a syntax tree as lists, without what has no effect and what differs between versions of Python."""
     if isinstance(node, list):
-        return [_plain(item) for item in node]
+        return [_plain(item) for item in node if getattr(item, "module", None) != "__future__"]
     if not isinstance(node, ast.AST):
         return node
     kind = type(node).__name__
-    if kind == "Index":  # 3.8 wraps what stands in brackets
+    if kind == "arg":
+        return [kind, node.arg]
+    if kind == "Index":  # 3.8 wraps subscripts
         return _plain(node.value)
     if kind == "ExtSlice":
         return ["Tuple", ["elts", _plain(node.dims)]]
-    fields = [(name, getattr(node, name, None)) for name in sorted(node._fields) if name not in UNMEANT]
+    fields = [(name, getattr(node, name, None)) for name in sorted(node._fields) if name not in NO_EFFECT]
     if isinstance(node, DOCUMENTED):
         fields = [(name, _undocumented(value) if name == "body" else value) for name, value in fields]
-    if kind == "JoinedStr":  # 3.12 ends some with an empty constant
+    if kind == "JoinedStr":  # 3.12 adds an empty constant to some
         fields = [("values", [part for part in node.values if getattr(part, "value", None) != ""])]
     return [kind, *([name, _plain(value)] for name, value in fields if value is not None and value != [])]
 

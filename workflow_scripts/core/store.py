@@ -1,14 +1,16 @@
-"""The content-keyed store: work that was done once is copied, not repeated.
+"""The content-keyed store: outputs of equal work are copied, not computed again.
 
-An entry is a folder named by its key; the key covers the contents of the inputs, the canonical parameters, the code
-and the tool versions (command.py makes it). Entries are written beside and renamed, and verified by hash when read: one
-that is damaged, or that may not be read, counts as absent. The folder comes from LEVIT_STORE (set by the Snakefile from
-config.yaml) and may be shared, files and folders have the modes that the umask gives; deleting it is safe.
+An entry is a folder named by its key, a hash of the contents of the inputs, the parameters, the code and the versions
+of tools (core/command.py). Entries are renamed into place once complete, and verified by hash when read: a damaged or
+unreadable entry counts as absent. LEVIT_STORE names the folder (the Snakefile sets it from config.yaml). It may be
+shared, modes follow the umask, and deleting it is safe.
 
     python workflow_scripts/store.py list | prune --keep-gb 20
 
-`prune` also removes damaged entries, and what killed jobs left in the store, in .cache/ and in results/.
+`prune` also removes damaged entries, and files that killed jobs left in the store, in .cache/ and in results/.
 """
+
+from __future__ import annotations
 
 import argparse
 import contextlib
@@ -29,50 +31,51 @@ from core.files import UserError, partial_of, sha256_file, write_json
 log = logging.getLogger("levit")
 
 MANIFEST = "entry.json"
-NEW = ".new-"  # prefix of an entry that is being written
-LEFT = (f"{NEW}*", "brought-*", f"*{partial_of('')}")  # names of what a killed job may leave behind
-BELOW = (".cache", "results")  # folders besides the store where that may be
-IDLE_S = 3600.0  # seconds after which what nobody has written to is a leftover
-TAKEN = (errno.EEXIST, errno.ENOTEMPTY)  # another job has stored the same key first
+NEW = ".new-"  # prefix of an unfinished entry
+LEFT = (f"{NEW}*", "brought-*", f"*{partial_of('')}")  # names that a killed job may leave behind
+BELOW = (".cache", "results")  # folders besides the store that may hold leftovers
+IDLE_S = 3600.0  # seconds without a write after which a file is a leftover
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY)  # another job has stored the key first
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Damaged(Exception):
-    """An entry that is not what was stored."""
+    """An entry differs from what was stored."""
 
 
 class Unreadable(Damaged):
-    """An entry that cannot be read here, by this user, now: it may serve others."""
+    """This user cannot read an entry now; it may serve others."""
 
 
 class Store:
     """Artifacts by key under one folder."""
 
-    def __init__(self, root):
+    def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
     @classmethod
-    def default(cls):
-        """Return the store that the environment names, or None where LEVIT_STORE is empty or unset."""
+    def default(cls) -> Store | None:
+        """Return the store in LEVIT_STORE, or None if that is empty or unset."""
         root = os.environ.get("LEVIT_STORE")
         return cls(root) if root else None
 
-    def entry(self, key):
+    def entry(self, key: str) -> Path:
+        """Return the folder of an entry."""
         return self.root / key[:2] / key
 
-    def fetch(self, key, outputs):
-        """Copy an entry's files to `outputs` ({name: path}) and return its manifest; return None where there is none.
+    def fetch(self, key: str, outputs: dict[str, str]) -> dict | None:
+        """Copy an entry's files to `outputs` ({name: path}) and return its manifest, or None without an entry.
 
-        An entry that is damaged (missing file, other hash) or unreadable counts as absent and is named; a damaged one
-        is removed as well. Raise OSError where an output cannot be written.
+        An entry that is damaged (missing file, other hash) or unreadable counts as absent with a warning, and a
+        damaged one is removed. Raise OSError if an output cannot be written.
         """
         folder, partials = self.entry(key), {name: partial_of(path) for name, path in outputs.items()}
         try:
-            kept = manifest(folder)
-            if kept is None:
+            entry = manifest(folder)
+            if entry is None:
                 return None
             for name, path in partials.items():
-                _copy_verified(folder / name, path, kept["outputs"].get(name))
+                _copy_verified(folder / name, path, entry["outputs"].get(name))
             for name, path in partials.items():
                 os.replace(path, outputs[name])
         except Damaged as problem:
@@ -86,21 +89,21 @@ class Store:
                     os.unlink(path)
         with contextlib.suppress(OSError):
             os.utime(folder)
-        return kept
+        return entry
 
-    def keep(self, key, outputs, parts):
-        """Put finished work into the store; a store that takes nothing costs a warning, never the work."""
+    def keep(self, key: str, outputs: dict[str, str], parts: dict) -> None:
+        """Put outputs ({name: path}) into the store as `put` does; log a warning if it cannot be written."""
         try:
             self.put(key, outputs, parts)
         except OSError as error:
             remedy = "prune it (python workflow_scripts/store.py prune), or " if error.errno in FULL else ""
             log.warning(
-                "the store kept nothing: %s: %s; %sname another folder in config.yaml (store)",
+                "nothing is stored: %s: %s; %sname another folder in config.yaml (store)",
                 *(self.root, error.strerror or error, remedy),
             )
 
-    def put(self, key, outputs, parts):
-        """Keep the files `outputs` ({name: path}) under `key`; `parts` records what the key was made of."""
+    def put(self, key: str, outputs: dict[str, str], parts: dict) -> None:
+        """Store the files `outputs` ({name: path}) under `key`, a hash of `parts`, which are recorded."""
         folder = self.entry(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = folder.parent / f"{NEW}{uuid.uuid4().hex}"
@@ -118,45 +121,45 @@ class Store:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
-    def entries(self):
-        """Return (last use, bytes, folder) of each entry that can be seen, the least recently used first."""
-        found = []
+    def entries(self) -> list[tuple[float, int, Path]]:
+        """Return (last use, bytes, folder) of each readable entry, the least recently used first."""
+        entries = []
         for folder in self._folders():
-            with contextlib.suppress(OSError):  # it may go while it is looked at
-                found.append((folder.stat().st_mtime, sum(path.stat().st_size for path in folder.iterdir()), folder))
-        return sorted(found)
+            with contextlib.suppress(OSError):  # another process may remove it meanwhile
+                entries.append((folder.stat().st_mtime, sum(path.stat().st_size for path in folder.iterdir()), folder))
+        return sorted(entries)
 
     def _folders(self):
         return sorted(path for path in self.root.glob("??/*") if not path.name.startswith("."))
 
-    def prune(self, keep_bytes):
+    def prune(self, keep_bytes: float) -> tuple[int, int]:
         """Remove damaged entries, then the least recently used ones until at most `keep_bytes` are left.
 
-        Return (how many went, how many could not go: another user's).
+        Return how many entries were removed, and how many could not be: another user owns them.
         """
         damaged = self.damaged()
         whole = [(size, folder) for _, size, folder in self.entries() if folder not in damaged]
-        total, going = sum(size for size, _ in whole), list(damaged)
+        total, removed = sum(size for size, _ in whole), list(damaged)
         for size, folder in whole:
             if total <= keep_bytes:
                 break
             total -= size
-            going.append(folder)
-        return _remove(going)
+            removed.append(folder)
+        return _remove(removed)
 
-    def damaged(self):
-        """Return the folders that hold no whole entry, less those that cannot be read here."""
+    def damaged(self) -> list[Path]:
+        """Return the folders of damaged entries, without those that this user cannot read."""
         return [folder for folder in self._folders() if type(_problem(folder)) is Damaged]
 
-    def leftovers(self):
-        """Return what killed jobs left in the store and in this folder: unfinished, and not written for an hour."""
-        places = [self.root, *map(Path, BELOW)]
-        found = {path.resolve() for place in places for pattern in LEFT for path in place.glob(f"**/{pattern}")}
-        return sorted(path for path in found if _idle_s(path) > IDLE_S)
+    def leftovers(self) -> list[Path]:
+        """Return unfinished files of killed jobs, not written to for an hour, in the store and the working folder."""
+        folders = [self.root, *map(Path, BELOW)]
+        paths = {path.resolve() for folder in folders for pattern in LEFT for path in folder.glob(f"**/{pattern}")}
+        return sorted(path for path in paths if _idle_s(path) > IDLE_S)
 
 
-def manifest(folder):
-    """Return the record of an entry, or None where there is no entry; raise Damaged where it is none of ours."""
+def manifest(folder: Path) -> dict | None:
+    """Return the manifest of an entry, or None if there is no entry; raise Damaged for an invalid one."""
     try:
         with _opened(folder / MANIFEST) as stream:
             recorded = json.loads(stream.read().decode("utf-8"))
@@ -172,14 +175,14 @@ def manifest(folder):
 
 
 def _opened(path):
-    """Open a regular file to read its bytes; a pipe of that name would never end."""
+    """Open a file to read its bytes; raise Damaged if it is no regular file, since reading a pipe would never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise Damaged(f"{path.name} is no file")
     return open(path, "rb")
 
 
 def _copy_verified(source, path, wanted):
-    """Copy an entry's file; raise Damaged where its bytes are not those that were stored, or cannot be read."""
+    """Copy an entry's file; raise Damaged if its bytes are not those that were stored, or unreadable."""
     digest = hashlib.sha256()
     try:
         stream = _opened(source)
@@ -204,7 +207,7 @@ def _block(stream):
 
 
 def _link(path, entry):
-    """Give a finished file, which nobody writes again, a second name; copy it where the store is another disk."""
+    """Hard-link a finished file into an entry, or copy it if the store is on another disk."""
     try:
         os.link(path, entry)
     except OSError:
@@ -212,7 +215,7 @@ def _link(path, entry):
 
 
 def _problem(folder):
-    """Return what is wrong with an entry, a Damaged, or None; hashes are only looked at when one is fetched."""
+    """Return what is wrong with an entry, as a Damaged, or None; only `fetch` checks hashes."""
     try:
         recorded = manifest(folder)
         missing = [name for name in recorded["outputs"] if not (folder / name).is_file()] if recorded else [MANIFEST]
@@ -224,16 +227,16 @@ def _problem(folder):
 
 
 def _idle_s(path):
-    """Return the seconds since a file, or anything in a folder, was last written; 0 where it has just gone."""
+    """Return the seconds since the last write to a file, or to anything in a folder; 0 if it no longer exists."""
     try:
-        several = [path, *path.rglob("*")] if path.is_dir() else [path]
-        return time.time() - max(one.lstat().st_mtime for one in several)
+        paths = [path, *path.rglob("*")] if path.is_dir() else [path]
+        return time.time() - max(one.lstat().st_mtime for one in paths)
     except OSError:
         return 0.0
 
 
 def _remove(paths):
-    """Remove files and folders; return (how many went, how many could not)."""
+    """Remove files and folders; return how many were removed, and how many could not be."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -245,29 +248,33 @@ def _remove(paths):
 
 
 def _gigabytes(text):
-    """Return a size given on the command line; raise UserError where it is none."""
+    """Return a size from the command line in gigabytes; raise UserError if it is invalid."""
     with contextlib.suppress(ValueError):
         if 0 <= float(text) < math.inf:
             return float(text)
     raise UserError(f"--keep-gb {text} is no size: give gigabytes, 0 or more")
 
 
-def prune(store, keep_gb):
+def prune(store: Store, keep_gb: float) -> None:
+    """Prune a store and remove leftovers, and print how many."""
     removed, kept = store.prune(keep_gb * 1e9)
-    gone, left = _remove(store.leftovers())
-    print(f"{store.root}: removed {removed} entries and {gone} leftovers of killed jobs")
+    leftovers, left = _remove(store.leftovers())
+    print(f"{store.root}: removed {removed} entries and {leftovers} leftovers of killed jobs")
     if kept + left:
-        print(f"{kept + left} more could not be removed: they are another user's")
+        print(f"{kept + left} more could not be removed: another user owns them")
 
 
-def show(store):
+def show(store: Store) -> None:
+    """Print the bytes, the command and the key of each entry."""
     for _, size, folder in store.entries():
         problem = _problem(folder)
-        what = f"damaged: {problem}" if problem else manifest(folder)["parts"].get("command", "?")
-        print(f"{size:>14,} {what!s:<20} {folder.name}")
+        entry = None if problem else manifest(folder)
+        content = entry["parts"].get("command", "?") if entry else f"damaged: {problem}"
+        print(f"{size:>14,} {content!s:<20} {folder.name}")
 
 
-def main():
+def main() -> None:
+    """List or prune a store, as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["list", "prune"])
     parser.add_argument("--store", default=os.environ.get("LEVIT_STORE", ".cache/store"))

@@ -1,26 +1,30 @@
-"""What took training outlives an upgrade: its key knows no versions, and it is kept while its job is pending.
+"""Trained artifacts survive upgrades: their keys ignore versions of packages, and pending jobs keep their outputs.
 
-Snakemake reruns what follows a job that an upgrade made stale, and removes its outputs first. So a run gives what was
-trained a second name before its first job; the training's command finds it there by its key, whatever became of the
-store. Read while Snakemake parses: standard library only, Python 3.8.
+Snakemake removes the outputs of a stale job before it runs again. Before its first job, a run therefore hard-links the
+trained outputs of pending jobs into FOLDER, a store, where the training command finds them by key even if the user's
+store is gone. Imported while Snakemake parses: standard library only, Python 3.8.
 """
+
+from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 
 from core import provenance
 from core.files import UserError, digest_of, read_json, sha256_file
 from core.store import Store
 from core.user_files import sha256_of
 
-FOLDER = ".cache/trained"  # a store of what is trained and pending
-ADOPTED = "adopted.json"  # {path: {"sha256", "versions"}} of what an earlier version trained
+FOLDER = ".cache/trained"  # a store of trained outputs whose jobs are pending
+ADOPTED = "adopted.json"  # {path: {"sha256", "versions"}} of files that an earlier version of this project trained
 
 
-def descent(parts, inputs):
-    """Return a hash of what decides an output but for versions of packages, its own and those of what it is made of.
+def descent(parts: dict, inputs: dict[str, list[str]]) -> str | None:
+    """Return a hash of what decides an output except versions of packages, its own and its inputs', or None.
 
-    parts: those of the whole key; inputs: {name: paths}. What is trained, or made of no file, counts by its bytes.
+    parts: of the key (core/command.py); inputs: {name: paths}. Inputs that were trained, or that have no descent of
+    their own, count by their bytes. An output without inputs has no descent.
     """
     hashes = dict(parts["inputs"])
     for name, paths in inputs.items():
@@ -34,14 +38,14 @@ def _descended(path, digest):
     return digest if record.get("trained") else record.get("descent") or digest
 
 
-def keep(jobs):
-    """Give what was trained a second name where its job is pending, before Snakemake removes it."""
+def keep(jobs: Iterable) -> None:
+    """Keep the trained outputs of pending Snakemake jobs, before Snakemake removes them."""
     for name, path in [item for job in jobs for item in job.output.items()]:
         keep_file(name, str(path))
 
 
-def keep_file(name, path):
-    """Keep an artifact, the output `name` of its command, under its descent; one of other bytes is left."""
+def keep_file(name: str, path: str) -> None:
+    """Keep an artifact, its command's output `name`, under its descent, unless its bytes differ from its record."""
     try:
         record = provenance.read(path) if os.path.isfile(path) else None
     except UserError:
@@ -51,24 +55,25 @@ def keep_file(name, path):
         Store(FOLDER).keep(record["descent"], {name: path}, parts)
 
 
-def adopt(finals, partials):
-    """Take an earlier version's file as the output of its job, where migrate.py runs: return its versions, else None.
+def adopt(finals: dict[str, str], partials: dict[str, str]) -> dict | None:
+    """Copy files that migrate.py adopts to a job's partial paths, and return the versions that trained them.
 
-    Raise UserError where there is none: nothing is trained meanwhile.
+    finals, partials: {name: path} of the outputs. Return None unless migrate.py runs; raise UserError for an output
+    that it does not adopt, since nothing may be trained meanwhile.
     """
     folder = os.environ.get("LEVIT_ADOPT")
     if not folder:
         return None
-    told = read_json(os.path.join(folder, ADOPTED))
+    adopted = read_json(os.path.join(folder, ADOPTED))
     for name, path in finals.items():
-        if path not in told:
+        if path not in adopted:
             raise UserError(f"{path} is not adopted: run snakemake to train it")
         shutil.copyfile(os.path.join(folder, path), partials[name])
-        if sha256_file(partials[name]) != told[path]["sha256"]:
+        if sha256_file(partials[name]) != adopted[path]["sha256"]:
             raise UserError(f"{path} has changed while it was adopted: run make migrate again")
-    return next(told[path]["versions"] for path in finals.values())
+    return next(adopted[path]["versions"] for path in finals.values())
 
 
-def forget():
-    """Remove what was kept: all jobs are done."""
+def forget() -> None:
+    """Remove the kept outputs, once all jobs are done."""
     shutil.rmtree(FOLDER, ignore_errors=True)

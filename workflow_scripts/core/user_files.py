@@ -1,6 +1,6 @@
-"""The contents of files that rows of config.yaml name, as SHA-256, cached so that a dry run reads none of them twice.
+"""SHA-256 of files that config.yaml names, cached so that no dry run reads an unchanged file again.
 
-Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
+Hosts and devices import it while Snakemake parses: standard library only, Python 3.8.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from collections.abc import Iterable
 from core.files import sha256_file
 
 CACHE = ".cache/user_files.json"  # {real path: [device, inode, size, mtime_ns, ctime_ns, SHA-256]}; safe to delete
-SETTLED = 2.0  # seconds after which another write cannot leave a file's times as they are
+SETTLED = 2.0  # seconds after which another write changes a file's times
 
 
 def sha256_of(path: str) -> str | None:
-    """Return the hex SHA-256 of a file's content, behind links, or None where there is no such file.
+    """Return the hex SHA-256 of a file, following links, or None if it does not exist.
 
-    Raises OSError where the file is there and cannot be read.
+    Raises OSError if the file exists and cannot be read.
     """
     return sha256_of_all([path])[0]
 
 
 def sha256_of_all(paths: Iterable[str]) -> list[str | None]:
-    """Return the same of several files."""
+    """Return the hex SHA-256 of each file, or None for one that does not exist."""
     entries = _entries(os.getcwd())
     known = dict(entries)
-    found = [_hashed(os.path.realpath(path), entries) for path in paths]
+    digests = [_hashed(os.path.realpath(path), entries) for path in paths]
     if entries != known:
         _write(entries)
-    return found
+    return digests
 
 
 def _hashed(real, entries):
-    """Return a file's hash, and keep it among the entries where the file's times can be trusted."""
+    """Return a file's hash, and add it to the entries if the file is old enough for its times to be trusted."""
     if not os.path.isfile(real):
         return None
     stamp = _stamp(real)
@@ -50,13 +50,13 @@ def _hashed(real, entries):
 
 
 def _stamp(path):
-    found = os.stat(path)
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+    status = os.stat(path)
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 @functools.lru_cache(maxsize=None)
 def _entries(folder):
-    """Return the cache of a folder, which is the one that is worked in; what cannot be read of it counts as absent."""
+    """Return the cache below a folder, the working directory; unreadable content counts as absent."""
     try:
         with open(os.path.join(folder, CACHE), encoding="utf-8") as stream:
             return {path: entry for path, entry in json.load(stream).items() if len(entry) == 6}
@@ -65,7 +65,7 @@ def _entries(folder):
 
 
 def _write(entries):
-    """Write the cache beside itself and rename it; a folder that takes no file costs the next run another reading."""
+    """Replace the cache; if the folder is not writable, the next run hashes the files again."""
     beside = f"{CACHE}.{os.getpid()}"
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(CACHE), exist_ok=True)
