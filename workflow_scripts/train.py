@@ -13,7 +13,7 @@ from core.command import Command, log
 def run(args):
     from core.files import UserError
     from data import index
-    from model import parallel, training
+    from model import context, parallel, training
 
     listing = index.read(args.index)
     if len(listing["classes"]) != args.classes:
@@ -28,7 +28,7 @@ def run(args):
     else:
         train(args)
     log.info(
-        "trained on %d images in %s on %s, %d processes", images, _spoken(training.fast_type(device)), device, processes
+        "trained on %d images in %s on %s, %d processes", images, _spoken(context.fast_type(device)), device, processes
     )
 
 

@@ -287,7 +287,7 @@ def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch):
     cpu = torch.device("cpu")
     for found, kind in [(["avx512_bf16"], torch.bfloat16), (["amx_bf16"], torch.bfloat16), (["avx2"], None)]:
         monkeypatch.setattr(context, "instructions", lambda found=found: found)
-        assert training.fast_type(cpu) is kind
+        assert context.fast_type(cpu) is kind
         assert context.of_training("cpu", 0, 0)["dtype"] == str(kind or torch.float32).rpartition(".")[2]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import functools
 import io
 import os
 import pickle
@@ -31,7 +32,8 @@ def load_into(model, path, new_heads=False, key=None):
     _check_alone(state, names, path)
     state = {name: _as_wide(value, shapes.get(name)) for name, value in state.items()}
     kept = other_heads(state, names, model) if new_heads else ()
-    _check(_without(state, kept), _without(shapes, kept), path, lambda bad: mismatch.of(bad, state, names, model))
+    remedy = functools.partial(mismatch.of, state=state, names=names, model=model, heads=classifiers(model))
+    _check(_without(state, kept), _without(shapes, kept), path, remedy)
     model.load_state_dict({target: (own[target] if name in kept else state[name]) for name, target in names.items()})
     return model
 

@@ -59,11 +59,21 @@ def _has_driver():
 def _of_gpu(processes):
     import torch
 
-    from model import training
-
-    kind = training.fast_type(torch.device("cuda"))
+    kind = fast_type(torch.device("cuda"))
     name = "float32" if kind is None else str(kind).rpartition(".")[2]
     return {"device": "cuda", "dtype": name, "processes": processes or torch.cuda.device_count()}
+
+
+def fast_type(device):
+    """Return the torch type that matrix products are fast in on the device, or None for float32.
+
+    On a CPU that is bfloat16 where the instruction set has it; without, it is emulated and slow.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    return torch.bfloat16 if set(instructions()) & set(BFLOAT16) else None
 
 
 def instructions() -> list[str]:

@@ -7,14 +7,12 @@ FROM_SIZE = re.compile(r"attention_bias|pos_embed|position_embed|relative_positi
 STEP = 8  # pixels that sizes are multiples of
 
 
-def of(wrong, state, names, model):
+def of(wrong, state, names, model, heads):
     """Return "" or what to do, by the names of a file's tensors of another shape.
 
-    state: the file's tensors; names: {name in the file: name in the model}.
+    state: the file's tensors; names: {name in the file: name in the model}; heads: the model's classifiers.
     """
-    from model import checkpoint
-
-    heads, own = checkpoint.classifiers(model), model.state_dict()
+    own = model.state_dict()
     heads_of = [name for name in wrong if names.get(name, "").rpartition(".")[0] in heads]
     ends = [name for name in heads_of if state[name].shape[:1] != own[names[name]].shape[:1]]
     sized = [name for name in wrong if FROM_SIZE.search(name)]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from core.files import UserError
 from data import augment
-from model import training
+from model import context, training
 
 DEFAULTS = {
     "small_epochs": 0,
@@ -49,7 +49,7 @@ class Trainer:
         """Set up. images: TrainImages; recipe: the dataset's `training` row; row: of `models`."""
         self.recipe = recipe = {**DEFAULTS, **recipe}
         self.model, self.images, self.seed, self.row, self.device = model, images, seed, row, device
-        self.kind = training.fast_type(device)
+        self.kind = context.fast_type(device)
         self.frozen = freeze(model, recipe["freeze"])
         self.per_epoch = len(images) // recipe["batch"]
         groups = training.parameter_groups(model, recipe["weight_decay"])

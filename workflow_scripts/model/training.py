@@ -26,18 +26,6 @@ def start(seed, threads, device):
     return torch.device(device)
 
 
-def fast_type(device):
-    """Return the torch type that matrix products are fast in on the device, or None for float32.
-
-    On a CPU that is bfloat16 where the instruction set has it; without, it is emulated and slow.
-    """
-    import torch
-
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    return torch.bfloat16 if set(context.instructions()) & set(context.BFLOAT16) else None
-
-
 def autocast(device, kind):
     """Return a context in which matrix products run in `kind` (None: nothing changes)."""
     import torch
