@@ -2,8 +2,7 @@
 
 The recipe is {"batches", "warmup_ms", "duration_ms", "iterations", "threads"?, "cuda_graph"?, "spin_wait"?,
 "transfers"?, "power_mode"?, "other_power_mode"?}. Each timing says whether it is stable (measure/stats.py: is_stable),
-and whether it is new or one that was kept of the same engine, recipe, code and machine (measure/kept.py). What a
-device cannot measure is null.
+and whether it is new or cached (measure/benchmark_cache.py). What a device cannot measure is null.
 """
 
 from core.command import engine_command, log
@@ -14,37 +13,37 @@ NOT_LATENCIES = ("wall", "energy")
 def run(args):
     import runtimes
     from core.files import sha256_file, write_json
-    from measure import kept
+    from measure.benchmark_cache import BenchmarkCache
 
     session = runtimes.load(args.runtime).load(args.engine, args.recipe.get("threads", 0))
     digest, scripts = sha256_file(args.engine), ("benchmark.py", f"runtimes/{args.runtime}.py")
-    shelf = kept.Shelf(scripts, args.final("benchmark"), engine=digest, identity=args.identity, running=session.facts)
-    entries = [kept_or_new(shelf, session, batch, args.recipe) for batch in args.recipe["batches"]]
+    facts = {"engine": digest, "identity": args.identity, "running": session.facts}
+    cache = BenchmarkCache(scripts, args.final("benchmark"), **facts)
+    entries = [cached_or_new(cache, session, batch, args.recipe) for batch in args.recipe["batches"]]
     write_json(args.benchmark, {"engine_sha256": digest, "benchmark": entries})
 
 
-def kept_or_new(shelf, session, batch, recipe):
+def cached_or_new(cache, session, batch, recipe):
     """Return one batch size's timing: kept, where it is of this power mode, or taken now."""
-    from measure import setup
+    from measure import meters
 
-    mode = setup.meter_of(session.on_gpu).power_mode()
-    setup.check_power_mode(recipe, mode)
+    mode = meters.meter_of(session.on_gpu).power_mode()
+    meters.check_power_mode(recipe, mode)
     facts = {key: value for key, value in recipe.items() if key != "batches"}
-    found = shelf.get(lambda: entry(session, batch, recipe), batch=batch, recipe=facts, power_mode=mode)
+    found = cache.get(lambda: entry(session, batch, recipe), batch=batch, recipe=facts, power_mode=mode)
     tell(found)
     return found
 
 
 def entry(session, batch, recipe):
     """Return one batch size's timing, taken now."""
-    from measure import jetson, setup, stats, timing
+    from measure import jetson, meters, stats, timing
 
-    options = {name: recipe[name] for name in setup.OPTIONS if name in recipe}
-    meter = setup.meter_of(session.on_gpu)
+    meter, options = meters.meter_of(session.on_gpu), timing.options_of(recipe)
     loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"], options, meter)
     before = meter.state()
-    setup.check_power_mode(recipe, before["power_mode"])
-    times = session.time(setup.images_for(session, batch), loop)
+    meters.check_power_mode(recipe, before["power_mode"])
+    times = session.time(timing.images_for(session, batch), loop)
     after = meter.state()
     count, latency = len(times.latency), list(times.latency)
     return {
@@ -61,15 +60,15 @@ def entry(session, batch, recipe):
         "power_mode": after["power_mode"],
         "power_mode_asked": recipe.get("power_mode"),
         "clocks_mhz": {"before": before["clock_mhz"], "after": after["clock_mhz"]},
-        "board": jetson.told(before, after),
+        "board": jetson.board_delta(before, after),
     }
 
 
 def tell(found):
     """Log a timing in a line."""
-    from measure import kept
+    from measure.benchmark_cache import NOT_STABLE
 
-    latency, note = found["latency_ms"], "" if found["stable"] else f": {kept.NOT_STABLE}"
+    latency, note = found["latency_ms"], "" if found["stable"] else f": {NOT_STABLE}"
     figures = found["batch"], latency["median"], latency["p99"], found["images_per_second"], found["iterations"]
     text = "batch %d: median %.3f ms, p99 %.3f ms, %.1f images/s, %d queries, CoV %.1f %%%s"
     log.info(text, *figures, 100 * found["coefficient_of_variation"], note)

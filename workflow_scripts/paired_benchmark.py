@@ -1,4 +1,4 @@
-"""Time the finalists among a target's engines in turns: each in a process of its own, round by round, in one job.
+"""Time the finalists among a target's engines interleaved: each in a process of its own, round by round, in one job.
 
 The recipe is benchmark.py's with {"budget", "candidates": [{"precision", "batches"}]}, in the order of the engines.
 Finalists are the engines within the budget on the select split, else those that lose least; one alone is not timed. All
@@ -11,7 +11,7 @@ from core.command import engine_command, log
 
 def run(args):
     from core.files import read_json, sha256_file, write_json
-    from measure import kept
+    from measure.benchmark_cache import BenchmarkCache
     from planning.criterion import finalists
 
     hashes = [sha256_file(path) for path in args.engines]
@@ -21,8 +21,8 @@ def run(args):
     rows = [{**args.recipe["candidates"][i], "engine_sha256": hashes[i], "engine": args.engines[i]} for i in able]
     log.info("finalists: %s", ", ".join(row["precision"] for row in rows))
     scripts = ("paired_benchmark.py", f"runtimes/{args.runtime}.py")
-    shelf = kept.Shelf(scripts, args.final("paired_benchmark"), identity=args.identity)
-    entries = time(rows, args.runtime, args.recipe, shelf) if len(rows) > 1 else []
+    cache = BenchmarkCache(scripts, args.final("paired_benchmark"), identity=args.identity)
+    entries = time(rows, args.runtime, args.recipe, cache) if len(rows) > 1 else []
     write_json(args.paired_benchmark, {"finalists": [row["precision"] for row in rows], "paired_benchmark": entries})
 
 
@@ -35,16 +35,16 @@ def check(engines, hashes, scores):
             raise UserError(f"the select split was scored with another engine than {engine}: run again")
 
 
-def time(rows, runtime, recipe, shelf):
+def time(rows, runtime, recipe, cache):
     """Return an entry for each batch size that at least two of the finalists have, in ascending order."""
-    from measure import turns
+    from measure.interleaved import EngineProcess
 
-    contenders = [turns.Contender(runtime, row["engine"], recipe.get("threads", 0)) for row in rows]
+    contenders = [EngineProcess(runtime, row["engine"], recipe.get("threads", 0)) for row in rows]
     batches = sorted({batch for row in rows for batch in row["batches"]})
     several = [(batch, [n for n, row in enumerate(rows) if batch in row["batches"]]) for batch in batches]
     try:
         return [
-            entry(batch, [rows[n] for n in able], [contenders[n] for n in able], recipe, shelf)
+            entry(batch, [rows[n] for n in able], [contenders[n] for n in able], recipe, cache)
             for batch, able in several
             if len(able) > 1
         ]
@@ -53,16 +53,16 @@ def time(rows, runtime, recipe, shelf):
             contender.end()
 
 
-def entry(batch, rows, contenders, recipe, shelf):
+def entry(batch, rows, contenders, recipe, cache):
     """Return one batch size's timing as the result JSON has it: kept, or taken now."""
-    from measure import setup
+    from measure import meters
 
-    meter = setup.meter_of(contenders[0].facts["on_gpu"])
+    meter = meters.meter_of(contenders[0].facts["on_gpu"])
     mode = meter.power_mode()
-    setup.check_power_mode(recipe, mode)
+    meters.check_power_mode(recipe, mode)
     facts = {"batch": batch, "engines": [row["engine_sha256"] for row in rows], "power_mode": mode}
     facts.update(running=[contender.facts for contender in contenders], recipe=without_names(recipe))
-    found = shelf.get(lambda: take(batch, contenders, recipe, meter, mode), **facts)
+    found = cache.get(lambda: take(batch, contenders, recipe, meter, mode), **facts)
     times = found.pop("median_ms")
     named = [{key: row[key] for key in ("precision", "engine_sha256")} for row in rows]
     found = {**found, "engines": [{**row, "median_ms": one} for row, one in zip(named, times)]}
@@ -77,16 +77,17 @@ def without_names(recipe):
 
 def take(batch, contenders, recipe, meter, mode):
     """Return the timing of a batch: milliseconds of each round, and whether their ratios are stable."""
-    from measure import paired, setup, turns
+    from measure import interleaved, paired, timing
 
-    times = turns.times(contenders, batch, recipe, {name: recipe[name] for name in setup.OPTIONS if name in recipe})
+    times = interleaved.round_times(contenders, batch, recipe, timing.options_of(recipe))
     steady = paired.is_stable(times) and meter.power_mode() == mode
     return {"batch": batch, "median_ms": times, "stable": steady, "power_mode": mode}
 
 
 def tell(found):
     """Log each engine's speed over the first one's, with its interval."""
-    from measure import kept, paired
+    from measure import paired
+    from measure.benchmark_cache import NOT_STABLE
 
     base = found["engines"][0]
     for other in found["engines"][1:]:
@@ -94,7 +95,7 @@ def tell(found):
         figures = found["batch"], other["precision"], ratio["ratio"], base["precision"], ratio["low"], ratio["high"]
         log.info("batch %d: %s is %.3f times as fast as %s (%.3f to %.3f)", *figures)
     if not found["stable"]:
-        log.info("batch %d: %s", found["batch"], kept.NOT_STABLE)
+        log.info("batch %d: %s", found["batch"], NOT_STABLE)
 
 
 def command():

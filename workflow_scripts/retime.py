@@ -15,7 +15,7 @@ import sys
 
 from core.files import UserError, one_line, read_json
 from devices import result_jobs
-from measure.kept import AGAIN
+from measure.benchmark_cache import RETIME
 
 
 def timings_of(result: str, plan: result_jobs.Plan) -> list[str]:
@@ -43,7 +43,7 @@ def main() -> None:
     plan = result_jobs.plan(args.results)
     paths = [path for result in args.results for path in timings_of(result, plan)]
     command = [sys.executable, "-m", "snakemake", *args.options, "--forcerun", *paths, "--", *args.results]
-    sys.exit(subprocess.run(command, env={**os.environ, AGAIN: os.pathsep.join(paths)}).returncode)
+    sys.exit(subprocess.run(command, env={**os.environ, RETIME: os.pathsep.join(paths)}).returncode)
 
 
 if __name__ == "__main__":

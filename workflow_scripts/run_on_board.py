@@ -19,7 +19,7 @@ from core import command, provenance
 from core.files import UserError, digest_of, partial_of, sha256_file
 from devices.board_agent import LOG, partial_name
 from devices.ssh import Board, Lost
-from measure.kept import AGAIN
+from measure.benchmark_cache import RETIME
 
 PATIENCE = 900  # seconds without a connection after which a job is left alone
 LONGEST_PAUSE = 30  # seconds between two tries
@@ -156,8 +156,8 @@ def _is(path, digest):
 
 def _again(outputs):
     """Return the environment of a job whose timing is asked for again (retime.py), or nothing."""
-    asked = [path for path in os.environ.get(AGAIN, "").split(os.pathsep) if path in outputs]
-    return {"environment": {AGAIN: os.pathsep.join(asked)}} if asked else {}
+    asked = [path for path in os.environ.get(RETIME, "").split(os.pathsep) if path in outputs]
+    return {"environment": {RETIME: os.pathsep.join(asked)}} if asked else {}
 
 
 def _log_of(argv):

@@ -26,15 +26,16 @@ def run(args):
 
 def entries(tool, args, digest):
     """Yield the timing of each batch that this trtexec can run: kept, or taken now."""
-    from measure import kept, setup
+    from measure.benchmark_cache import BenchmarkCache
+    from measure.meters import meter_of
 
     common = {key: value for key, value in args.recipe.items() if key != "batches"}
     facts = {"engine": digest, "identity": args.identity, "trtexec": tool.version, "recipe": common}
-    shelf = kept.Shelf(("run_trtexec.py",), args.final("trtexec"), **facts)
+    cache = BenchmarkCache(("run_trtexec.py",), args.final("trtexec"), **facts)
     for batch, shapes, profile in queries(args.runtime, args.engine, args.recipe["batches"]):
         if tool.serves(profile):
             take = functools.partial(entry, batch, tool, (args.engine, shapes, profile, args.recipe))
-            found = shelf.get(take, batch=batch, power_mode=setup.meter_of(True).power_mode())
+            found = cache.get(take, batch=batch, power_mode=meter_of(True).power_mode())
             tell(found)
             yield found
         else:

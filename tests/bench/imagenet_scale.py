@@ -100,13 +100,13 @@ def bench_score(args):
     """evaluate_engine's pass over the cache against the benchmark's own timing of the same engine and batch."""
     import runtimes
     from data import cache
-    from measure import logits, setup, timing
+    from measure import logits, timing
 
     session = runtimes.load(RUNTIMES[args.engine.split(".")[-2]]).load(args.engine)
     images = cache.read(args.cache)
     batch = session.batches[-1] if session.batches else logits.BATCH
     size = batch * (args.score // batch)
-    noise = setup.images_for(session, batch)
+    noise = timing.images_for(session, batch)
     speeds = {"ours": [], "engine": []}
     logits.logits_of(session, "warm-up", images[:size], NORMAL)
 

@@ -200,13 +200,13 @@ def _dequantized(name, made):
 def timer(contender):
     """Return a function (batch, seconds) -> median milliseconds of a query, of `label|engine|runtime|clock`."""
     import runtimes
-    from measure import setup
+    from measure import timing
 
     _, engine, runtime, clock = contender.split("|")
     session = runtimes.load(runtime).load(engine, threads=1 if clock == "processor" else 0)
     if clock == "processor":
-        return lambda batch, seconds: processor_time(session, setup.images_for(session, batch), seconds)
-    return turns.medians(lambda batch, loop: session.time(setup.images_for(session, batch), loop).latency)
+        return lambda batch, seconds: processor_time(session, timing.images_for(session, batch), seconds)
+    return turns.medians(lambda batch, loop: session.time(timing.images_for(session, batch), loop).latency)
 
 
 def processor_time(session, images, seconds):

@@ -59,12 +59,12 @@ def timer(contender):
         return turns.medians(eager)
 
     import runtimes
-    from measure import setup
+    from measure import timing
 
     engine = FOLDER / "engines" / f"{MODEL}.{contender}.engine"
     runtime = {"cpu": "openvino", "ort": "onnxruntime"}[contender.rsplit(".", 1)[1]]
     session = runtimes.load(runtime).load(str(engine))
-    return turns.medians(lambda batch, loop: session.time(setup.images_for(session, batch), loop).latency)
+    return turns.medians(lambda batch, loop: session.time(timing.images_for(session, batch), loop).latency)
 
 
 def report(name, measured, promised, better=max):

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow_scripts")
 import numpy as np  # noqa: E402
 
 import runtimes  # noqa: E402
-from measure import gpu, stats, timing  # noqa: E402
+from measure import meters, stats, timing  # noqa: E402
 
 RECIPE = {"workspace_mb": 4096, "dynamic_batch": False}
 OPTIONS = {"cuda_graph": True, "transfers": False}
@@ -47,7 +47,7 @@ def time(runtime, folder, stage):
     expected, size = np.load(folder / f"{model}.npy"), session.inputs[session.source][2]
     given = np.concatenate([images(size)] * -(-batch // 64))[:batch]
     got, expected = session.run(given), np.concatenate([expected] * -(-batch // 64))[:batch]
-    times = session.time(given, timing.Loop(500, 3000, 100, OPTIONS, gpu.meter()))
+    times = session.time(given, timing.Loop(500, 3000, 100, OPTIONS, meters.gpu_meter()))
     count = len(times.compute)
     found = {
         "logit_error": float(np.abs(got - expected).max() / np.abs(expected).max()),

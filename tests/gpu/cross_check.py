@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow_scripts")
 import numpy as np  # noqa: E402
 
 import runtimes  # noqa: E402
-from measure import gpu, stats, timing  # noqa: E402
+from measure import meters, stats, timing  # noqa: E402
 from runtimes import _gpu  # noqa: E402
 
 ENQUEUES = 1000
@@ -43,7 +43,7 @@ def wall(session, batch, graph):
 
 def events(session, batch, options, milliseconds):
     """Return what the benchmark's own loop says."""
-    times = session.time(images(session, batch), timing.Loop(200, milliseconds, 100, options, gpu.meter()))
+    times = session.time(images(session, batch), timing.Loop(200, milliseconds, 100, options, meters.gpu_meter()))
     count = len(times.latency)
     return {
         "compute": stats.summary(times.compute),

@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 
 import runtimes  # noqa: E402
 from core.files import UserError  # noqa: E402
-from measure import gpu, timing  # noqa: E402
+from measure import meters, timing  # noqa: E402
 from runtimes import _cuda, _gpu  # noqa: E402
 
 GRAPHS = Path(__file__).resolve().parent / "graphs"
@@ -53,7 +53,7 @@ def main():
 
     def timed(**options):
         session = runtime.load(engine)
-        times = session.time(np.load(GRAPHS / "images.npy")[:4], timing.Loop(100, 200, 50, options, gpu.meter()))
+        times = session.time(np.load(GRAPHS / "images.npy")[:4], timing.Loop(100, 200, 50, options, meters.gpu_meter()))
         return {**session.facts, "compute": float(np.median(times.compute)), "wall": times.wall, "energy": times.energy}
 
     def inspected():
@@ -83,7 +83,7 @@ def main():
             return str(error)
 
     fast = {"external_tactics": False}
-    check("device", lambda: {**_cuda.device(), **_cuda.versions(), "state": gpu.meter().state()})
+    check("device", lambda: {**_cuda.device(), **_cuda.versions(), "state": meters.gpu_meter().state()})
     check("fp32", lambda: build({"compute": "fp32", **fast}))
     check("fp32 again", lambda: build({"compute": "fp32", **fast})["build_seconds"])
     check("inspected", inspected)

@@ -1,16 +1,14 @@
-"""A Jetson's rails, clocks, power modes and throttling, from files and lines in the formats of four modules."""
+"""A Jetson's rails, clocks, power modes and throttling, from files in the formats of four modules."""
 
 import os
-import sys
 import time
-import types
 
 import pytest
 
 from core.files import UserError
 from devices import power_modes
 from jetsons import AGX_ORIN, BOARDS, ORIN_NANO, THOR, XAVIER_NX, put
-from measure import gpu, jetson, rails, setup
+from measure import jetson, meters, rails
 
 NAMES = list(BOARDS)
 CLOCKS = {
@@ -30,14 +28,13 @@ def board(request, tmp_path):
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """Put programs on PATH that print a text, or a line again and again."""
+    """Return a function that puts a program on PATH that prints a text."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
-    def add(name, text, again=False):
+    def add(name, text):
         put(tmp_path / f"bin/{name}.txt", text)
-        shown = f"while IFS= read -r line; do echo \"$line\"; done < '{tmp_path}/bin/{name}.txt'"
-        loop = f"while {shown}; do /bin/sleep 0.05; done" if again else shown
-        put(tmp_path / f"bin/{name}", f"#!/bin/sh\n{loop}\n")
+        command = f"while IFS= read -r line; do echo \"$line\"; done < '{tmp_path}/bin/{name}.txt'"
+        put(tmp_path / f"bin/{name}", f"#!/bin/sh\n{command}\n")
         os.chmod(tmp_path / f"bin/{name}", 0o755)
 
     return add
@@ -46,70 +43,27 @@ def programs(tmp_path, monkeypatch):
 # Power
 
 
-def test_sensors_files_say_what_a_module_draws(board):
+def test_power_of_the_whole_module(board):
     _, root, power, _ = board
-    assert rails.total_mw(rails.source(root).rails()) == pytest.approx(power)
-    assert rails.source(root).name == "hwmon"
+    assert rails.total_mw(rails.power_mw(rails.sensors(root))) == pytest.approx(power)
 
 
-def test_a_line_of_tegrastats_says_the_same(board):
-    module, root, power, _ = board
-    found = rails.of_tegrastats(module.tegrastats)
-    assert rails.total_mw(found) == power
-    sensors = rails.source(root).rails()
-    assert {name: found[name] for name in sensors} == pytest.approx(sensors, rel=0.01)
+def test_a_machine_without_rails(tmp_path):
+    assert rails.sensors(str(tmp_path)) == {} and rails.total_mw({}) is None
 
 
-def test_what_is_no_rail_in_a_line_of_tegrastats():
-    for module, _ in BOARDS.values():
-        assert not {"RAM", "SWAP", "IRAM", "CPU", "APE", "MTS"} & set(rails.of_tegrastats(module.tegrastats))
-    older = "RAM 3480/15691MB IRAM 0/252kB(lfb 252kB) GPU 463/463 CPU 618/618 SOC 2936/2936 CV 0/0 VDDRQ 309/309"
-    assert rails.of_tegrastats(older) == {"GPU": 463, "CPU": 618, "SOC": 2936, "CV": 0, "VDDRQ": 309}, "AGX Xavier"
-    assert rails.total_mw(rails.of_tegrastats(older)) == 463 + 618 + 2936 + 309
-    assert rails.of_tegrastats("POM_5V_IN 2363/2363 POM_5V_GPU 0/0 POM_5V_CPU 400/400") == {
-        "POM_5V_IN": 2363,
-        "POM_5V_GPU": 0,
-        "POM_5V_CPU": 400,
-    }
-    assert rails.of_tegrastats("nothing") == {} and rails.total_mw({}) is None
+def test_memory_of_an_agx_orin_is_counted_once(tmp_path):
+    power = rails.power_mw(rails.sensors(str(AGX_ORIN.build(tmp_path))))
+    assert power["VDDQ_VDD2_1V8AO"] == 1000 and rails.total_mw(power) == 4800 + 600 + 4500
+    assert not [name for name in power if name.startswith(("NC", "sum of"))], "not connected; no current"
 
 
-def test_memory_of_an_agx_orin_is_counted_once():
-    found = rails.of_tegrastats(AGX_ORIN.tegrastats)
-    assert found["VDDQ_VDD2_1V8AO"] == 1000 and rails.total_mw(found) == 4800 + 600 + 4500
-
-
-def test_tegrastats_where_no_sensor_can_be_read(tmp_path, programs):
-    programs("tegrastats", XAVIER_NX.tegrastats + "\n", again=True)
-    source = rails.source(str(tmp_path / "nothing"))
-    assert source.name == "tegrastats" and rails.total_mw(source.rails()) == 5080
-    put(tmp_path / "bin/tegrastats.txt", XAVIER_NX.tegrastats.replace("VDD_IN 5080mW", "VDD_IN 9999mW") + "\n")
-    deadline = time.monotonic() + 10
-    while source.rails()["VDD_IN"] != 9999 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert source.rails()["VDD_IN"] == 9999, "it follows"
-
-
-def test_jtop_where_neither_is_there(tmp_path, programs, monkeypatch):
-    told = {
-        "rail": {"VDD_CPU_GPU_CV": {"volt": 5000, "curr": 300, "power": 1500, "avg": 1490}, "VDD_SOC": {"power": 1250}},
-        "tot": {"name": "VDD_IN", "power": 6000, "avg": 5900},
-    }
-    service = types.SimpleNamespace(start=lambda: None, close=lambda: None, power=told)
-    monkeypatch.setitem(sys.modules, "jtop", types.SimpleNamespace(jtop=lambda interval: service))
-    source = rails.source(str(tmp_path / "nothing"))
-    assert source.name == "jtop" and rails.total_mw(source.rails()) == 6000
-    summed = {"rail": {"GPU": {"power": 463}, "SOC": {"power": 2936}}, "tot": {"power": 3399}}
-    assert rails.total_mw(rails.of_jtop(summed)) == 3399
-
-
-def test_no_source_at_all(tmp_path, programs, monkeypatch):
-    monkeypatch.setitem(sys.modules, "jtop", None)
+def test_a_jetson_without_sensors(tmp_path, programs):
     put(tmp_path / "root/proc/device-tree/compatible", "nvidia,tegra234")
     meter = jetson.Jetson.here(str(tmp_path / "root"))
     assert meter.energy_mj() is None and meter.power_mode() is None and meter.clock_mhz() is None
-    told = jetson.told(meter.state(), meter.state())
-    assert told == {"rails_mw": {}, "source": None, "clocks_mhz": {}, "throttling": [], "hottest_c": None}
+    delta = jetson.board_delta(meter.state(), meter.state())
+    assert delta == {"rails_mw": {}, "source": None, "clocks_mhz": {}, "throttling": [], "hottest_c": None}
 
 
 def test_energy_is_power_over_time(board):
@@ -120,9 +74,9 @@ def test_energy_is_power_over_time(board):
     time.sleep(1.0)
     spent, seconds = meter.energy_mj(), time.monotonic() - start
     assert spent == pytest.approx(power * seconds, rel=0.25), "read every tenth of a second"
-    told = jetson.told(before, meter.state())
-    assert rails.total_mw(told["rails_mw"]) == pytest.approx(power, rel=0.25)
-    assert told["source"] == "hwmon" and told["hottest_c"] == 49.0 and told["throttling"] == []
+    delta = jetson.board_delta(before, meter.state())
+    assert rails.total_mw(delta["rails_mw"]) == pytest.approx(power, rel=0.25)
+    assert delta["source"] == "hwmon" and delta["hottest_c"] == 49.0 and delta["throttling"] == []
 
 
 # Clocks and throttling
@@ -141,11 +95,11 @@ def test_what_slowed_a_board_down(tmp_path):
         put(root / f"sys/class/hwmon/hwmon3/oc{number}_throt_en", "1\n")
     meter = jetson.Jetson.here(str(root))
     before = meter.state()
-    assert jetson.told(before, meter.state())["throttling"] == [], "counters of earlier runs"
+    assert jetson.board_delta(before, meter.state())["throttling"] == [], "counters of earlier runs"
     put(root / "sys/class/hwmon/hwmon3/oc3_event_cnt", "27402\n")
     put(root / "sys/class/hwmon/hwmon1/curr1_crit_alarm", "1\n")
     put(root / "sys/class/thermal/cooling_device2/cur_state", "1\n")
-    assert jetson.told(before, meter.state())["throttling"] == [
+    assert jetson.board_delta(before, meter.state())["throttling"] == [
         "alarm of VDD_IN: 1",
         "cooling by gpu-throttle-alert: 1",
         "oc3 events: 12",
@@ -194,14 +148,14 @@ def test_the_meter_of_a_machine(tmp_path, monkeypatch):
     assert jetson.Jetson.here(str(tmp_path)) is None, "no Jetson, whatever sensors a server has"
     put(tmp_path / "etc/nv_tegra_release", "# R38 (release), REVISION: 2.0, GCID: 1, BOARD: generic, EABI: aarch64\n")
     root = str(THOR.build(tmp_path))
-    monkeypatch.setattr(jetson.Jetson, "here", classmethod(lambda cls: cls(rails.source(root), root)))
-    assert isinstance(gpu.meter(), jetson.Jetson) and gpu.meter().state()["power_mode"] == "120W"
+    monkeypatch.setattr(jetson.Jetson, "here", classmethod(lambda cls: cls(root)))
+    assert isinstance(meters.gpu_meter(), jetson.Jetson) and meters.gpu_meter().state()["power_mode"] == "120W"
 
 
 def test_a_benchmark_in_another_mode_is_refused_or_marked(tmp_path, monkeypatch):
     root = str(ORIN_NANO.build(tmp_path))
     with pytest.raises(UserError, match="the power mode is 25W here, and the row asks for MAXN_SUPER"):
-        setup.check_power_mode({"power_mode": "MAXN_SUPER"}, power_modes.current(root))
-    setup.check_power_mode({"power_mode": "MAXN_SUPER", "other_power_mode": "mark"}, "25W")
-    setup.check_power_mode({"power_mode": "MODE_25W"}, "25W")
-    setup.check_power_mode({}, None)
+        meters.check_power_mode({"power_mode": "MAXN_SUPER"}, power_modes.current(root))
+    meters.check_power_mode({"power_mode": "MAXN_SUPER", "other_power_mode": "mark"}, "25W")
+    meters.check_power_mode({"power_mode": "MODE_25W"}, "25W")
+    meters.check_power_mode({}, None)

@@ -1,6 +1,6 @@
 """Jetsons as their files and programs show them, written after the published formats; built below a folder.
 
-Sources of the formats: NVIDIA's Jetson Linux Developer Guide (nvpmodel.conf, tegrastats, power monitors, soctherm_oc),
+Sources of the formats: NVIDIA's Jetson Linux Developer Guide (nvpmodel.conf, power monitors, soctherm_oc),
 the kernel's documentation of ina3221 and ina238, and lines that users of the three modules posted.
 """
 
@@ -26,11 +26,11 @@ NVPM ERROR: failed to read PARAM EMC: ARG MAX_FREQ: PATH /sys/kernel/nvpmodel_em
 
 
 class Board:
-    """One module: modes {name: number}, the current one, rails {label: (mV, mA)} by sensor, a line of tegrastats."""
+    """One module: modes {name: number}, the current one, rails {label: (mV, mA)} by sensor."""
 
-    def __init__(self, chip, modes, mode, sensors, tegrastats, gpu, clocks):
+    def __init__(self, chip, modes, mode, sensors, gpu, clocks):
         self.chip, self.modes, self.mode, self.sensors = chip, modes, mode, sensors
-        self.tegrastats, self.gpu, self.clocks = tegrastats, gpu, clocks
+        self.gpu, self.clocks = gpu, clocks
 
     def build(self, root):
         """Write the module's files below a folder; return it."""
@@ -90,9 +90,6 @@ XAVIER_NX = Board(
     },
     mode="MODE_15W_6CORE",
     sensors=[{"VDD_IN": (5080, 1000), "VDD_CPU_GPU_CV": (5072, 128), "VDD_SOC": (5072, 216)}],
-    tegrastats="11-12-2026 13:31:31 RAM 3168/6851MB (lfb 2x4MB) SWAP 161/3426MB (cached 0MB) CPU [23%@1420,off] "
-    "EMC_FREQ 2%@1600 GR3D_FREQ 98%@[1109] VIC_FREQ 115 APE 150 AUX@45C CPU@46.5C thermal@45.6C GPU@45.5C PMIC@50C"
-    " VDD_IN 5080mW/4846mW VDD_CPU_GPU_CV 649mW/670mW VDD_SOC 1095mW/1011mW",
     gpu="17000000.gv11b",
     clocks={"gpu": 1109, "cpu": 1420, "emc": 1600, "nafll_dla": 1100, "nafll_dla_falcon": 630},
 )
@@ -104,10 +101,6 @@ AGX_ORIN = Board(
         {"VDD_GPU_SOC": (12000, 400), "VDD_CPU_CV": (12000, 50), "VIN_SYS_5V0": (5000, 900)},
         {"NC": (0, 0), "VDDQ_VDD2_1V8AO": (5000, 200), "NC ": (0, 0)},
     ],
-    tegrastats="05-09-2026 18:42:06 RAM 18207/62841MB (lfb 466x4MB) SWAP 86/31420MB (cached 0MB) CPU [14%@2188,5%@2112"
-    "] EMC_FREQ 3%@3199 GR3D_FREQ 99%@[1300,1300] NVENC off NVDLA0 off NVDLA1 off PVA0_FREQ off APE 174 cpu@52.562C "
-    "CV0@-256C soc2@48.437C tj@52.562C VDD_GPU_SOC 4800mW/2412mW VDD_CPU_CV 600mW/1607mW VIN_SYS_5V0 4500mW/4707mW "
-    "NC 0mW/0mW VDDQ_VDD2_1V8AO 1000mW/1000mW NC 0mW/0mW",
     gpu="17000000.ga10b",
     clocks={"gpu": 1300, "cpu": 2188, "emc": 3199, "nafll_dla0_core": 1600, "nafll_dla1_core": 1600},
 )
@@ -116,9 +109,6 @@ ORIN_NANO = Board(
     modes={"15W": 0, "25W": 1, "MAXN_SUPER": 2},
     mode="25W",
     sensors=[{"VDD_IN": (5000, 1200), "VDD_CPU_GPU_CV": (5000, 300), "VDD_SOC": (5000, 250)}],
-    tegrastats="10-06-2026 12:00:01 RAM 2493/7620MB (lfb 1x4MB) SWAP 0/3810MB (cached 0MB) CPU [5%@1344,3%@1344] "
-    "GR3D_FREQ 37% cpu@45.5C soc2@44.1C gpu@44.2C tj@45.5C VDD_IN 6000mW/4000mW/6100mW "
-    "VDD_CPU_GPU_CV 1500mW/400mW/1600mW VDD_SOC 1250mW/1200mW/1300mW",
     gpu="17000000.gpu",
     clocks={"gpu": 918, "cpu": 1344},
 )
@@ -127,8 +117,6 @@ THOR = Board(
     modes={"MAXN": 0, "120W": 1},
     mode="120W",
     sensors=[{"VIN": (20000, 1500)}, {"VDD_GPU": (12000, 500), "VDD_CPU_SOC_MSS": (12000, 400)}],
-    tegrastats="11-12-2026 09:00:00 RAM 9000/125771MB (lfb 40x4MB) CPU [1%@2601] GR3D_FREQ 90% cpu@41.5C tj@42.5C "
-    "VDD_GPU 6000mW/6000mW VDD_CPU_SOC_MSS 4800mW/4800mW VIN 30000mW/29000mW",
     gpu="gpu-gpc-0",
     clocks={"gpu": 1575, "cpu": 2601},
 )

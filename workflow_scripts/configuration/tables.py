@@ -16,7 +16,7 @@ from core.files import UserError, canonical
 from devices import probe
 
 TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast; they decide nothing about an engine
-BENCHMARKS = ".cache/benchmarks"  # kept timings of this machine's (measure/kept.py); deleted ones are taken again
+BENCHMARKS = ".cache/benchmarks"  # this machine's timings (measure/benchmark_cache.py); deleted ones are taken again
 TYPED_CLASS = "gpu"  # the class of graph that strongly typed ones are made from
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock, a starting run tries it
 DRAWN = "glyphs"  # the builtin dataset that is drawn

@@ -1,4 +1,6 @@
-"""What a Jetson says of its own state: energy, clocks, power mode, and what slowed it down. Standard library only."""
+"""The meter of a Jetson: energy, clocks, power mode and throttling. Standard library only."""
+
+from __future__ import annotations
 
 import glob
 import os
@@ -10,62 +12,62 @@ from core.files import system_number, system_text
 from devices import power_modes
 from measure import rails
 
-PERIOD = 0.1  # seconds between two readings: a reading takes a sensor's bus for milliseconds, and timing goes on beside
+PERIOD = 0.1  # seconds between two readings: each occupies the sensors' bus for milliseconds, and timing goes on beside
 GPUS = ("gv11b", "ga10b", "gpu")  # in the names of their devfreq folders
-BPMP = "sys/kernel/debug/bpmp/debug/clk"  # clocks that only root may read
+BPMP = "sys/kernel/debug/bpmp/debug/clk"  # clocks that only root can read
 FANS = ("fan",)  # cooling devices that slow nothing down
 
 
 class Jetson:
-    """The meter of a Jetson; root: where its /sys and /etc are."""
+    """The meter of a Jetson; root: the folder that has its /sys and /etc."""
 
-    def __init__(self, source, root="/"):
-        self.source, self.root = source, root
-        self._spent, self._thread = {}, None
+    def __init__(self, root: str = "/"):
+        self.root, self.sensors = root, rails.sensors(root)
+        self._energy_mj: dict[str, float] = {}
+        self._thread: threading.Thread | None = None
 
     @classmethod
-    def here(cls, root="/"):
-        """Return the meter where this is a Jetson, else None."""
-        is_one = system_text(f"{root}/etc/nv_tegra_release") or system_text(f"{root}/proc/device-tree/compatible")
-        return cls(rails.source(root), root) if "tegra" in is_one or "release" in is_one else None
+    def here(cls, root: str = "/") -> Jetson | None:
+        """Return the meter where this machine is a Jetson, else None."""
+        marks = system_text(f"{root}/etc/nv_tegra_release") or system_text(f"{root}/proc/device-tree/compatible")
+        return cls(root) if "tegra" in marks or "release" in marks else None
 
-    def energy_mj(self):
-        """Return a counter of millijoules of the whole module, or None where its power cannot be read."""
-        spent = self.spent_mj()
-        return rails.total_mw(spent) if spent else None
+    def energy_mj(self) -> float | None:
+        """Return the module's energy counter in millijoules, or None where its power cannot be read."""
+        counters = self.rail_energy_mj()
+        return rails.total_mw(counters) if counters else None
 
-    def spent_mj(self):
-        """Return the counters {rail: millijoules}, which a thread adds to from the first call on."""
-        if self.source is not None and self._thread is None:
-            self._spent = dict.fromkeys(self.source.rails(), 0.0)
+    def rail_energy_mj(self) -> dict[str, float]:
+        """Return {rail: millijoules}: counters that a thread adds to from the first call on."""
+        if self.sensors and self._thread is None:
+            self._energy_mj = dict.fromkeys(self.sensors, 0.0)
             self._thread = threading.Thread(target=self._integrate, daemon=True)
             self._thread.start()
-        return dict(self._spent)
+        return dict(self._energy_mj)
 
     def _integrate(self):
         last = time.monotonic()
         while True:
             time.sleep(PERIOD)
-            power, now = self.source.rails(), time.monotonic()
-            self._spent = {name: spent + power.get(name, 0) * (now - last) for name, spent in self._spent.items()}
+            power, now = rails.power_mw(self.sensors), time.monotonic()
+            self._energy_mj = {name: mj + power[name] * (now - last) for name, mj in self._energy_mj.items()}
             last = now
 
-    def clock_mhz(self):
-        return self.clocks_mhz().get("gpu")
+    def clock_mhz(self) -> float | None:
+        """Return the GPU's clock in MHz."""
+        return clocks_mhz(self.root).get("gpu")
 
-    def clocks_mhz(self):
-        return clocks_mhz(self.root)
-
-    def power_mode(self):
+    def power_mode(self) -> str | None:
+        """Return the name of nvpmodel's mode."""
         return power_modes.current(self.root)
 
-    def state(self):
-        """Return {"clock_mhz", "power_mode"}, as any meter, and under "board" what `told` makes a difference of."""
-        clocks = self.clocks_mhz()
+    def state(self) -> dict:
+        """Return {"clock_mhz", "power_mode"}, as any meter does, and the readings that `board_delta` compares."""
+        clocks = clocks_mhz(self.root)
         board = {
             "moment": time.monotonic(),
-            "source": self.source.name if self.source else None,
-            "spent_mj": self.spent_mj(),
+            "source": "hwmon" if self.sensors else None,
+            "energy_mj": self.rail_energy_mj(),
             "clocks_mhz": clocks,
             "throttling": throttling(self.root),
             "hottest_c": hottest_c(self.root),
@@ -73,69 +75,65 @@ class Jetson:
         return {"clock_mhz": clocks.get("gpu"), "power_mode": self.power_mode(), "board": board}
 
 
-def clocks_mhz(root="/"):
-    """Return {"gpu", "cpu" (the fastest core), "emc", "dla0"...: MHz} of what can be read."""
-    found = {}
+def clocks_mhz(root: str = "/") -> dict[str, float]:
+    """Return {"gpu", "cpu" (the fastest core), "emc", "dla0"...: MHz} of the clocks that can be read."""
+    clocks: dict[str, float] = {}
     for path in sorted(glob.glob(f"{root}/sys/class/devfreq/*/cur_freq")):
         if any(name in os.path.basename(os.path.dirname(path)) for name in GPUS):
-            found.setdefault("gpu", (system_number(path) or 0) / 1e6)
-    cores = [system_number(p) for p in glob.glob(f"{root}/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
-    found["cpu"] = max([hertz for hertz in cores if hertz], default=0) / 1e3
-    found["emc"] = (system_number(f"{root}/{BPMP}/emc/rate") or 0) / 1e6
+            clocks.setdefault("gpu", (system_number(path) or 0) / 1e6)
+    cores = map(system_number, glob.glob(f"{root}/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    clocks["cpu"] = max((kilohertz for kilohertz in cores if kilohertz), default=0) / 1e3
+    clocks["emc"] = (system_number(f"{root}/{BPMP}/emc/rate") or 0) / 1e6
     for path in sorted(glob.glob(f"{root}/{BPMP}/nafll_dla*/rate")):
         name = re.sub(r"^nafll_|_core$", "", os.path.basename(os.path.dirname(path)))
-        found[name] = (system_number(path) or 0) / 1e6
-    return {name: mhz for name, mhz in found.items() if mhz > 0 and "falcon" not in name}
+        clocks[name] = (system_number(path) or 0) / 1e6
+    return {name: mhz for name, mhz in clocks.items() if mhz > 0 and "falcon" not in name}
 
 
-def throttling(root="/"):
-    """Return {what: number} of what slows a module down: counters of over-current events, states of cooling devices.
+def throttling(root: str = "/") -> dict[str, float]:
+    """Return {cause: number}: counters of over-current events, alarms, and states of cooling devices.
 
     soctherm_oc counts since the start: oc1 is under-voltage, oc2 the average and oc3 the instant over-current (Orin).
     """
-    found = {}
+    causes: dict[str, float] = {}
     for path in sorted(glob.glob(f"{root}/sys/class/hwmon/hwmon*/oc*_event_cnt")):
-        found[f"{os.path.basename(path).split('_')[0]} events"] = system_number(path) or 0
+        causes[f"{os.path.basename(path).split('_')[0]} events"] = system_number(path) or 0
     for path in sorted(glob.glob(f"{root}/sys/class/hwmon/hwmon*/curr*_*_alarm")):
         label = system_text(f"{os.path.dirname(path)}/in{re.findall(r'[0-9]+', os.path.basename(path))[0]}_label")
-        found[f"alarm of {label.strip() or os.path.basename(path)}"] = system_number(path) or 0
+        causes[f"alarm of {label.strip() or os.path.basename(path)}"] = system_number(path) or 0
     for path in sorted(glob.glob(f"{root}/sys/class/thermal/cooling_device*/cur_state")):
         kind = system_text(f"{os.path.dirname(path)}/type").strip()
         if kind and not any(fan in kind for fan in FANS):
-            found[f"cooling by {kind}"] = max(found.get(f"cooling by {kind}", 0), system_number(path) or 0)
-    return found
+            causes[f"cooling by {kind}"] = max(causes.get(f"cooling by {kind}", 0), system_number(path) or 0)
+    return causes
 
 
-def told(before, after):
-    """Return what a result says of a board between two states of a meter, or None where that is no Jetson's.
+def board_delta(before: dict, after: dict) -> dict | None:
+    """Return a result's `board` from two states of a meter, or None where the meter is no Jetson's.
 
     rails_mw are means over the warm-up and the timed queries; clocks and the temperature are those at the end.
     """
-    before, after = before.get("board"), after.get("board")
-    if after is None:
+    first, last = before.get("board"), after.get("board")
+    if first is None or last is None:
         return None
-    seconds = max(after["moment"] - before["moment"], 1e-9)
-    spent = {name: mj - before["spent_mj"].get(name, 0) for name, mj in after["spent_mj"].items()}
+    seconds = max(last["moment"] - first["moment"], 1e-9)
+    spent = {name: mj - first["energy_mj"].get(name, 0) for name, mj in last["energy_mj"].items()}
     return {
         "rails_mw": {name: round(mj / seconds, 1) for name, mj in spent.items()},
-        "source": after["source"],
-        "clocks_mhz": after["clocks_mhz"],
-        "throttling": slowed(before["throttling"], after["throttling"]),
-        "hottest_c": after["hottest_c"],
+        "source": last["source"],
+        "clocks_mhz": last["clocks_mhz"],
+        "throttling": throttled(first["throttling"], last["throttling"]),
+        "hottest_c": last["hottest_c"],
     }
 
 
-def slowed(before, after):
-    """Return what slowed a module down between two states: counters that rose, alarms and cooling that are on."""
-    rose = []
-    for name, number in sorted(after.items()):
-        more = number - before.get(name, 0) if name.endswith("events") else number
-        if more > 0:
-            rose.append(f"{name}: {more}")
-    return rose
+def throttled(before: dict[str, float], after: dict[str, float]) -> list[str]:
+    """Return what slowed the module down between two readings: counters that rose, alarms and cooling that are on."""
+    rises = {name: count - (before.get(name, 0) if name.endswith("events") else 0) for name, count in after.items()}
+    return [f"{name}: {rise}" for name, rise in sorted(rises.items()) if rise > 0]
 
 
-def hottest_c(root="/"):
-    """Return the highest temperature of the thermal zones in degrees Celsius; those that are off say -256."""
-    zones = [system_number(path) for path in glob.glob(f"{root}/sys/class/thermal/thermal_zone*/temp")]
-    return max([milli / 1e3 for milli in zones if milli is not None and milli > 0], default=None)
+def hottest_c(root: str = "/") -> float | None:
+    """Return the highest temperature of the thermal zones in degrees Celsius; a zone that is off reads -256."""
+    zones = map(system_number, glob.glob(f"{root}/sys/class/thermal/thermal_zone*/temp"))
+    return max((milli / 1e3 for milli in zones if milli is not None and milli > 0), default=None)

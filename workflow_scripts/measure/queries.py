@@ -8,7 +8,7 @@ import sys
 
 import runtimes
 from core.files import one_line
-from measure import setup, timing
+from measure import meters, timing
 
 WARMUP_MS, DURATION_MS, QUERIES = 200, 1000, 10
 
@@ -23,8 +23,8 @@ def main() -> None:
     runtime, engine, recipe = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     session = runtimes.load(runtime).load(engine, recipe.get("threads", 0))
     for batch in recipe["batches"]:
-        loop = timing.Loop(WARMUP_MS, DURATION_MS, QUERIES, meter=setup.meter_of(session.on_gpu))
-        latencies = session.time(setup.images_for(session, batch), loop).latency
+        loop = timing.Loop(WARMUP_MS, DURATION_MS, QUERIES, meter=meters.meter_of(session.on_gpu))
+        latencies = session.time(timing.images_for(session, batch), loop).latency
         print(f"batch {batch}: median {statistics.median(latencies):.3f} ms of {len(latencies)} queries", flush=True)
 
 

@@ -1,27 +1,50 @@
-"""The timing loop of a host, and the state of its clocks."""
+"""The timing loop on the host's clock, and the queries that are timed."""
+
+from __future__ import annotations
 
 import gc
-import glob
 import time
+from collections.abc import Callable
 
 import numpy as np
 
-from core.files import system_number, system_text
+from measure import meters
+from runtimes import Session
+
+OPTIONS = ("cuda_graph", "spin_wait", "transfers")  # keys of a recipe that decide how a query runs
+
+
+def images_for(session: Session, batch: int) -> np.ndarray:
+    """Return float32 [batch, 3, H, W] of normal noise: what an image shows does not change how long it takes."""
+    shape = [batch] + list(next(iter(session.inputs.values())))[1:]
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def options_of(recipe: dict) -> dict:
+    """Return the part of a recipe that decides how a query runs."""
+    return {name: recipe[name] for name in OPTIONS if name in recipe}
 
 
 class Loop:
     """How long to time: at least `iterations` queries and `duration_ms`, after `warmup_ms` of queries.
 
-    options: what a runtime may read besides: {"cuda_graph", "spin_wait", "transfers"}, where they are given.
-    meter: of the device's energy, or None.
+    options: {"cuda_graph", "spin_wait", "transfers"} for the runtimes that have them, where they are given.
+    meter: the meter of the device's energy, or None.
     """
 
-    def __init__(self, warmup_ms, duration_ms, iterations, options=None, meter=None):
+    def __init__(
+        self,
+        warmup_ms: float,
+        duration_ms: float,
+        iterations: int,
+        options: dict | None = None,
+        meter: meters.Meter | meters.Jetson | None = None,
+    ):
         self.warmup_ms, self.duration_ms, self.iterations = warmup_ms, duration_ms, iterations
         self.options, self.meter = options or {}, meter
 
-    def run(self, query):
-        """Call `query()` as often as that takes.
+    def run(self, query: Callable[[], object]) -> tuple[np.ndarray, float]:
+        """Call `query()` as often as the loop asks for.
 
         Returns (milliseconds of each timed call, float64 [n]; seconds from the first's start to the last's end).
         """
@@ -58,31 +81,3 @@ def _warm_up(query, duration_ms):
         calls.append(now)
     half = len(calls) // 2
     return max(len(calls) - half, 1) / max((now - (calls[half - 1] if half else start)) / 1e6, 1e-6)
-
-
-class Host:
-    """What a host says of its own state (measure/gpu.py has the like for GPUs)."""
-
-    def energy_mj(self):
-        return None
-
-    def power_mode(self):
-        return power_mode()
-
-    def state(self):
-        return {"clock_mhz": clocks_mhz(), "power_mode": power_mode()}
-
-
-def clocks_mhz():
-    """Return the mean frequency of the CPUs in MHz, or None where the system does not say."""
-    readings = [system_number(path) for path in glob.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
-    readings = [value / 1000 for value in readings if value and value > 0]
-    if not readings:
-        lines = system_text("/proc/cpuinfo").splitlines()
-        readings = [float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz")]
-    return round(sum(readings) / len(readings), 1) if readings else None
-
-
-def power_mode():
-    """Return the name of the CPUs' frequency governor, or None where there is none."""
-    return system_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None

@@ -18,21 +18,21 @@ from conftest import ROOT
 from core import sources
 from core.files import UserError, digest_of, sha256_file
 from devices import probe
-from measure import kept, paired, turns
+from measure import benchmark_cache, interleaved, paired
 
 SCRIPTS = ("benchmark.py", "runtimes/openvino.py")
 FACTS = {"engine": "a" * 64, "identity": {"version": "1"}, "recipe": {"warmup_ms": 1}, "power_mode": "15W"}
 
 
 @pytest.fixture
-def shelf(tmp_path, monkeypatch):
-    """Return a function that asks a shelf for a timing of some facts; its timings are numbered."""
-    monkeypatch.setenv(kept.FOLDER, str(tmp_path / "kept"))
-    monkeypatch.setattr(kept, "machine", lambda: "m" * 32)
+def cache(tmp_path, monkeypatch):
+    """Return a function that asks a cache for a timing of some facts; its timings are numbered."""
+    monkeypatch.setenv(benchmark_cache.FOLDER, str(tmp_path / "kept"))
+    monkeypatch.setattr(benchmark_cache, "machine", lambda: "m" * 32)
     counter = itertools.count()
 
     def get(output="results/x.json", stable=True, scripts=SCRIPTS, **facts):
-        given = kept.Shelf(scripts, output, engine=FACTS["engine"])
+        given = benchmark_cache.BenchmarkCache(scripts, output, engine=FACTS["engine"])
         found = given.get(lambda: {"number": next(counter), "stable": stable}, **{**FACTS, **facts})
         return found["number"], found["timed"]
 
@@ -40,8 +40,8 @@ def shelf(tmp_path, monkeypatch):
     return get
 
 
-def test_an_equal_key_gives_the_kept_timing(shelf):
-    assert shelf() == (0, "new") and shelf() == (0, "kept") and shelf(output="results/other.json") == (0, "kept")
+def test_an_equal_key_gives_the_kept_timing(cache):
+    assert cache() == (0, "new") and cache() == (0, "kept") and cache(output="results/other.json") == (0, "kept")
 
 
 @pytest.mark.parametrize(
@@ -55,66 +55,66 @@ def test_an_equal_key_gives_the_kept_timing(shelf):
         ("scripts", ("benchmark.py", "runtimes/onnxruntime.py")),
     ],
 )
-def test_another_key_is_timed_anew(shelf, fact, value):
-    shelf()
-    assert shelf(**{fact: value}) == (1, "new") and shelf() == (0, "kept"), "and the other is still there"
+def test_another_key_is_timed_anew(cache, fact, value):
+    cache()
+    assert cache(**{fact: value}) == (1, "new") and cache() == (0, "kept"), "and the other is still there"
 
 
-def test_another_machine_times_anew(shelf, monkeypatch):
-    shelf()
-    monkeypatch.setattr(kept, "machine", lambda: "n" * 32)
-    assert shelf() == (1, "new")
+def test_another_machine_times_anew(cache, monkeypatch):
+    cache()
+    monkeypatch.setattr(benchmark_cache, "machine", lambda: "n" * 32)
+    assert cache() == (1, "new")
 
 
-def test_what_is_not_stable_is_never_kept(shelf):
-    assert [shelf(stable=False) for _ in range(2)] == [(0, "new"), (1, "new")]
-    assert not shelf.folder.exists() or not list(shelf.folder.iterdir())
+def test_what_is_not_stable_is_never_kept(cache):
+    assert [cache(stable=False) for _ in range(2)] == [(0, "new"), (1, "new")]
+    assert not cache.folder.exists() or not list(cache.folder.iterdir())
 
 
-def test_asked_for_again_a_kept_timing_is_dropped_even_where_the_new_one_is_not_stable(shelf, monkeypatch):
-    shelf()
-    monkeypatch.setenv(kept.AGAIN, os.pathsep.join(["results/a.json", "results/x.json"]))
-    assert shelf(output="results/y.json") == (0, "kept"), "only what is asked for"
-    assert shelf(stable=False) == (1, "new")
-    monkeypatch.delenv(kept.AGAIN)
-    assert shelf() == (2, "new") and shelf() == (2, "kept")
+def test_asked_for_again_a_kept_timing_is_dropped_even_where_the_new_one_is_not_stable(cache, monkeypatch):
+    cache()
+    monkeypatch.setenv(benchmark_cache.RETIME, os.pathsep.join(["results/a.json", "results/x.json"]))
+    assert cache(output="results/y.json") == (0, "kept"), "only what is asked for"
+    assert cache(stable=False) == (1, "new")
+    monkeypatch.delenv(benchmark_cache.RETIME)
+    assert cache() == (2, "new") and cache() == (2, "kept")
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{", '{"parts": 1}', "edited", "folder"])
-def test_a_damaged_file_counts_as_absent(shelf, damage):
-    shelf()
-    (path,) = shelf.folder.iterdir()
+def test_a_damaged_file_counts_as_absent(cache, damage):
+    cache()
+    (path,) = cache.folder.iterdir()
     text = path.read_text()
     path.write_text(text.replace('"number": 0', '"number": 9') if damage == "edited" else damage)
     if damage == "folder":
         path.unlink()
         path.mkdir()
-    assert shelf() == (1, "new")
+    assert cache() == (1, "new")
 
 
-def test_nothing_is_kept_without_a_folder_or_a_machine_id(shelf, monkeypatch):
-    monkeypatch.setattr(kept, "machine", lambda: None)
-    assert shelf() == (0, "new") and shelf() == (1, "new")
-    monkeypatch.setattr(kept, "machine", lambda: "m")
-    monkeypatch.delenv(kept.FOLDER)
-    assert shelf() == (2, "new") and shelf() == (3, "new") and not shelf.folder.exists()
+def test_nothing_is_kept_without_a_folder_or_a_machine_id(cache, monkeypatch):
+    monkeypatch.setattr(benchmark_cache, "machine", lambda: None)
+    assert cache() == (0, "new") and cache() == (1, "new")
+    monkeypatch.setattr(benchmark_cache, "machine", lambda: "m")
+    monkeypatch.delenv(benchmark_cache.FOLDER)
+    assert cache() == (2, "new") and cache() == (3, "new") and not cache.folder.exists()
 
 
-def test_a_folder_that_takes_nothing_costs_a_warning(shelf, monkeypatch, tmp_path):
+def test_a_folder_that_takes_nothing_costs_a_warning(cache, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(kept.FOLDER, str(tmp_path / "file"))
-    assert shelf() == (0, "new") and shelf() == (1, "new")
+    monkeypatch.setenv(benchmark_cache.FOLDER, str(tmp_path / "file"))
+    assert cache() == (0, "new") and cache() == (1, "new")
 
 
 def test_a_machine_is_known_by_a_hash_that_does_not_tell_its_id(tmp_path):
-    assert kept.machine(tmp_path) is None
+    assert benchmark_cache.machine(tmp_path) is None
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/machine-id").write_text("\n")
-    assert kept.machine(tmp_path) is None, "as an image has it before its first start"
+    assert benchmark_cache.machine(tmp_path) is None, "as an image has it before its first start"
     found = []
     for text in ("0123456789abcdef0123456789abcdef\n", "0123456789abcdef0123456789abcdee\n"):
         (tmp_path / "etc/machine-id").write_text(text)
-        found.append(kept.machine(tmp_path))
+        found.append(benchmark_cache.machine(tmp_path))
     assert found[0] != found[1] and all(len(name) == 32 for name in found) and found[1][:8] != "01234567"
 
 
@@ -129,9 +129,9 @@ def test_only_code_that_times_counts(tmp_path, monkeypatch):
         assert old in text
         path.write_text(text.replace(old, new, 1))
         sources._direct.cache_clear()
-        return kept.timing_code(*SCRIPTS)
+        return benchmark_cache.timing_code(*SCRIPTS)
 
-    before = kept.timing_code(*SCRIPTS)
+    before = benchmark_cache.timing_code(*SCRIPTS)
     assert {"benchmark.py", "measure/timing.py", "measure/stats.py", "runtimes/openvino.py"} <= set(before)
     assert after("measure/stats.py", '"""Statistics', '"""Our statistics') == before
     assert after("benchmark.py", "def run", "# what a command does\ndef run") == before
@@ -150,7 +150,7 @@ def test_the_interval_holds_the_median_as_often_as_it_says():
         assert missed <= 0.05 < missed + 2 * math.comb(count, index + 1) / 2**count
     draw, hits = random.Random(0), 0
     for _ in range(4000):
-        _, low, high = paired.interval([draw.lognormvariate(0, 0.3) for _ in range(turns.ROUNDS)])
+        _, low, high = paired.interval([draw.lognormvariate(0, 0.3) for _ in range(interleaved.ROUNDS)])
         hits += low <= 1 <= high
     assert hits / 4000 == pytest.approx(0.9614, abs=0.01)
 
@@ -178,13 +178,13 @@ def test_a_rise_of_load_between_rounds_moves_no_ratio_and_one_within_them_makes_
 
 @pytest.mark.parametrize("count", range(2, 9))
 def test_turns_are_balanced(count):
-    rounds = [turns.order(count, number) for number in range(turns.ROUNDS)]
+    rounds = [interleaved.order(count, number) for number in range(interleaved.ROUNDS)]
     assert all(sorted(one) == list(range(count)) for one in rounds)
     for one, other in itertools.combinations(range(count), 2):
-        assert sum(order.index(one) < order.index(other) for order in rounds) == turns.ROUNDS / 2
-    if turns.ROUNDS % (2 * count) == 0:
+        assert sum(order.index(one) < order.index(other) for order in rounds) == interleaved.ROUNDS / 2
+    if interleaved.ROUNDS % (2 * count) == 0:
         places = [[order.index(one) for order in rounds] for one in range(count)]
-        assert all(several.count(place) == turns.ROUNDS / count for several in places for place in range(count))
+        assert all(several.count(place) == interleaved.ROUNDS / count for several in places for place in range(count))
 
 
 class Counted:
@@ -200,12 +200,12 @@ class Counted:
 
 def test_turns_take_as_long_as_a_benchmark_of_each_and_no_query_more():
     contenders = [Counted(), Counted(), Counted()]
-    found = turns.times(contenders, 4, {"warmup_ms": 500, "duration_ms": 3000, "iterations": 50}, {})
-    assert [len(several) for several in found] == [turns.ROUNDS] * 3
+    found = interleaved.round_times(contenders, 4, {"warmup_ms": 500, "duration_ms": 3000, "iterations": 50}, {})
+    assert [len(several) for several in found] == [interleaved.ROUNDS] * 3
     for one in contenders:
         assert one.asked[0] == (500, 0, 1) and sum(loop[1] for loop in one.asked) == pytest.approx(3000)
-        assert sum(loop[0] for loop in one.asked) <= 2 * 500 + turns.ROUNDS
-        assert 50 <= sum(loop[2] for loop in one.asked[1:]) < 50 + turns.ROUNDS
+        assert sum(loop[0] for loop in one.asked) <= 2 * 500 + interleaved.ROUNDS
+        assert 50 <= sum(loop[2] for loop in one.asked[1:]) < 50 + interleaved.ROUNDS
 
 
 # The commands, with a real runtime
@@ -252,7 +252,7 @@ def test_finalists_take_turns(engines):
     assert found["finalists"] == ["fp32", "int8"] and [one["batch"] for one in found["paired_benchmark"]] == [1, 4]
     for entry in found["paired_benchmark"]:
         times = [engine["median_ms"] for engine in entry["engines"]]
-        assert all(len(several) == turns.ROUNDS and min(several) > 0 for several in times)
+        assert all(len(several) == interleaved.ROUNDS and min(several) > 0 for several in times)
         assert entry["stable"] == paired.is_stable(times) and (entry["timed"], entry["timing_key"]) == ("new", None)
         assert [e["engine_sha256"] for e in entry["engines"]] == [
             sha256_file(engines / f"{n}.engine") for n in ("fp32", "int8")
@@ -298,7 +298,7 @@ def test_an_engine_that_cannot_be_loaded_is_named_in_one_line(engines):
 
 
 def test_a_contender_that_dies_is_named(engines):
-    contender = turns.Contender("onnxruntime", str(engines / "fp32.engine"), 1)
+    contender = interleaved.EngineProcess("onnxruntime", str(engines / "fp32.engine"), 1)
     assert contender.facts["on_gpu"] is False and contender.time(1, (1, 1, 1), {}) > 0
     os.kill(contender.process.pid, signal.SIGKILL)
     with pytest.raises(UserError, match=r"fp32.engine: its process died \(out of memory\?\)"):
@@ -308,9 +308,9 @@ def test_a_contender_that_dies_is_named(engines):
 def test_contenders_end_with_the_command_that_started_them(engines):
     """However it ends: a process whose other end is gone ends by itself."""
     program = (
-        "import sys, time; sys.path.insert(0, sys.argv[1]); from measure import turns\n"
+        "import sys, time; sys.path.insert(0, sys.argv[1]); from measure import interleaved\n"
         "if __name__ == '__main__':\n"
-        "    print(turns.Contender('onnxruntime', sys.argv[2], 1).process.pid, flush=True); time.sleep(60)\n"
+        "    print(interleaved.EngineProcess('onnxruntime', sys.argv[2], 1).process.pid, flush=True); time.sleep(60)\n"
     )
     (engines / "parent.py").write_text(program)
     command = [sys.executable, engines / "parent.py", ROOT / "workflow_scripts", engines / "fp32.engine"]
@@ -359,4 +359,4 @@ def test_a_benchmark_that_is_stable_is_kept_per_batch(engines, tmp_path):
     assert all(entry["timed"] == "new" for entry in run("other", iterations=11))
     kept_keys = {path.stem for path in (tmp_path / "kept").glob("*.json")}
     assert all(entry["timing_key"] in kept_keys for entry in first if entry["stable"])
-    assert digest_of(kept.machine()) not in json.dumps(first)
+    assert digest_of(benchmark_cache.machine()) not in json.dumps(first)

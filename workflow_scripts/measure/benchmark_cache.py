@@ -1,0 +1,93 @@
+"""Timings cached on the machine that took them, and returned for an equal key. Standard library only.
+
+A key is of the engine's bytes, the recipe, the code that times, the target's identity, this machine and its power
+mode. Entries lie in the folder of LEVIT_BENCHMARKS, never in the shared store; without that folder, or on a machine
+without an id, nothing is cached. A timing that is not stable is never cached. An output that LEVIT_RETIME lists is
+timed anew, and its cached timings are dropped first (retime.py).
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core import sources
+from core.files import UserError, digest_of, read_json, system_text, write_json
+
+FOLDER, RETIME = "LEVIT_BENCHMARKS", "LEVIT_RETIME"
+MACHINE_IDS = ("etc/machine-id", "var/lib/dbus/machine-id")
+KEPT, NEW = "kept", "new"
+NOT_STABLE = "NOT STABLE; to time it again on an idle machine: make retime RESULT=results/X.json"
+
+log = logging.getLogger("levit")
+
+
+def machine(root: str | os.PathLike = "/") -> str | None:
+    """Return a hash that identifies this machine without disclosing its id, or None where it has none."""
+    ids = (system_text(os.path.join(root, path)).strip() for path in MACHINE_IDS)
+    machine_id = next(filter(None, ids), None)
+    return machine_id and hashlib.sha256(f"levit timing {machine_id}".encode()).hexdigest()[:32]
+
+
+def timing_code(*scripts: str) -> dict[str, str]:
+    """Return {module: code hash} of scripts and their imports, without those that every command imports."""
+    modules = set(sources.closure(*scripts)) - set(sources.closure("core/command.py"))
+    return {str(path.relative_to(sources.ROOT)): sources.code_hash(path) for path in sorted(modules)}
+
+
+def is_retimed(output: str) -> bool:
+    """Return whether LEVIT_RETIME lists a command's output."""
+    return output in filter(None, os.environ.get(RETIME, "").split(os.pathsep))
+
+
+class BenchmarkCache:
+    """The cached timings of one command's engines."""
+
+    def __init__(self, scripts: tuple[str, ...], output: str, **facts: Any):
+        """scripts: the code that times; output: the command's output; facts: the rest of the key, as JSON."""
+        self.folder, self.retime = os.environ.get(FOLDER), is_retimed(output)
+        self.common = {"code": timing_code(*scripts), "machine": machine(), **facts}
+
+    def get(self, measure: Callable[[], dict], **facts: Any) -> dict:
+        """Return a cached timing with `timed: kept`, else that of `measure()` with `timed: new`.
+
+        facts: the rest of the key. A new timing is cached where it is `stable`. Both have their `timing_key`, which is
+        null where nothing can be cached.
+        """
+        parts = {**self.common, **facts}
+        if not self.folder or not parts["machine"]:
+            return {**measure(), "timed": NEW, "timing_key": None}
+        key = digest_of(parts)
+        path = os.path.join(self.folder, f"{key}.json")
+        entry = self._read(path, parts)
+        if entry:
+            log.info("kept timing of %s: the same engine, recipe, code and machine", entry["date"])
+            return {**entry["timing"], "timed": KEPT, "timing_key": key}
+        timing = measure()
+        if timing["stable"]:
+            _write(path, parts, timing)
+        return {**timing, "timed": NEW, "timing_key": key}
+
+    def _read(self, path, parts):
+        """Return an entry; drop one that is timed anew; a damaged one counts as absent."""
+        if self.retime:
+            Path(path).unlink(missing_ok=True)
+        try:
+            entry = read_json(path)
+            whole = entry["parts"] == parts and entry["sha256"] == digest_of(entry["timing"])
+            return entry if whole and isinstance(entry["date"], str) else None
+        except (UserError, OSError, KeyError, TypeError, ValueError):
+            return None
+
+
+def _write(path, parts, timing):
+    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    try:
+        write_json(path, {"parts": parts, "timing": timing, "sha256": digest_of(timing), "date": date})
+    except OSError as problem:
+        log.warning("the timing is not kept: %s: %s", problem.filename or path, problem.strerror)
