@@ -19,10 +19,10 @@ rule evaluate_torch:
         "results/logs/{dataset}/evaluate_torch.{scores}.{model}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(classes=recipes.classes, split=recipes.scored_split),
+        options=options(classes=dataset.classes, split=slices.split),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "--model {input.model:q} --index {input.index:q} {params.recipe} "
+        "--model {input.model:q} --index {input.index:q} {params.options} "
         "--accuracy {output.accuracy:q} --logits {output.logits:q} --threads {threads} --log {log:q}"
 
 
@@ -41,11 +41,11 @@ rule evaluate_onnx:
         "results/logs/{dataset}/evaluate_onnx.{model}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(identity=recipes.onnx_identity),
+        options=options(identity=slices.onnx_identity),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --engine {input.onnx:q} --images {input.images:q} --index {input.index:q} '
         "--reference {input.reference:q} --runtime onnxruntime --recipe '{{}}' --split val "
-        "--model {input.model:q} {params.recipe} --accuracy {output.accuracy:q} --log {log:q}"
+        "--model {input.model:q} {params.options} --accuracy {output.accuracy:q} --log {log:q}"
 
 
 rule evaluate_engine:
@@ -66,8 +66,8 @@ rule evaluate_engine:
         **BOARDS,
     params:
         device=on_device,
-        recipe=device_options(split=recipes.scored_split, recipe=recipes.running),
+        options=device_options(split=slices.split, recipe=target["threads"]),
     shell:
         "{params.device} {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} "
-        "--index {input.index:q} --reference {input.reference:q} --model {input.model:q} {params.recipe} "
+        "--index {input.index:q} --reference {input.reference:q} --model {input.model:q} {params.options} "
         "--accuracy {output.accuracy:q} --log {log:q}"

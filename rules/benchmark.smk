@@ -15,9 +15,9 @@ rule benchmark:
         **BOARDS,
     params:
         device=on_device,
-        recipe=device_options(recipe=recipes.timing),
+        options=device_options(recipe=slices.TIMING),
     shell:
-        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.recipe} "
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
         "--benchmark {output.benchmark:q} --log {log:q}"
 
 
@@ -38,9 +38,9 @@ rule paired_benchmark:
         **BOARDS,
     params:
         device=on_device,
-        recipe=device_options(recipe=recipes.timing_in_turns),
+        options=device_options(recipe=slices.timing_in_turns),
     shell:
-        "{params.device} {input.code[0]:q} --engines {input.engines:q} --select {input.select:q} {params.recipe} "
+        "{params.device} {input.code[0]:q} --engines {input.engines:q} --select {input.select:q} {params.options} "
         "--paired-benchmark {output.paired:q} --log {log:q}"
 
 
@@ -58,9 +58,9 @@ rule run_trtexec:
         **BOARDS,
     params:
         device=on_device,
-        recipe=device_options(recipe=recipes.timing),
+        options=device_options(recipe=slices.TIMING),
     shell:
-        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.recipe} "
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
         "--trtexec {output.trtexec:q} --log {log:q}"
 
 
@@ -78,7 +78,7 @@ rule profile_engine:
         **BOARDS,
     params:
         device=on_device,
-        recipe=device_options(recipe=recipes.profiling),
+        options=device_options(recipe=slices.PROFILING),
     shell:
-        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.recipe} "
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
         "--profile {output.profile:q} --log {log:q}"

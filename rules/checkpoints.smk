@@ -12,9 +12,9 @@ rule download:
     wildcard_constraints:
         dataset=datasets_with("official"),
     params:
-        recipe=options(url=recipes.url, sha256=recipes.sha256),
+        options=options(url=slices.url, sha256=model.sha256),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.recipe} --checkpoint {output.checkpoint:q} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.options} --checkpoint {output.checkpoint:q} --log {log:q}'
 
 
 use rule download as download_start with:
@@ -30,7 +30,7 @@ rule train:
     """Train the model on the dataset's train split, from scratch or from other weights."""
     input:
         model="results/{dataset}/models/{model}.json",
-        start=given(recipes.start, "datasets.{dataset}.from"),
+        start=user_file("dataset.from"),
         index="results/{dataset}/data/index.json",
         listing="results/{dataset}/data/train.tsv",
         code=host_code("train.py"),
@@ -42,10 +42,10 @@ rule train:
         dataset=datasets_with("train", "finetune"),
     threads: EVERY_CORE
     params:
-        start=untracked(recipes.start),
-        recipe=options(classes=recipes.classes, training=recipes.training, seed=recipes.seed),
+        start=user_path("dataset.from"),
+        options=options(classes=dataset.classes, training=slices.TRAINING, seed=slices.seed),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --start={params.start:q} {params.recipe} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --start={params.start:q} {params.options} '
         "--model {input.model:q} --checkpoint {output.checkpoint:q} --threads {threads} --log {log:q}"
 
 
@@ -53,7 +53,7 @@ rule import_checkpoint:
     """Check the user's own weights against the model and copy them."""
     input:
         model="results/{dataset}/models/{model}.json",
-        source=given(recipes.own_weights, "datasets.{dataset}.weights"),
+        source=user_file("dataset.weights"),
         code=host_code("import_checkpoint.py"),
     output:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
@@ -62,8 +62,8 @@ rule import_checkpoint:
     wildcard_constraints:
         dataset=datasets_with("import"),
     params:
-        source=untracked(recipes.own_weights),
-        recipe=options(classes=recipes.classes, part=recipes.part),
+        source=user_path("dataset.weights"),
+        options=options(classes=dataset.classes, part=slices.checkpoint_part),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --source {params.source:q} {params.recipe} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} --source {params.source:q} {params.options} '
         "--model {input.model:q} --checkpoint {output.checkpoint:q} --log {log:q}"

@@ -1,27 +1,31 @@
 """What the rules share: the checked tables, and functions of wildcards over them."""
 
+import functools
 import os
 import re
 import shlex
 import sys
 
+from configuration import checks
+from configuration.tables import SCORED
+from core import trained
+from devices import reach
+from snakefile import device_site
+from snakefile import job_list
+from snakefile import params as slices
 from snakefile import run_checks
 from snakefile import staleness
-from core import trained
-from snakefile import device_site
-from snakefile import image_stamp
-from snakefile import job_list
-from snakefile.params import Recipes
-from configuration.tables import SCORED, Tables
+from snakefile.params import dataset, graph, model, precision, target
 
-tables = run_checks.one_line(Tables.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
-recipes = Recipes(tables)
-options = recipes.options
+tables = run_checks.one_line(checks.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
+options = functools.partial(slices.options, tables)
+device_options = functools.partial(options, runtime=target.runtime, identity=slices.runtime_identity)
+dataset_files = staleness.dataset_files(tables)
 CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a constraint: precisions that choose an engine
 EVERY_CORE = workflow.cores or os.cpu_count()  # of jobs that run alone; threads never make a job stale
-BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in tables.boards().values()}
+BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in reach.boards(tables).values()}
 workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board that is reached by ssh
-os.environ.update(tables.environment(sys.executable))
+os.environ.update(reach.environment(tables, sys.executable))
 
 
 wildcard_constraints:
@@ -56,7 +60,7 @@ def device_code(script, purpose="run"):
 
 def device_cores(w):
     """Return a job's share of this machine: all of it, or little where the job runs on a board elsewhere."""
-    return 1 if tables.board(w.target) else EVERY_CORE
+    return 1 if reach.board(tables, w.target) else EVERY_CORE
 
 
 def on_device(wildcards, input, output):
@@ -64,7 +68,7 @@ def on_device(wildcards, input, output):
 
     Where a target is decides nothing.
     """
-    if not tables.board(wildcards.target):
+    if not reach.board(tables, wildcards.target):
         return staleness.Untracked(f'"$LEVIT_PYTHON_{wildcards.target}"')
     needed = [*input, *staleness.modules(input.code[0], tables.runtime_file(wildcards.target))]
     files = [" ".join(shlex.quote(str(path)) for path in several) for several in (needed, output)]
@@ -72,33 +76,19 @@ def on_device(wildcards, input, output):
     return staleness.Untracked(f"{start} --inputs {files[0]} --outputs {files[1]} --")
 
 
-def device_options(**slices):
-    """Return the options of a target's command line: its runtime and identity, and further slices."""
-    return options(runtime=recipes.runtime, identity=recipes.identity, **slices)
-
-
 def dataset_code(script):
     """Return the same of a script that loads the one that writes a builtin dataset."""
     return staleness.script(script, lambda wildcards: tables.builtin_files(wildcards.dataset), on_host=True)
 
 
-def given(of, key):
-    """Return a function of wildcards: nothing, where `of` gives a user's file, which is known by its content."""
-    return staleness.user_file(of, key, tables, workflow.rules)
+def user_file(key):
+    """Return a rule's input of a path that a key of a row names; the user's own files count by their content."""
+    return staleness.user_file(key, tables, workflow.rules)
 
 
-dataset_files = staleness.present(
-    tables,
-    path=(recipes.images, os.path.isdir),
-    **{"drawing.fonts": (recipes.fonts, os.path.isdir)},
-    **{key: (recipes.beside_images(key), os.path.isfile) for key in image_stamp.LISTS},
-    **{half: (recipes.beside_images(half), os.path.exists) for half in image_stamp.HALVES},
-)
-
-
-def untracked(of):
-    """Return a function of wildcards: what `of` gives, as a param that decides nothing."""
-    return lambda wildcards: staleness.Untracked(of(wildcards))
+def user_path(key):
+    """Return that path as a param that decides nothing, or "" where the row names none."""
+    return lambda wildcards: staleness.Untracked(slices.user_path(key)(tables, wildcards))
 
 
 def images(split):
@@ -155,9 +145,9 @@ def held_model(w):
     return f"results/{w.dataset}/models/{w.model}.json" if tables.has_plan(w.precision) else []
 
 
-def untyped_graph(w):
+def weakly_typed_graph(w):
     """Return the graph that the strongly typed one is made from."""
-    return tables.untyped_graph(w.dataset, w.model, w.precision)
+    return tables.weakly_typed_graph(w.dataset, w.model, w.precision)
 
 
 def engine_graph(w):
@@ -178,7 +168,7 @@ def engine_cache(w):
 
 def clean_graph(w):
     """Return the clean graph of the class that a target's engine is built from."""
-    return f"results/{w.dataset}/clean/{w.model}.{tables.graph_class(w.precision, w.target)}.onnx"
+    return f"results/{w.dataset}/clean/{w.model}.{tables.graph_variant(w.precision, w.target)}.onnx"
 
 
 def result_graph(w):
@@ -186,16 +176,16 @@ def result_graph(w):
     return tables.engine_graph(tables.active, w.model, w.precision, w.target)
 
 
-def where_there_is_one(w):
-    """Return {input: path} of what else a result of the active dataset tells of, where the tables have it."""
+def optional_inputs(w):
+    """Return the optional inputs of a result: {name: path}."""
     weights, engine = f"{w.model}.{w.precision}", f"{w.model}.{w.precision}.{w.target}"
-    found = {
+    paths = {
         "calibration": tables.is_calibrated(w.precision) and active(f"calibration/{weights}.json"),
         "typed": tables.is_predicted(w.precision, w.target) and active(f"typed/{weights}.json"),
         "trtexec": tables.has_trtexec(w.target) and active(f"trtexec/{engine}.json"),
         "dla": tables.is_dla(w.precision) and active(f"dla/{engine}.built.json"),
     }
-    return {name: path for name, path in found.items() if path}
+    return {name: path for name, path in paths.items() if path}
 
 
 def candidates(path):
@@ -209,7 +199,7 @@ def candidates(path):
     return paths
 
 
-def named(wildcards, input):
+def as_flags(wildcards, input):
     """Return a rule's inputs but its code as `--name=path`: empty where there is no such file."""
     files = {name: path for name, path in input.items() if name != "code"}
     return staleness.Untracked(" ".join(f"--{name}={shlex.quote(str(path))}" for name, path in files.items()))
@@ -217,24 +207,24 @@ def named(wildcards, input):
 
 def listed_results(wildcards):
     """Return the results that config.yaml lists for targets within reach; name the others on stderr."""
-    return [f"results/{m}.{p}.{t}.json" for m, p, t in tables.reachable_results()]
+    return [f"results/{m}.{p}.{t}.json" for m, p, t in reach.reachable_results(tables)]
 
 
 def listed_plans(wildcards):
     """Return the plans behind the listed results."""
-    planned = {(m, p) for m, p, _ in tables.reachable_results() if tables.has_plan(p)}
+    planned = {(m, p) for m, p, _ in reach.reachable_results(tables) if tables.has_plan(p)}
     return [active(f"plans/{model}.{precision}.json") for model, precision in sorted(planned)]
 
 
 def listed_bisects(wildcards):
     """Return the bisections of listed results that somebody asked for: those that are there."""
-    paths = [active(f"bisect/{m}.{p}.{t}.json") for m, p, t in tables.reachable_results() if tables.has_plan(p)]
+    paths = [active(f"bisect/{m}.{p}.{t}.json") for m, p, t in reach.reachable_results(tables) if tables.has_plan(p)]
     return [path for path in paths if os.path.exists(path)]
 
 
 def listed_onnx_accuracies(wildcards):
     """Return the accuracy of each listed model's exported graph."""
-    return [active(f"accuracy/{model}.onnx.json") for model in tables.onnx_models()]
+    return [active(f"accuracy/{model}.onnx.json") for model in reach.onnx_models(tables)]
 
 
 def listed_dla_reports(wildcards):

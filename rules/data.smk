@@ -13,10 +13,14 @@ rule index_dataset:
     log:
         "results/logs/{dataset}/index_dataset.log",
     params:
-        recipe=options(dataset=recipes.dataset, seed=recipes.seed, state=recipes.seen),
+        options=options(
+            dataset=dataset["builtin drawing path train val labels synsets class_order subset classes splits"],
+            seed=slices.seed,
+            state=slices.image_state,
+        ),
         images="results/{dataset}/data/images",
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.recipe} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.options} '
         "--images-root {params.images:q} --index {output.index:q} --train-images {output.train:q} "
         "--seen {output.seen:q} --log {log:q}"
 
@@ -30,9 +34,9 @@ rule resolve:
     log:
         "results/logs/{dataset}/resolve.{model}.log",
     params:
-        recipe=run_checks.one_line(options(row=recipes.model)),
+        options=run_checks.one_line(options(row=slices.network)),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.recipe} --model {output.model:q} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.options} --model {output.model:q} --log {log:q}'
 
 
 rule decode_split:

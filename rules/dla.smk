@@ -15,10 +15,10 @@ rule dla_fit:
     log:
         "results/logs/{dataset}/dla_fit.{model}.{precision}.{target}.log",
     params:
-        recipe=options(recipe=recipes.accelerator),
+        options=options(needs="dla", recipe=slices.accelerator),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --clean {input.clean:q} --onnx {input.onnx:q} --rules {input.rules:q} '
-        "--model {wildcards.model} --precision {wildcards.precision} --target {wildcards.target} {params.recipe} "
+        "--model {wildcards.model} --precision {wildcards.precision} --target {wildcards.target} {params.options} "
         "--report {output.report:q} --picture {output.picture:q} --log {log:q}"
 
 

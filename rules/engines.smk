@@ -20,8 +20,8 @@ rule build_engine:
         **BOARDS,
     params:
         device=on_device,
-        recipe=device_options(recipe=recipes.building, verification=recipes.verification),
+        options=device_options(recipe=slices.BUILDING, verification=slices.VERIFICATION),
     shell:
         "{params.device} {input.code[0]:q} --onnx {input.onnx:q} "
-        "--cache={input.cache:q} --plan={input.plan:q} --select {input.select:q} {params.recipe} "
+        "--cache={input.cache:q} --plan={input.plan:q} --select {input.select:q} {params.options} "
         "--model={input.model:q} --engine {output.engine:q} --description {output.description:q} --log {log:q}"

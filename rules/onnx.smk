@@ -13,14 +13,14 @@ rule export_onnx:
     log:
         "results/logs/{dataset}/export_onnx.{model}.log",
     params:
-        recipe=options(classes=recipes.classes),
+        options=options(classes=dataset.classes),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "{params.recipe} --model {input.model:q} --onnx {output.onnx:q} --log {log:q}"
+        "{params.options} --model {input.model:q} --onnx {output.onnx:q} --log {log:q}"
 
 
 rule clean_onnx:
-    """Run the surgeon's passes of a class of graph."""
+    """Run the surgeon's passes of a graph variant."""
     input:
         onnx="results/{dataset}/onnx/{model}.onnx",
         code=host_code("clean_onnx.py"),
@@ -29,15 +29,15 @@ rule clean_onnx:
     log:
         "results/logs/{dataset}/clean_onnx.{model}.{graph}.log",
     params:
-        recipe=options(passes=recipes.passes),
+        options=options(passes=graph.passes),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} {params.recipe} --clean {output.clean:q} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} {params.options} --clean {output.clean:q} --log {log:q}'
 
 
 rule type_onnx:
     """Make a strongly typed graph: Casts say what each layer computes in."""
     input:
-        onnx=untyped_graph,
+        onnx=weakly_typed_graph,
         plan=plan,
         code=host_code("type_onnx.py"),
     output:
@@ -45,7 +45,7 @@ rule type_onnx:
     log:
         "results/logs/{dataset}/type_onnx.{model}.{precision}.log",
     params:
-        recipe=options(recipe=recipes.typing),
+        options=options(recipe=precision["compute high_precision"]),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} --plan={input.plan:q} {params.recipe} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} --plan={input.plan:q} {params.options} '
         "--typed {output.typed:q} --log {log:q}"

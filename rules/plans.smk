@@ -8,7 +8,7 @@ rule plan_precision:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         qat=qat_checkpoint,
         calibration=calibration,
-        given=given(recipes.given_plan, "precisions.{precision}.fallback.plan"),
+        given=user_file("precision.fallback.plan"),
         calib=images("calib"),
         select=select,
         code=host_code("plan_precision.py"),
@@ -18,12 +18,17 @@ rule plan_precision:
         "results/logs/{dataset}/plan_precision.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
-        given=untracked(recipes.given_plan),
-        recipe=options(classes=recipes.classes, graph=recipes.plan_graph, recipe=recipes.planning),
+        given=user_path("precision.fallback.plan"),
+        options=options(
+            needs="fallback",
+            classes=dataset.classes,
+            graph=slices.plan_graph,
+            recipe=precision["compute budget criterion"],
+        ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
         "--calibration={input.calibration:q} --given={params.given:q} --calib-images {input.calib:q} "
-        "--images {input.select[0]:q} --index {input.select[1]:q} --reference {input.select[2]:q} {params.recipe} "
+        "--images {input.select[0]:q} --index {input.select[1]:q} --reference {input.select[2]:q} {params.options} "
         "--model {input.model:q} --plan {output.plan:q} --threads {threads} --log {log:q}"
 
 
@@ -64,7 +69,7 @@ rule bisect_precision:
         **BOARDS,
     params:
         device=on_device,
-        recipe=options(recipe=recipes.building, identity=recipes.identity),
+        options=options(recipe=slices.BUILDING, identity=slices.runtime_identity),
     shell:
         "{params.device} {input.code[0]:q} --onnx {input.onnx:q} --cache={input.cache:q} "
-        "--images {input.images:q} --model {input.model:q} {params.recipe} --bisect {output.bisect:q} --log {log:q}"
+        "--images {input.images:q} --model {input.model:q} {params.options} --bisect {output.bisect:q} --log {log:q}"

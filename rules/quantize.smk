@@ -16,10 +16,12 @@ rule sweep_calibration:
         "results/logs/{dataset}/sweep_calibration.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(classes=recipes.classes, recipe=recipes.sweep),
+        options=options(
+            needs="calibration.candidates", classes=dataset.classes, recipe=precision.calibration["images candidates"]
+        ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "--select {input.select:q} --index {input.index:q} {params.recipe} --sweep {output.sweep:q} "
+        "--select {input.select:q} --index {input.index:q} {params.options} --sweep {output.sweep:q} "
         "--model {input.model:q} --threads {threads} --log {log:q}"
 
 
@@ -30,7 +32,7 @@ rule calibrate:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
         images=images("calib"),
         sweep=sweep_choice,
-        imported=given(recipes.own_ranges, "precisions.{precision}.calibration.import"),
+        imported=user_file("precision.calibration.import"),
         code=host_code("calibrate.py"),
     output:
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
@@ -38,11 +40,11 @@ rule calibrate:
         "results/logs/{dataset}/calibrate.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
-        imported=untracked(recipes.own_ranges),
-        recipe=options(classes=recipes.classes, recipe=recipes.calibration),
+        imported=user_path("precision.calibration.import"),
+        options=options(needs="calibration", classes=dataset.classes, recipe=slices.calibration),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "--sweep={input.sweep:q} --imported={params.imported:q} {params.recipe} "
+        "--sweep={input.sweep:q} --imported={params.imported:q} {params.options} "
         "--model {input.model:q} --calibration {output.calibration:q} --threads {threads} --log {log:q}"
 
 
@@ -62,12 +64,16 @@ rule train_qat:
         "results/logs/{dataset}/train_qat.{model}.{precision}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(
-            classes=recipes.classes, augmentation=recipes.augmentation, recipe=recipes.qat, seed=recipes.seed
+        options=options(
+            needs="qat",
+            classes=dataset.classes,
+            augmentation=slices.AUGMENTATION,
+            recipe=precision.qat,
+            seed=slices.seed,
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --calibration {input.calibration:q} '
-        "--index {input.index:q} --images {input.images:q} --model {input.model:q} {params.recipe} "
+        "--index {input.index:q} --images {input.images:q} --model {input.model:q} {params.options} "
         "--qat {output.qat:q} --threads {threads} --log {log:q}"
 
 
@@ -86,10 +92,10 @@ rule quantize_onnx:
     log:
         "results/logs/{dataset}/quantize_onnx.{model}.{precision}.{graph}.log",
     params:
-        recipe=options(classes=recipes.classes, passes=recipes.passes, placement=recipes.placement),
+        options=options(classes=dataset.classes, passes=graph.passes, placement=graph.placement),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
-        "--calibration {input.calibration:q} --plan={input.plan:q} --images {input.images:q} {params.recipe} "
+        "--calibration {input.calibration:q} --plan={input.plan:q} --images {input.images:q} {params.options} "
         "--model {input.model:q} --quantized {output.quantized:q} --log {log:q}"
 
 
@@ -108,12 +114,12 @@ rule export_cache:
         "results/logs/{dataset}/export_cache.{model}.{precision}.{target}.log",
     threads: EVERY_CORE
     params:
-        recipe=options(
-            count=recipes.calibration_images,
-            placement=recipes.class_placement,
-            version=recipes.version,
+        options=options(
+            count=precision.calibration.images,
+            placement=slices.engine_placement,
+            version=slices.version,
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --clean {input.clean:q} --qat={input.qat:q} '
-        "--calibration {input.calibration:q} --images {input.images:q} {params.recipe} "
+        "--calibration {input.calibration:q} --images {input.images:q} {params.options} "
         "--model {input.model:q} --cache {output.cache:q} --threads {threads} --log {log:q}"

@@ -4,7 +4,7 @@
 rule assemble_result:
     """Merge what was measured and where it came from."""
     input:
-        unpack(where_there_is_one),
+        unpack(optional_inputs),
         code=result_code("assemble_result.py"),
         description=active("engines/{model}.{precision}.{target}.json"),
         engine=active("engines/{model}.{precision}.{target}.engine"),
@@ -20,11 +20,11 @@ rule assemble_result:
     log:
         "results/logs/assemble_result.{model}.{precision}.{target}.log",
     params:
-        recipe=options(dataset=recipes.active_name, recipe=recipes.lineage, budget=recipes.budget),
-        files=named,
+        options=options(dataset=slices.active, recipe=slices.lineage, budget=precision.budget),
+        files=as_flags,
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --model {wildcards.model} --precision {wildcards.precision} '
-        "--target {wildcards.target} {params.recipe} {params.files} --result {output.result:q} --log {log:q}"
+        "--target {wildcards.target} {params.options} {params.files} --result {output.result:q} --log {log:q}"
 
 
 rule choose_precision:
@@ -41,10 +41,10 @@ rule choose_precision:
     wildcard_constraints:
         precision=CHOOSING,
     params:
-        recipe=options(budget=recipes.budget),
+        options=options(budget=precision.budget),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --results {input.results:q} --select {input.select:q} '
-        "--paired-benchmark {input.paired:q} --precision {wildcards.precision} {params.recipe} --result {output.result:q} --log {log:q}"
+        "--paired-benchmark {input.paired:q} --precision {wildcards.precision} {params.options} --result {output.result:q} --log {log:q}"
 
 
 rule summarize:
@@ -73,8 +73,8 @@ rule report:
     log:
         "results/logs/report.log",
     params:
-        recipe=options(models=recipes.published),
+        options=options(models=slices.published),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --results {input.results:q} --plans {input.plans:q} '
-        "--bisects {input.bisects:q} {params.recipe} "
+        "--bisects {input.bisects:q} {params.options} "
         "--report {output.report:q} --log {log:q}"

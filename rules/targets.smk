@@ -13,10 +13,10 @@ rule fingerprint:
         **BOARDS,
     params:
         device=on_device,
-        recipe=options(target=recipes.facts),
-        identity=options(identity=recipes.identity),
+        options=options(target=slices.FACTS),
+        identity=options(identity=slices.runtime_identity),
     shell:
-        "{params.device} {input.code[0]:q} {params.recipe} --identity {output.identity:q} --log {log:q}"
+        "{params.device} {input.code[0]:q} {params.options} --identity {output.identity:q} --log {log:q}"
 
 
 rule everything:

@@ -14,11 +14,12 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+from configuration import checks
 from configuration.tables import Tables
 from core import provenance, trained
 from core.files import canonical, one_line, read_json, sha256_file, write_json
 from devices.result_jobs import run_snakemake
-from snakefile.params import Recipes
+from snakefile.params import lineage
 
 FOLDER = ".cache/migrate"  # where earlier versions' files wait to be taken as the output of their jobs
 
@@ -32,7 +33,7 @@ def tables_of():
     import yaml
 
     with open("config.yaml", encoding="utf-8") as stream:
-        return Tables.load(yaml.safe_load(stream), "rules/schemas/config.schema.yaml")
+        return checks.load(yaml.safe_load(stream), "rules/schemas/config.schema.yaml")
 
 
 def results_of():
@@ -83,7 +84,7 @@ def check_rows(result, dataset, model, precision, tables):
     """Raise Refused where today's rows are not those that a result tells it was trained by."""
     told = result["provenance"]["recipe"]
     names = SimpleNamespace(model=model, precision=result["precision"], target=result["target"])
-    now = Recipes(Tables({**tables.config, "dataset": dataset})).lineage(names)
+    now = lineage(Tables({**tables.config, "dataset": dataset}), names)
     now["model"] = read_json(f"results/{dataset}/models/{model}.json")
     parts = ["model", "dataset", "seed"] + (["precision"] if precision else [])
     for part in parts:

@@ -118,11 +118,11 @@ def _seconds(commands, runs):
 def bench_dry_runs():
     import yaml
 
-    from configuration.tables import Tables
+    from configuration import checks
 
     print("\nDry runs, median of 5, against a Snakefile of one rule")
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    tables = Tables.load(config, ROOT / "rules" / "schemas" / "config.schema.yaml")
+    tables = checks.load(config, ROOT / "rules" / "schemas" / "config.schema.yaml")
     everything = [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.names)]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "Snakefile").write_text(ONE_RULE)

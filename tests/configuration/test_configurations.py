@@ -7,9 +7,7 @@ import os
 import pytest
 import yaml
 
-from configuration import yaml_text
-from configuration.schema import Checker
-from configuration.tables import Tables
+from configuration import checks, yaml_text
 from core.files import UserError
 from fuzz.configurations import PARSED, TEXT, TEXTS, VALUES, changed
 from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow
@@ -20,7 +18,7 @@ PARSED_SCHEMA = yaml.safe_load(SCHEMA.read_text())
 
 def load(config):
     """Check a parsed configuration as the Snakefile does."""
-    return Tables(Checker(PARSED_SCHEMA).check(config))
+    return checks.checked(config, PARSED_SCHEMA)
 
 
 def read(path):

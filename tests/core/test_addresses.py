@@ -8,10 +8,11 @@ import yaml
 from test_fetch import CONTENT, SHA, fetch
 
 import file_server
-from configuration.tables import Tables
+from configuration import checks
 from core import addresses
 from core.files import UserError
-from snakefile.params import Recipes
+from devices import reach
+from snakefile import params
 from workflow import REPOSITORY, Workflow
 
 SECRETS = ("m4rie", "s3cret", "t0ken")
@@ -67,23 +68,22 @@ def test_no_secret_is_in_what_rules_and_results_get(tmp_path):
 
     workflow.config(official)
     config = yaml.safe_load(workflow.path("config.yaml").read_text())
-    tables = Tables.load(config, str(REPOSITORY / "rules/schemas/config.schema.yaml"))
-    recipes = Recipes(tables)
+    tables = checks.load(config, str(REPOSITORY / "rules/schemas/config.schema.yaml"))
 
     class Names:
         dataset, model, precision, target = "digits", "LeViT-tiny", "fp32", "cpu"
 
-    told = json.dumps([recipes.url(Names), recipes.lineage(Names)])
+    told = json.dumps([params.url(tables, Names), params.lineage(tables, Names)])
     assert "https://host/LeViT-tiny-12345678.pth?token=***" in told
     assert not [secret for secret in SECRETS if secret in told]
-    assert json.loads(tables.environment("python")[addresses.VARIABLE]) == {addresses.public(url): url}
+    assert json.loads(reach.environment(tables, "python")[addresses.VARIABLE]) == {addresses.public(url): url}
 
 
 def test_an_address_that_is_refused_is_named_without_its_secrets():
     config = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
     config["models"]["LeViT-128S"]["url"] = "sftp://m4rie:s3cret@host/x?token=t0ken"
     with pytest.raises(UserError, match=r"models.LeViT-128S.url: 'sftp://host/x\?token=\*\*\*' does not match"):
-        Tables.load(config, str(REPOSITORY / "rules/schemas/config.schema.yaml"))
+        checks.load(config, str(REPOSITORY / "rules/schemas/config.schema.yaml"))
 
 
 def test_snakemake_prints_and_keeps_no_secret_of_a_failing_download(tmp_path):

@@ -308,7 +308,7 @@ def test_folders_deeper_than_pythons_stack(tmp_path, pictures):
         stream.write(encoded("PNG"))
     listing = indexed(tmp_path)
     assert len(everything(tmp_path, listing)) == IMAGES + 1
-    assert image_stamp.state({"path": str(pictures)})
+    assert image_stamp.fingerprint({"path": str(pictures)})
     subprocess.run(["rm", "-r", str(pictures / "c0")], check=True)  # pytest's own cleaning would recurse
 
 
@@ -356,12 +356,12 @@ def add(archive, name, content):
 def test_the_index_and_the_watch_see_the_same(tmp_path, pictures):
     """What the index leaves out as hidden, looped or no file moves nothing at parse time; what it reads does."""
     row = {**ROW, "path": str(pictures)}
-    before = image_stamp.state(row)
+    before = image_stamp.fingerprint(row)
     for make in (named("deeper/.hidden/a.png"), named("@eaDir/a.png"), fifo, link("loop", ".."), link("x", "gone")):
         make(pictures)
-    assert image_stamp.state(row) == before
+    assert image_stamp.fingerprint(row) == before
     named("deeper/a.png")(pictures)
-    assert image_stamp.state(row) != before
+    assert image_stamp.fingerprint(row) != before
 
 
 def test_a_folder_that_goes_away_or_is_unreadable_is_no_traceback(tmp_path, pictures, monkeypatch):
@@ -373,6 +373,6 @@ def test_a_folder_that_goes_away_or_is_unreadable_is_no_traceback(tmp_path, pict
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", failing)
-    assert image_stamp.state({**ROW, "path": str(pictures)})
+    assert image_stamp.fingerprint({**ROW, "path": str(pictures)})
     with pytest.raises(PermissionError, match=r"pictures/c1"):
         building.build(str(pictures), ROW, 0, hash_all=False)

@@ -26,7 +26,7 @@ REQUESTS = {
     "results/LeViT-tiny.auto.cpo.json": "unknown target cpo: did you mean cpu",
     "results/digits/qat/LeViT-tiny.fp32.pth": "precision fp32 has no qat",
     "results/digits/calibration/LeViT-tiny.fp32.json": "precision fp32 has no calibration",
-    "results/digits/sweeps/LeViT-tiny.int8_qat.json": "precision int8_qat has no sweep: its calibration.method is not",
+    "results/digits/sweeps/LeViT-tiny.int8_qat.json": "precision int8_qat has no calibration.candidates in config.yaml",
     "results/imagenet/checkpoints/LeViT-tiny.pth": "LeViT-tiny on imagenet: the model has no official weights",
 }
 SETTINGS = {
@@ -48,7 +48,7 @@ SETTINGS = {
     "precisions={fp32: {choose: all}}": "precisions.fp32: give either compute or choose",
     "targets={my-board: {runtime: openvino, graph: cpu, precisions: [fp32]}}": "the name targets.my-board: ",
     "targets={cpu: {graph: cqu}}": "unknown graph cqu: did you mean cpu",
-    "targets={rtx: {graph: cpu}}": "targets.rtx: typed graphs are made of the class gpu",
+    "targets={rtx: {graph: cpu}}": "targets.rtx: typed graphs are made of the graph gpu",
     "datasets={targets: {path: /x, classes: 10, weights: train}}": "the name datasets.targets: ",
     "datasets={digits: {path: /x}}": "datasets.digits: give either builtin or path",
     "models={LeViT-tiny: {crop: 1.5}}": "models.LeViT-tiny.crop: 1.5 is above 1",

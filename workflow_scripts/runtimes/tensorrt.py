@@ -20,7 +20,7 @@ from runtimes import PRECISIONS, _calibration, _dla, _gpu, _layers, _plugins, _t
 
 NAME = "tensorrt"
 REMEDY = "install it as envs/ says; on a Jetson it is part of JetPack (python3-libnvinfer)"
-TIMING_CACHES = "LEVIT_TIMING_CACHES"  # environment: a folder, set by tables.environment; without it none is kept
+TIMING_CACHES = "LEVIT_TIMING_CACHES"  # environment: a folder, set by reach.environment; without it none is kept
 TAKES_PLANS = True  # up to 10.x: later ones read all types from the graph
 COMPUTES = PRECISIONS
 DLA_COMPUTES = ("fp16", "int8")

@@ -1,16 +1,19 @@
-"""What can be seen of a user's images without reading them, so that a change to them makes their index stale.
+"""Cheap fingerprint of a dataset's images or fonts; a change of it reruns `index_dataset`.
 
-Of up to FEW files each one's size and time of change is looked at, so that an image edited in place is noticed too.
-Of more, a dry run would take too long: then the times of the folders are, which change when an image is added,
-removed, renamed or replaced by another file, but not when its bytes are overwritten. Decoding and training notice
-those: they hold each image to what the index knows it by. Files of labels and of class names count by their content.
+Of up to FEW images it has each one's size and mtime, so that an image edited in place is noticed too. With more, a dry
+run would take too long: it has the mtimes of the folders instead, which change when an image is added, removed, renamed
+or replaced by another file, but not when its bytes are overwritten. Decoding and training notice those: they hold each
+image to what the index records of it. Files of labels and of class names, and fonts, count by their content.
 Read while Snakemake parses: standard library only, Python 3.8.
 """
+
+from __future__ import annotations
 
 import collections
 import hashlib
 import itertools
 import os
+from collections.abc import Callable
 
 from core.user_files import sha256_of, sha256_of_all
 from data import walk
@@ -22,33 +25,52 @@ HALVES = ("train", "val")
 FONTS = (".ttf", ".otf")
 
 
-def state(row):
-    """Return a digest of what is seen of a row of `datasets` with a `path`, or None where its folder is not here."""
-    root = row["path"]
-    if not os.path.isdir(root):
-        return None
+def fingerprint(row: dict) -> str | None:
+    """Return the fingerprint of a dataset's images or fonts, None where they are not here, "" where it has neither."""
+    source = row.get("path") or _fonts_of(row)
+    if not source or not os.path.isdir(source):
+        return None if source else ""
+    return _images_fingerprint(row, source) if "path" in row else _fonts_fingerprint(source)
+
+
+def user_files(row: dict, is_indexed: bool) -> dict[str, tuple[str | None, Callable]]:
+    """Return {key of a dataset's row: (path that it names, test that the path must pass)}.
+
+    Without the images or fonts themselves once they are indexed: they may be elsewhere by then.
+    """
+    files: dict = {} if is_indexed else {"path": (row.get("path"), os.path.isdir)}
+    if not is_indexed:
+        files["drawing.fonts"] = (_fonts_of(row), os.path.isdir)
+    if os.path.isdir(row.get("path", "")):
+        files.update({key: (beside(row, key), os.path.isfile) for key in LISTS})
+        files.update({half: (beside(row, half), os.path.exists) for half in HALVES})
+    return files
+
+
+def _fonts_of(row):
+    return row.get("drawing", {}).get("fonts")
+
+
+def _images_fingerprint(row, root):
     places = [os.path.join(root, row.get(half) or half) for half in HALVES]
-    seen = [_stamp(path) for path in places if os.path.isfile(path)]
-    seen += [(key, _content(beside(row, key))) for key in LISTS if beside(row, key)]
+    stamps: list = [_stamp(path) for path in places if os.path.isfile(path)]
+    stamps += [(key, _content(beside(row, key))) for key in LISTS if beside(row, key)]
     folders = [path for path in places if os.path.isdir(path)] or [root]
     images = []
     for folder in folders:
         images += _images(folder, FEW + 1 - len(images))
-    seen += images if len(images) <= FEW else [stamp for folder in folders for stamp in _folders(folder)]
-    return hashlib.sha256(repr(sorted(seen, key=repr)).encode()).hexdigest()
+    stamps += images if len(images) <= FEW else [stamp for folder in folders for stamp in _folders(folder)]
+    return hashlib.sha256(repr(sorted(stamps, key=repr)).encode()).hexdigest()
 
 
-def fonts(folder):
-    """Return a digest of the fonts below a folder, by their content, or None where it is not here."""
-    if not os.path.isdir(folder):
-        return None
+def _fonts_fingerprint(folder):
     found = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
     paths = sorted(path for path in found if path.lower().endswith(FONTS))
     named = [[os.path.relpath(path, folder), digest] for path, digest in zip(paths, sha256_of_all(paths))]
     return hashlib.sha256(repr(named).encode()).hexdigest()
 
 
-def beside(row, key):
+def beside(row: dict, key: str) -> str | None:
     """Return the path that a row names relative to its images, or None where it names none."""
     named = row.get(key)
     return os.path.join(row["path"], named) if named and named not in NAMED else None
@@ -61,27 +83,27 @@ def _content(path):
         return "unreadable"
 
 
-def _stamp(path, found=None):
+def _stamp(path, stat=None):
     try:
-        found = found or os.stat(path)
+        stat = stat or os.stat(path)
     except OSError:  # a link to nothing, say: the index says what is wrong
         return (path, None, None)
-    return (path, found.st_size, found.st_mtime_ns)
+    return (path, stat.st_size, stat.st_mtime_ns)
 
 
 def _images(folder, most):
     """Return the stamps of the first `most` files in a folder and below, hidden ones left out."""
     files, stamps = walk.files(folder, collections.Counter()), []
     try:
-        for path, found in itertools.islice(files, most):
-            stamps.append(_stamp(os.path.join(folder, path), found))
+        for path, stat in itertools.islice(files, most):
+            stamps.append(_stamp(os.path.join(folder, path), stat))
     except OSError as error:  # a folder that cannot be read: the index names it
         stamps.append((str(error.filename), None, None))
     return stamps
 
 
 def _folders(folder):
-    """Return the stamps of a folder and of those in it; what lies deeper is not looked at."""
+    """Return the stamps of a folder and of those in it, no deeper."""
     try:
         return [_stamp(folder), *(_stamp(os.path.join(folder, name)) for name in walk.folders(folder))]
     except OSError:

@@ -10,8 +10,7 @@ import shlex
 
 from core.files import write_json
 from devices.result_jobs import ANYWHERE, DEVICE, HOST, JOBS_FILE
-from snakefile.rule_facts import code_files, device_purpose, is_host_built, is_result
-from snakefile.run_checks import TIMED
+from snakefile.rule_facts import code_files, device_purpose, is_host_built, is_result, is_timed
 
 
 def write(dag, rules, tables) -> None:
@@ -30,7 +29,7 @@ def _described(job):
     code = code_files(job.rule, job.wildcards) if place == DEVICE else []
     return {
         **{"rule": job.rule.name, "place": place, "target": target},
-        **{"is_timing": job.rule.name in TIMED, "is_result": is_result(job.rule)},
+        **{"is_timing": is_timed(job.rule), "is_result": is_result(job.rule)},
         **{"argv": [] if place == HOST else _argv(job), "code": code, "outputs": list(map(str, job.output))},
         "inputs": {name: _paths(value) for name, value in job.input.items()},
     }

@@ -1,300 +1,265 @@
-"""The part of config.yaml that each rule gets: what is in it decides staleness, so it is the least that the rule needs.
+"""The slices of config.yaml that decide each rule, and the command-line options made of them.
 
-Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
+A rule names its slices where it stands: `precision.qat` is the value of a key in the row that its wildcard names,
+`target["batches threads"]` the part of that row under some keys, `a | b` both, where b's keys replace a's. What several
+rules share, or a result records, has a name here. A slice holds no more than its rule needs: what is in it decides
+staleness. Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import shlex
+from collections.abc import Callable
 
-from configuration.tables import ONNX, SCORED, SEEN, TYPED_CLASS, ask, pick
+from configuration.tables import SCORED, STRONGLY_TYPED_GRAPH, Tables, pick
 from core import addresses, resolved, sources
-from core.files import UserError, canonical, read_json, system_text
-from devices import probe
+from core.files import UserError, canonical, system_text
+from devices import reach
 from snakefile import image_stamp
 
-DATASET: tuple[str, ...] = ("builtin", "drawing", "path", "train", "val", "labels", "synsets", "class_order")
-DATASET += ("subset", "classes", "splits")  # of its row
-FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # of a target's row: what the device is
+OMITTED = object()  # the value of an option that is left out
+LOCATION = ("python", "ssh", "ssh_config", "workdir")  # of a target's row: where it is, which decides no content
 
-ELSEWHERE = ("python", "ssh", "ssh_config", "workdir")  # of a target's row: where it is, which decides nothing
-AUGMENTATION = ("crop_scale", "crop_ratio", "flip")  # of a training, what QAT looks at as well
 
-SEARCH = ("workspace_mb", "optimization_level", "external_tactics", "dynamic_batch")  # of kernels, by a builder
-TIMING: tuple[str, ...] = ("batches", "warmup_ms", "duration_ms", "iterations", "threads", "cuda_graph", "spin_wait")
-TIMING += ("transfers", "power_mode", "other_power_mode")
+class Slice:
+    """A function of the tables and a job's wildcards; `keys`: those of config.yaml that it reads, where it has any."""
 
+    def __init__(self, of: Callable, keys: frozenset = frozenset()):
+        self.of, self.keys = of, keys
 
-OMITTED = object()  # what a function of wildcards gives where its option is left out
+    def __call__(self, tables: Tables, w):
+        return self.of(tables, w)
 
+    def __or__(self, other: Slice) -> Slice:
+        """Return the dict of both, where the other's keys replace this one's; one that is None adds nothing."""
+        return Slice(lambda tables, w: {**(self(tables, w) or {}), **(other(tables, w) or {})}, self.keys | other.keys)
 
-class Recipes:
-    """Functions of wildcards over the tables; only `seen` and the identities ask about this machine."""
+    def where(self, condition: Callable) -> Slice:
+        """Return this slice where another one is true, else None."""
+        return Slice(lambda tables, w: self(tables, w) if condition(tables, w) else None, self.keys)
 
-    def __init__(self, tables):
-        self.tables = tables
-        self._identities, self._options = {}, {}
 
-    def dataset(self, w):
-        return pick(self.tables.row("dataset", w.dataset), *DATASET)
+class Row(Slice):
+    """The row of a table that a wildcard names, or a value in it: `row.key`, `row.key.key`; None where it has none."""
 
-    def seen(self, w):
-        """Return what is seen of the user's images where they are here, else what was when they were indexed."""
-        row, recorded = self.tables.row("dataset", w.dataset), f"results/{w.dataset}/data/seen.txt"
-        fonts = row.get("drawing", {}).get("fonts")
-        found = image_stamp.state(row) if "path" in row else image_stamp.fonts(fonts) if fonts else ""
-        return found if found is not None else system_text(recorded).strip()
+    def __init__(self, kind: str, *path: str):
+        super().__init__(self._value, frozenset(path[-1:]))
+        self._kind, self._path = kind, path
 
-    def images(self, w):
-        """Return the folder of the user's images, or nothing where they were indexed and may be elsewhere by now."""
-        return self._unless_seen(w, self.tables.row("dataset", w.dataset).get("path"))
+    def __getattr__(self, key):
+        if key.startswith("_"):
+            raise AttributeError(key)
+        return Row(self._kind, *self._path, key)
 
-    def fonts(self, w):
-        """Return the same of the fonts that a builtin dataset is drawn with."""
-        return self._unless_seen(w, self.tables.row("dataset", w.dataset).get("drawing", {}).get("fonts"))
+    def __getitem__(self, keys: str) -> Slice:
+        """Return the part of the row under some keys, given as one text."""
+        names = keys.split()
+        return Slice(lambda tables, w: pick(self(tables, w), *names), frozenset(names))
 
-    def _unless_seen(self, w, folder):
-        return "" if os.path.exists(f"results/{w.dataset}/data/seen.txt") else folder or ""
+    def _value(self, tables, w):
+        value = tables.row(self._kind, getattr(w, self._kind))
+        for key in self._path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
 
-    def beside_images(self, key):
-        """Return a function of wildcards: the path that a dataset's row has under `key`, while its images are here."""
 
-        def path(w):
-            row = self.tables.row("dataset", w.dataset)
-            given = image_stamp.beside(row, key) if os.path.isdir(row.get("path", "")) else None
-            return given or ""
+dataset, model, precision, target, graph = map(Row, ("dataset", "model", "precision", "target", "graph"))
 
-        return path
+BUILDING = (
+    target["batches threads compute_capabilities workspace_mb optimization_level external_tactics dynamic_batch"]
+    | precision["compute high_precision dla tf32 batches"]
+    | target["high_precision"].where(precision.high_precision)
+)
+VERIFICATION = target["typed"].where(lambda tables, w: tables.has_plan(w.precision))  # None: no plan to hold it to
+PROFILING = target["batches threads"] | precision["batches"]
+TIMING = (
+    target["warmup_ms duration_ms iterations threads cuda_graph spin_wait transfers power_mode other_power_mode"]
+    | PROFILING
+)
+FACTS = target[" ".join(reach.FACTS)]
+TRAINING = dataset.training | dataset["checkpoint_key"]
+AUGMENTATION = dataset.training["crop_scale crop_ratio flip"]  # what QAT has of it
 
-    def own_weights(self, w):
-        """Return the path of the user's checkpoint of a model."""
-        return self.tables.row("dataset", w.dataset)["weights"].replace("{model}", w.model)
 
-    def part(self, w):
-        """Return which state dict of the user's checkpoint is taken, where the row says it."""
-        return self.tables.row("dataset", w.dataset).get("checkpoint_key", OMITTED)
+def timing_in_turns(tables: Tables, w) -> dict:
+    """Return how the finalists of a choice are timed in turns, with each candidate's batches and the budget."""
+    place, names = tables.row("target", w.target), tables.candidates(w.model, w.precision, w.target, w.dataset)
+    batches = {name: tables.row("precision", name).get("batches") or place["batches"] for name in names}
+    common = {key: value for key, value in TIMING(tables, w).items() if key != "batches"}
+    rows = [{"precision": name, "batches": several} for name, several in batches.items()]
+    return {**common, "budget": precision.budget(tables, w), "candidates": rows}
 
-    def start(self, w):
-        """Return the path of the weights that fine-tuning starts from, or nothing where training is from scratch."""
-        return self.tables.start(w.dataset, w.model) or ""
 
-    def given_plan(self, w):
-        """Return the path of the hand-made plan of a precision, or nothing."""
-        return self.tables.given_plan(w.model, w.precision) or ""
+timing_in_turns.keys = TIMING.keys  # type: ignore[attr-defined]
 
-    def own_ranges(self, w):
-        """Return the path of the quantized checkpoint that a precision's ranges are imported from, or nothing."""
-        row = self.tables.row("precision", w.precision)["calibration"]
-        return row.get("import", "").replace("{model}", w.model)
 
-    def classes(self, w):
-        return self.tables.row("dataset", w.dataset)["classes"]
+def seed(tables: Tables, w) -> int:
+    """Return the seed of splits and trainings."""
+    return tables.config["seed"]
 
-    def training(self, w):
-        row = self.tables.row("dataset", w.dataset)
-        return {**row["training"], **pick(row, "checkpoint_key")}
 
-    def augmentation(self, w):
-        return pick(self.training(w), *AUGMENTATION)
+def active(tables: Tables, w) -> str:
+    """Return the active dataset's name."""
+    return tables.active
 
-    def seed(self, w):
-        return self.tables.config["seed"]
 
-    def model(self, w):
-        """Return what a model's row says of its network and its images; raise UserError for options not served."""
-        row = pick(self.tables.row("model", w.model), *resolved.AUGMENTED)
-        try:
-            resolved.check_options(row.get("options"))
-        except UserError as problem:
-            raise UserError(f"models.{w.model}.{problem}") from None
-        return row
+def split(tables: Tables, w) -> str:
+    """Return the split that the scores in a folder are of."""
+    return SCORED[w.scores]
 
-    def url(self, w):
-        """Return the address of a model's weights without secrets, which its job has from the environment."""
-        url = self.tables.row("model", w.model).get("url")
-        return url and addresses.public(url)
-
-    def sha256(self, w):
-        return self.tables.row("model", w.model).get("sha256")
-
-    def passes(self, w):
-        return self.tables.row("graph", w.graph)["passes"]
-
-    def placement(self, w):
-        return self.tables.row("graph", w.graph)["placement"]
-
-    def calibration(self, w):
-        row = self.tables.row("precision", w.precision)["calibration"]
-        if self.tables.is_swept(w.precision):
-            return pick(row, "method", "images")
-        return {key: value for key, value in row.items() if key != "import"}  # a file counts by its content
-
-    def sweep(self, w):
-        return pick(self.tables.row("precision", w.precision)["calibration"], "images", "candidates")
-
-    def calibration_images(self, w):
-        return self.calibration(w)["images"]
-
-    def qat(self, w):
-        return self.tables.row("precision", w.precision)["qat"]
-
-    def plan_graph(self, w):
-        """Return the passes of the class whose nodes plans name, and what any class quantizes: plans serve them all."""
-        placed = {kind for row in self.tables.names("graph").values() for kind in row["placement"]}
-        return {"passes": self.tables.row("graph", TYPED_CLASS)["passes"], "placement": sorted(placed)}
-
-    def planning(self, w):
-        return pick(self.tables.row("precision", w.precision), "compute", "budget", "criterion")
-
-    def typing(self, w):
-        return pick(self.tables.row("precision", w.precision), "compute", "high_precision")
-
-    def runtime(self, w):
-        return self.tables.row("target", w.target)["runtime"]
-
-    def facts(self, w):
-        return pick(self.tables.row("target", w.target), *FACTS)
-
-    def building(self, w):
-        row, place = self.tables.row("precision", w.precision), self.tables.row("target", w.target)
-        other = pick(place, "high_precision") if row.get("high_precision") else {}
-        return {
-            **pick(row, "compute", "high_precision", "dla", "tf32"),
-            **pick(place, "batches", "threads", "compute_capabilities", *SEARCH),
-            **self.own_batches(w),
-            **other,
-        }
-
-    def accelerator(self, w):
-        """Return what decides which nodes a target's DLA takes, and in what they compute there."""
-        row, place = self.tables.row("precision", w.precision), self.tables.row("target", w.target)
-        facts = {"generation": place["dla_generation"], "version": self.version(w)}
-        return {"batch": row["batches"][0], "compute": row["compute"], **facts}
-
-    def verification(self, w):
-        """Return how an engine is held to its plan, or nothing where the precision has none."""
-        if not self.tables.has_plan(w.precision):
-            return None
-        return {"typed": self.tables.row("target", w.target)["typed"]}
-
-    def running(self, w):
-        return pick(self.tables.row("target", w.target), "threads")
-
-    def scored_split(self, w):
-        return SCORED[w.scores]
-
-    def profiling(self, w):
-        return {**pick(self.tables.row("target", w.target), "batches", "threads"), **self.own_batches(w)}
-
-    def own_batches(self, w):
-        """Return the batches that a precision has over its target's, or nothing."""
-        return pick(self.tables.row("precision", w.precision), "batches")
-
-    def timing(self, w):
-        return {**pick(self.tables.row("target", w.target), *TIMING), **self.own_batches(w)}
-
-    def timing_in_turns(self, w):
-        """Return how the finalists of a choice are timed in turns, with each candidate's batches and the budget."""
-        place = self.tables.row("target", w.target)
-        names = self.tables.candidates(w.model, w.precision, w.target, w.dataset)
-        own = {name: self.tables.row("precision", name).get("batches") or place["batches"] for name in names}
-        rows = [{"precision": name, "batches": batches} for name, batches in own.items()]
-        common = pick(place, *(key for key in TIMING if key != "batches"))
-        return {**common, "budget": self.budget(w), "candidates": rows}
-
-    def lineage(self, w):
-        """Return what a result records of its recipe: the rows, less what decides nothing about its numbers.
-
-        With the commit they are enough to build it again (reproduce.py).
-        """
-        row = {key: value for key, value in self.tables.row("precision", w.precision).items() if key != "budget"}
-        unused = ELSEWHERE if "high_precision" in row else (*ELSEWHERE, "high_precision")
-        place = {key: value for key, value in self.tables.row("target", w.target).items() if key not in unused}
-        return {
-            **{"precision": row, "building": self.building(w), "timing": self.timing(w)},
-            **{"target": place, "graphs": self.tables.graphs_of(w.precision, w.target), "seed": self.seed(w)},
-            **{"model": self.source_model(w), "dataset": self.source_dataset(w)},
-        }
-
-    def source_model(self, w):
-        """Return the active dataset's part of a model's row: the address of its weights only where they are wanted."""
-        dataset = self.tables.row("dataset", self.tables.active)
-        official = "official" in (dataset["weights"], dataset.get("from"))
-        source = {"url": self.url(w), **pick(self.tables.row("model", w.model), "sha256")} if official else {}
-        return {**pick(self.tables.row("model", w.model), *resolved.AUGMENTED), **source}
-
-    def source_dataset(self, w):
-        """Return the active dataset's row, of its training what its checkpoint or its QAT was made with."""
-        row = self.tables.row("dataset", self.tables.active)
-        trained = self.tables.source(self.tables.active) in ("train", "finetune")
-        used = list(row["training"]) if trained else AUGMENTATION if self.tables.has_qat(w.precision) else ()
-        return {
-            **{key: value for key, value in row.items() if key != "training"},
-            "training": pick(row["training"], *used),
-        }
-
-    def active_name(self, w):
-        return self.tables.active
-
-    def budget(self, w):
-        return self.tables.row("precision", w.precision)["budget"]
-
-    def identity(self, w):
-        """Return a target's identity: probed where it is this machine, else as recorded, else from its row."""
-        if w.target not in self._identities:
-            row = self.tables.row("target", w.target)
-            self._identities[w.target] = ask(row, "identity") or _recorded(w.target, row) or pick(row, *FACTS)
-        return self._identities[w.target]
-
-    def version(self, w):
-        """Return the version of a target's runtime, or nothing where it is not known here."""
-        return self.identity(w).get("version") or ""
-
-    def class_placement(self, w):
-        """Return the placement of the class of graph that a target's engine is built from."""
-        return self.tables.row("graph", self.tables.graph_class(w.precision, w.target))["placement"]
-
-    def onnx_identity(self, w):
-        return probe.identity(ONNX) or ONNX
-
-    def published(self, w):
-        """Return the published accuracy of the models that have one."""
-        return {name: row["top1"] for name, row in self.tables.names("model").items() if row.get("top1")}
-
-    def options(self, **slices):
-        """Return a function of wildcards that gives `--flag value` for each slice, quoted for the shell.
-
-        The whole command line's parameters are one string, because Snakemake compares a job's params as a set
-        of values without names: two that are swapped would look unchanged.
-        """
-
-        def arguments(wildcards):
-            key = (id(slices), tuple(wildcards))
-            if key not in self._options:
-                given = {flag: of(wildcards) for flag, of in slices.items()}
-                self._options[key] = " ".join(_option(f, value) for f, value in given.items() if value is not OMITTED)
-            return self._options[key]
-
-        return arguments
-
-
-def _recorded(target, row):
-    """Return the identity that a board gave when a run last started, or that its target's file has, or nothing."""
-    for path in ([f"{SEEN}/{target}.json"] if row.get("ssh") else []) + [f"results/targets/{target}.json"]:
-        if os.path.exists(path):
-            return {key: value for key, value in read_json(path).items() if key not in probe.OF_THE_LIBRARY}
-    return None
+
+def runtime_identity(tables: Tables, w) -> dict:
+    """Return a target's identity."""
+    return reach.identity(tables, w.target)
+
+
+def version(tables: Tables, w) -> str:
+    """Return the version of a target's runtime, or "" where it is not known here."""
+    return runtime_identity(tables, w).get("version") or ""
+
+
+def onnx_identity(tables: Tables, w) -> dict:
+    """Return the identity of what evaluates exported graphs."""
+    return reach.onnx_identity()
+
+
+def published(tables: Tables, w) -> dict[str, float]:
+    """Return the published top-1 of the models that have one, in percent."""
+    return {name: row["top1"] for name, row in tables.names("model").items() if row.get("top1")}
+
+
+def network(tables: Tables, w) -> dict:
+    """Return the network and the preprocessing of a model's row; raise UserError for options that are not served."""
+    row = model[" ".join(resolved.AUGMENTED)](tables, w)
+    try:
+        resolved.check_options(row.get("options"))
+    except UserError as problem:
+        raise UserError(f"models.{w.model}.{problem}") from None
+    return row
+
+
+def url(tables: Tables, w) -> str | None:
+    """Return the address of a model's weights without secrets: its job has those from the environment."""
+    address = model.url(tables, w)
+    return address and addresses.public(address)
+
+
+def image_state(tables: Tables, w) -> str:
+    """Return the fingerprint of a dataset's images or fonts, or that of its last index where they are not here."""
+    state = image_stamp.fingerprint(tables.row("dataset", w.dataset))
+    return state if state is not None else system_text(f"results/{w.dataset}/data/seen.txt").strip()
+
+
+def checkpoint_part(tables: Tables, w):
+    """Return which state dict of the user's checkpoint is taken, where the row says it."""
+    return tables.row("dataset", w.dataset).get("checkpoint_key", OMITTED)
+
+
+def calibration(tables: Tables, w) -> dict:
+    """Return a precision's calibration recipe; a sweep's candidates count by the choice, imports by their content."""
+    row = precision.calibration(tables, w)
+    if tables.is_swept(w.precision):
+        return pick(row, "method", "images")
+    return {key: value for key, value in row.items() if key != "import"}
+
+
+def plan_graph(tables: Tables, w) -> dict:
+    """Return the passes of the graph variant whose nodes plans name, and what any variant quantizes."""
+    placed = {kind for row in tables.names("graph").values() for kind in row["placement"]}
+    return {"passes": tables.row("graph", STRONGLY_TYPED_GRAPH)["passes"], "placement": sorted(placed)}
+
+
+def engine_placement(tables: Tables, w) -> list[str]:
+    """Return the placement of the graph variant that a target's engine is built from."""
+    return tables.row("graph", tables.graph_variant(w.precision, w.target))["placement"]
+
+
+def accelerator(tables: Tables, w) -> dict:
+    """Return what decides which nodes a target's DLA takes, and in what they compute there."""
+    row, place = tables.row("precision", w.precision), tables.row("target", w.target)
+    facts = {"generation": place["dla_generation"], "version": version(tables, w)}
+    return {"batch": row["batches"][0], "compute": row["compute"], **facts}
+
+
+def lineage(tables: Tables, w) -> dict:
+    """Return the config rows that a result records, without keys that cannot change a number.
+
+    With the commit they are enough to build it again (reproduce.py).
+    """
+    row, place = tables.row("precision", w.precision), tables.row("target", w.target)
+    unused = LOCATION if "high_precision" in row else (*LOCATION, "high_precision")
+    return {
+        "precision": {key: value for key, value in row.items() if key != "budget"},
+        "target": {key: value for key, value in place.items() if key not in unused},
+        "building": BUILDING(tables, w),
+        "timing": TIMING(tables, w),
+        "graphs": tables.graphs_of(w.precision, w.target),
+        "seed": tables.config["seed"],
+        "model": _model_lineage(tables, w),
+        "dataset": _dataset_lineage(tables, w),
+    }
+
+
+def _model_lineage(tables, w):
+    """Return what the active dataset takes of a model's row: the weights' address only where it starts from them."""
+    row, own = tables.row("model", w.model), tables.row("dataset", tables.active)
+    official = "official" in (own["weights"], own.get("from"))
+    weights = {"url": url(tables, w), **pick(row, "sha256")} if official else {}
+    return {**pick(row, *resolved.AUGMENTED), **weights}
+
+
+def _dataset_lineage(tables, w):
+    """Return the active dataset's row, with what its checkpoint or its QAT used of `training`."""
+    row = tables.row("dataset", tables.active)
+    trained = tables.source(tables.active) in ("train", "finetune")
+    qat = AUGMENTATION.keys if tables.has_qat(w.precision) else ()
+    return {**row, "training": row["training"] if trained else pick(row["training"], *qat)}
+
+
+def options(tables: Tables, needs: str = "", **slices: Callable) -> Callable:
+    """Return a function of wildcards that gives `--flag value` for each slice, quoted for the shell.
+
+    A command line's options are one text, because Snakemake compares a job's params as a set of values without names:
+    two that are swapped would look unchanged. needs: the key that a precision's row must have (`qat`) for the rule to
+    make sense (snakefile/run_checks.py).
+    """
+    texts: dict = {}
+
+    def arguments(wildcards):
+        key = tuple(wildcards)
+        if key not in texts:
+            values = {flag: of(tables, wildcards) for flag, of in slices.items()}
+            texts[key] = " ".join(_option(flag, value) for flag, value in values.items() if value is not OMITTED)
+        return texts[key]
+
+    arguments.needs = needs  # type: ignore[attr-defined]
+    arguments.keys = frozenset().union(*(getattr(of, "keys", ()) for of in slices.values()))  # type: ignore[attr-defined]
+    return arguments
 
 
 def _option(flag, value):
-    text = value if isinstance(value, str) else canonical(value)
-    return f"--{flag} {shlex.quote(text)}"
+    return f"--{flag} {shlex.quote(value if isinstance(value, str) else canonical(value))}"
+
+
+def user_path(key: str) -> Slice:
+    """Return the slice of a path that a key of a row names (`dataset.weights`), with {model} replaced, or "".
+
+    official: where the official weights are downloaded to.
+    """
+    kind, *path = key.split(".")
+    row = Row(kind, *path)
+
+    def named(tables, w):
+        value = row(tables, w) or ""
+        official = f"results/{w.dataset}/pretrained/{w.model}.pth"
+        return official if value == "official" else value.replace("{model}", w.model)
+
+    return Slice(named)
 
 
 @functools.lru_cache(maxsize=None)
-def code(*scripts):
+def code(*scripts: str) -> list[str]:
     """Return the paths of scripts and of all that they import of ours: the first script first."""
     first, *others = [sources.ROOT / script for script in scripts]
     if not first.is_file():

@@ -6,8 +6,8 @@ Read while Snakemake parses, on hosts and devices alike: standard library only, 
 import os
 import sys
 
-from configuration.tables import SEEN
 from core.files import UserError, read_json, write_json
+from devices import reach
 
 STARTED_OVER = "LEVIT_STARTED_OVER"
 
@@ -17,7 +17,7 @@ def check(purposes, tables):
 
     A board that is another one than when it was last asked is recorded, and Snakemake started over with that.
     """
-    boards = {target: tables.board(target) for target in purposes if tables.board(target)}
+    boards = {target: board for target in purposes for board in [reach.board(tables, target)] if board}
     problems = [text for target in purposes if target not in boards for text in _here(target, purposes, tables)]
     found = _ask(boards, purposes, tables) if boards else {}
     problems += [
@@ -35,7 +35,7 @@ def check(purposes, tables):
 def _here(target, purposes, tables):
     """Return the first reason why this machine is not a target, if any, in a list."""
     for purpose in purposes[target]:
-        reason = tables.unreachable(target, purpose)
+        reason = reach.unreachable(tables, target, purpose)
         if reason:
             return [f"this machine cannot {purpose} engines of the target {target}: {reason}"]
     return []
@@ -49,7 +49,7 @@ def _ask(boards, purposes, tables):
 
 def _note(target, identity):
     """Record what a board is; return whether that is news, by which the jobs of this run were not yet chosen."""
-    path = f"{SEEN}/{target}.json"
+    path = f"{reach.IDENTITIES}/{target}.json"
     if os.path.exists(path) and read_json(path) == identity:
         return False
     write_json(path, identity)

@@ -35,5 +35,15 @@ def code_files(rule, wildcards) -> list[str]:
     return _code(rule).files(wildcards)
 
 
+def is_timed(rule) -> bool:
+    """Return whether a rule's numbers depend on the power mode: it is among the keys that decide the rule."""
+    return "power_mode" in getattr(getattr(rule.params, "options", None), "keys", ())
+
+
+def needs(rule) -> str:
+    """Return the key that a precision's row must have for a rule to make sense, or ""."""
+    return getattr(getattr(rule.params, "options", None), "needs", "")
+
+
 def _code(rule):
     return dict(rule.input.items()).get("code")

@@ -7,26 +7,16 @@ import atexit
 import difflib
 import fcntl
 import functools
+import itertools
 import os
 import subprocess
 import sys
 
-from configuration.tables import JOBS_LOCK
 from core.files import UserError, read_json
 from devices import power_modes
-from snakefile import preflight
-from snakefile.rule_facts import device_purpose, is_result
+from devices.reach import JOBS_LOCK
+from snakefile import preflight, rule_facts
 
-NEEDS = {
-    "calibrate": "calibration",
-    "quantize_onnx": "calibration",
-    "export_cache": "calibration",
-    "train_qat": "qat",
-    "plan_precision": "fallback",
-    "dla_fit": "dla",
-    "compare_dla": "dla",
-}
-TIMED = ("benchmark", "paired_benchmark", "run_trtexec")  # rules whose output depends on the power mode
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 UNVERSIONED = "--version ''"  # in the parameters of a job that needs a version which is not known
 RUN_LOCK = ".snakemake/levit.run.lock"
@@ -67,7 +57,7 @@ def _check_path(path, rules, tables, optional):
         tables.row("dataset", folder)
     for rule in rules:
         for match in filter(None, (product.match(path) for product in rule.output)):
-            return _check_names(rule.name, match.groupdict(), tables)
+            return _check_names(rule, match.groupdict(), rules, tables)
     if not optional:  # the value of an option such as --report may lie anywhere
         known = [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.names)]
         close = difflib.get_close_matches(path, known, n=1)
@@ -76,15 +66,11 @@ def _check_path(path, rules, tables, optional):
     return None
 
 
-def _check_names(rule, names, tables):
+def _check_names(rule, names, rules, tables):
     for kind in ("model", "precision", "target", "dataset", "graph"):
         if kind in names:
             tables.row(kind, names[kind])
-    if rule == "sweep_calibration" and not tables.is_swept(names["precision"]):
-        raise UserError(f"precision {names['precision']} has no sweep: its calibration.method is not sweep")
-    need = NEEDS.get(rule)
-    if need and tables.row("precision", names["precision"]).get(need) in (None, "none", False):
-        raise UserError(f"precision {names['precision']} has no {need} in config.yaml")
+    _check_needs(rule, names, rules, tables)
     dataset = names.get("dataset")
     reason = None
     if "precision" in names and "target" in names:
@@ -100,20 +86,35 @@ def _check_names(rule, names, tables):
             print(f"skipped: {line}", file=sys.stderr)
 
 
+def _check_needs(rule, names, rules, tables):
+    """Raise UserError where a precision has not what a rule needs, or a rule that makes one of its fixed inputs."""
+    wanted = rule_facts.needs(rule)
+    if wanted:
+        row = tables.row("precision", names["precision"])
+        for key in wanted.split("."):
+            row = row.get(key)
+            if row in (None, "none", False):
+                raise UserError(f"precision {names['precision']} has no {wanted} in config.yaml")
+    fixed = [str(item.apply_wildcards(names)) for item in rule.input if not callable(item)]
+    for path, maker in itertools.product(fixed, rules):
+        for match in filter(None, (product.match(path) for product in maker.output)):
+            _check_needs(maker, match.groupdict(), rules, tables)
+
+
 @one_line
 def start(dag, tables):
     """Take the folder's lock, then compare the targets of a run's pending jobs with the machines that they are for."""
     lock()
-    _making.extend(str(path) for job in dag.needrun_jobs() if is_result(job.rule) for path in job.output)
+    _making.extend(str(path) for job in dag.needrun_jobs() if rule_facts.is_result(job.rule) for path in job.output)
     purposes = {}
     for job in dag.needrun_jobs():
-        if device_purpose(job.rule):
-            purposes.setdefault(job.wildcards.target, set()).add(device_purpose(job.rule))
+        if rule_facts.device_purpose(job.rule):
+            purposes.setdefault(job.wildcards.target, set()).add(rule_facts.device_purpose(job.rule))
     preflight.check({target: sorted(several) for target, several in sorted(purposes.items())}, tables)
     for job in dag.needrun_jobs():
-        if job.rule.name == "export_cache" and UNVERSIONED in str(job.params.recipe):
+        if UNVERSIONED in str(getattr(job.params, "options", "")):
             raise UserError(_without_version(job.wildcards.target))
-    for target in sorted({job.wildcards.target for job in dag.needrun_jobs() if job.rule.name in TIMED}):
+    for target in sorted({job.wildcards.target for job in dag.needrun_jobs() if rule_facts.is_timed(job.rule)}):
         _check_power_mode(target, tables.row("target", target))
 
 

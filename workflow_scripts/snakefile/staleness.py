@@ -13,8 +13,8 @@ import os
 from core import sources
 from core.files import canonical, read_json
 from core.user_files import sha256_of
-from snakefile import packages
-from snakefile.params import code
+from snakefile import image_stamp, packages
+from snakefile.params import code, user_path
 from snakefile.rule_facts import is_host_built, is_training
 from snakefile.run_checks import stop
 
@@ -54,43 +54,38 @@ def modules(path, *others):
     return code(os.path.basename(path), *others)
 
 
-def user_file(of, key, tables, rules):
-    """Return a function of wildcards for a rule's input: nothing where `of` gives a user's file, which must be there.
+def user_file(key, tables, rules):
+    """Return a function of wildcards for a rule's input: the path that a key of a row names, where a rule makes it.
 
-    key: what of config.yaml names it, with wildcards. The basis has its content. A path of what a rule makes is an
-    artifact like any other, and is returned.
+    Any other path is a user's file: it must be there, is no input, and its content is in the basis.
+    key: as in config.yaml, with the kind of row in place of its table and name (`dataset.weights`).
     """
+    of, (kind, rest) = user_path(key), key.split(".", 1)
 
     def path(wildcards):
-        named = of(wildcards)
+        named = of(tables, wildcards)
         if named and _is_made(named, rules):
             return named
         if named and not tables.on_device:
-            _require(named, _spoken(key, wildcards), os.path.isfile)
+            _require(named, f"{kind}s.{getattr(wildcards, kind)}.{rest}", os.path.isfile)
         return []
 
-    path.user_file = lambda wildcards: "" if _is_made(of(wildcards), rules) else of(wildcards)
+    path.user_file = lambda w: "" if _is_made(of(tables, w), rules) else of(tables, w)
     return path
 
 
-def present(tables, **several):
-    """Return a function of wildcards for a rule's input: nothing, after looking whether what a row names is there.
+def dataset_files(tables):
+    """Return a function of wildcards for a rule's input: no file, after a check that what a dataset names is there."""
 
-    several: key of the dataset's row -> (function of wildcards that gives the path or nothing, test of a path).
-    """
-
-    def look(wildcards):
-        for key, (of, test) in several.items():
-            named = of(wildcards)
-            if named and not tables.on_device:
-                _require(named, f"datasets.{wildcards.dataset}.{key}", test)
+    def check(wildcards):
+        row, name = tables.row("dataset", wildcards.dataset), wildcards.dataset
+        is_indexed = os.path.exists(f"results/{name}/data/seen.txt")
+        for key, (path, test) in image_stamp.user_files(row, is_indexed).items():
+            if path and not tables.on_device:
+                _require(path, f"datasets.{name}.{key}", test)
         return []
 
-    return look
-
-
-def _spoken(key, wildcards):
-    return key.format(**dict(wildcards.items()))
+    return check
 
 
 def _require(path, key, test):

@@ -1,0 +1,127 @@
+"""config.yaml, checked: each value against the schema, then the rows against themselves and one another.
+
+What two rows make of each other (a precision and a dataset's images, a precision and a target's runtime) refuses only
+the results that need both: Tables.refusal. Read while Snakemake parses: the standard library and Snakemake's PyYAML,
+Python 3.8.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from configuration.schema import Checker
+from configuration.tables import DRAWN, STRONGLY_TYPED_GRAPH, Tables
+from core.files import UserError
+
+LOCAL = ("store", "datasets", "precisions")  # keys of config.yaml below which paths are this machine's
+OF_FOLDERS = ("val", "labels", "synsets")  # keys of a dataset's row that describe a folder of images
+NEED_EACH_OTHER = {"other_power_mode": "power_mode", "workdir": "ssh", "ssh_config": "ssh"}  # of a target
+PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
+WEIGHT_CHANGES = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change weights
+
+
+def load(config: dict, schema: str | os.PathLike) -> Tables:
+    """Return the tables of a configuration, checked against a file of JSON Schema; raise UserError."""
+    import yaml  # Snakemake's own
+
+    with open(schema, encoding="utf-8") as stream:
+        return checked(config, yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+def checked(config: dict, schema: dict) -> Tables:
+    """Return the tables of a configuration with defaults filled in; raise UserError with the first problem."""
+    config = Checker(schema).check(config)
+    tables = Tables({key: _expanded(value) if key in LOCAL else value for key, value in config.items()})
+    tables.row("dataset", tables.active)
+    for kind in ("model", "precision", "target"):
+        tables.listed(kind)
+    for kind, problems in (("dataset", _dataset), ("target", _target), ("precision", _precision)):
+        for name, row in tables.names(kind).items():
+            for problem in problems(row, tables):
+                raise UserError(f"{kind}s.{name}{problem}")
+    return tables
+
+
+def _expanded(value):
+    """Return a value of config.yaml with `~` expanded in paths: no shell ever sees them."""
+    if isinstance(value, dict):
+        return {key: _expanded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expanded(inner) for inner in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
+def _dataset(row, tables) -> Iterator[str]:
+    """Yield what contradicts itself in a dataset's row."""
+    if ("builtin" in row) == ("path" in row):
+        yield ": give either builtin or path"
+    if "checkpoint_key" in row and {row["weights"], row.get("from")} & {"official", "train"}:
+        yield ": checkpoint_key is of a file that `weights` or `from` names: take it out"
+    if ("from" in row) != (row["weights"] == "finetune"):
+        yield ": weights: finetune and from (official, or a path) need each other"
+    if ("drawing" in row) != (row.get("builtin") == DRAWN):
+        yield f": builtin: {DRAWN} and drawing need each other"
+    for key in OF_FOLDERS if "builtin" in row else ():
+        if key in row:
+            yield f".{key}: it is of a folder (path), and the row has a builtin dataset"
+    training = row["training"]
+    for key in ("crop_scale", "crop_ratio"):
+        if training[key][0] > training[key][1]:
+            yield f".training.{key}: {training[key]} is not [least, most]"
+    small, epochs = training["small_epochs"], training["epochs"]
+    if small > epochs:
+        yield f".training.small_epochs is {small}, more than all {epochs} epochs"
+
+
+def _target(row, tables) -> Iterator[str]:
+    """Yield what contradicts itself in a target's row; raise UserError for a graph that is not there."""
+    tables.row("graph", row["graph"])
+    if row["dla"]:
+        if not (row.get("dla_generation") and row.get("dla_graph")):
+            yield ": its dla needs a dla_generation and a dla_graph"
+        tables.row("graph", row["dla_graph"])
+    if row["typed"] and row["graph"] != STRONGLY_TYPED_GRAPH:
+        yield f": typed graphs are made of the graph {STRONGLY_TYPED_GRAPH}, not {row['graph']}"
+    for key, needed in NEED_EACH_OTHER.items():
+        if key in row and needed not in row:
+            yield f".{key}: it has no effect without {needed}"
+
+
+def _precision(row, tables) -> Iterator[str]:
+    """Yield what contradicts itself in a precision's row; raise UserError for a row that is not there."""
+    if ("choose" in row) == ("compute" in row):
+        yield ": give either compute or choose"
+    for other in row.get("choose", ()) if row.get("choose") != "all" else ():
+        if "choose" in tables.row("precision", other):
+            yield f": it cannot choose {other}, which chooses itself"
+    if "graph" in row:
+        tables.row("graph", row["graph"])
+    if row["dla"] and len(row.get("batches", ())) != 1:
+        yield ": an engine on a DLA has one batch (batches: [1])"
+    if "qat" in row and "calibration" not in row:
+        yield ": qat needs a calibration to start from"
+    if row["fallback"] != "none" and row.get("compute") not in PLANNED:
+        yield f": {row.get('compute', 'what chooses')} has no plans, only {' and '.join(PLANNED)} (fallback)"
+    if row["fallback"] != "none" and row["dla"] and row.get("calibration"):
+        yield ": INT8 on a DLA comes from a cache, which no plan changes: fallback: none"
+    for problem in _calibration(row.get("calibration", {}), row["dla"]):
+        yield f".calibration: {problem}"
+
+
+def _calibration(row, dla):
+    """Yield what contradicts itself in a precision's calibration."""
+    if ("candidates" in row) != (row.get("method") == "sweep"):
+        yield "the method sweep and a list of candidates need each other"
+    scaled = [key for key in ("candidates", "equalize", "smoothing") if row.get(key)]
+    if row.get("import") and scaled:
+        yield f"imported ranges are of the network as it is: no {scaled[0]}"
+    for recipe in [row, *row.get("candidates", [])]:
+        if "percentile" in recipe and recipe["method"] != "percentile":
+            yield "percentile is of the method percentile alone"
+        for key in WEIGHT_CHANGES if dla else ():
+            if recipe.get(key):
+                yield (
+                    f"{key} changes weights, and a DLA (dla: true) is given the unchanged graph with a calibration "
+                    "cache: take it out"
+                )

@@ -1,0 +1,120 @@
+"""Which targets this machine is, or reaches, and what they are; the environment in which their jobs run.
+
+A board that is reached by ssh is not asked here: it counts as reachable, and its identity is the one that it told when
+a run last started (snakefile/preflight.py). Read while Snakemake parses: standard library only, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+from configuration.tables import Tables, pick
+from core import addresses, sources
+from core.files import canonical, read_json
+from devices import probe
+
+TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast; they decide nothing about an engine
+BENCHMARKS = ".cache/benchmarks"  # timings of this machine (measure/kept.py); deleted ones are taken again
+JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock, a starting run tries it
+IDENTITIES = ".cache/boards"  # what boards told of themselves when a run last started
+ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
+FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # keys that say what a device is
+
+
+def ask(row: dict, question: str, *more):
+    """Return what devices/probe.py's function `question` answers of a target's row, in the interpreter of its jobs."""
+    if row.get("ssh"):
+        return None
+    if not row.get("python"):
+        return getattr(probe, question)(row, *more)
+    return json.loads(_ask_interpreter(row["python"], question, canonical([row, *more])))
+
+
+@functools.lru_cache(maxsize=None)
+def _ask_interpreter(python, question, arguments):
+    program = "import sys, json; sys.path.insert(0, sys.argv[1]); from devices import probe\n"
+    program += "print(json.dumps(getattr(probe, sys.argv[2])(*json.loads(sys.argv[3]))))"
+    try:
+        command = [python, "-c", program, str(sources.ROOT), question, arguments]
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
+    except (OSError, subprocess.SubprocessError):
+        return json.dumps(None if question == "identity" else f"its interpreter {python} does not run here")
+
+
+def unreachable(tables: Tables, target: str, purpose: str) -> str | None:
+    """Return why this machine cannot `build` or `run` a target's engines, or None where it can."""
+    return ask(tables.row("target", target), "unreachable", purpose)
+
+
+@functools.lru_cache(maxsize=None)
+def reachable_results(tables: Tables) -> list[tuple]:
+    """Return the listed results for targets within reach; name the targets that are skipped once on stderr."""
+    away = {target: ask(tables.row("target", target), "unreachable") for target in tables.listed("target")}
+    lines = [f"{target}: {reason}" for target, reason in away.items() if reason]
+    for line in lines + tables.left_out(tables.listed("precision")):
+        print(f"skipped: {line}", file=sys.stderr)
+    return [triple for triple in tables.valid(tables.listed) if not away[triple[2]]]
+
+
+def onnx_models(tables: Tables) -> list[str]:
+    """Return the listed models whose exported graph can be evaluated here."""
+    return [] if tables.on_device or probe.unreachable(ONNX) else tables.listed("model")
+
+
+def onnx_identity() -> dict:
+    """Return the identity of the runtime that evaluates exported graphs."""
+    return probe.identity(ONNX) or ONNX
+
+
+@functools.lru_cache(maxsize=None)
+def identity(tables: Tables, target: str) -> dict:
+    """Return a target's identity: probed where it is this machine, else as recorded, else from its row."""
+    row = tables.row("target", target)
+    return ask(row, "identity") or _recorded(target, row) or pick(row, *FACTS)
+
+
+def _recorded(target, row):
+    """Return the identity that a board told when a run last started, or that its target's file has, or None."""
+    for path in ([f"{IDENTITIES}/{target}.json"] if row.get("ssh") else []) + [f"results/targets/{target}.json"]:
+        if os.path.exists(path):
+            return {key: value for key, value in read_json(path).items() if key not in probe.OF_THE_LIBRARY}
+    return None
+
+
+def board(tables: Tables, target: str) -> dict | None:
+    """Return how a target is reached by ssh, or None where its jobs run here."""
+    row = tables.row("target", target)
+    return {"name": target, **pick(row, "ssh", "workdir", "python", "ssh_config")} if row.get("ssh") else None
+
+
+def boards(tables: Tables) -> dict[str, list[str]]:
+    """Return {destination of ssh: names of its targets}."""
+    found: dict = {}
+    for name, row in tables.names("target").items():
+        if row.get("ssh"):
+            found.setdefault(row["ssh"], []).append(name)
+    return found
+
+
+def environment(tables: Tables, python: str) -> dict[str, str]:
+    """Return the environment of jobs, which decides no content: interpreters, boards, store, lock.
+
+    LEVIT_PYTHON, where it is set already, replaces Snakemake's own interpreter `python` for all jobs.
+    """
+    config, python = tables.config, os.environ.get("LEVIT_PYTHON") or python
+    reached = {target: board(tables, target) for target in config["targets"]}
+    return {
+        "LEVIT_PYTHON": python,
+        **{f"LEVIT_PYTHON_{t}": row.get("python") or python for t, row in config["targets"].items()},
+        **{f"LEVIT_BOARD_{t}": canonical(described) for t, described in reached.items() if described},
+        "LEVIT_STORE": config["store"] or "",
+        "LEVIT_JOBS": JOBS_LOCK,
+        "LEVIT_TIMING_CACHES": TIMING_CACHES,
+        "LEVIT_BENCHMARKS": BENCHMARKS,
+        "LEVIT_RETRAIN": "1" if config.get("retrain_on_upgrade") else "",
+        addresses.VARIABLE: addresses.secret(row["url"] for row in config["models"].values() if "url" in row),
+    }
