@@ -95,7 +95,9 @@ def _check_needs(rule, names, rules, tables):
             row = row.get(key)
             if row in (None, "none", False):
                 raise UserError(f"precision {names['precision']} has no {wanted} in config.yaml")
-    fixed = [str(item.apply_wildcards(names)) for item in rule.input if not callable(item)]
+    from snakemake.io import is_callable
+
+    fixed = [str(item.apply_wildcards(names)) for item in rule.input if not is_callable(item)]
     for path, maker in itertools.product(fixed, rules):
         for match in filter(None, (product.match(path) for product in maker.output)):
             _check_needs(maker, match.groupdict(), rules, tables)
