@@ -18,7 +18,7 @@ from core.files import canonical, read_json
 from devices import probe
 
 TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast; they decide nothing about an engine
-BENCHMARKS = ".cache/benchmarks"  # timings of this machine (measure/kept.py); deleted ones are taken again
+BENCHMARKS = ".cache/benchmarks"  # timings of this machine (measure/benchmark_cache.py); deleted ones are taken again
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock, a starting run tries it
 IDENTITIES = ".cache/boards"  # what boards told of themselves when a run last started
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
