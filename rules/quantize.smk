@@ -114,11 +114,7 @@ rule export_cache:
         "results/logs/{dataset}/export_cache.{model}.{precision}.{target}.log",
     threads: EVERY_CORE
     params:
-        options=options(
-            count=precision.calibration.images,
-            placement=slices.engine_placement,
-            version=slices.version,
-        ),
+        options=options(count=precision.calibration.images, placement=slices.engine_placement, version=slices.version),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --clean {input.clean:q} --qat={input.qat:q} '
         "--calibration {input.calibration:q} --images {input.images:q} {params.options} "
