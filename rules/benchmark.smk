@@ -15,7 +15,7 @@ rule benchmark:
         **BOARDS,
     params:
         device=on_device,
-        options=device_options(recipe=slices.TIMING),
+        options=device_options(recipe=TIMING),
     shell:
         "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
         "--benchmark {output.benchmark:q} --log {log:q}"
@@ -58,7 +58,7 @@ rule run_trtexec:
         **BOARDS,
     params:
         device=on_device,
-        options=device_options(recipe=slices.TIMING),
+        options=device_options(recipe=TIMING),
     shell:
         "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
         "--trtexec {output.trtexec:q} --log {log:q}"
@@ -78,7 +78,7 @@ rule profile_engine:
         **BOARDS,
     params:
         device=on_device,
-        options=device_options(recipe=slices.PROFILING),
+        options=device_options(recipe=PROFILING),
     shell:
         "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
         "--profile {output.profile:q} --log {log:q}"

@@ -43,7 +43,7 @@ rule train:
     threads: EVERY_CORE
     params:
         start=user_path("dataset.from"),
-        options=options(classes=dataset.classes, training=slices.TRAINING, seed=slices.seed),
+        options=options(classes=dataset.classes, training=TRAINING, seed=seed),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --start={params.start:q} {params.options} '
         "--model {input.model:q} --checkpoint {output.checkpoint:q} --threads {threads} --log {log:q}"

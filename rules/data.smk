@@ -15,7 +15,7 @@ rule index_dataset:
     params:
         options=options(
             dataset=dataset["builtin drawing path train val labels synsets class_order subset classes splits"],
-            seed=slices.seed,
+            seed=seed,
             state=slices.image_state,
         ),
         images="results/{dataset}/data/images",

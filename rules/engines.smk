@@ -20,7 +20,7 @@ rule build_engine:
         **BOARDS,
     params:
         device=on_device,
-        options=device_options(recipe=slices.BUILDING, verification=slices.VERIFICATION),
+        options=device_options(recipe=BUILDING, verification=VERIFICATION),
     shell:
         "{params.device} {input.code[0]:q} --onnx {input.onnx:q} "
         "--cache={input.cache:q} --plan={input.plan:q} --select {input.select:q} {params.options} "

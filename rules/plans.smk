@@ -20,10 +20,7 @@ rule plan_precision:
     params:
         given=user_path("precision.fallback.plan"),
         options=options(
-            needs="fallback",
-            classes=dataset.classes,
-            graph=slices.plan_graph,
-            recipe=precision["compute budget criterion"],
+            needs="fallback", classes=dataset.classes, graph=plan_graph, recipe=precision["compute budget criterion"]
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
@@ -69,7 +66,7 @@ rule bisect_precision:
         **BOARDS,
     params:
         device=on_device,
-        options=options(recipe=slices.BUILDING, identity=slices.runtime_identity),
+        options=options(recipe=BUILDING, identity=slices.runtime_identity),
     shell:
         "{params.device} {input.code[0]:q} --onnx {input.onnx:q} --cache={input.cache:q} "
         "--images {input.images:q} --model {input.model:q} {params.options} --bisect {output.bisect:q} --log {log:q}"

@@ -65,11 +65,7 @@ rule train_qat:
     threads: EVERY_CORE
     params:
         options=options(
-            needs="qat",
-            classes=dataset.classes,
-            augmentation=slices.AUGMENTATION,
-            recipe=precision.qat,
-            seed=slices.seed,
+            needs="qat", classes=dataset.classes, augmentation=AUGMENTATION, recipe=precision.qat, seed=seed
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --calibration {input.calibration:q} '

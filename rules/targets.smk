@@ -13,7 +13,7 @@ rule fingerprint:
         **BOARDS,
     params:
         device=on_device,
-        options=options(target=slices.FACTS),
+        options=options(target=FACTS),
         identity=options(identity=slices.runtime_identity),
     shell:
         "{params.device} {input.code[0]:q} {params.options} --identity {output.identity:q} --log {log:q}"

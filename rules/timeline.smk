@@ -31,7 +31,7 @@ rule capture_nsys:
         **BOARDS,
     params:
         device=on_device,
-        options=device_options(recipe=slices.PROFILING),
+        options=device_options(recipe=PROFILING),
     shell:
         "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
         "--capture {output.capture:q} --log {log:q}"
