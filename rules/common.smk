@@ -15,8 +15,8 @@ from snakefile import job_list
 from snakefile import params as slices
 from snakefile import run_checks
 from snakefile import staleness
-from snakefile.params import AUGMENTATION, BUILDING, FACTS, PROFILING, TIMING, TRAINING, VERIFICATION
-from snakefile.params import dataset, graph, model, plan_graph, precision, seed, target
+from snakefile.params import AUGMENTATION, BUILDING, FACTS, PLANNING, PROFILING, TIMING, TRAINING, VERIFICATION
+from snakefile.params import dataset, graph, model, precision, seed, target
 
 tables = run_checks.one_line(checks.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
 options = functools.partial(slices.options, tables)

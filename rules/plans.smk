@@ -19,9 +19,7 @@ rule plan_precision:
     threads: EVERY_CORE
     params:
         given=user_path("precision.fallback.plan"),
-        options=options(
-            needs="fallback", classes=dataset.classes, graph=plan_graph, recipe=precision["compute budget criterion"]
-        ),
+        options=options(needs="fallback", classes=dataset.classes, graph=slices.plan_graph, recipe=PLANNING),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
         "--calibration={input.calibration:q} --given={params.given:q} --calib-images {input.calib:q} "

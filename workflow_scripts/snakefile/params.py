@@ -72,6 +72,7 @@ BUILDING = (
     | target["high_precision"].where(precision.high_precision)
 )
 VERIFICATION = target["typed"].where(lambda tables, w: tables.has_plan(w.precision))  # None: no plan to hold it to
+PLANNING = precision["compute budget criterion"]
 PROFILING = target["batches threads"] | precision["batches"]
 TIMING = (
     target["warmup_ms duration_ms iterations threads cuda_graph spin_wait transfers power_mode other_power_mode"]
