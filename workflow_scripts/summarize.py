@@ -12,7 +12,7 @@ from core.command import Command
 def run(args):
     from reporting import comparison
 
-    table = comparison.flat(comparison.load(args.results))
+    table = comparison.table_of(comparison.load(args.results))
     lines = ["\t".join(comparison.COLUMNS)] + ["\t".join(_cell(value) for value in row.values()) for row in table]
     Path(args.summary).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -81,7 +81,7 @@ def _speed(results, result, batch):
     if entry is None:
         return ""
     own = f"{entry['images_per_second']:.0f}" + ("" if entry["stable"] else " ~")
-    return f"{own} {comparison.spoken(comparison.ratio(results, result, batch))}".strip()
+    return f"{own} {comparison.format_ratio(comparison.ratio(results, result, batch))}".strip()
 
 
 def _print(table):

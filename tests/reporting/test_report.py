@@ -99,7 +99,7 @@ def test_summary_has_a_line_per_result_and_batch(files):
 
 
 def test_summary_has_the_ratio_to_trtexec_where_that_was_measured():
-    table = comparison.flat([result("fp32", 400.0), result("fp32", 400.0, target="gpu")])
+    table = comparison.table_of([result("fp32", 400.0), result("fp32", 400.0, target="gpu")])
     assert [row["ratio_to_trtexec"] for row in table] == [None, None, None, 1.0125]
 
 
@@ -110,7 +110,7 @@ def test_summary_of_nothing_is_a_header(files):
 
 
 def test_summary_has_what_plans_keep_and_predict(files):
-    table = {row["precision"]: row for row in comparison.flat(comparison.load(files[1]))}
+    table = {row["precision"]: row for row in comparison.table_of(comparison.load(files[1]))}
     kept = ("nodes_high_precision", "plan_agreement", "reformats", "engine_builds")
     assert [table["int8_qat"][name] for name in kept] == [3, 99.5, 1, 1]
     assert [table["fp32"][name] for name in kept] == [None, None, 1, 1]
@@ -154,7 +154,7 @@ def test_a_ratio_is_coloured_only_where_the_two_were_timed_in_turns_and_the_fast
     """Their own timings say 4.19x; what was timed in turns says 1.08x: case 13."""
     own = [result("fp32", 100.0), result("int8_qat", 419.0)]
     apart = ratio_of(own)
-    assert (round(apart.value, 2), apart.mark, comparison.look(apart), comparison.spoken(apart)) == (
+    assert (round(apart.value, 2), apart.mark, comparison.style_of(apart), comparison.format_ratio(apart)) == (
         4.19,
         "*",
         "ratio",
@@ -162,15 +162,15 @@ def test_a_ratio_is_coloured_only_where_the_two_were_timed_in_turns_and_the_fast
     )
     faster = choice({"fp32": [1.08 * ms for ms in STEADY[::-1]], "int8_qat": STEADY})
     found = ratio_of([*own, faster])
-    assert comparison.spoken(found) == "(1.08x)" and comparison.look(found) == "good"
+    assert comparison.format_ratio(found) == "(1.08x)" and comparison.style_of(found) == "good"
     assert 1.07 < found.low < found.high < 1.09
     assert ratio_of([*own, faster], batch=16).mark == "*", "that batch was not timed in turns"
     slower = choice({"fp32": STEADY, "int8_qat": [1.08 * ms for ms in STEADY]})
-    assert comparison.look(ratio_of([*own, slower])) == "bad"
+    assert comparison.style_of(ratio_of([*own, slower])) == "bad"
     level = ratio_of([*own, choice({"fp32": STEADY, "int8_qat": STEADY[::-1]})])
-    assert comparison.spoken(level) == "(1.00x =)" and comparison.look(level) == "ratio"
+    assert comparison.format_ratio(level) == "(1.00x =)" and comparison.style_of(level) == "ratio"
     loaded = ratio_of([*own, choice({"fp32": [1.0, 2.0, 1.5, 3.0, 1.2, 2.2], "int8_qat": STEADY})])
-    assert loaded.mark == "~" and comparison.look(loaded) == "ratio"
+    assert loaded.mark == "~" and comparison.style_of(loaded) == "ratio"
     other = {
         **faster,
         "paired_benchmark": [
@@ -187,7 +187,7 @@ def test_a_ratio_is_coloured_only_where_the_two_were_timed_in_turns_and_the_fast
 
 def test_summary_says_how_a_ratio_was_taken():
     own = [result("fp32", 100.0), result("int8_qat", 419.0)]
-    table = comparison.flat([*own, choice({"fp32": [1.08 * ms for ms in STEADY[::-1]], "int8_qat": STEADY})])
+    table = comparison.table_of([*own, choice({"fp32": [1.08 * ms for ms in STEADY[::-1]], "int8_qat": STEADY})])
     found = {(row["precision"], row["batch"]): row for row in table}
     assert found["int8_qat", 1]["ratio_taken"] == "in turns" and found["int8_qat", 16]["ratio_taken"] == "apart"
     assert found["int8_qat", 1]["ratio_low"] > 1.07 and found["int8_qat", 16]["ratio_low"] is None

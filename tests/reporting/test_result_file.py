@@ -29,7 +29,7 @@ def test_results_of_the_first_version_are_read_by_the_table_and_the_page():
     assert len(OLD) == 2
     results = comparison.load(OLD)
     assert [result["schema_version"] for result in results] == [1, 1]
-    table = comparison.flat(results)
+    table = comparison.table_of(results)
     assert table[0]["reformats"] is None and table[0]["ratio_to_trtexec"] is None and table[0]["top1"] > 98
     assert "LeViT-128S" in page.render(OLD, {}, [], [])
 
@@ -37,7 +37,7 @@ def test_results_of_the_first_version_are_read_by_the_table_and_the_page():
 def test_one_of_today_is_read_as_it_is(written):
     assert result_file.read(str(written)) == VALID
     assert result_file.current(str(written)) == VALID
-    with pytest.raises(UserError, match="fp16.gpu.json: it is of an older version of the project: run snakemake"):
+    with pytest.raises(UserError, match="fp16.gpu.json: an older version of the project wrote it: run snakemake"):
         result_file.current(OLD[0])
 
 

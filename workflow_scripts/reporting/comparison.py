@@ -1,24 +1,26 @@
-"""Results as rows and grids: what the summary, the printed table and the page all show. Standard library only.
+"""Results as rows and grids, for the summary, the printed table and the page. Standard library only.
 
-Only results of one dataset, or of one part of it, stand in a grid. A ratio is of engines that were timed in turns,
-where one that chooses has that (`paired_benchmark`); else it is the quotient of two timings of their own, which no
-reader may take for more: it is marked and grey.
+A grid holds results of one dataset, or of one subset of it. A speed ratio comes from engines that were timed in turns
+(`paired_benchmark` of a result that chooses among engines); otherwise it is the quotient of two separate timings, and
+is marked and grey, since it proves little.
 """
 
-import collections
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from core.files import canonical
 from measure import paired
 from reporting import result_file
 
-# value: of speeds; low, high: its interval, None where the two were not timed in turns; mark: what a reader must know
-Ratio = collections.namedtuple("Ratio", "value low high mark")
-APART, UNSTABLE, LEVEL, CLEAR = "*", "~", "=", ""
+SEPARATE, UNSTABLE, LEVEL, CLEAR = "*", "~", "=", ""  # marks of a ratio
 
-BASELINE = "fp32"  # the precision that ratios are to
-IMAGENET = {"num_classes": 1000, "num_images": 50_000}  # its validation set: what published accuracies are of
 
-LOOKED_AT = ("name", "split", "num_images", "num_classes", "subset")  # of a result's dataset
+BASELINE = "fp32"  # the precision that speeds are compared with
+IMAGENET = {"num_classes": 1000, "num_images": 50_000}  # its validation set, of published accuracies
+
+IMAGES = ("name", "split", "num_images", "num_classes", "subset")  # keys that say which images were classified
 TABLE = ("fp32", "fp16", "bf16", "int8_ptq", "int8_qat")  # the well-known precisions in their usual order
 
 COLUMNS = (
@@ -53,118 +55,130 @@ COLUMNS = (
 )
 
 
-def load(paths):
-    """Return the results in the files in their order; raise UserError for what is none or was changed."""
+class Ratio(NamedTuple):
+    """A ratio of two speeds; `low` and `high` are its interval, None unless the engines were timed in turns."""
+
+    value: float
+    low: float | None
+    high: float | None
+    mark: str
+
+
+def load(paths: Iterable[str]) -> list[dict]:
+    """Return the results in the files, sorted; raise UserError for a file that is no result or was changed."""
     return in_order(map(result_file.read, paths))
 
 
-def in_order(results):
+def in_order(results: Iterable[dict]) -> list[dict]:
     """Return results sorted by dataset, target, model and precision."""
-    return sorted(results, key=lambda r: (looked_at(r), r["target"], r["model"], r["precision"]))
+    return sorted(results, key=lambda r: (images_of(r), r["target"], r["model"], r["precision"]))
 
 
-def looked_at(result):
-    """Return the text of what a result's accuracy is of: results are compared where it is the same."""
-    return canonical([result["dataset"].get(key) for key in LOOKED_AT])
+def images_of(result: dict) -> str:
+    """Return a key of the images that a result's accuracy is of: only results with equal keys are compared."""
+    return canonical([result["dataset"].get(key) for key in IMAGES])
 
 
-def dataset(result):
-    """Return the name of what a result's accuracy is of, with the part of it that was looked at."""
-    found = result["dataset"]
-    part = ", ".join(f"{key} {value}" for key, value in (found.get("subset") or {}).items() if value is not None)
-    return f"{found['name']} ({part})" if part else found["name"]
+def format_dataset(result: dict) -> str:
+    """Return the name of a result's dataset, with the subset that its accuracy is of."""
+    dataset = result["dataset"]
+    subset = ", ".join(f"{key} {value}" for key, value in (dataset.get("subset") or {}).items() if value is not None)
+    return f"{dataset['name']} ({subset})" if subset else dataset["name"]
 
 
-def timing(result, batch):
+def timing(result: dict, batch: int) -> dict | None:
     """Return a result's benchmark entry at a batch size, or None."""
     return next((entry for entry in result["benchmark"] if entry["batch"] == batch), None)
 
 
-def baseline(results, result):
+def baseline(results: list[dict], result: dict) -> dict | None:
     """Return the result of the same model, target and images in FP32, or None."""
-    wanted = (looked_at(result), result["model"], result["target"], BASELINE)
-    return next((r for r in results if (looked_at(r), r["model"], r["target"], r["precision"]) == wanted), None)
+    wanted = (images_of(result), result["model"], result["target"], BASELINE)
+    return next((r for r in results if (images_of(r), r["model"], r["target"], r["precision"]) == wanted), None)
 
 
-def turns(results, batch):
-    """Return [{engine's SHA-256: milliseconds of each round}] of what was timed in turns at a batch size."""
+def turns(results: list[dict], batch: int) -> list[dict[str, list[float]]]:
+    """Return [{engine's SHA-256: milliseconds of each round}] of all timings in turns at a batch size."""
     entries = [entry for result in results for entry in result.get("paired_benchmark") or () if entry["batch"] == batch]
     return [{engine["engine_sha256"]: engine["median_ms"] for engine in entry["engines"]} for entry in entries]
 
 
-def ratio(results, result, batch):
-    """Return the Ratio of a speed to that in FP32 of the same model, target and batch; None where not measured.
+def ratio(results: list[dict], result: dict, batch: int) -> Ratio | None:
+    """Return the Ratio of a result's speed to that of FP32 on the same model, target and images, or None.
 
-    It is of timings that were taken in turns, where there are such of both engines.
+    Timings in turns take precedence.
     """
     base, own = baseline(results, result), timing(result, batch)
     other = timing(base, batch) if base else None
-    if not other or not own:
+    if not base or not other or not own:
         return None
     hashes = [r["engine"]["sha256"] for r in (result, base)]
     if hashes[0] == hashes[1]:
         return Ratio(1.0, 1.0, 1.0, CLEAR)
     for times in turns(results, batch):
         if set(hashes) <= set(times):
-            found = paired.speed_ratio(*(times[digest] for digest in hashes))
-            mark = UNSTABLE if not paired.is_narrow(found) else LEVEL if paired.is_level(found) else CLEAR
-            return Ratio(found["ratio"], found["low"], found["high"], mark)
+            speed = paired.speed_ratio(*(times[digest] for digest in hashes))
+            mark = UNSTABLE if not paired.is_narrow(speed) else LEVEL if paired.is_level(speed) else CLEAR
+            return Ratio(speed["ratio"], speed["low"], speed["high"], mark)
     stable = own["stable"] and other["stable"]
     value = own["images_per_second"] / other["images_per_second"]
-    return Ratio(value, None, None, APART if stable else APART + UNSTABLE)
+    return Ratio(value, None, None, SEPARATE if stable else SEPARATE + UNSTABLE)
 
 
-def beside_trtexec(result, batch):
-    """Return our median compute over trtexec's at a batch size, or None where trtexec did not time it."""
+def ratio_to_trtexec(result: dict, batch: int) -> float | None:
+    """Return our median compute time over trtexec's at a batch size, or None if trtexec did not time it."""
     return {entry["batch"]: entry["median_compute_ratio"] for entry in result["trtexec"] or ()}.get(batch)
 
 
-def predicted(result):
-    """Return the agreement with FP32 that a plan predicted on the select split, by its typed graph where it has one."""
+def predicted(result: dict) -> float | None:
+    """Return the agreement with FP32 that a plan predicts on the select split, or None without a plan.
+
+    The score of the strongly typed graph takes precedence over the simulation's.
+    """
     scores = (result["plan"] or {}).get("select")
     return scores and (scores["typed"] or scores["simulated"])["agreement_with_fp32"]
 
 
-def spoken(found):
-    """Return a Ratio in words, with its marks; empty without one."""
-    return f"({found.value:.2f}x {found.mark}".strip() + ")" if found else ""
+def format_ratio(over: Ratio | None) -> str:
+    """Return the text of a Ratio with its mark, or an empty text."""
+    return f"({over.value:.2f}x {over.mark}".strip() + ")" if over else ""
 
 
-def look(found):
-    """Return how a Ratio may be coloured: `good`, `bad`, or `ratio` (grey) where it proves nothing."""
-    if found.mark:
+def style_of(over: Ratio) -> str:
+    """Return the style class of a Ratio: `good`, `bad`, or `ratio` (grey) for one that proves nothing."""
+    if over.mark or over.value == 1:
         return "ratio"
-    return "good" if found.value > 1 else "bad" if found.value < 1 else "ratio"
+    return "good" if over.value > 1 else "bad"
 
 
-def unstable(results):
-    """Return the results whose own timing, or whose finalists' turns, are not stable, in their order."""
+def unstable(results: list[dict]) -> list[dict]:
+    """Return the results with an unstable timing: their own, or for a choice that of its finalists in turns."""
     timed = [(r, [*(r["benchmark"] if not r["chosen"] else ()), *(r.get("paired_benchmark") or ())]) for r in results]
     return [result for result, entries in timed if not all(entry["stable"] for entry in entries)]
 
 
-def path(result):
-    """Return the name of a result's file."""
+def path_of(result: dict) -> str:
+    """Return the path of a result's file."""
     return f"results/{result['model']}.{result['precision']}.{result['target']}.json"
 
 
-def notes(results):
-    """Return what the marks in a table of results mean, a line each, those alone that are there."""
-    found = [ratio(results, r, entry["batch"]) for r in results for entry in r["benchmark"]]
-    marks = "".join(one.mark for one in found if one)
+def notes(results: list[dict]) -> list[str]:
+    """Return a line for each mark that a table of the results contains."""
+    ratios = [ratio(results, r, entry["batch"]) for r in results for entry in r["benchmark"]]
+    marks = "".join(one.mark for one in ratios if one)
     again = unstable(results)
-    remedy = f"; on an idle machine: make retime RESULT={path(again[0])}" if again else ""
+    remedy = f"; on an idle machine: make retime RESULT={path_of(again[0])}" if again else ""
     lines = {
         UNSTABLE: f"timing not stable: other work was running, or the clocks moved{remedy}",
-        APART: "not timed in turns, so the ratio proves little: a result of `auto` times its finalists in turns",
+        SEPARATE: "not timed in turns, so the ratio proves little: a result of `auto` times its finalists in turns",
         LEVEL: "timed in turns, and which is faster is not known: the interval of the ratio contains 1",
     }
     shown = [mark for mark in lines if mark in marks or (mark == UNSTABLE and again)]
     return [f"{mark} {lines[mark]}" for mark in shown]
 
 
-def flat(results):
-    """Return one {column: value} for each result and batch size."""
+def table_of(results: list[dict]) -> list[dict[str, Any]]:
+    """Return a row {column: value} for each result and batch size."""
     rows = []
     for result in results:
         for entry in result["benchmark"]:
@@ -175,14 +189,14 @@ def flat(results):
                 **{name: result["accuracy"][name] for name in ("top1", "top5", "agreement_with_fp32", "within_budget")},
                 **{name: entry[name] for name in ("batch", "images_per_second", "stable", "threads")},
                 **{name: entry.get(name) for name in ("timed", "power_mode")},
-                "dataset": dataset(result),
+                "dataset": format_dataset(result),
                 "ratio_to_fp32": over and over.value,
                 "ratio_low": over and over.low,
                 "ratio_high": over and over.high,
                 "ratio_taken": over and ("apart" if over.low is None else "in turns"),
                 "latency_median_ms": entry["latency_ms"]["median"],
                 "latency_p99_ms": entry["latency_ms"]["p99"],
-                "ratio_to_trtexec": beside_trtexec(result, entry["batch"]),
+                "ratio_to_trtexec": ratio_to_trtexec(result, entry["batch"]),
                 "engine_bytes": result["engine"]["bytes"],
                 "layers_int8": layers.get("int8"),
                 "layers": result["engine"]["layers"],
@@ -195,8 +209,8 @@ def flat(results):
     return rows
 
 
-def ordered(names):
-    """Return names with the well-known precisions first, in their usual order."""
+def ordered(names: Iterable[str]) -> list[str]:
+    """Return the names of precisions without duplicates: the well-known ones first, in their usual order."""
     return sorted(set(names), key=_rank)
 
 
@@ -204,18 +218,18 @@ def _rank(name):
     return TABLE.index(name) if name in TABLE else len(TABLE), name
 
 
-def grids(results):
-    """Return one grid a dataset and target: {dataset, target, device, precisions, batches, models: [(model, row)]}.
+def grids(results: list[dict]) -> list[dict[str, Any]]:
+    """Return a grid per dataset and target: {dataset, target, device, precisions, batches, models: [(model, row)]}.
 
-    A row is {precision: result}. What was measured on other images, or on another part of them, is in another grid.
+    A row is {precision: result}. Results on other images, or on another subset of them, are in another grid.
     """
-    found = []
-    for seen, target in sorted({(looked_at(result), result["target"]) for result in results}):
-        here = [result for result in results if (looked_at(result), result["target"]) == (seen, target)]
+    tables = []
+    for images, target in sorted({(images_of(result), result["target"]) for result in results}):
+        here = [result for result in results if (images_of(result), result["target"]) == (images, target)]
         models = sorted({result["model"] for result in here})
-        found.append(
+        tables.append(
             {
-                "dataset": dataset(here[0]),
+                "dataset": format_dataset(here[0]),
                 "target": target,
                 "device": device(here[0]),
                 "precisions": ordered(result["precision"] for result in here),
@@ -223,26 +237,26 @@ def grids(results):
                 "models": [(m, {r["precision"]: r for r in here if r["model"] == m}) for m in models],
             }
         )
-    return found
+    return tables
 
 
-def published_grid(results, published):
+def published_grid(results: list[dict], published: dict[str, float]) -> dict[str, list]:
     """Return {columns, models: [(model, published top-1, [top-1 measured in each column or None])]}.
 
-    published: {model: ImageNet top-1 in percent}. What was measured on other images, or on a part of those, is not
-    comparable and not in it. A column is `precision on target`; there is one of nothing where nothing was measured.
+    published: {model: ImageNet top-1 in percent}. Only results on all of ImageNet's validation images count. A column
+    is `precision on target`; without any result there is one empty column.
     """
     measured = [r for r in results if {name: r["dataset"][name] for name in IMAGENET} == IMAGENET]
     pairs = sorted({(r["target"], r["precision"]) for r in measured}, key=lambda pair: (pair[0], _rank(pair[1])))
-    found = {(r["model"], r["target"], r["precision"]): r["accuracy"]["top1"] for r in measured}
+    top1s = {(r["model"], r["target"], r["precision"]): r["accuracy"]["top1"] for r in measured}
     return {
         "columns": [f"{precision} on {target}" for target, precision in pairs] or ["ours"],
-        "models": [(m, top1, [found.get((m, *pair)) for pair in pairs] or [None]) for m, top1 in published.items()],
+        "models": [(m, top1, [top1s.get((m, *pair)) for pair in pairs] or [None]) for m, top1 in published.items()],
     }
 
 
-def device(result):
-    """Return a target's device and runtime in a few words."""
+def device(result: dict) -> str:
+    """Return the device and the runtime of a result's target, as a text."""
     identity, versions = result["target_identity"], result["provenance"]["versions"]
     runtime = identity.get("runtime", "")
     name = identity.get("device") or identity.get("cpu") or identity.get("gpu") or result["target"]

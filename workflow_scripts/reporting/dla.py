@@ -1,10 +1,13 @@
-"""The DLA-fit report as a picture (dla.svg): the network as a band, above the line on a DLA, below it on the GPU.
+"""The DLA-fit report as an SVG: the network as a band, nodes on a DLA above the line, nodes on the GPU below.
 
 Standard library and jinja2 only.
 """
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = Path(__file__).with_name("dla.svg")
 WIDTH, MARGIN = 1200, 24
@@ -12,40 +15,41 @@ SHORT, TALL = 5, 56  # heights of a node without MACs and of the one with the mo
 LARGE, SMALL = 1e6, 1e3  # bytes
 
 
-def render(names, found, before):
-    """Return the SVG text of a report and of the one before the surgery. names: {model, precision, target}."""
+def render(names: dict[str, str], report: dict, before: dict) -> str:
+    """Return the SVG of a report and of the one of the graph before surgery; names: {model, precision, target}."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    most = max(found["prediction"]["gpu_ms_saved_at_most"], found["prediction"]["loadables_ms"], 1e-9)
+    prediction = report["prediction"]
+    most = max(prediction["gpu_ms_saved_at_most"], prediction["loadables_ms"], 1e-9)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         names=names,
-        found=found,
+        fit=report,
         before=before,
-        bands=[(band(before), before), (band(found), found)],
-        shares=[share(report["macs"]) for report in (before, found)],
+        bands=[(band(before), before), (band(report), report)],
+        shares=[share(one["macs"]) for one in (before, report)],
         width=WIDTH,
         margin=MARGIN,
         inside=WIDTH - 2 * MARGIN,
         scale=(WIDTH - 2 * MARGIN - 330) / most,
-        spoken=spoken,
-        sentence=found["prediction"]["sentence"].split("; "),
+        format_bytes=format_bytes,
+        sentence=prediction["sentence"].split("; "),
     )
 
 
-def share(macs):
-    """Return the part of the MACs that a DLA does, 0 to 1."""
+def share(macs: dict[str, int]) -> float:
+    """Return the share of the MACs on a DLA, 0 to 1."""
     return macs["dla"] / max(macs["dla"] + macs["gpu"], 1)
 
 
-def spoken(count):
-    """Return a number of bytes in words."""
+def format_bytes(count: float) -> str:
+    """Return a number of bytes with its unit."""
     return (
         f"{count / LARGE:.1f} MB" if count >= LARGE else f"{count / SMALL:.1f} kB" if count >= SMALL else f"{count} B"
     )
 
 
-def band(report):
+def band(report: dict) -> dict[str, Any]:
     """Return {step, nodes, spans, moves} of a report in pixels: x from the left, heights from the middle line."""
     rows = report["nodes"]
     step = (WIDTH - 2 * MARGIN) / max(len(rows), 1)
@@ -71,7 +75,7 @@ def _span(subgraph, ends, step):
 
 
 def _moves(report, step):
-    """Return the transfers between the two sides: {x, down, size, label}, where the reading subgraph begins or ends."""
+    """Return the transfers between DLA and GPU: {x, down, size, label}, at the border of the subgraph on the DLA."""
     first, last = {}, {}
     for number, row in enumerate(report["nodes"]):
         if row["subgraph"]:
@@ -82,8 +86,8 @@ def _moves(report, step):
         down = move["to"] == "gpu"
         if not down and move["from"] != "gpu":
             continue
-        place = last[move["from"]] if down else first[move["to"]]
+        position = last[move["from"]] if down else first[move["to"]]
         size = round(2 + 1.1 * math.log10(max(move["bytes"], 10)), 1)
-        label = f"{move['tensor']}: {spoken(move['bytes'])} to the {'GPU' if down else 'DLA'}"
-        moves.append({"x": _x(place, step), "down": down, "size": size, "label": label})
+        label = f"{move['tensor']}: {format_bytes(move['bytes'])} to the {'GPU' if down else 'DLA'}"
+        moves.append({"x": _x(position, step), "down": down, "size": size, "label": label})
     return moves

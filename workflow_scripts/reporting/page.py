@@ -1,5 +1,8 @@
-"""The report as one HTML page: tables from comparison.py, a plot from plot.py, looks from page.html."""
+"""The report as one HTML page: tables from comparison.py, plots from plot.py, the layout from page.html."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from pathlib import Path
 
 from reporting import comparison, plans, plot
@@ -7,8 +10,13 @@ from reporting import comparison, plans, plot
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def render(paths, published, plan_paths=(), bisect_paths=()):
-    """Return the page for the files of results, plans and bisections; published: {model: ImageNet top-1 in percent}."""
+def render(
+    paths: Iterable[str],
+    published: dict[str, float],
+    plan_paths: Iterable[str] = (),
+    bisect_paths: Iterable[str] = (),
+) -> str:
+    """Return the HTML of results, plans and bisections; published: {model: ImageNet top-1 in percent}."""
     import jinja2
 
     results, planned, bisected = comparison.load(paths), plans.load(plan_paths), plans.load(bisect_paths)
@@ -21,27 +29,27 @@ def render(paths, published, plan_paths=(), bisect_paths=()):
         precisions=precisions,
         plots=_plots(results, precisions, targets),
         notes=comparison.notes(results),
-        plans=plans.rows(results, planned, bisected),
+        plans=plans.table_of(results, planned, bisected),
         pictures=plans.pictures(planned),
         published=comparison.published_grid(results, published),
         timing=comparison.timing,
         ratio=comparison.ratio,
-        spoken=comparison.spoken,
-        look=comparison.look,
-        dataset=comparison.dataset,
+        format_ratio=comparison.format_ratio,
+        style_of=comparison.style_of,
+        format_dataset=comparison.format_dataset,
         targets=targets,
         marks=plot.MARKS,
     )
 
 
 def _plots(results, precisions, targets):
-    """Return a plot for each dataset, or part of one: accuracies on other images do not compare."""
-    found = []
-    for seen in sorted({comparison.looked_at(result) for result in results}):
-        here = [result for result in results if comparison.looked_at(result) == seen]
+    """Return a plot for each dataset, or subset of one: accuracies on other images do not compare."""
+    plots = []
+    for images in sorted({comparison.images_of(result) for result in results}):
+        here = [result for result in results if comparison.images_of(result) == images]
         dots = [_dot(result, precisions, targets) for result in here]
-        found.append({"dataset": comparison.dataset(here[0]), "plot": plot.scatter(dots)})
-    return found
+        plots.append({"dataset": comparison.format_dataset(here[0]), "plot": plot.scatter(dots)})
+    return plots
 
 
 def _dot(result, precisions, targets):

@@ -1,11 +1,14 @@
-"""Plots as the numbers of small SVGs: accuracy over speed, bars of effects. Standard library only."""
+"""Coordinates of small SVG plots: accuracy over speed, bars of effects. Standard library only."""
+
+from __future__ import annotations
 
 import math
+from typing import Any
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 320, 56, 16, 16, 44
 BARS = 150  # height of a bar chart
 
-# One shape a target, as SVG paths around the origin: circle, square, diamond, triangle, cross.
+# A shape per target, as SVG paths around the origin: circle, square, diamond, triangle, cross.
 MARKS = (
     "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0",
     "M-5.3 -5.3h10.6v10.6h-10.6z",
@@ -15,7 +18,7 @@ MARKS = (
 )
 
 
-def scatter(points):
+def scatter(points: list[dict]) -> dict[str, Any] | None:
     """Return {width, height, dots, x_ticks, y_ticks} for points {x: images/s, y: percent, ...}; None without points.
 
     x is logarithmic. Each dot is its point with `px` and `py` added, in pixels.
@@ -66,10 +69,10 @@ def _steps(low, high):
     return [round(k * step, 9) for k in range(first, math.floor(high / step) + 1)]
 
 
-def bars(values):
+def bars(values: list[dict]) -> dict[str, Any] | None:
     """Return {width, height, base, bars, ticks, parts} for values {value: share or None, part: text, ...}, or None.
 
-    Heights are of a linear axis in percent; None is drawn to the top. `parts` are runs of bars with an equal `part`.
+    The axis is linear, in percent; None is drawn to the top. `parts` are runs of bars with an equal `part`.
     """
     known = [one["value"] for one in values if one["value"] is not None]
     if not values:
@@ -90,6 +93,6 @@ def bars(values):
 
 
 def _parts(drawn):
-    """Return (pixels, text) of where each part of the network begins."""
+    """Return (pixels, name) of the start of each part of the network."""
     before = [None, *(one["part"] for one in drawn)]
     return [(one["px"], one["part"]) for one, last in zip(drawn, before) if one["part"] != last]

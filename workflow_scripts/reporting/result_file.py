@@ -1,7 +1,4 @@
-"""Results as they are read again: as they were written, older ones with null for what they lack.
-
-Standard library only.
-"""
+"""Reading result files: older ones are completed with null for the keys that they lack. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from typing import Any
 from core import provenance
 from core.files import UserError, read_json
 
-VERSION = 2  # of the result's schema (rules/schemas/result.schema.yaml); results without one are older
-OLDER = "it is of an older version of the project: run snakemake for it again, which plans what is missing"
+VERSION = 2  # of rules/schemas/result.schema.yaml; results of version 1 do not name it
+OLDER = "an older version of the project wrote it: run snakemake for it again"
 PARTS = {
     "dataset": dict,
     "accuracy": dict,
@@ -21,7 +18,7 @@ PARTS = {
     "provenance": dict,
 }
 NAMES = ("model", "precision", "target")
-# what older results do not say, by the part that lacks it
+# keys that older results lack, by part
 LATER: dict[str, tuple[str, ...]] = {
     "": ("chosen", "candidates", "paired_benchmark", "trtexec", "dla", "plan", "preprocessing"),
     "dataset": ("subset",),
@@ -33,7 +30,7 @@ TIMED = ("power_mode", "power_mode_asked", "board", "timed", "timing_key", "ener
 
 
 def read(path: str) -> dict[str, Any]:
-    """Return a result; raise UserError where it is none, was changed since it was written, or is of a newer version."""
+    """Return a result; raise UserError if it is invalid, was changed since, or is of a newer schema version."""
     provenance.check(path)
     result = read_json(path)
     if not is_result(result):
@@ -54,7 +51,7 @@ def current(path: str) -> dict[str, Any]:
 
 
 def is_result(value: Any) -> bool:
-    """Return whether a JSON value has what every result has had from the first version on."""
+    """Return whether a JSON value has the parts that results of every version have."""
     if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in NAMES):
         return False
     timed = value.get("benchmark")
@@ -63,7 +60,7 @@ def is_result(value: Any) -> bool:
 
 
 def completed(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a result with null for what it is too old to say."""
+    """Return a result with null for the keys that it is too old to have."""
     found = {**dict.fromkeys(LATER[""]), "schema_version": 1, "notes": [], **result}
     for part, names in LATER.items():
         if part and found[part] is not None:

@@ -1,23 +1,26 @@
-"""An engine's layers along time as an SVG: one band a batch, coloured by precision, the largest numbered.
+"""An engine's layers along time as an SVG: a band per batch size, coloured by precision, the slowest layers numbered.
 
-From a profile (profile_engine.py), which has the layers in order of execution: they stand one after another here, also
-where some run at the same time. Standard library only.
+The layers of a profile (profile_engine.py) follow one another in order of execution, even if some run concurrently.
+Standard library only.
 """
+
+from __future__ import annotations
 
 from xml.sax.saxutils import escape, quoteattr
 
-WIDTH, LEFT, RIGHT, BAND, ROW, LARGEST = 1160, 20, 20, 54, 17, 10
+WIDTH, LEFT, RIGHT, BAND, ROW, SHOWN = 1160, 20, 20, 54, 17, 10
 COLORS = {"int8": ("#1a7f4b", "#5fcf96"), "fp16": ("#0b6bcb", "#6cb2ff"), "bf16": ("#7a3fb5", "#c79bff")}
 COLORS["fp32"] = ("#d98200", "#ffbe5c")
-OTHER = ("#7d8792", "#9aa5b1")  # what computes in no number: shapes, indices, or nobody knows
-MOVING = ("Reformat", "Reorder", "Cast", "Convert", "Quantize", "Dequantize", "Transpose", "Shuffle")  # words of types
+OTHER = ("#7d8792", "#9aa5b1")  # layers without a precision: shapes, indices, or unknown
+# words in the types of layers that only move or convert data
+MOVING = ("Reformat", "Reorder", "Cast", "Convert", "Quantize", "Dequantize", "Transpose", "Shuffle")
 
 
-def draw(profiles, title):
+def draw(profiles: list[dict], title: str) -> str:
     """Return the SVG of profiles [{"batch", "total_ms", "ms_by_precision", "layers": [{"name", "type", ...}]}]."""
     parts, y = [_text(LEFT, 26, title, "title")], 44
-    for found in profiles:
-        band, y = _band(found, y)
+    for profile in profiles:
+        band, y = _band(profile, y)
         parts += band
     parts += _legend(profiles, y + 6)
     height = y + 34
@@ -27,44 +30,44 @@ def draw(profiles, title):
     )
 
 
-def _band(found, y):
-    """Return (parts, y below them) of one batch: its sums, its layers along time, the names of the largest."""
-    layers, total = found["layers"], found["total_ms"]
+def _band(profile, y):
+    """Return (parts, y below them) of a batch size: its sums, its layers along time, the names of the slowest."""
+    layers, total = profile["layers"], profile["total_ms"]
     scale = (WIDTH - LEFT - RIGHT) / total
-    numbers = {id(layer): n for n, layer in enumerate(_largest(layers), 1)}
-    parts, x, last = [_text(LEFT, y + 14, _sums(found), "band")], float(LEFT), -99.0
+    numbers = {id(layer): n for n, layer in enumerate(_slowest(layers), 1)}
+    parts, x, last = [_text(LEFT, y + 14, _sums(profile), "band")], float(LEFT), -99.0
     top, marks = y + 40, []
     for layer in layers:
         width = layer["ms"] * scale
         parts.append(_layer(layer, x, top, width))
         if id(layer) in numbers:
-            last = max(x + width / 2, last + 16)  # circles beside each other, in the order of time
+            last = max(x + width / 2, last + 16)  # circles do not overlap
             marks.append(_mark(numbers[id(layer)], last, x + width / 2, top))
         x += width
     parts += marks + _axis(total, scale, top + BAND)
-    return parts + _names(_largest(layers), total, top + BAND + 44), top + BAND + 44 + ROW * ((LARGEST + 1) // 2) + 12
+    return parts + _names(_slowest(layers), total, top + BAND + 44), top + BAND + 44 + ROW * ((SHOWN + 1) // 2) + 12
 
 
-def _largest(layers):
+def _slowest(layers):
     """Return the slowest layers in order of execution."""
-    slowest = sorted(range(len(layers)), key=lambda n: (-layers[n]["ms"], n))[:LARGEST]
+    slowest = sorted(range(len(layers)), key=lambda n: (-layers[n]["ms"], n))[:SHOWN]
     return [layers[n] for n in sorted(slowest)]
 
 
-def _sums(found):
-    shares = sorted(found["ms_by_precision"].items(), key=lambda pair: -pair[1])
-    spoken = ", ".join(f"{name} {100 * ms / found['total_ms']:.0f} %" for name, ms in shares)
-    return f"batch {found['batch']}: {found['total_ms']:.3f} ms in {len(found['layers'])} layers ({spoken})"
+def _sums(profile):
+    shares = sorted(profile["ms_by_precision"].items(), key=lambda pair: -pair[1])
+    percent = ", ".join(f"{name} {100 * ms / profile['total_ms']:.0f} %" for name, ms in shares)
+    return f"batch {profile['batch']}: {profile['total_ms']:.3f} ms in {len(profile['layers'])} layers ({percent})"
 
 
 def _layer(layer, x, top, width):
     kind = layer["precision"] if layer["precision"] in COLORS else "other"
     moving = " moving" if any(word in layer["type"] for word in MOVING) else ""
-    told = (
+    text = (
         f"{layer['name']} ({layer['type']}, {layer['precision']}): {layer['ms']:.4f} ms, {100 * layer['share']:.1f} %"
     )
     box = _box(x, top, max(width - 0.4, 0.3), BAND)
-    return f'<rect class="{kind}{moving}" {box}><title>{escape(told)}</title></rect>'
+    return f'<rect class="{kind}{moving}" {box}><title>{escape(text)}</title></rect>'
 
 
 def _mark(number, x, middle, top):
@@ -89,30 +92,30 @@ def _steps():
         yield from (round(digit * 10.0**power, 6) for digit in (1, 2, 5))
 
 
-def _names(largest, total, y):
-    """Return the names of the largest layers in two columns."""
-    half, parts = (len(largest) + 1) // 2, []
-    for n, layer in enumerate(largest):
+def _names(slowest, total, y):
+    """Return the names of the slowest layers in two columns."""
+    half, parts = (len(slowest) + 1) // 2, []
+    for n, layer in enumerate(slowest):
         x, row = LEFT + (n // half) * (WIDTH - LEFT - RIGHT) / 2, y + ROW * (n % half)
         name = layer["name"] if len(layer["name"]) <= 46 else f"{layer['name'][:22]}...{layer['name'][-21:]}"
         kind = layer["precision"] if layer["precision"] in COLORS else "other"
-        told = f"{layer['ms']:.4f} ms  {100 * layer['ms'] / total:.1f} %  {layer['type']}"
+        figures = f"{layer['ms']:.4f} ms  {100 * layer['ms'] / total:.1f} %  {layer['type']}"
         parts.append(_text(x + 7, row, n + 1, "number"))
         parts.append(
-            f'<rect class="{kind}" {_box(x + 20, row - 9, 10, 10)}/>' + _text(x + 36, row, f"{name}  {told}", "name")
+            f'<rect class="{kind}" {_box(x + 20, row - 9, 10, 10)}/>' + _text(x + 36, row, f"{name}  {figures}", "name")
         )
     return parts
 
 
 def _legend(profiles, y):
-    """Return the colours that the layers have, and the mark of those that only move or convert."""
-    present = {layer["precision"] for found in profiles for layer in found["layers"]}
+    """Return the colours of the precisions present, and the mark of layers that only move or convert data."""
+    present = {layer["precision"] for profile in profiles for layer in profile["layers"]}
     kinds = [kind for kind in COLORS if kind in present] + (["other"] if present - set(COLORS) else [])
     parts = []
     for n, kind in enumerate([*kinds, "moving"]):
-        x, spoken = LEFT + 84 * n, "moves or converts data" if kind == "moving" else kind
+        x, label = LEFT + 84 * n, "moves or converts data" if kind == "moving" else kind
         parts.append(f'<rect class="{kind if kind != "moving" else "other moving"}" {_box(x, y - 10, 12, 12)}/>')
-        parts.append(_text(x + 18, y, spoken, "name"))
+        parts.append(_text(x + 18, y, label, "name"))
     return parts
 
 
