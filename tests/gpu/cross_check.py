@@ -76,7 +76,7 @@ def main():
         keep(name, lambda options=options: events(session, batch, options, milliseconds))
     keep("wall_graph", lambda: wall(session, batch, True))
     keep("wall_no_graph", lambda: wall(session, batch, False))
-    interfaces = [kind for kind in (_gpu.Tensors, _gpu.Bindings) if kind.serves(runtime.library())]
+    interfaces = [kind for kind in (_gpu.Tensors, _gpu.Bindings) if kind.is_available(runtime.library())]
     sessions = {kind.__name__: runtime.load(engine, interface=kind) for kind in interfaces}
     logits = {name: one.run(images(one, batch)) for name, one in sessions.items()}
     found["interfaces"] = {name: float(np.abs(value - logits["Tensors"]).max()) for name, value in logits.items()}

@@ -148,8 +148,8 @@ def test_network_flags(version):
 
 @pytest.mark.parametrize("version, names", [("8.4", False), ("8.5", True), ("10", True), ("11", True)])
 def test_interfaces(version, names):
-    assert _gpu.Tensors.serves(library(version)) == names
-    assert _gpu.Bindings.serves(library(version)) == (version in ("8.4", "8.5"))
+    assert _gpu.Tensors.is_available(library(version)) == names
+    assert _gpu.Bindings.is_available(library(version)) == (version in ("8.4", "8.5"))
 
 
 def test_what_a_version_has_not():

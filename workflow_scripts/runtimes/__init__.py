@@ -1,40 +1,45 @@
 """Runtimes by name: each module of this folder is one, except those whose name starts with an underscore.
 
-A runtime is one file with these functions (a new one needs its rows in config.yaml and devices/probe.py besides):
+A runtime is one file with these functions (a new one also needs its rows in config.yaml and devices/probe.py):
 
     fingerprint()                      -> dict: runtime, version, device...: nothing that changes by itself
-    build(onnx, recipe, plan, engine)  -> dict: writes the engine file and says what it is (see `description`);
+    build(onnx, recipe, plan, engine)  -> dict: writes the engine file and describes it (see `description`);
                                           `calibration=` (a cache's path) where a recipe quantizes implicitly
     load(engine, threads=0)            -> Session: from the file alone, in a fresh process
-    inspect(engine)                    -> [{"name", "type", "precision"}]: the layers that a query really executes
-    profile(engine, batch, threads=0)  -> [{"name", "type", "precision", "ms"}]: the same with the time that each takes
+    inspect(engine)                    -> [{"name", "type", "precision"}]: the layers that a query executes
+    profile(engine, batch, threads=0)  -> [{"name", "type", "precision", "ms"}]: the same with the time of each
 
 `recipe` is {"compute", "high_precision"?, "batches", ...}: the slices of a precision's and a target's row that the
-runtime reads. `plan` names the nodes that keep a higher precision, or is None: a module that tells a builder of its
-layers' precisions has TAKES_PLANS = True, others find all types in the graph.
+runtime reads. `plan` names the nodes that keep a higher precision, or is None: a module that sets the precision of a
+builder's layers has TAKES_PLANS = True, others read all types from the graph.
 """
+
+from __future__ import annotations
 
 import collections
 import difflib
 import importlib
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from core.files import UserError
 
 PRECISIONS = ("int8", "fp16", "bf16", "fp32")
 CONVERSIONS = ("Reformat", "Reorder", "Cast", "Convert", "Quantize", "Dequantize", "QuantizeLinear", "DequantizeLinear")
 
-# Arrays of milliseconds, one value a query, or None for what a device has not; wall: seconds of all queries together;
-# energy: millijoules of the whole device meanwhile. latency is h2d + compute + d2h where there are transfers.
+# Arrays of milliseconds, one value a query, or None where a device has no such phase; wall: seconds of all queries
+# together; energy: millijoules of the whole device meanwhile. latency is h2d + compute + d2h where there are transfers.
 Timing = collections.namedtuple("Timing", "latency compute h2d d2h enqueue wall energy", defaults=(None,))
 
 
-def names():
-    """Return the names of the runtimes that there are files for."""
+def names() -> list[str]:
+    """Return the names of the runtimes, one for each public module."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
-def load(name):
+def load(name: str) -> Any:
     """Return a runtime's module by name; raise UserError with the nearest names where there is none."""
     if name not in names():
         close = difflib.get_close_matches(name, names(), n=2) or names()
@@ -42,7 +47,7 @@ def load(name):
     return importlib.import_module(f"runtimes.{name}")
 
 
-def import_library(name, remedy):
+def import_library(name: str, remedy: str) -> Any:
     """Return an imported third-party module; raise UserError with the remedy where it is not installed."""
     try:
         return importlib.import_module(name)
@@ -50,12 +55,12 @@ def import_library(name, remedy):
         raise UserError(f"{name} cannot be imported here ({error}): {remedy}") from None
 
 
-def description(fingerprint, layers, seconds, warnings, **more):
-    """Return what `build` says of an engine.
+def description(fingerprint: dict, layers: list[dict] | None, seconds: float, warnings: list[str], **more: Any) -> dict:
+    """Return the description of an engine that `build` returns.
 
     layers: as `inspect` returns them, or None where they cannot be read back. A layer that moves or converts data
     counts like any other, and once more in `reformats`; a layer whose type is none of PRECISIONS (shapes, indices) is
-    listed but not counted there.
+    listed but not counted in `precision_of_layers`.
     """
     counts = layers and {name: sum(layer["precision"] == name for layer in layers) for name in PRECISIONS}
     return {
@@ -71,12 +76,17 @@ def description(fingerprint, layers, seconds, warnings, **more):
     }
 
 
-def missing_precisions(recipe, layers):
-    """Return warnings for the precisions that a recipe asks for and no layer computes in: converting is no computing.
+def requested_precisions(recipe: dict) -> list[str]:
+    """Return the precisions that a recipe computes in."""
+    return [recipe["compute"]] + ([recipe["high_precision"]] if recipe.get("high_precision") else [])
 
-    Where the layers cannot be read back (None) the one warning is that nothing is known.
+
+def missing_precisions(recipe: dict, layers: list[dict] | None) -> list[str]:
+    """Return a warning for each precision that a recipe asks for and no layer computes in; converting does not count.
+
+    Where the layers cannot be read back (None) the one warning says so.
     """
-    asked = [recipe["compute"]] + ([recipe["high_precision"]] if recipe.get("high_precision") else [])
+    asked = requested_precisions(recipe)
     if not layers:
         return [f"whether any layer computes in {' or '.join(asked)} is not known: they cannot be read back"]
     present = {layer["precision"] for layer in layers if layer["type"] not in CONVERSIONS}
@@ -86,27 +96,55 @@ def missing_precisions(recipe, layers):
 class Session:
     """A loaded engine.
 
+    name: the engine file, for messages
     inputs, outputs: {name: shape}, -1 where the size is free
-    batches: the batch sizes it was built for, ascending, or None where any will do
+    batches: the batch sizes that it was built for, ascending; empty where it takes any
     facts: what a benchmark records of how it runs: {"threads": int or None, "cuda_graph": bool or None}
-    on_gpu: whether it is a GPU's clock and energy that count
+    on_gpu: whether the GPU's clock and energy count, not the host's
     """
 
+    name = "engine"
     on_gpu = False
+    inputs: dict[str, list[int]] = {}
+    outputs: dict[str, list[int]] = {}
+    batches: list[int] | None = None
+    facts: dict[str, Any] = {}
 
-    inputs, outputs, batches, facts = {}, {}, None, {}
-
-    def run(self, images):
+    def run(self, images: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [N, C], of images, float32 [N, 3, H, W], for any N."""
-        raise NotImplementedError
+        images = self._checked(images)
+        logits, start = [], 0
+        while start < len(images):
+            part = images[start : start + self._fitting(len(images) - start)]
+            logits.append(self._run_batch(part))
+            start += len(part)
+        return np.concatenate(logits)
 
-    def optimization_profile(self, batch):
+    def optimization_profile(self, batch: int) -> int:
         """Return the number of the engine's optimization profile that a batch runs with."""
         return 0
 
-    def time(self, images, loop):
+    def time(self, images: np.ndarray, loop: Any) -> Timing:
         """Return the Timing of queries with these images: N must be one of `batches`, if there are any.
 
         loop: measure.timing.Loop, which says for how long and, where the host's clock will do, times a function.
         """
         raise NotImplementedError
+
+    def _run_batch(self, part):
+        """Return the logits of at most as many images as one query takes."""
+        raise NotImplementedError
+
+    def _fitting(self, count):
+        """Return the largest batch of at most `count`, else the smallest there is; any where the engine is free."""
+        if not self.batches:
+            return count
+        return max((size for size in self.batches if size <= count), default=min(self.batches))
+
+    def _checked(self, images):
+        """Return images as contiguous float32; raise UserError where their shape is not the engine's."""
+        images = np.ascontiguousarray(images, dtype=np.float32)
+        expected = list(next(iter(self.inputs.values())))[1:]
+        if images.ndim != 4 or len(images) == 0 or any(e not in (-1, n) for e, n in zip(expected, images.shape[1:])):
+            raise UserError(f"{self.name} takes images of {expected}, got {list(images.shape)}")
+        return images

@@ -1,13 +1,17 @@
 """A loaded TensorRT engine on a GPU: buffers, streams, CUDA graphs, and timing by trtexec's definitions.
 
 A query is a copy to the device, the network, and a copy back, each between two events on its own stream; the next
-query's copy runs while this one computes, as trtexec does it. `Tensors` and `Bindings` are TensorRT's newer and older
-ways (8.4) to say which buffer is which.
+query's copy runs while this one computes, as in trtexec. `Tensors` and `Bindings` are TensorRT's newer and older (8.4)
+interfaces to an engine's inputs and outputs.
 """
+
+from __future__ import annotations
 
 import gc
 import re
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +19,8 @@ from core.command import log
 from core.files import UserError
 from runtimes import Session, Timing, _cuda, _tensorrt
 
-OF_PROFILE = re.compile(
-    r" \[profile (\d+)\]$"
-)  # how TensorRT names the layers of all optimization profiles but the first
+# the end of the layers' names of all optimization profiles but the first
+PROFILE_SUFFIX = re.compile(r" \[profile (\d+)\]$")
 IN_FLIGHT = 2  # queries: one computes while the next one's images are copied
 OPTIONS = {"cuda_graph": True, "spin_wait": True, "transfers": True}
 
@@ -26,31 +29,37 @@ class Tensors:
     """Inputs and outputs by name: TensorRT 8.5 and later."""
 
     @staticmethod
-    def serves(trt):
+    def is_available(trt: Any) -> bool:
+        """Return whether a version of TensorRT has this interface."""
         return hasattr(trt.IExecutionContext, "execute_async_v3")
 
-    def __init__(self, trt, engine):
+    def __init__(self, trt: Any, engine: Any):
         self.engine = engine
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
-        given = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        self.inputs, self.outputs = given, [name for name in names if name not in given]
+        self.inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self.outputs = [name for name in names if name not in self.inputs]
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> Any:
+        """Return a tensor's TensorRT data type."""
         return self.engine.get_tensor_dtype(name)
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, -1 where the size is free."""
         return tuple(self.engine.get_tensor_shape(name))
 
-    def profile(self, number, name):
+    def profile(self, number: int, name: str) -> Any:
+        """Return the (least, best, largest) shapes of an input in an optimization profile."""
         return self.engine.get_tensor_profile_shape(name, number)
 
-    def set_batch(self, context, number, batch):
-        """Say how many images a context's queries have. number: of its optimization profile."""
+    def set_batch(self, context: Any, number: int, batch: int) -> None:
+        """Set the batch of a context's queries. number: of its optimization profile."""
         for name in self.inputs:
             context.set_input_shape(name, (batch,) + self.shape(name)[1:])
 
-    def enqueuer(self, context, number, addresses, batch, stream):
-        """Return a function that puts a query into a stream. addresses: {name: address}; batch: its images."""
+    def enqueuer(
+        self, context: Any, number: int, addresses: dict[str, int], batch: int, stream: int
+    ) -> Callable[[], bool]:
+        """Return a function that puts a query into a stream. addresses: {tensor name: address}."""
         self.set_batch(context, number, batch)
 
         def enqueue():
@@ -65,10 +74,11 @@ class Bindings:
     """Inputs and outputs by number, those of each optimization profile after another: up to TensorRT 8.6."""
 
     @staticmethod
-    def serves(trt):
+    def is_available(trt: Any) -> bool:
+        """Return whether a version of TensorRT has this interface."""
         return hasattr(trt.IExecutionContext, "execute_async_v2")
 
-    def __init__(self, trt, engine):
+    def __init__(self, trt: Any, engine: Any):
         self.engine = engine
         self.count = engine.num_bindings // engine.num_optimization_profiles
         names = [engine.get_binding_name(number) for number in range(self.count)]
@@ -76,67 +86,76 @@ class Bindings:
         self.outputs = [name for name in names if name not in self.inputs]
         self.numbers = {name: number for number, name in enumerate(names)}
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> Any:
+        """Return a tensor's TensorRT data type."""
         return self.engine.get_binding_dtype(self.numbers[name])
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, -1 where the size is free."""
         return tuple(self.engine.get_binding_shape(self.numbers[name]))
 
-    def profile(self, number, name):
+    def profile(self, number: int, name: str) -> Any:
+        """Return the (least, best, largest) shapes of an input in an optimization profile."""
         return self.engine.get_profile_shape(number, number * self.count + self.numbers[name])
 
-    def set_batch(self, context, number, batch):
-        """Say how many images a context's queries have. number: of its optimization profile."""
+    def set_batch(self, context: Any, number: int, batch: int) -> None:
+        """Set the batch of a context's queries. number: of its optimization profile."""
         for name in self.inputs:
             context.set_binding_shape(number * self.count + self.numbers[name], (batch,) + self.shape(name)[1:])
 
-    def enqueuer(self, context, number, addresses, batch, stream):
-        """Return a function that puts a query into a stream. addresses: {name: address}; batch: its images."""
+    def enqueuer(
+        self, context: Any, number: int, addresses: dict[str, int], batch: int, stream: int
+    ) -> Callable[[], bool]:
+        """Return a function that puts a query into a stream. addresses: {tensor name: address}."""
         self.set_batch(context, number, batch)
-        places = [0] * self.engine.num_bindings
+        bindings = [0] * self.engine.num_bindings
         for name, position in self.numbers.items():
-            places[number * self.count + position] = addresses[name]
-        return lambda: context.execute_async_v2(bindings=places, stream_handle=stream)
+            bindings[number * self.count + position] = addresses[name]
+        return lambda: context.execute_async_v2(bindings=bindings, stream_handle=stream)
 
 
 class Slot:
     """Pinned and device memory for one query, and the events around its three parts."""
 
-    def __init__(self, shapes, spin):
+    def __init__(self, shapes: dict[str, tuple[int, ...]], spin: bool):
         self.host = {name: _cuda.PinnedArray(shape, np.float32) for name, shape in shapes.items()}
         self.device = {name: _cuda.DeviceBuffer(array.nbytes) for name, array in self.host.items()}
         self.events = [_cuda.Event(blocking=not spin) for _ in range(6)]
-        self.enqueued, self.work = 0, None
+        self.enqueue_ms = 0.0
+        self.work: Callable[[], Any] = bool  # enqueues the network; the pipeline sets it
 
-    def addresses(self):
+    def addresses(self) -> dict[str, int]:
+        """Return {tensor name: device address}."""
         return {name: buffer.address for name, buffer in self.device.items()}
 
 
 class GpuSession(Session):
-    """An engine's contexts, one for each optimization profile, made when first needed."""
+    """A session of a TensorRT engine; each optimization profile has a context, which is created when first needed."""
 
     on_gpu = True
 
-    def __init__(self, trt, engine, path, interface=None):
-        """Make a session of a deserialized engine; interface: Tensors or Bindings, or the newest."""
+    def __init__(self, trt: Any, engine: Any, path: str, interface: type | None = None):
+        """engine: deserialized; interface: Tensors or Bindings, by default the newest that the library has."""
         self.trt, self.engine, self.name = trt, engine, path
-        interface = interface or (Tensors if Tensors.serves(trt) else Bindings)
+        interface = interface or (Tensors if Tensors.is_available(trt) else Bindings)
         self.io = interface(trt, engine)
-        self._check()
+        self._check_tensors()
         source, self.target = self.io.inputs[0], self.io.outputs[0]
         self.source, self.inputs = source, {source: list(self.io.shape(source))}
         self.outputs = {self.target: list(self.io.shape(self.target))}
         self.ranges = [self._range(number) for number in range(engine.num_optimization_profiles)]
         self.batches = sorted({most for _, _, most in self.ranges})
         self.facts = {"threads": None, "cuda_graph": False}
-        self._contexts, self._slots, self.stream = {}, {}, _cuda.Stream()
+        self.stream = _cuda.Stream()
+        self._contexts: dict[int, Any] = {}
+        self._slots: dict[tuple[int, int], Slot] = {}
 
     def _range(self, number):
         """Return the (least, best, largest) batch of an optimization profile; all one where the engine's is fixed."""
         fixed = self.inputs[self.source][0]
         return (fixed,) * 3 if fixed > 0 else tuple(shape[0] for shape in self.io.profile(number, self.source))
 
-    def _check(self):
+    def _check_tensors(self):
         names = self.io.inputs + self.io.outputs
         odd = [name for name in names if self.io.dtype(name) != self.trt.float32]
         if len(self.io.inputs) != 1 or len(self.io.outputs) != 1 or odd:
@@ -144,17 +163,10 @@ class GpuSession(Session):
 
     # Queries
 
-    def run(self, images):
-        images = np.ascontiguousarray(images, dtype=np.float32)
-        self._check_images(images)
-        parts, start = [], 0
-        while start < len(images):
-            part = images[start : start + self.batches[-1]]
-            parts.append(self._run(part))
-            start += len(part)
-        return np.concatenate(parts)
+    def _fitting(self, count):
+        return max(most for _, _, most in self.ranges)  # a rest is padded to a profile's least batch
 
-    def _run(self, part):
+    def _run_batch(self, part):
         number, batch = self._profile(len(part), padding=True)
         if (number, batch) not in self._slots:
             self._slots[number, batch] = self._slot(number, batch, spin=False)
@@ -173,17 +185,19 @@ class GpuSession(Session):
         fitting = [(best, number) for number, (least, best, most) in enumerate(self.ranges) if least <= count <= most]
         if fitting:
             return min((abs(best - count), number) for best, number in fitting)[1], count
-        if padding and count < self.batches[-1]:
+        if padding and count < self._fitting(count):
             least, number = min((least, n) for n, (least, _, _) in enumerate(self.ranges) if least > count)
             return number, least
         built = ", ".join(f"{least} to {most}" if least < most else f"{most}" for least, _, most in self.ranges)
-        remedy = "add it to the target's batches"
-        raise UserError(f"{self.name} has no profile for batch {count}, only for {built}: {remedy}")
+        raise UserError(
+            f"{self.name} has no profile for batch {count}, only for {built}: add it to the target's batches"
+        )
 
-    def optimization_profile(self, batch):
+    def optimization_profile(self, batch: int) -> int:  # noqa: D102
         return self._profile(batch)[0]
 
-    def _context(self, number):
+    def context(self, number: int) -> Any:
+        """Return the execution context of an optimization profile; raise UserError where there is no memory for it."""
         if number not in self._contexts:
             context = self.engine.create_execution_context()
             if context is None:
@@ -200,7 +214,7 @@ class GpuSession(Session):
         return Slot(shapes, spin)
 
     def _enqueuer(self, number, batch, slot, stream):
-        context = self._context(number)
+        context = self.context(number)
         return self.io.enqueuer(context, number, slot.addresses(), batch, int(stream.handle))
 
     def _enqueue(self, enqueue):
@@ -210,22 +224,15 @@ class GpuSession(Session):
     def _copy(self, copy, target, source, name):
         copy(target[name], source[name], source[name].nbytes)
 
-    def _check_images(self, images):
-        expected = self.inputs[self.source][1:]
-        if images.ndim != 4 or len(images) == 0 or list(images.shape[1:]) != expected:
-            raise UserError(f"{self.name} takes images of {expected}, got {list(images.shape)}")
-
     # Timing
 
-    def time(self, images, loop):
+    def time(self, images: np.ndarray, loop: Any) -> Timing:
         """Return the Timing. loop.options: {cuda_graph, spin_wait, transfers}, each on where it is not given."""
-        images = np.ascontiguousarray(images, dtype=np.float32)
-        self._check_images(images)
-        pipeline = self.pipeline(images, {**OPTIONS, **loop.options})
+        pipeline = self.pipeline(self._checked(images), {**OPTIONS, **loop.options})
         self.facts = {"threads": None, "cuda_graph": pipeline.graphs}
         return pipeline.run(loop)
 
-    def pipeline(self, images, options):
+    def pipeline(self, images: np.ndarray, options: dict) -> Pipeline:
         """Return a Pipeline of queries with these images."""
         number, batch = self._profile(len(images))
         slots = [self._slot(number, batch, options["spin_wait"]) for _ in range(IN_FLIGHT)]
@@ -237,7 +244,7 @@ class GpuSession(Session):
 class Pipeline:
     """Queries in flight on three streams: copies in, the network, copies out."""
 
-    def __init__(self, session, number, batch, slots, options):
+    def __init__(self, session: GpuSession, number: int, batch: int, slots: list[Slot], options: dict):
         self.session, self.slots, self.transfers = session, slots, options["transfers"]
         self.streams = [_cuda.Stream() for _ in range(3)]
         self.begin = _cuda.Event()
@@ -254,7 +261,7 @@ class Pipeline:
         compute.wait()
 
     def _capture(self):
-        """Put each slot's network into a CUDA graph; return whether that went well, and say so where not."""
+        """Capture each slot's network in a CUDA graph; return whether that succeeded, and log why it did not."""
         compute = self.streams[1]
         try:
             graphs = [compute.capture(slot.work) for slot in self.slots]
@@ -268,8 +275,8 @@ class Pipeline:
         compute.wait()
         return True
 
-    def submit(self, slot):
-        """Put a query into the streams."""
+    def submit(self, slot: Slot) -> None:
+        """Enqueue a query."""
         arrive, compute, leave = self.streams
         in_start, in_end, start, end, out_start, out_end = slot.events
         session = self.session
@@ -281,7 +288,7 @@ class Pipeline:
         start.record(compute)
         before = time.perf_counter_ns()
         slot.work()
-        slot.enqueued = (time.perf_counter_ns() - before) / 1e6
+        slot.enqueue_ms = (time.perf_counter_ns() - before) / 1e6
         end.record(compute)
         if self.transfers:
             leave.wait_for(end)
@@ -289,30 +296,30 @@ class Pipeline:
             session._copy(leave.to_host, slot.host, slot.device, session.target)
             out_end.record(leave)
 
-    def retire(self, slot):
+    def retire(self, slot: Slot) -> tuple[float, float, float, float]:
         """Wait for a query; return its milliseconds (to the device, network, to the host, enqueue)."""
         in_start, in_end, start, end, out_start, out_end = slot.events
         (out_end if self.transfers else end).wait()
         moved = (in_end.since(in_start), out_end.since(out_start)) if self.transfers else (0.0, 0.0)
-        return moved[0], end.since(start), moved[1], slot.enqueued
+        return moved[0], end.since(start), moved[1], slot.enqueue_ms
 
-    def run(self, loop):
+    def run(self, loop: Any) -> Timing:
         """Warm up, then time queries as the loop says; return the Timing."""
         self._queries(lambda count, past: past >= loop.warmup_ms and count >= len(self.slots))
         meter, collecting = loop.meter, gc.isenabled()
         gc.collect()
         gc.disable()
         try:
-            energy = meter and meter.energy_mj()
+            before = meter and meter.energy_mj()
             self.begin.record(self.streams[0 if self.transfers else 1])
             rows, last = self._queries(lambda count, past: past >= loop.duration_ms and count >= loop.iterations)
-            spent = meter and meter.energy_mj()
+            after = meter and meter.energy_mj()
         finally:
             if collecting:
                 gc.enable()
         wall = last.since(self.begin) / 1e3
         h2d, compute, d2h, enqueue = np.array(rows, dtype=np.float64).T
-        energy = spent - energy if energy is not None and spent is not None else None
+        energy = after - before if before is not None and after is not None else None
         moved = (h2d, d2h) if self.transfers else (None, None)
         return Timing(h2d + compute + d2h, compute, moved[0], moved[1], enqueue, wall, energy)
 
@@ -334,54 +341,54 @@ class Pipeline:
         return rows, last.events[5 if self.transfers else 3]
 
 
-def layers(session):
-    """Return the layers that the inspector says an engine has.
+def layers(session: GpuSession) -> list[dict]:
+    """Return an engine's layers as the inspector lists them.
 
-    Of free sizes it tells nothing (`N/A due to dynamic shapes`) until a context of the profile has been given them; 8.5
-    told nothing even then, so that layers of a profile with more than one batch have the precision `none` there.
+    It lists no types of free sizes (`N/A due to dynamic shapes`) until a context of the profile has been given them;
+    8.5 lists none even then, so that layers of a profile with more than one batch have the precision `none` there.
     """
-    found = _tensorrt.layers_of_engine(session.trt, session.engine)
+    rows = _tensorrt.layers_of_engine(session.trt, session.engine)
     for number, (_, best, _) in enumerate(session.ranges):
-        if all(row["precision"] != "none" for row in found):
+        if all(row["precision"] != "none" for row in rows):
             break
-        context = session._context(number)
+        context = session.context(number)
         session.io.set_batch(context, number, best)
         more = _tensorrt.layers_of_engine(session.trt, session.engine, context)
-        found = [new if old["precision"] == "none" else old for old, new in zip(found, more)]
-    return found
+        rows = [new if old["precision"] == "none" else old for old, new in zip(rows, more)]
+    return rows
 
 
-def of_largest_batch(layers):
+def of_largest_batch(layers: list[dict]) -> list[dict]:
     """Return the layers of the last optimization profile, which a query of the largest batch executes.
 
-    The inspector lists those of all profiles, later ones by names that end in `[profile N]`. Where it does not tell
+    The inspector lists those of all profiles, later ones by names that end in `[profile N]`. Where it does not list
     their precision, those of the first profile stand for them.
     """
-    by_profile = {}
+    by_profile: dict[int, list[dict]] = {}
     for row in layers:
-        found = OF_PROFILE.search(row["name"])
-        by_profile.setdefault(int(found.group(1)) if found else 0, []).append(row)
+        suffix = PROFILE_SUFFIX.search(row["name"])
+        by_profile.setdefault(int(suffix.group(1)) if suffix else 0, []).append(row)
     last = by_profile[max(by_profile)] if by_profile else []
     return last if all(row["precision"] != "none" for row in last) else by_profile.get(0, last)
 
 
-def profile(session, layers, batch, queries):
+def profile(session: GpuSession, layers: list[dict], batch: int, queries: int) -> list[dict]:
     """Return an engine's layers with their milliseconds, averaged over some queries of a batch, without a CUDA graph.
 
-    layers: as the inspector names them; what the profiler names otherwise has the precision `unknown`.
+    layers: as the inspector names them; a layer that the profiler names otherwise has the precision `unknown`.
     """
-    number, _ = session._profile(batch)
-    images, times = np.zeros([batch] + session.inputs[session.source][1:], np.float32), _times(session.trt)
+    number = session.optimization_profile(batch)
+    images, times = np.zeros([batch] + session.inputs[session.source][1:], np.float32), _profiler(session.trt)
     session.run(images)
-    session._context(number).profiler = times
+    session.context(number).profiler = times
     for _ in range(queries):
         session.run(images)
     rows, unknown = {layer["name"]: layer for layer in layers}, {"type": "unknown", "precision": "unknown"}
     return [{**rows.get(name, {"name": name, **unknown}), "ms": sum(ms) / queries} for name, ms in times.rows.items()]
 
 
-def _times(trt):
-    class Times(trt.IProfiler):
+def _profiler(trt):
+    class Profiler(trt.IProfiler):
         def __init__(self):
             trt.IProfiler.__init__(self)
             self.rows = {}
@@ -389,4 +396,4 @@ def _times(trt):
         def report_layer_time(self, name, ms):
             self.rows.setdefault(name, []).append(ms)
 
-    return Times()
+    return Profiler()
