@@ -3,7 +3,12 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 TESTS = ROOT / "tests"
 sys.path[1:1] = [str(TESTS), *(str(path) for path in sorted(TESTS.iterdir()) if path.is_dir())]  # for tests that share
+
+pytest.register_assert_rewrite("staleness", "workflow")
+from staleness import base  # noqa: E402, F401 (a fixture)

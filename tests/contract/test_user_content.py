@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
-from test_staleness import CHECKPOINT, MODEL, base, planned, result  # noqa: F401 (base is a fixture)
 
+from staleness import CHECKPOINT, MODEL, planned, result
 from workflow import SNAKEMAKE, SNAKEMAKE7, Workflow
 
 ASKED = result("fp32.cpu", "int8_ptq.cpu")
@@ -35,7 +35,7 @@ def write(path, number):
 
 
 @pytest.fixture(scope="module", params=[SNAKEMAKE, SNAKEMAKE7], ids=["9", "7"])
-def brought(request, base, tmp_path_factory):  # noqa: F811
+def brought(request, base, tmp_path_factory):
     """A workflow of a user's weights, plan and ranges, built by one of the Snakemakes."""
     if not request.param.exists():
         pytest.skip(f"{request.param} is not there: `make test` makes it")
@@ -133,7 +133,7 @@ def test_what_is_not_asked_for_refuses_nothing(brought, tmp_path):
     assert workflow.plan(*result("fp32.cpu")) == []
 
 
-def test_a_start_of_fine_tuning_counts_and_is_missed(base, tmp_path):  # noqa: F811
+def test_a_start_of_fine_tuning_counts_and_is_missed(base, tmp_path):
     workflow = base.copy(tmp_path / "changed")
     workflow.config(lambda config: config["datasets"]["digits"].update({"weights": "finetune", "from": "start.pth"}))
     status, output = workflow.run("-n", "--", *ASKED)

@@ -25,7 +25,7 @@ FROM_TESTS = {  # kind: (what pytest runs, the least number of cases)
         50,
     ),
     "images": (["tests/data/test_left_out.py", "tests/data/test_index.py", "tests/data/test_layouts.py"], 50),
-    "staleness": (["tests/contract/test_staleness.py", "-k", "test_change_costs_exactly"], 90),
+    "staleness": (["tests/contract", "-k", "test_change_costs_exactly"], 90),
     "store": (["tests/core/test_store.py"], 50),
 }
 

@@ -1,0 +1,78 @@
+"""Deleted artifacts, what a report follows, and the exit status of a result that misses its budget."""
+
+import pytest
+
+from staleness import ALL, AUTO, BUILT, MODEL, Changes, engine, planned, result, row
+
+CHANGES = Changes()
+change = CHANGES.change
+
+
+@change(["assemble_result fp32.cpu"])
+def deleted_result(workflow):
+    workflow.path(result("fp32.cpu")[0]).unlink()
+
+
+@change(engine("fp32.cpu"))
+def deleted_engine(workflow):
+    for suffix in ("engine", "json"):
+        workflow.path(f"results/digits/engines/{MODEL}.fp32.cpu.{suffix}").unlink()
+    workflow.path(result("fp32.cpu")[0]).unlink()
+
+
+@change(ALL)
+def deleted_results(workflow):
+    for path in workflow.path("results").rglob("*.*"):
+        if path.is_file():
+            path.unlink()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_change_costs_exactly(name, base, tmp_path):
+    CHANGES.check(name, base, tmp_path / "changed")
+
+
+def test_a_report_follows_its_plans_and_the_bisections_that_are_there(base, tmp_path):
+    workflow, report = base.copy(tmp_path / "changed"), "results/report.html"
+    listed = {"models": [MODEL], "precisions": ["fp32", "int8_ptq"], "targets": ["cpu"]}
+    workflow.config(lambda config: config.update(results=listed))
+    assert workflow.plan(report) == ["report"]
+    workflow.build(report)
+    assert workflow.plan(report) == []
+    bisect = workflow.path(f"results/digits/bisect/{MODEL}.int8_ptq.cpu.json")
+    bisect.parent.mkdir()
+    bisect.write_text("{}")
+    assert workflow.plan(report) == ["report"], "what somebody asked for is shown, and nothing is bisected for a report"
+    workflow.build(report)
+    assert workflow.plan(report) == []
+    workflow.config(row("precisions", "int8_ptq", criterion={"agreement": 90.0}))
+    assert workflow.plan(report) == sorted(["report", *planned("int8_ptq")])
+
+
+def test_override_as_text_is_the_same_value(base):
+    options = ["--config", "seed=0", "targets={cpu: {iterations: 50, batches: [1, 16]}}"]
+    assert base.plan(*result(*BUILT), options=options) == []
+
+
+@pytest.mark.parametrize(
+    "loss, problem",
+    [
+        ("budget", "not within the budget of top-1 points"),
+        ("plan", "its plan's criterion is not met on the select split"),
+    ],
+)
+def test_a_missed_budget_is_the_exit_status(base, tmp_path, loss, problem):
+    """Everything is made, and a second run, which makes nothing, has nothing to complain about."""
+    workflow, wanted = base.copy(tmp_path / "missed"), result("fp32.cpu")[0]
+    deleted_result(workflow)
+    status, output = workflow.run("--quiet", "--", *result(*BUILT), LEVIT_LOSES=f"assemble_result {loss}")
+    assert status == 1 and f"error: {problem}: {wanted}" in output, output
+    assert workflow.path(wanted).exists() and "Traceback" not in output
+    assert workflow.run("--quiet", "--", *result(*BUILT))[0] == 0
+
+
+def test_a_choice_of_which_none_qualifies_is_the_exit_status(base, tmp_path):
+    workflow = base.copy(tmp_path / "missed")
+    status, output = workflow.run("--quiet", "--", AUTO, LEVIT_LOSES="choose_precision budget")
+    assert status == 1 and f"error: not within the budget of top-1 points: {AUTO}" in output, output
+    assert workflow.path(AUTO).exists() and "Traceback" not in output
