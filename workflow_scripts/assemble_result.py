@@ -1,9 +1,11 @@
 """Merge what was measured of an engine, and where it came from, into the result JSON; check it against its schema."""
 
 import subprocess
+from pathlib import Path
 
-from core import resolved
-from core.command import Command, log, tool_versions
+from core import provenance, resolved, sources
+from core.command import Command, Job, log, tool_versions
+from core.files import UserError, read_json, sha256_file, write_json
 from reporting import result_file, result_schema
 
 SCORES = ("num_images", "top1", "agreement_with_fp32")  # of the select split
@@ -19,9 +21,7 @@ EPSILON = 1e-9  # percentages are quotients of counts
 APART = 0.03  # of 1: two timings of one engine that differ by more are not both right
 
 
-def run(args):
-    from core.files import read_json, write_json
-
+def run(args: Job) -> None:
     engine, accuracy, timing = (read_json(p) for p in (args.description, args.accuracy, args.benchmark))
     identity, other = read_json(args.identity), read_json(args.trtexec) if args.trtexec else None
     check_engine(args.engine, {args.accuracy: accuracy, args.benchmark: timing, args.trtexec: other})
@@ -53,8 +53,6 @@ def run(args):
 
 def check_engine(engine, measured):
     """Raise UserError where one of {path: what was measured, or None} was measured on another engine file."""
-    from core.files import UserError, sha256_file
-
     sha256 = sha256_file(engine)
     for path, found in measured.items():
         if found is not None and found.get("engine_sha256") != sha256:
@@ -63,8 +61,6 @@ def check_engine(engine, measured):
 
 def dataset_of(name, accuracy, index):
     """Return what was looked at; raise UserError where the index has another number of images."""
-    from core.files import UserError
-
     split, count = accuracy["split"], accuracy["num_images"]
     if len(index["splits"][split]) != count:
         raise UserError(
@@ -104,8 +100,6 @@ def trtexec_of(timed, benchmark):
 
 def dla_of(path):
     """Return what was predicted and built of an engine on a DLA, in short, or None without a comparison's path."""
-    from core.files import read_json
-
     if not path:
         return None
     found = read_json(path)
@@ -121,8 +115,6 @@ def dla_of(path):
 
 def engine_of(path, described):
     """Return what the engine file is."""
-    from core.files import sha256_file
-
     return {
         "path": path,
         "bytes": size_of(path),
@@ -154,8 +146,6 @@ def plan_of(described, typed):
 
 def provenance_of(args, described):
     """Return where the result came from: hashes, recipe, versions (the runtime's as the engine's builder said)."""
-    from core.files import sha256_file
-
     here, made = described["fingerprint"], lineage_of(args)
     return {
         "checkpoint_sha256": sha256_file(args.checkpoint),
@@ -171,8 +161,6 @@ def provenance_of(args, described):
 
 def lineage_of(args):
     """Return {path: record} of what the result merges and was made of: the trained first, the merged last."""
-    from core import provenance
-
     merged = [path for path in (args.checkpoint, args.calibration, args.graph, args.engine) if path]
     made = provenance.lineage({path: provenance.read(path) for path in merged})
     return dict(sorted(made.items(), key=lambda item: (not item[1].get("trained"), item[0] in merged, item[0])))
@@ -211,10 +199,9 @@ def git_commit():
 
     An edited config.yaml alone is no difference: the rows are recorded.
     """
-    from core.sources import ROOT
 
     def git(*arguments):
-        command = ["git", "-C", str(ROOT), *arguments]
+        command = ["git", "-C", str(sources.ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
 
     try:
@@ -227,8 +214,6 @@ def git_commit():
 
 def size_of(path):
     """Return a file's bytes."""
-    from pathlib import Path
-
     return Path(path).stat().st_size
 
 
@@ -261,7 +246,7 @@ def tell(result):
         log.info("warning: of the engine's build: %s", warning)
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__)
     for name in ("--model", "--precision", "--target", "--dataset"):
         c.param(name, required=True, help="its name in config.yaml")

@@ -5,14 +5,14 @@ The recipe is {"batches", "warmup_ms", "duration_ms", "iterations", "threads"?, 
 and whether it is new or cached (measure/benchmark_cache.py). What a device cannot measure is null.
 """
 
-from core.command import engine_command, log
+from core.command import Command, Job, engine_command, log
+from core.files import sha256_file, write_json
 
 NOT_LATENCIES = ("wall", "energy")
 
 
-def run(args):
+def run(args: Job) -> None:
     import runtimes
-    from core.files import sha256_file, write_json
     from measure.benchmark_cache import BenchmarkCache
 
     session = runtimes.load(args.runtime).load(args.engine, args.recipe.get("threads", 0))
@@ -76,7 +76,7 @@ def tell(found):
         log.info("warning: at batch %d the board was slowed down: %s", found["batch"], slower)
 
 
-def command():
+def command() -> Command:
     return engine_command(__file__, __doc__).input("--engine").output("--benchmark")
 
 

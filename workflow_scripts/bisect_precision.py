@@ -12,7 +12,8 @@ import tempfile
 import time
 
 from core import resolved
-from core.command import Command, log
+from core.command import Command, Job, log
+from core.files import UserError, write_json
 
 TOOL, ENGINE, TOLERANCE = "polygraphy", "polygraphy_debug.engine", "1e-2"  # the original's, absolute or relative
 FLAGS = {"fp16": ["--fp16"], "int8": ["--int8"]}
@@ -27,9 +28,7 @@ def load_data():
 """
 
 
-def run(args):
-    from core.files import write_json
-
+def run(args: Job) -> None:
     version = check(args.recipe)
     with tempfile.TemporaryDirectory() as folder:
         reference, search = commands(args, folder)
@@ -46,7 +45,6 @@ def run(args):
 
 def check(recipe):
     """Return the versions of TensorRT and Polygraphy; raise UserError where they are missing or cannot bisect."""
-    from core.files import UserError
     from devices import probe
 
     if recipe["compute"] not in FLAGS:
@@ -94,8 +92,6 @@ def flags(args):
 
 def printed(command, folder):
     """Return what a command prints, its lines shown as they come; raise UserError with the last one where it fails."""
-    from core.files import UserError
-
     options = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "universal_newlines": True}
     lines = []
     with subprocess.Popen(command, **options) as process:
@@ -115,8 +111,6 @@ def described(text, seconds):
     layers: of TensorRT's network (the search begins with all of them); kept: how many of the first stay in FP32, None
     where no number of them is enough; error: the first that was printed where that is so.
     """
-    from core.files import UserError
-
     builds, tried = BUILT.findall(text), [int(number) for number in SELECTED.findall(text)]
     if not builds or not tried:
         raise UserError(f"{TOOL} debug precision said nothing of its iterations: its version is not one that is known")
@@ -132,7 +126,7 @@ def described(text, seconds):
     }
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__)
     c.input("--onnx", help="clean graph").input("--images", help=".u8 of the select split")
     c.input("--cache", nargs="?", required=False, help="TensorRT calibration cache, for INT8")

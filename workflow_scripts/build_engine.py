@@ -9,14 +9,14 @@ and device that are here.
 import json
 
 from core import resolved
-from core.command import engine_command, log
+from core.command import Command, Job, engine_command, log
+from core.files import UserError, sha256_file, write_json
 
 REQUIRED = ("runtime", "version", "architecture")  # of an identity; its other facts are compared where it has them
 
 
-def run(args):
+def run(args: Job) -> None:
     import runtimes
-    from core.files import UserError, write_json
 
     runtime = runtimes.load(args.runtime)
     here = runtime.fingerprint()
@@ -47,8 +47,6 @@ def build(runtime, args):
 
 def check_identity(identity, here):
     """Raise UserError where the identity that decided this job is not that of this machine's runtime and processor."""
-    from core.files import UserError
-
     for key in ("runtime", "version", "architecture", "compute_capability", "driver"):
         expected, found = identity and identity.get(key), here.get(key)
         if expected != found and (expected is not None or key in REQUIRED):
@@ -57,14 +55,13 @@ def check_identity(identity, here):
 
 def selected(args):
     """Return what of the select split's files decides the engine: of the index, not every byte."""
-    from core.files import sha256_file
     from data import index
 
     images, listing, reference = args.select
     return [sha256_file(images), index.decides(listing, "select"), sha256_file(reference)]
 
 
-def command():
+def command() -> Command:
     c = engine_command(__file__, __doc__, heavy=True).input("--onnx")
     c.input("--cache", nargs="?", required=False, help="TensorRT calibration cache, for INT8 without Q/DQ")
     c.input("--plan", nargs="?", required=False, help="nodes that keep a higher precision, and what is to be met")

@@ -1,12 +1,11 @@
 """Calibrate the folded network: the range (amax) of every quantizer, and what is scaled and corrected before."""
 
-from core import resolved
-from core.command import Command, log
+from core import progress, resolved
+from core.command import Command, Job, log
+from core.files import read_json, write_json
 
 
-def run(args):
-    from core import progress
-    from core.files import read_json, write_json
+def run(args: Job) -> None:
     from model import checkpoint, deploy, equivalence, training, zoo
     from quantization import calibration_images, imported_ranges
     from quantization.calibrator import Calibrator, format_recipe, is_scaled
@@ -26,7 +25,7 @@ def run(args):
     log.info("%d quantizers, %s over %d images", len(calibration["amax"]), format_recipe(chosen), len(pixels))
 
 
-def command():
+def command() -> Command:
     c = Command(
         __file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy"), heavy=True
     )

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 
-from core.command import Job, engine_command, log
+from core.command import Command, Job, engine_command, log
 from core.files import UserError
 from core.sources import ROOT
 
@@ -52,7 +52,7 @@ def run(args: Job) -> None:
                 os.unlink(left)
 
 
-def command():
+def command() -> Command:
     return engine_command(__file__, __doc__).input("--engine").output("--capture")
 
 

@@ -8,15 +8,14 @@ within the budget, the finalists are those that lose least, and the result says 
 the verdict on every candidate.
 """
 
-from core.command import Command, log
+from core.command import Command, Job, log
+from core.files import UserError, read_json, write_json
 from reporting import result_file, result_schema
 
 UNSTEADY = "; its turns were not stable"
 
 
-def run(args):
-    from core.files import read_json, write_json
-
+def run(args: Job) -> None:
     results = [result_file.current(path) for path in args.results]
     candidates = weigh(results, [read_json(path) for path in args.select], args.budget)
     timed = read_json(args.paired_benchmark)
@@ -38,8 +37,6 @@ def weigh(results, scores, budget):
 
     Raises UserError where a score is of another engine, or where no batch size was timed on all.
     """
-    from core.files import UserError
-
     batches = set.intersection(*({entry["batch"] for entry in result["benchmark"]} for result in results))
     if not batches:
         raise UserError("the candidates have no batch size in common: give their target one list of batches")
@@ -53,8 +50,6 @@ def weigh(results, scores, budget):
 
 def check(results, timed):
     """Raise UserError where engines that were timed in turns are not those of the results."""
-    from core.files import UserError
-
     hashes = {result["precision"]: result["engine"]["sha256"] for result in results}
     for engine in [engine for entry in timed["paired_benchmark"] for engine in entry["engines"]]:
         if hashes.get(engine["precision"]) != engine["engine_sha256"]:
@@ -94,8 +89,6 @@ def turns_of(timed, able):
 
     Raises UserError where they have no batch in common; one finalist alone has no times.
     """
-    from core.files import UserError
-
     if len(able) == 1:
         return {}, True
     for entry in timed["paired_benchmark"]:
@@ -156,7 +149,7 @@ def times_as_fast(ratio):
     return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) times as fast"
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__)
     c.input("--results", nargs="+", help="of the candidates").input(
         "--select", nargs="+", help="their scores, in order"

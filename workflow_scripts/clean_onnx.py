@@ -1,15 +1,15 @@
 """Clean an ONNX graph by the named surgeon passes; each pass proves that the logits stay."""
 
-from core.command import Command
+from core.command import Command, Job
 
 
-def run(args):
+def run(args: Job) -> None:
     from graph import onnx_io, passes
 
     onnx_io.save(passes.apply(onnx_io.load(args.onnx), args.passes), args.clean)
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime"))
     return c.input("--onnx").json_param("--passes", help="names, in order").output("--clean")
 

@@ -1,10 +1,10 @@
 """Put the DLA-fit report's prediction beside what the engine's builder did."""
 
-from core.command import Command, log
+from core.command import Command, Job, log
+from core.files import UserError, read_json, write_json
 
 
-def run(args):
-    from core.files import UserError, read_json, write_json
+def run(args: Job) -> None:
     from dla.compare import compare
 
     described = read_json(args.description)
@@ -26,7 +26,7 @@ def spoken(found):
     return f"built: {count}, without {found['missing'] or 'none'} of them{' and with ' + others if others else ''}"
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__)
     c.input("--report", help="dla_fit.py's").input("--description", help="build_engine.py's")
     return c.output("--comparison")

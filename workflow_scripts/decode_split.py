@@ -3,13 +3,13 @@
 A killed run goes on where it stopped. The store knows the result by the images' contents, not by where they are.
 """
 
+import time
+
 from core import resolved
-from core.command import Command, log
+from core.command import Command, Job, log
 
 
-def run(args):
-    import time
-
+def run(args: Job) -> None:
     from data import cache, index
 
     listing, start = index.read(args.index), time.monotonic()
@@ -27,7 +27,7 @@ def contents(args):
     return index.digests(index.read(args.index), args.split)
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("numpy", "pillow"), heavy=True)
     c.input("--index", help="index.json", content=contents)
     c.model(resolved.GEOMETRY)

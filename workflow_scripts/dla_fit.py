@@ -7,11 +7,11 @@ for the graph before the surgery, placed as TensorRT does by itself. The recipe 
 
 from pathlib import Path
 
-from core.command import Command, log
+from core.command import Command, Job, log
+from core.files import UserError, write_json
 
 
-def run(args):
-    from core.files import UserError, write_json
+def run(args: Job) -> None:
     from dla import fit, rules
     from graph import onnx_io
     from reporting import dla
@@ -30,7 +30,7 @@ def run(args):
     log.info("%s", found["prediction"]["sentence"])
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime", "jinja2"))
     c.input("--clean", help="the graph that engines are built from").input("--onnx", help="the graph as exported")
     c.input("--rules", foreign=True, help="what DLAs take (.yaml)").json_param("--recipe", help="JSON")

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from core.command import Command
+from core.command import Command, Job
+from core.files import UserError, read_json
 
 
-def run(args):
-    from core.files import UserError, read_json
+def run(args: Job) -> None:
     from reporting import timeline
 
     profiles = read_json(args.profile).get("profile")
@@ -15,7 +15,7 @@ def run(args):
     Path(args.timeline).write_text(timeline.draw(profiles, args.title), encoding="utf-8")
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__).input("--profile", help="profile_engine.py's").param("--title", required=True)
     return c.output("--timeline", help="SVG to write")
 

@@ -4,12 +4,12 @@ A plain .onnx is an engine for the runtime onnxruntime. The recipe is {"threads"
 """
 
 from core import resolved
-from core.command import engine_command, log
+from core.command import Command, Job, engine_command, log
+from core.files import UserError, sha256_file, write_json
 
 
-def run(args):
+def run(args: Job) -> None:
     import runtimes
-    from core.files import sha256_file, write_json
     from data import cache, index
     from measure import accuracy
     from measure.logits import logits_of, read_logits
@@ -37,13 +37,11 @@ def run(args):
 
 def check_classes(logits, table, engine):
     """Raise UserError where the engine has another number of classes than the dataset."""
-    from core.files import UserError
-
     if logits.shape[1] != len(table["classes"]):
         raise UserError(f"{engine} has {logits.shape[1]} classes, and the dataset {len(table['classes'])}")
 
 
-def command():
+def command() -> Command:
     c = engine_command(__file__, __doc__)
     c.input("--engine").input("--images", help=".u8 of the split").input("--index")
     c.input("--reference", help=".npy of PyTorch FP32's logits of the same images")

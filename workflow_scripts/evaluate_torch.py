@@ -1,17 +1,16 @@
 """Score the PyTorch FP32 network on a split: the reference of every engine's accuracy, and of every plan."""
 
-from core import resolved
-from core.command import Command, log
+from core import progress, resolved
+from core.command import Command, Job, log
+from core.files import write_json
 
 BATCH = 32
 
 
-def run(args):
+def run(args: Job) -> None:
     import numpy as np
     import torch
 
-    from core import progress
-    from core.files import write_json
     from data import cache, index, preprocess
     from measure import accuracy
     from model import checkpoint, training, zoo
@@ -34,7 +33,7 @@ def run(args):
     log.info("top-1 %.2f %% of %d images", scores["top1"], len(images))
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("torch", "timm", "numpy"))
     c.input("--checkpoint").input("--images", help="preprocessed split (.u8)").input("--index")
     c.model(resolved.VISION).param("--classes", type=int, required=True)

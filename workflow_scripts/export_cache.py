@@ -7,8 +7,9 @@ tensors, and for all others the largest magnitude over the calibration images.
 
 import numpy as np
 
-from core import resolved
-from core.command import Command, log
+from core import progress, resolved
+from core.command import Command, Job, log
+from core.files import UserError, read_json, replacing
 
 BATCH = 8  # images; LeViT-128S has 25 MB of activations for each
 POOLING = ("AveragePool", "MaxPool")  # a DLA wants one scale for what goes in and what comes out (NvInfer.h)
@@ -34,7 +35,6 @@ def scales_of(graph, amax, placement, batches, threads=0):
 
 def batches_of(path, count, model):
     """Yield the first `count` images of a split in small batches, float32 [N, 3, H, W], under a progress bar."""
-    from core import progress
     from quantization.calibration_images import CalibrationImages
 
     images = CalibrationImages(path, count, model)
@@ -42,8 +42,7 @@ def batches_of(path, count, model):
         yield images[start : start + BATCH].numpy()
 
 
-def run(args):
-    from core.files import UserError, read_json, replacing
+def run(args: Job) -> None:
     from graph import onnx_io
     from model import checkpoint
     from quantization.amax import split_state
@@ -68,7 +67,7 @@ def run(args):
     log.info("%d tensors have a scale", len(scales))
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime"))
     c.input("--clean", help="clean graph").input("--calibration").input("--qat", required=False)
     c.input("--images", help="preprocessed calib split (.u8)")

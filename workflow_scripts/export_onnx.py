@@ -1,12 +1,13 @@
 """Export a checkpoint to ONNX: BatchNorm and attention scale folded, heads averaged, dynamic batch."""
 
 from core import resolved
-from core.command import Command, log
+from core.command import Command, Job, log
+from core.files import UserError
 
 MAX_ERROR = 1e-4  # of logits against the trained module, relative to the largest logit
 
 
-def run(args):
+def run(args: Job) -> None:
     import onnx
 
     from model import checkpoint, deploy, equivalence, export, zoo
@@ -26,7 +27,6 @@ def _prove(model, exported, size):
     import numpy as np
     import torch
 
-    from core.files import UserError
     from graph import onnx_io
 
     session = onnx_io.runner(exported)
@@ -43,7 +43,7 @@ def _prove(model, exported, size):
             )
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("torch", "timm", "onnx"))
     c.input("--checkpoint").input("--images", help=".u8 of a split, on which folding is proved")
     return c.model(resolved.VISION).param("--classes", type=int, required=True).output("--onnx")

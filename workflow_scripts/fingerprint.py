@@ -1,11 +1,11 @@
 """Record what a target is: runtime, version, device. Nothing that changes by itself (clocks, power, free memory)."""
 
-from core.command import Command
+from core.command import Command, Job
+from core.files import UserError, write_json
 
 
-def run(args):
+def run(args: Job) -> None:
     import runtimes
-    from core.files import UserError, write_json
     from devices import probe
 
     if not isinstance(args.target, dict) or "runtime" not in args.target:
@@ -17,7 +17,7 @@ def run(args):
     write_json(args.identity, runtime.fingerprint())
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, modules=lambda args: [f"runtimes/{args.target['runtime']}.py"])
     return c.json_param("--target", help="JSON row of `targets`").output("--identity")
 

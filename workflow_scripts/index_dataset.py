@@ -4,13 +4,13 @@ import importlib
 import os
 from pathlib import Path
 
-from core.command import Command, log
+from core.command import Command, Job, log
+from core.files import UserError, write_json
 
 BUILTINS = ("digits", "glyphs")  # data/{name}.py: write_tree(folder, row) -> what else the index says
 
 
-def run(args):
-    from core.files import UserError, write_json
+def run(args: Job) -> None:
     from data import indexing
 
     row, origin = args.dataset, {}
@@ -49,7 +49,7 @@ def writers(args):
     return [f"data/{name}.py" for name in BUILTINS if name == args.dataset.get("builtin")]
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("numpy", "pillow", "scikit-learn"), modules=writers)
     c.json_param("--dataset", help="JSON row of `datasets`: builtin (and drawing) or path, classes, splits")
     c.param("--seed", type=int, required=True, help="of the splits")

@@ -6,11 +6,11 @@ finalists are loaded at once, and together they take as long as a benchmark of e
 medians (measure/paired.py); a batch is stable where the ratio of every two engines is known to 2.5 %.
 """
 
-from core.command import engine_command, log
+from core.command import Command, Job, engine_command, log
+from core.files import UserError, read_json, sha256_file, write_json
 
 
-def run(args):
-    from core.files import read_json, sha256_file, write_json
+def run(args: Job) -> None:
     from measure.benchmark_cache import BenchmarkCache
     from planning.criterion import finalists
 
@@ -28,8 +28,6 @@ def run(args):
 
 def check(engines, hashes, scores):
     """Raise UserError where a score is of another engine."""
-    from core.files import UserError
-
     for engine, digest, score in zip(engines, hashes, scores):
         if score["engine_sha256"] != digest:
             raise UserError(f"the select split was scored with another engine than {engine}: run again")
@@ -98,7 +96,7 @@ def tell(found):
         log.info("batch %d: %s", found["batch"], NOT_STABLE)
 
 
-def command():
+def command() -> Command:
     c = engine_command(__file__, __doc__)
     c.input("--engines", nargs="+").input("--select", nargs="+", help="their scores on the select split, in order")
     return c.output("--paired-benchmark")

@@ -5,11 +5,11 @@ checked and judged as it is. Nodes are those of the clean graph of the weights t
 """
 
 from core import resolved
-from core.command import Command, log
+from core.command import Command, Job, log
+from core.files import write_json
 
 
-def run(args):
-    from core.files import write_json
+def run(args: Job) -> None:
     from planning import planner
     from quantization import clean_graph
 
@@ -45,7 +45,7 @@ def decides(args):
     return index.decides(args.index, "select")
 
 
-def command():
+def command() -> Command:
     tools = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy")
     c = Command(__file__, __doc__, tools=tools, heavy=True)
     c.input("--checkpoint").input("--qat", nargs="?", required=False).input("--calibration", nargs="?", required=False)

@@ -6,14 +6,14 @@ where there are gaps between them, and less where some run at the same time.
 
 from collections import Counter
 
-from core.command import engine_command, log
+from core.command import Command, Job, engine_command, log
+from core.files import UserError, sha256_file, write_json
 
 SHOWN = 10  # layers in the log, the slowest
 
 
-def run(args):
+def run(args: Job) -> None:
     import runtimes
-    from core.files import sha256_file, write_json
 
     runtime, threads = runtimes.load(args.runtime), args.recipe.get("threads", 0)
     profiles = [profile(batch, runtime.profile(args.engine, batch, threads)) for batch in args.recipe["batches"]]
@@ -24,8 +24,6 @@ def run(args):
 
 def profile(batch, layers):
     """Return one batch size's layers in order of execution with their shares, and sums in milliseconds."""
-    from core.files import UserError
-
     total = sum(layer["ms"] for layer in layers)
     if not total > 0:
         raise UserError(f"the runtime tells no time of any of the {len(layers)} layers at batch {batch}")
@@ -58,7 +56,7 @@ def tell(found):
         log.info("%9.4f ms %5.1f %%  %-7s  %-*s  %s", *row)
 
 
-def command():
+def command() -> Command:
     return engine_command(__file__, __doc__).input("--engine").output("--profile")
 
 

@@ -1,10 +1,10 @@
 """Write the explicit Q/DQ graph: the clean graph of the (retrained) weights, with a Q/DQ pair for each range."""
 
 from core import resolved
-from core.command import Command, log
+from core.command import Command, Job, log
 
 
-def run(args):
+def run(args: Job) -> None:
     from graph import onnx_io, qdq
     from planning import plan
     from quantization import clean_graph
@@ -18,7 +18,7 @@ def run(args):
     )
 
 
-def command():
+def command() -> Command:
     tools = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime")
     c = Command(__file__, __doc__, tools=tools)
     c.input("--checkpoint").input("--qat", required=False).input("--calibration")

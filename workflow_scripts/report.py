@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from core.command import Command
+from core.command import Command, Job
 
 
-def run(args):
+def run(args: Job) -> None:
     from reporting import page
 
     Path(args.report).write_text(page.render(args.results, args.models, args.plans, args.bisects), encoding="utf-8")
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("jinja2",))
     for name in ("--results", "--plans", "--bisects"):
         c.input(name, nargs="*", default=[])

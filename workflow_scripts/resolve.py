@@ -4,12 +4,12 @@ Nothing is downloaded: the record (`pretrained_cfg`) comes with timm's code. A v
 contradicts the record, the log and the file say so. The network is asked whether it takes images of that size.
 """
 
-from core.command import Command, log
+from core import resolved
+from core.command import Command, Job, log
+from core.files import write_json
 
 
-def run(args):
-    from core import resolved
-    from core.files import write_json
+def run(args: Job) -> None:
     from model import pretrained_cfg
 
     found = pretrained_cfg.resolve(args.row)
@@ -23,7 +23,7 @@ def run(args):
         log.info("timm's record has %s %s for evaluation: `%s: %s` in the model's row takes it", key, value, key, value)
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("timm",))
     c.json_param("--row", help="JSON: what the row of `models` says of the network and its images")
     return c.output("--model", help="JSON to write")

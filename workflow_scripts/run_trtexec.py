@@ -5,13 +5,13 @@ The recipe is benchmark.py's. Where trtexec is not installed the file says so, a
 
 import functools
 
-from core.command import engine_command, log
+from core.command import Command, Job, engine_command, log
+from core.files import sha256_file, write_json
 
 LATENCIES = ("latency", "compute", "h2d", "d2h", "enqueue")
 
 
-def run(args):
-    from core.files import sha256_file, write_json
+def run(args: Job) -> None:
     from measure import trtexec
 
     tool = trtexec.find((args.identity or {}).get("version"))
@@ -72,7 +72,7 @@ def tell(found):
     log.info("batch %d: trtexec's compute: median %.3f ms, p99 %.3f ms, %d queries", *figures)
 
 
-def command():
+def command() -> Command:
     return engine_command(__file__, __doc__).input("--engine").output("--trtexec")
 
 

@@ -6,10 +6,11 @@ In a printed table a row is a model, and a column a precision.
 import sys
 from pathlib import Path
 
-from core.command import Command
+from core.command import Command, Job
+from core.files import UserError
 
 
-def run(args):
+def run(args: Job) -> None:
     from reporting import comparison
 
     table = comparison.table_of(comparison.load(args.results))
@@ -49,7 +50,6 @@ def show(folder="results"):
 
 def readable(paths):
     """Return the results in the files, and a line for each file that holds none or was changed."""
-    from core.files import UserError
     from reporting import comparison
 
     results, problems = [], []
@@ -91,7 +91,7 @@ def _print(table):
         print("  ".join(cells).rstrip())
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__)
     c.input("--results", nargs="*", default=[]).output("--summary")
     return c

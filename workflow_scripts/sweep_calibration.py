@@ -4,15 +4,14 @@ The choice is the least KL divergence from the FP32 network's logits: it tells r
 images change their top-1. Each candidate's top-1, agreement and largest error stand beside it.
 """
 
-from core import resolved
-from core.command import Command, log
+from core import progress, resolved
+from core.command import Command, Job, log
+from core.files import write_json
 
 REPORTED = ("top1", "agreement_with_fp32", "max_abs_logit_error")
 
 
-def run(args):
-    from core import progress
-    from core.files import write_json
+def run(args: Job) -> None:
     from data import index
     from model import checkpoint, deploy, equivalence, training, zoo
     from quantization import calibration_images
@@ -78,7 +77,7 @@ def decides(args):
     return index.decides(args.index, "select")
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "numpy"), heavy=True)
     c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
     c.input("--select", help="preprocessed select split (.u8)")

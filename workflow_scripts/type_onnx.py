@@ -1,9 +1,9 @@
 """Write the strongly typed graph that TensorRT-RTX and TensorRT 11 build from: float types by Casts, INT8 by Q/DQ."""
 
-from core.command import Command, log
+from core.command import Command, Job, log
 
 
-def run(args):
+def run(args: Job) -> None:
     from graph import onnx_io, strongly_typed
     from planning import plan
 
@@ -16,7 +16,7 @@ def run(args):
     log.info("%d nodes, %d of them Casts, in %s; %d in fp32", onnx_io.count(graph), casts, kind, len(kept))
 
 
-def command():
+def command() -> Command:
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon"))
     c.input("--onnx", help="clean or quantized graph")
     c.input("--plan", nargs="?", required=False, help="of nodes that stay in fp32")
