@@ -58,7 +58,7 @@ def selected(args):
     from data import index
 
     images, listing, reference = args.select
-    return [sha256_file(images), index.decides(listing, "select"), sha256_file(reference)]
+    return [sha256_file(images), index.relevant(listing, "select"), sha256_file(reference)]
 
 
 def command() -> Command:

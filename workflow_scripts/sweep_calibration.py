@@ -74,7 +74,7 @@ def decides(args):
     """Return what of the index decides the choice."""
     from data import index
 
-    return index.decides(args.index, "select")
+    return index.relevant(args.index, "select")
 
 
 def command() -> Command:

@@ -87,7 +87,7 @@ def decides(args):
     """Return what of the index decides the checkpoint."""
     from data import index
 
-    return index.decides(args.index, "train")
+    return index.relevant(args.index, "train")
 
 
 def _spoken(kind):

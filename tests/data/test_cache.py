@@ -75,7 +75,7 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_half_done_has_the_nam
         table["images"][7]["sha256"] = sha256_file(image)
         write_json(listing, table)
     code, text = decode(listing)
-    said = "07.png cannot be read (" if damage == "cut" else "07.png is in the index but not there"
+    said = "07.png cannot be read (" if damage == "cut" else "07.png is in the index but does not exist"
     assert code == 1 and said in text and text.count("error:") == 1 and "Traceback" not in text
     assert not (listing.parent / "out" / "val.u8").exists()
 

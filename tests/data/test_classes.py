@@ -51,7 +51,7 @@ def test_without_a_word_classes_are_sorted_and_a_line_says_so(pictures):
     listing, text = indexed(pictures)
     assert listing["classes"] == sorted(TWELVE)
     assert listing["class_order"] == {"order": "sorted", "given": False, "natural_differs": True}
-    assert text.count("classes are in sorted order (1, 10, 11, 12 ...), and natural order is another (1, 2, 3, 4") == 1
+    assert text.count("classes are in sorted order (1, 10, 11, 12 ...), natural order differs (1, 2, 3, 4") == 1
     assert "`class_order`" in text
     check_labels(pictures, listing)
 
@@ -145,13 +145,13 @@ def test_numbers_in_labels_and_subsets_count_in_the_classes_order(pictures):
         ("\n".join([*TWELVE, "13"]).encode(), "holds 13 classes, config.yaml says 12"),
         (b"[1, 2", "names is not JSON"),
         (b"[" * 100000, "names is not JSON"),
-        (b"[1, 2]", "'1' is no class: `class_order` takes a name, or [folder, name]"),
-        (b"[]", "names holds no list"),
-        (b'{"0": "1"}', "names holds no list"),
-        (b'["1", ["2"]]', "is no class"),
-        (b'["1\\n"]', "is no class"),
-        (b'[["1", " "]]', "is no class"),
-        (b"1\x07\n", "is no class"),
+        (b"[1, 2]", "'1' is not a class: `class_order` takes a name, or [folder, name]"),
+        (b"[]", "names is not a list"),
+        (b'{"0": "1"}', "names is not a list"),
+        (b'["1", ["2"]]', "is not a class"),
+        (b'["1\\n"]', "is not a class"),
+        (b'[["1", " "]]', "is not a class"),
+        (b"1\x07\n", "is not a class"),
     ],
 )
 def test_a_file_of_names_that_is_none_is_refused_in_a_line(pictures, content, said):
@@ -163,7 +163,7 @@ def test_a_file_of_names_that_is_none_is_refused_in_a_line(pictures, content, sa
 def test_an_order_that_is_open_is_refused(tmp_path):
     named(tmp_path / "pictures", ["1", "01"], 8)
     row = {"path": "pictures", "classes": 2, "splits": {"calib": 2, "select": 2, "val": 4}, "class_order": "natural"}
-    refused(tmp_path, row, "'01' and '1' are equal in natural order: give a file of names (`class_order`)")
+    refused(tmp_path, row, "'01' and '1' are equal in natural order: list the classes in a file (`class_order`)")
 
 
 def test_synsets_are_ordered_too_and_a_file_must_agree(pictures):
@@ -177,13 +177,13 @@ def test_synsets_are_ordered_too_and_a_file_must_agree(pictures):
 
 PAIR = {"path": "pictures", "classes": 2, "splits": {"calib": 2, "select": 2, "val": 4}}
 SPLITS = [
-    (["training_set", "test_set"], "give `train: training_set` and `val: test_set`"),
-    (["train_set", "val_set", "test_set"], "give `train: train_set` and `val: val_set`"),
-    (["Train", "Valid"], "give `train: Train` and `val: Valid`"),
-    (["training", "testing"], "give `train: training` and `val: testing`"),
-    (["train1", "test1"], "give `train: train1` and `val: test1`"),
-    (["test", "ok"], "give `val: test`"),
-    (["train-images", "validation-images"], "give `train: train-images` and `val: validation-images`"),
+    (["training_set", "test_set"], "set `train: training_set` and `val: test_set`"),
+    (["train_set", "val_set", "test_set"], "set `train: train_set` and `val: val_set`"),
+    (["Train", "Valid"], "set `train: Train` and `val: Valid`"),
+    (["training", "testing"], "set `train: training` and `val: testing`"),
+    (["train1", "test1"], "set `train: train1` and `val: test1`"),
+    (["test", "ok"], "set `val: test`"),
+    (["train-images", "validation-images"], "set `train: train-images` and `val: validation-images`"),
 ]
 
 
@@ -206,7 +206,7 @@ def test_the_row_names_both_halves(tmp_path):
 
 def test_classes_that_are_named_in_a_file_may_have_names_of_splits(tmp_path):
     named(tmp_path / "pictures", ["test", "control"], 8)
-    refused(tmp_path, PAIR, "name all of them in a file: `class_order`")
+    refused(tmp_path, PAIR, "list them in a file: `class_order`")
     (tmp_path / "names").write_text("test\ncontrol\n")
     assert indexed(tmp_path, {**PAIR, "class_order": "../names"})[0]["classes"] == ["test", "control"]
 
@@ -214,7 +214,7 @@ def test_classes_that_are_named_in_a_file_may_have_names_of_splits(tmp_path):
 def test_validation_in_place_of_val_names_the_key(tmp_path):
     for half in ("train", "validation"):
         folder_of(tmp_path / "pictures" / half, 2, 6)
-    refused(tmp_path, PAIR, "has train/ but no val/", "give `val: validation`")
+    refused(tmp_path, PAIR, "has train/ but no val/", "set `val: validation`")
     assert indexed(tmp_path, {**PAIR, "val": "validation"})
 
 
@@ -227,7 +227,7 @@ def test_halves_that_are_one_folder_deeper_are_found(tmp_path):
 def test_a_class_that_val_has_not_names_the_key(pictures):
     (pictures / "pictures/val/7/0.png").unlink()
     (pictures / "pictures/val/7").rmdir()
-    refused(pictures, ROW, "classes differ between train/ and val/: 7", "name all classes in a file (`class_order`)")
+    refused(pictures, ROW, "classes differ between train/ and val/: 7", "list all classes in a file (`class_order`)")
     (pictures / "pictures/names").write_text("\n".join(TWELVE))
     listing, _ = indexed(pictures, {**ROW, "class_order": "names"})
     assert listing["classes"] == TWELVE and 6 not in index.labels(listing, "val")
@@ -236,11 +236,11 @@ def test_a_class_that_val_has_not_names_the_key(pictures):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"val": "train"}, "share images: `train` and `val` of the dataset must lie apart"),
+        ({"val": "train"}, "share images: `train` and `val` of the dataset must be separate folders"),
         ({"val": "link"}, "share images"),
         ({"val": "train/1"}, "share images"),
         ({"train": "nowhere"}, "pictures/nowhere does not exist: correct `train`"),
-        ({"val": "dangling"}, "pictures/dangling is a link to nothing, which is not there: correct `val`"),
+        ({"val": "dangling"}, "pictures/dangling is a link to nothing, which does not exist: correct `val`"),
     ],
 )
 def test_halves_that_are_not_two_are_refused(pictures, row, said):
@@ -251,7 +251,7 @@ def test_halves_that_are_not_two_are_refused(pictures, row, said):
 
 def test_a_dataset_that_is_a_dangling_link_says_where_it_leads(tmp_path):
     os.symlink("/mnt/gone", tmp_path / "pictures")
-    refused(tmp_path, ROW, "pictures is a link to /mnt/gone, which is not there: correct `path`")
+    refused(tmp_path, ROW, "pictures is a link to /mnt/gone, which does not exist: correct `path`")
 
 
 def test_the_warning_is_of_indices_that_say_so():

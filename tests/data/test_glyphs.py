@@ -146,7 +146,7 @@ def test_what_is_refused(tmp_path):
     refused(tmp_path, ROW, "font folder fonts does not exist", "make fonts", "drawing.fonts")
     refused(tmp_path, {key: ROW[key] for key in ("builtin", "classes", "splits")}, "glyphs needs `drawing:")
     made_fonts.families(tmp_path / "fonts", 7)
-    refused(tmp_path, ROW, "font folder fonts holds 7 families of use, 8 are the least")
+    refused(tmp_path, ROW, "font folder fonts holds 7 usable families, at least 8 are needed")
     assert not (tmp_path / "data" / "images").exists()
 
 

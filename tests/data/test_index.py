@@ -146,7 +146,7 @@ ROW = {"path": "pictures", "classes": 2, "splits": {"calib": 2, "select": 2, "va
 def test_a_folder_that_is_not_there_or_empty_is_named(tmp_path):
     refused(tmp_path, ROW, "dataset folder pictures does not exist", "correct `path`")
     (tmp_path / "pictures").mkdir()
-    refused(tmp_path, ROW, "dataset folder pictures is empty", "one folder a class")
+    refused(tmp_path, ROW, "dataset folder pictures is empty", "one folder per class")
     (tmp_path / "pictures" / "c0").mkdir()
     refused(tmp_path, ROW, "class folder pictures/c0 holds no image (JPEG")
 
@@ -159,7 +159,7 @@ def test_a_wrong_number_of_classes_is_named(tmp_path):
 def test_fewer_images_than_the_splits_ask_are_counted(tmp_path):
     folder_of(tmp_path / "pictures", 2, 4)
     row = dict(ROW, splits={"calib": 5, "select": 2, "val": 2})
-    refused(tmp_path, row, "splits ask for 4 images apart from training and 5 of it, there are 8: lower `splits`")
+    refused(tmp_path, row, "`splits` takes 4 images from training and 5 for calib, there are 8: lower `splits`")
 
 
 def test_one_folder_needs_the_size_of_val(tmp_path):

@@ -208,8 +208,8 @@ def test_a_subset_is_of_val_and_keeps_all_classes(imagenet, subset, expected):
 @pytest.mark.parametrize(
     ("subset", "said"),
     [
-        ({"classes": "0-4"}, "subset.classes: 0-4 is no class: 0 to 3"),
-        ({"classes": "2-1"}, "subset.classes: 2-1 is no class"),
+        ({"classes": "0-4"}, "subset.classes: 0-4 is not a class: 0 to 3"),
+        ({"classes": "2-1"}, "subset.classes: 2-1 is not a class"),
         ({"classes": "n01440765"}, "did you mean n01440764"),
         ({"images": 9}, "subset asks for 9 images of val, 8 are of its classes"),
     ],
@@ -240,14 +240,17 @@ def broken(imagenet, name, content):
 
 
 LABELS = [
-    ("", "labels is empty: give one line an image"),
+    ("", "labels is empty: it needs one line per image"),
     (f"{NAMES[0]} 0\n", f"has no label for flat/{NAMES[1]} (7 of 8 images)"),
     ("".join(f"{name} 4\n" for name in NAMES), "has the label 4, and there are 4 classes: labels count from 0"),
-    ("".join(f"{name} n01440765\n" for name in NAMES), "has the class n01440765, which the dataset has not: did you"),
+    (
+        "".join(f"{name} n01440765\n" for name in NAMES),
+        "has the class n01440765, which the dataset does not have: did you",
+    ),
     ("1\n2 3\n", "some lines name a file and some do not"),
-    ("n01440764\n", "has 1 lines for 8 images: give all images"),
+    ("n01440764\n", "has 1 lines for 8 images: it needs one line per image"),
     (b"\xff\xfe\x00", "is not a text file"),
-    ("9\n" * 8, "does not exist: numbers of the development kit are not in the order of synsets"),
+    ("9\n" * 8, "does not exist: the development kit's numbers are not in synset order"),
 ]
 
 
@@ -258,7 +261,7 @@ def test_labels_that_are_not_understood_are_named(imagenet, content, said):
 
 def test_a_number_that_the_kit_has_not_is_named(imagenet):
     (imagenet / GROUND_TRUTH).write_text("0\n" * 8)
-    refused(imagenet.parent, {**ROW, "val": "flat", "labels": GROUND_TRUTH}, "has the label 0, which", "counts from 1")
+    refused(imagenet.parent, {**ROW, "val": "flat", "labels": GROUND_TRUTH}, "has the label 0, which", "count from 1")
     (imagenet / "kit/meta.mat").write_bytes(b"no matlab")
     refused(imagenet.parent, {**ROW, "val": "flat", "labels": GROUND_TRUTH}, "is not ILSVRC2012's meta.mat")
 
@@ -266,20 +269,20 @@ def test_a_number_that_the_kit_has_not_is_named(imagenet):
 def test_what_is_not_there_or_not_whole_is_named(imagenet):
     folder = imagenet.parent
     refused(folder, dict(ROW, val="nowhere"), "imagenet/nowhere does not exist: correct `val`")
-    refused(folder, dict(ROW, val="flat"), "flat holds images and no class folders", "`labels`")
-    refused(folder, dict(ROW, val="flat.tar"), "flat.tar holds images and no class folders", "`labels`")
+    refused(folder, dict(ROW, val="flat"), "flat holds images but no class folders", "`labels`")
+    refused(folder, dict(ROW, val="flat.tar"), "flat.tar holds images but no class folders", "`labels`")
     refused(folder, dict(ROW, val="flat", labels="nowhere"), "nowhere does not exist: correct `labels`")
     refused(folder, dict(ROW, synsets="val.txt", classes=8), "`synsets` has no class n01440764")
     (imagenet / "twice.txt").write_text("a\na\n")
     refused(folder, dict(ROW, synsets="twice.txt"), "names a class twice")
     content = (imagenet / "flat.tar").read_bytes()
     (imagenet / "cut.tar").write_bytes(content[: len(content) // 2 + 700])
-    refused(folder, dict(ROW, val="cut.tar", labels="val.txt"), "cut.tar is no whole, uncompressed tar")
+    refused(folder, dict(ROW, val="cut.tar", labels="val.txt"), "cut.tar is not a complete, uncompressed tar")
     with tarfile.open(imagenet / "packed.tar.gz", "w:gz") as archive:
         archive.add(imagenet / "flat", "flat")
-    refused(folder, dict(ROW, val="packed.tar.gz", labels="val.txt"), "is no whole, uncompressed tar")
+    refused(folder, dict(ROW, val="packed.tar.gz", labels="val.txt"), "is not a complete, uncompressed tar")
     (imagenet / "val" / SYNSETS[0] / "a\tb.JPEG").write_bytes(jpeg(1))
-    refused(folder, ROW, "has a tab or a line's end in its name: rename it")
+    refused(folder, ROW, "has a tab or a newline in its name: rename it")
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.7], ids=["rounded down", "rounded up"])

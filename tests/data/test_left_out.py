@@ -240,9 +240,9 @@ REFUSED = {
     "EPS called PNG": (named("x.png", EPS), "pictures/c0/x.png cannot be read (cannot identify image file)"),
     "text called JPEG": (named("x.jpg", b"404 not found"), "pictures/c0/x.jpg cannot be read"),
     "empty": (named("x.png", b""), "pictures/c0/x.png is empty: replace or remove it"),
-    "a tab in an image's name": (named("a\tb.png", encoded("PNG")), "has a tab or a line's end in its name: rename it"),
-    "a line's end": (named("a\nb.png", encoded("PNG")), "has a tab or a line's end in its name: rename it"),
-    "a line's end in a folder": (named("a\nb/c.png", encoded("PNG")), "has a tab or a line's end in its name"),
+    "a tab in an image's name": (named("a\tb.png", encoded("PNG")), "has a tab or a newline in its name: rename it"),
+    "a line's end": (named("a\nb.png", encoded("PNG")), "has a tab or a newline in its name: rename it"),
+    "a line's end in a folder": (named("a\nb/c.png", encoded("PNG")), "has a tab or a newline in its name"),
     "a class without images": (named("../c2/notes.txt"), "pictures/c2 holds no image (JPEG, PNG"),
     "a class that is a loop": (link("../c2", ".."), "pictures/c2 holds no image"),
     "a class that is another's link": (link("../c2", "c1"), "and is a link to"),
@@ -281,7 +281,7 @@ def test_a_bomb_and_a_cut_image_are_named_when_they_are_decoded(tmp_path):
 
 def test_every_format_that_is_listed_is_known_by_its_content():
     for kind in image_formats.FORMATS:
-        assert image_formats.shown(encoded(kind)[: image_formats.HEAD]), kind
+        assert image_formats.has_magic(encoded(kind)[: image_formats.HEAD]), kind
     assert set(image_formats.formats()) == set(image_formats.FORMATS)
 
 

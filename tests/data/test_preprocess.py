@@ -187,7 +187,7 @@ def test_an_image_cut_short_is_named(tmp_path, suffix):
 
 
 def test_a_missing_image_and_an_unknown_filter_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"none.png is in the index but not there"):
+    with pytest.raises(UserError, match=r"none.png is in the index but does not exist"):
         preprocess.load(tmp_path / "none.png")
     with pytest.raises(UserError, match=r"interpolation 'cubic' is unknown: bicubic or bilinear"):
         preprocess.prepare(picture(9, 9), {"size": 8, "crop": 1.0, "crop_mode": "center", "interpolation": "cubic"})

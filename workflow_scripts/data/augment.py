@@ -1,34 +1,37 @@
-"""Training images: decoded from the ImageFolder, lightly augmented, the same for a seed whatever the workers."""
+"""Training images: decoded, lightly augmented; the seed alone decides them, not the number of workers."""
 
 import math
 import random
 
-from data import index as indexing
+import numpy as np
+from PIL import Image
+
+from data import index as index_file
 from data import integrity, preprocess
 
-IN_MEMORY = 64 << 20  # bytes of image files up to which they are decoded once and kept
+IN_MEMORY = 64 << 20  # bytes of image files up to which decoded images stay in memory
 
 
 class TrainImages:
     """The training split as uint8 [size, size, 3] and label, one epoch at a time (a map-style data set of torch)."""
 
-    def __init__(self, listing, index_path, geometry, recipe, seed):
-        """Read nothing yet.
+    def __init__(self, listing: dict, index_path: str, geometry: dict, recipe: dict | None, seed: int) -> None:
+        """Prepare without reading any image.
 
         listing: the index, read from index_path; geometry: {size, crop, crop_mode, interpolation} of the model's file;
         recipe: {crop_scale, crop_ratio, flip}, or None for the evaluation preprocessing.
         """
-        self.files = indexing.files(listing, index_path, "train")
-        self.labels = indexing.labels(listing, "train")
-        self.reader = integrity.Reader(self.files, indexing.images(listing, "train").stamps)
+        self.files = index_file.files(listing, index_path, "train")
+        self.labels = index_file.labels(listing, "train")
+        self.reader = integrity.Reader(self.files, index_file.images(listing, "train").stamps)
         self.geometry, self.recipe, self.seed, self.epoch = geometry, recipe, seed, 0
-        self.in_memory = indexing.images(listing, "train").bytes.sum() <= IN_MEMORY
+        self.in_memory = index_file.images(listing, "train").bytes.sum() <= IN_MEMORY
         self._decoded = [None] * len(self.files)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: int) -> tuple[np.ndarray, int]:
         image = self._image(item)
         if self.recipe is None:
             return preprocess.prepare(image, self.geometry), self.labels[item]
@@ -44,8 +47,8 @@ class TrainImages:
         return image
 
 
-def augmented(image, rng, geometry, recipe):
-    """Return a Pillow image (L or RGB) cropped and mirrored at random as uint8 [size, size, 3].
+def augmented(image: Image.Image, rng: random.Random, geometry: dict, recipe: dict) -> np.ndarray:
+    """Return a randomly cropped and mirrored image (L or RGB) as uint8 [size, size, 3].
 
     recipe: {crop_scale, crop_ratio, flip (probability)}.
     """
@@ -55,10 +58,12 @@ def augmented(image, rng, geometry, recipe):
     return pixels[:, ::-1].copy() if rng.random() < recipe["flip"] else pixels
 
 
-def random_box(rng, width, height, scale, ratio):
-    """Return (left, top, right, bottom) of a random crop, in pixels with fractions.
+def random_box(
+    rng: random.Random, width: int, height: int, scale: list[float], ratio: list[float]
+) -> tuple[float, float, float, float]:
+    """Return (left, top, right, bottom) of a random crop, in fractional pixels, clipped to the image.
 
-    scale: range of its share of the image's area; ratio: range of width / height. What does not fit is clipped.
+    scale: range of the crop's share of the image's area; ratio: range of its width / height.
     """
     area = width * height * rng.uniform(*scale)
     aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -67,8 +72,8 @@ def random_box(rng, width, height, scale, ratio):
     return left, top, min(left + across, width), min(top + down, height)
 
 
-def order(count, seed, epoch):
-    """Return the epoch's order of `count` images."""
+def order(count: int, seed: int, epoch: int | str) -> list[int]:
+    """Return the shuffled positions of `count` images; epoch: its number, or the name of another pass."""
     positions = list(range(count))
     random.Random(f"{seed}/{epoch}").shuffle(positions)
     return positions

@@ -1,7 +1,7 @@
-"""In which order classes are numbered, which is that of a network's outputs: a row's `class_order`.
+"""The order of the classes, which is that of the network's outputs: `class_order` of a dataset's row.
 
-sorted: by code points, as torchvision does; natural: numbers in names count as numbers, as in timm's reader of folders;
-else a file that names all classes in their order:
+`sorted` orders by code points, as torchvision does; `natural` compares digits in names as numbers, as timm's folder
+reader does; any other value is a file that lists all classes in their order:
 
 | file | readable name |
 | --- | --- |
@@ -10,9 +10,12 @@ else a file that names all classes in their order:
 | JSON list of folders, or of [folder, name] | none, or the name |
 """
 
+from __future__ import annotations
+
 import collections
 import json
 import re
+from collections.abc import Callable, Iterable
 
 from configuration.schema import nearest
 from core.files import UserError
@@ -20,11 +23,11 @@ from data import labels
 
 SYNSET = re.compile(r"(n\d{8})\s+(\S.*)")
 NUMBER = re.compile(r"(\d+)")
-SHOWN = 4  # classes that a line names
+SHOWN = 4  # classes that a warning quotes
 
 
-def natural(name):
-    """Return the key that timm's reader sorts names by."""
+def natural(name: str) -> list[str | int]:
+    """Return the key by which timm's folder reader sorts names."""
     return [int(part) if part.isdecimal() else part for part in NUMBER.split(name.lower())]
 
 
@@ -32,16 +35,16 @@ ORDERS = {"sorted": lambda name: name, "natural": natural}
 
 
 class Order:
-    """The order that a row of `datasets` asks for; `all` are all classes in it where a file names them, else None."""
+    """The order that a row of `datasets` asks for; `all` lists the classes if a file names them, else it is None."""
 
-    def __init__(self, row, path_of):
-        """Read the files that the row names. path_of: function of a row's path that returns where that is."""
-        given = row.get("class_order")
-        self.given, self.name = bool(given or row.get("builtin")), given if given in ORDERS else "file"
-        self.name = self.name if given else "sorted"
+    def __init__(self, row: dict, path_of: Callable[[str], str]) -> None:
+        """Read the files that the row names. path_of: function that resolves a path of the row."""
+        wanted = row.get("class_order")
+        self.explicit = bool(wanted or row.get("builtin"))
+        self.name = wanted if wanted in ORDERS else "file" if wanted else "sorted"
         self.titles, self.all = None, labels.class_names(path_of(row["synsets"])) if row.get("synsets") else None
         if self.name == "file":
-            self._read(path_of(given))
+            self._read(path_of(wanted))
         elif self.all is not None:
             self.all = self.of(self.all)
 
@@ -57,44 +60,44 @@ class Order:
         self.all = names
         self.titles = [title or name for name, title in listed] if any(title for _, title in listed) else None
 
-    def of(self, names):
-        """Return the names of the classes in their order."""
+    def of(self, names: Iterable[str]) -> list[str]:
+        """Return the names in this order; raise UserError if natural order leaves two of them equal."""
         if self.name == "file":
             return self.all
-        found = sorted(sorted(names), key=ORDERS[self.name])
-        for one, other in zip(found, found[1:]) if self.name == "natural" else ():
+        ordered = sorted(sorted(names), key=ORDERS[self.name])
+        for one, other in zip(ordered, ordered[1:]) if self.name == "natural" else ():
             if natural(one) == natural(other):
                 raise UserError(
-                    f"{one!r} and {other!r} are equal in natural order: give a file of names (`class_order`)"
+                    f"{one!r} and {other!r} are equal in natural order: list the classes in a file (`class_order`)"
                 )
-        return found
+        return ordered
 
-    def described(self, classes):
-        """Return what an index says of the order: order, given (by the row), natural_differs."""
+    def described(self, classes: list[str]) -> dict:
+        """Return the index's record: order, given (whether the row names it), natural_differs."""
         differs = sorted(classes, key=natural) != sorted(classes)
-        return {"order": self.name, "given": self.given, "natural_differs": differs}
+        return {"order": self.name, "given": self.explicit, "natural_differs": differs}
 
 
-def warning(index):
-    """Return the line that says which order was taken where the row is silent and another is likely, or None."""
-    said = index.get("class_order") or {}
-    if said.get("given", True) or not said["natural_differs"]:
+def warning(index: dict) -> str | None:
+    """Return a warning if the row names no order and sorted and natural order differ, or None."""
+    order = index.get("class_order") or {}
+    if order.get("given", True) or not order["natural_differs"]:
         return None
-    taken, other = (", ".join(sorted(index["classes"], key=key)[:SHOWN]) for key in ORDERS.values())
+    used, other = (", ".join(sorted(index["classes"], key=key)[:SHOWN]) for key in ORDERS.values())
     return (
-        f"classes are in sorted order ({taken} ...), and natural order is another ({other} ...): `class_order` in the "
-        "dataset's row (sorted, natural, or a file of names) says which one the weights have learned"
+        f"classes are in sorted order ({used} ...), natural order differs ({other} ...): set `class_order` in the "
+        "dataset's row (sorted, natural, or a file of names) to the order that the weights were trained with"
     )
 
 
 def _listed(path):
-    """Return [(class, readable name or None)] of a file; raise UserError where it names none or is not understood."""
+    """Return [(class, readable name or None)] of a file; raise UserError if it has another form."""
     lines = labels.lines_of(path, "class_order")
     if lines[0].startswith(("[", "{")):
         return [_entry(item, path) for item in _parsed(path)]
     synsets = [SYNSET.fullmatch(line) for line in lines]
     if all(synsets):
-        return [found.groups() for found in synsets]
+        return [match.groups() for match in synsets]
     pairs = [line.split("\t", 1) for line in lines]
     return [_entry([part.strip() for part in pair] if len(pair) > 1 else pair[0], path) for pair in pairs]
 
@@ -102,14 +105,14 @@ def _listed(path):
 def _parsed(path):
     try:
         with open(path, encoding="utf-8-sig") as stream:
-            found = json.load(stream)
+            entries = json.load(stream)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not JSON ({error}): `class_order` takes a list of names, or of [folder, name]"
         ) from None
-    if not isinstance(found, list) or not found:
-        raise UserError(f"{path} holds no list: `class_order` takes a list of names, or of [folder, name]")
-    return found
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path} is not a list: `class_order` takes a list of names, or of [folder, name]")
+    return entries
 
 
 def _entry(item, path):
@@ -121,12 +124,12 @@ def _entry(item, path):
         and isinstance(pair[1], (str, type(None)))
     )
     if not texts or not all(text is None or (text.strip() and text.isprintable()) for text in pair):
-        raise UserError(f"{path}: {str(item)[:60]!r} is no class: `class_order` takes a name, or [folder, name]")
+        raise UserError(f"{path}: {str(item)[:60]!r} is not a class: `class_order` takes a name, or [folder, name]")
     return tuple(pair)
 
 
-def check_known(names, order, root):
-    """Raise UserError where a folder or a label is of a class that the row's files do not name."""
+def check_known(names: Iterable[str], order: Order, root: str) -> None:
+    """Raise UserError if a folder or label names a class that the row's files do not list."""
     strange = sorted(set(names) - set(order.all))
     if strange:
         key = "class_order" if order.name == "file" else "synsets"

@@ -1,15 +1,15 @@
 """scikit-learn's 1,797 scans of handwritten digits (8x8, 17 gray levels) as an ImageFolder tree of PNG files."""
 
 import numpy as np
+from PIL import Image
 
 from data import image_folder, splits
 
-VAL = 360  # held out; the same scans whatever the seed
+VAL = 360  # validation images; the same scans for every seed
 
 
-def write_tree(root, row):
-    """Write root/{train,val}/{digit}/{scan}.png, replacing what is there; return what else the index says: nothing."""
-    from PIL import Image
+def write_tree(root: str, row: dict) -> dict:
+    """Write root/{train,val}/{digit}/{scan}.png in place of an earlier tree; return further index entries: none."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()

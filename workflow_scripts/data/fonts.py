@@ -1,10 +1,11 @@
-"""Font files as a source of labelled glyphs: which of them hold an alphabet, and which are of one family.
+"""Font files as a source of labelled glyphs: which of them hold an alphabet, and which belong to one family.
 
-The rules look at drawn glyphs, because names and character maps of font files are often wrong. A face is left out where
-a character is blank or drawn as the font draws missing ones; where two classes have a glyph in common, or most small
-letters are drawn as their capitals; where all its glyphs are those of a face before it; and where few of them look like
-the characters that they stand for (dingbats, ciphers, other scripts). Faces are of one family where their files say so
-or where nearly all of their ink is the same, whatever the files say: Arial has many copies.
+The rules compare drawn glyphs, because names and character maps of font files are often wrong. A face is left out if
+- a character is blank or drawn as the font's missing glyph,
+- two classes share a glyph, or most lowercase letters are drawn as their capitals,
+- all its glyphs equal those of an earlier face, or
+- few of its glyphs resemble the characters that they stand for (dingbats, ciphers, other scripts).
+Faces belong to one family if their files say so or if nearly all of their ink is equal (Arial has many copies).
 """
 
 import collections
@@ -20,30 +21,30 @@ from core.files import UserError, sha256_file
 from data import processes
 
 SUFFIXES = (".ttf", ".otf")
-EM = 96  # pixels that a face's em is drawn in
-SHAPE = 16  # a glyph's box is resized to SHAPE x SHAPE to be compared
-LEGIBLE = 0.3  # least share of a face's glyphs that are nearest to their own character's mean over all faces
-SAME = 0.9  # least correlation of a capital and its small letter that are one drawing, of two sizes perhaps
-ALIKE = 0.96  # least correlation of all the glyphs of two faces of one family
+EM = 96  # pixels of the em
+SHAPE = 16  # glyphs are compared at SHAPE x SHAPE pixels
+LEGIBLE = 0.3  # least share of a face's glyphs that are nearest to the mean of their own character over all faces
+SAME = 0.9  # least correlation of a capital and a lowercase letter that are one drawing
+ALIKE = 0.96  # least correlation of the glyphs of two faces of one family
 
 Face = collections.namedtuple("Face", "path name family style sha256 digest shapes")
 # name: path below the font folder; digest: of all glyphs; shapes: uint8 [characters, SHAPE, SHAPE]
 
 
-def load(path):
+def load(path: str) -> ImageFont.FreeTypeFont:
     """Return the Pillow font in `path` with an em of EM pixels."""
     return ImageFont.truetype(path, EM, layout_engine=ImageFont.Layout.BASIC)
 
 
-def glyph(font, character):
-    """Return a character as a Pillow image (L, 255 is ink), cropped to its ink, or None where it is blank."""
+def glyph(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
+    """Return a character as an image (L, 255 is ink) cropped to its ink, or None if it is blank."""
     mask = font.getmask(character, mode="L")
     box = mask.getbbox()
     return box and Image.frombytes("L", mask.size, bytes(mask)).crop(box)
 
 
-def revision(path):
-    """Return the number that a font file gives as its version (fontRevision in OpenType's table `head`), or None."""
+def revision(path: str) -> float | None:
+    """Return a font file's version (fontRevision of OpenType's table `head`), or None."""
     with open(path, "rb") as stream:
         content = stream.read()
     for number in range(struct.unpack_from(">4xH", content)[0]):
@@ -53,10 +54,10 @@ def revision(path):
     return None
 
 
-def find(folder, classes):
-    """Return [[Face]]: the families below `folder` whose faces draw the characters of all classes, in a fixed order.
+def find(folder: str, classes: list[str]) -> list[list[Face]]:
+    """Return the families below `folder` whose faces draw the characters of all classes, in a fixed order.
 
-    classes: [characters of one class]. Raises UserError where there is no such folder.
+    classes: the characters of each class. Raises UserError if the folder does not exist.
     """
     if not os.path.isdir(folder):
         raise UserError(f"font folder {folder} does not exist: `make fonts`, or correct `drawing.fonts` in config.yaml")
@@ -66,12 +67,12 @@ def find(folder, classes):
         for name in inside
         if name.lower().endswith(SUFFIXES)
     )
-    found = processes.imap(_inspect, [(folder, name, classes) for name in names], "read fonts", "font")
-    return _families(_legible(_different([face for face in found if face])))
+    faces = processes.imap(_inspect, [(folder, name, classes) for name in names], "read fonts", "font")
+    return _families(_legible(_different([face for face in faces if face])))
 
 
 def _inspect(task):
-    """Return the Face in a file, or None where it cannot be read or its glyphs cannot be told apart."""
+    """Return the Face in a file, or None if it cannot be read or its glyphs cannot be told apart."""
     folder, name, classes = task
     path = os.path.join(folder, name)
     try:
@@ -96,25 +97,25 @@ def _ink(image):
 
 
 def _shared(inks, classes):
-    """Return whether two classes have a glyph in common."""
+    """Return whether two classes share a glyph."""
     sets = [{inks[character] for character in text} for text in classes]
     return any(one & other for one, other in itertools.combinations(sets, 2))
 
 
 def _one_case(units, classes):
-    """Return whether most small letters that are a class of their own are drawn as their capitals are."""
+    """Return whether most lowercase letters with a class of their own are drawn as their capitals."""
     apart = [text for text in classes if len(text) == 1 and text.isupper()]
     same = [units[text] @ units[text.lower()] >= SAME for text in apart]
     return 2 * sum(same) > len(apart)
 
 
 def _different(faces):
-    """Return the faces less those that draw all glyphs as one before does."""
+    """Return the faces without those whose glyphs all equal an earlier face's."""
     return list({face.digest: face for face in reversed(faces)}.values())[::-1]
 
 
 def _legible(faces):
-    """Return the faces of which enough glyphs are most like their own character's mean."""
+    """Return the faces with enough glyphs that are nearest to the mean of their own character."""
     if not faces:
         return []
     means = _unit(np.mean([face.shapes for face in faces], axis=0, dtype=np.float32))
@@ -123,21 +124,21 @@ def _legible(faces):
 
 
 def _unit(arrays):
-    """Return [N, ...] as float32 [N, K], each of mean 0 and length 1: products are then correlations."""
+    """Return [N, ...] as float32 [N, K], rows of mean 0 and length 1, so that dot products are correlations."""
     flat = np.asarray(arrays, dtype=np.float32).reshape(len(arrays), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
 def _families(faces):
-    """Return the faces in groups; whoever is near one of a group is of it."""
+    """Return the faces in groups: the connected components of nearness."""
     if not faces:
         return []
     inks = _unit([_unit(face.shapes) for face in faces])
     names = np.unique([face.family.casefold() for face in faces], return_inverse=True)[1]
     near = (inks @ inks.T >= ALIKE) | (names[:, None] == names[None, :])
     group, last = np.arange(len(faces)), None
-    while last is None or (group != last).any():  # every face takes the least number of those near it
+    while last is None or (group != last).any():  # each face takes the least number among its neighbours
         group, last = np.where(near, group[None, :], len(faces)).min(axis=1), group
     together = collections.defaultdict(list)
     for face, number in zip(faces, group):

@@ -1,9 +1,9 @@
-"""Letters and digits of open fonts as an ImageFolder tree of PNG files; no family of fonts is in both halves.
+"""Letters and digits of open fonts as an ImageFolder tree of PNG files; no font family is in both halves.
 
-Classes are the 47 of EMNIST's split "by merge" (Cohen et al. 2017, arXiv 1702.05373): ten digits, 26 capitals, of which
-those that are shaped like their small letters stand for both, and the other small letters. Each image is drawn from the
-hash of its own name: a glyph turned, slanted, scaled, moved and blurred, lighter or darker than a textured paper, with
-noise over it.
+The classes are the 47 of EMNIST's split "by merge" (Cohen et al. 2017, arXiv 1702.05373): ten digits, 26 capitals
+(those shaped like their lowercase letters stand for both) and the other lowercase letters. The hash of an image's name
+seeds its drawing: a glyph rotated, slanted, scaled, shifted and blurred, lighter or darker than a textured paper, under
+noise.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from core.files import UserError
 from data import fonts, image_folder, processes
 
 PIXELS = 48  # an image's width and height
-LEVELS = 16  # gray levels that are kept: finer noise would only make files larger
-VAL = 0.25  # share of the families that validation has
-FEWEST = 8  # families that make a dataset
+LEVELS = 16  # gray levels; finer noise would only enlarge the files
+VAL = 0.25  # share of the families in validation
+FEWEST = 8  # families needed for a dataset
 
 BOTH = "CIJKLMOPSUVWXYZ"
 APART = "ABDEFGHNQRT"
@@ -30,11 +30,11 @@ CLASSES = {
 }
 
 
-def write_tree(root, row):
-    """Write root/{train,val}/{class}/{number}.png, replacing what is there; return {"fonts": what they are drawn with}.
+def write_tree(root: str, row: dict) -> dict:
+    """Write root/{train,val}/{class}/{number}.png in place of an earlier tree; return {"fonts": records of the faces}.
 
-    row: {drawing: {fonts: folder, train and val: images of each class, families: how many at most (absent: all)}}.
-    Raises UserError where the folder holds fewer than FEWEST families.
+    row: {drawing: {fonts: folder, train and val: images per class, families: at most (absent: all)}}.
+    Raises UserError if the folder holds fewer than FEWEST families.
     """
     if "drawing" not in row:
         raise UserError("datasets: builtin glyphs needs `drawing: {fonts, train, val}` in config.yaml")
@@ -49,11 +49,11 @@ def write_tree(root, row):
 
 
 def _halves(drawing):
-    """Return {half: [[Face]]}, the families shuffled by their first file's hash."""
+    """Return {half: [[Face]]}: the families in the order of their first file's hash."""
     families = sorted(fonts.find(drawing["fonts"], list(CLASSES.values())), key=lambda faces: faces[0].sha256)
     if len(families) < FEWEST:
         raise UserError(
-            f"font folder {drawing['fonts']} holds {len(families)} families of use, {FEWEST} are the least: "
+            f"font folder {drawing['fonts']} holds {len(families)} usable families, at least {FEWEST} are needed: "
             "`make fonts`, or correct `drawing.fonts` in config.yaml"
         )
     families = families[: drawing.get("families")]
@@ -67,7 +67,7 @@ def _described(face, half):
 
 
 def _plan(families, half, count):
-    """Return {font file: [(image's name, character)]}: classes get `count` images each, families take turns."""
+    """Return {font file: [(image name, character)]}: `count` images for each class, families in turn."""
     plan = {}
     for place, (name, text) in enumerate(CLASSES.items()):
         for number in range(count):
@@ -83,7 +83,7 @@ def _draw_all(task):
     root, path, images = task
     font = fonts.load(path)
     for name, character in images:
-        rng = np.random.RandomState(np.frombuffer(_hash(name), dtype=np.uint32))  # its numbers are fixed for good
+        rng = np.random.RandomState(np.frombuffer(_hash(name), dtype=np.uint32))  # RandomState's numbers never change
         draw(fonts.glyph(font, character), rng).save(root / f"{name}.png", compress_level=0)
 
 
@@ -91,8 +91,8 @@ def _hash(text):
     return hashlib.sha256(text.encode()).digest()
 
 
-def draw(glyph, rng):
-    """Return a glyph (L, 255 is ink, cropped) as a gray image of PIXELS x PIXELS; rng: a numpy RandomState."""
+def draw(glyph: Image.Image, rng: np.random.RandomState) -> Image.Image:
+    """Return a cropped glyph (L, 255 is ink) as a gray image of PIXELS x PIXELS on a random background."""
     placed = place(glyph, rng).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.3)))
     ink = np.asarray(placed, dtype=np.float32) / 255
     paper, color = _tones(rng)
@@ -103,14 +103,14 @@ def draw(glyph, rng):
     return Image.fromarray((levels * (255 / (LEVELS - 1))).astype(np.uint8))
 
 
-def place(glyph, rng):
-    """Return the glyph turned, slanted, scaled and moved at random as the ink of an image of PIXELS x PIXELS."""
+def place(glyph: Image.Image, rng: np.random.RandomState) -> Image.Image:
+    """Return the glyph randomly rotated, slanted, scaled and shifted: the ink of an image of PIXELS x PIXELS."""
     angle, slant = math.radians(rng.uniform(-18, 18)), rng.uniform(-0.3, 0.3)
     scale, stretch = rng.uniform(0.42, 0.8) * 2 * PIXELS / max(glyph.size), rng.uniform(-0.12, 0.12, 2)
     wide, high = (scale * math.exp(share) for share in stretch.tolist())
     x, y = (PIXELS + 2 * PIXELS * share for share in rng.uniform(-0.12, 0.12, 2).tolist())
     cos, sin = math.cos(angle), math.sin(angle)
-    # Pillow asks for the way back, from the image's pixels (twice as many, then halved) to the glyph's
+    # Pillow takes the inverse transform, from the pixels of the image (twice as many, then reduced) to the glyph's
     a, b = (cos + slant * sin) / wide, (sin - slant * cos) / wide
     c, d = -sin / high, cos / high
     shift = (glyph.width / 2 - a * x - b * y, glyph.height / 2 - c * x - d * y)
@@ -119,13 +119,13 @@ def place(glyph, rng):
 
 
 def _tones(rng):
-    """Return the gray of the paper and of the ink: at least 70 levels apart, either one the darker."""
+    """Return the gray levels of paper and ink, at least 70 apart, either one darker."""
     apart = rng.uniform(70, 230)
     dark = rng.uniform(0, 255 - apart)
     return (dark, dark + apart) if rng.rand() < 0.5 else (dark + apart, dark)
 
 
 def _texture(rng, strength):
-    """Return smooth random gray [PIXELS, PIXELS] of a standard deviation near `strength`, of 3 to 12 knots a side."""
+    """Return smooth random gray [PIXELS, PIXELS] of 3 to 12 knots a side and a standard deviation near `strength`."""
     knots = rng.normal(0, strength, (rng.randint(3, 13),) * 2).astype(np.float32)
     return np.asarray(Image.fromarray(knots).resize((PIXELS, PIXELS), Image.BICUBIC))

@@ -1,16 +1,17 @@
-"""An ImageFolder tree that a builtin dataset writes: beside the old one, which it replaces when it is whole."""
+"""An ImageFolder tree of a builtin dataset, written beside the old one and put in its place when it is complete."""
 
 import contextlib
 import itertools
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.layouts import HALVES
 
 
 @contextlib.contextmanager
-def replacing(root, classes):
+def replacing(root: str, classes: Iterable[str]) -> Iterator[Path]:
     """Yield a new folder with {train,val}/{class}/ to fill; on success it replaces `root`."""
     partial, old = Path(f"{root}.partial"), Path(f"{root}.old")
     for left in (partial, old):

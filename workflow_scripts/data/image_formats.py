@@ -1,6 +1,6 @@
-"""Which files are images: those that Pillow decodes from a fixed list of formats, known by name or by content.
+"""Which files are images: those of a fixed list of Pillow's formats, recognised by name or by content.
 
-Only these formats are ever tried, so that no file starts another program (Pillow gives EPS to Ghostscript).
+No other format is tried, so that no file starts another program (Pillow passes EPS to Ghostscript).
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Callable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff")
-SUFFIXES += (".webp", ".gif", ".jfif", ".jpe", ".jp2", ".avif")  # of these a name is enough; of others the content says
+SUFFIXES += (".webp", ".gif", ".jfif", ".jpe", ".jp2", ".avif")  # the name is enough; others go by content
 OTHERS: tuple[str, ...] = (".heic", ".heif", ".svg", ".eps", ".psd", ".pdf", ".ico", ".tga", ".exr", ".hdr", ".jxl")
 OTHERS += (".dcm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".npy")
-HEAD = 32  # bytes of a file that say what it is
+HEAD = 32  # first bytes of a file that identify its format
 MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0|II[*+]\0"
     rb"|MM\0[*+]|P[1-6]\s+[#0-9]|\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n|....ftypavi[fs]",
@@ -24,32 +25,32 @@ EMPTY, UNREADABLE, UNREAD, NO_IMAGE = "empty", "unreadable", "image of a format 
 
 
 @functools.lru_cache(maxsize=1)
-def formats():
-    """Return those of FORMATS that this Pillow decodes."""
+def formats() -> tuple[str, ...]:
+    """Return the members of FORMATS that the installed Pillow decodes."""
     from PIL import Image
 
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def named(name):
-    """Return whether a file's name says that it is an image."""
+def has_suffix(name: str) -> bool:
+    """Return whether a file name ends as one of an image does."""
     return name.lower().endswith(SUFFIXES)
 
 
-def shown(head):
-    """Return whether a file whose first HEAD bytes are these is an image."""
+def has_magic(head: bytes) -> bool:
+    """Return whether the first HEAD bytes of a file are those of an image."""
     return MAGIC.match(head) is not None
 
 
-def refusal(name, size, head):
-    """Return why a file is no image, or None; head: function that returns its first HEAD bytes, or raises OSError."""
-    if named(name):
+def refusal(name: str, size: int, head: Callable[[], bytes]) -> str | None:
+    """Return why a file is not an image, or None; head: returns its first HEAD bytes, or raises OSError."""
+    if has_suffix(name):
         return None
     if not size:
         return EMPTY
     try:
-        if shown(head()):
+        if has_magic(head()):
             return None
     except OSError:
         return UNREADABLE

@@ -1,41 +1,44 @@
-"""The index of a dataset: which images there are, their labels and their splits. Reading it needs numpy alone.
+"""The index of a dataset: its images, labels and splits. Reading it needs numpy alone.
 
 {"classes": [name], "root": folder, "images": [{"path", "label", "bytes", "sha256"}], "splits": {name: [position]},
 "train": {"file", "images", "sha256"}, "subset": {...} or null, "class_order": {"order", "given", "natural_differs"},
-"left_out": {reason: count}, "titles": [readable name of each class] where the row's `class_order` gives them}
-with paths relative to the root, and the root relative to the index's own folder (or absolute). An image in a tar has
-its "archive" and "offset" as well. Images that only train, of which there may be millions, are lines of a file beside
-the index, FIELDS with tabs between; a stamp is the content's SHA-256, or the time of the last change where there is too
-much to read. A builtin dataset may add what it was made from: "fonts" of `glyphs` are
+"left_out": {reason: count}, "titles": [readable name of each class] if the row's `class_order` gives them}
+Paths are relative to the root; the root is absolute or relative to the index's folder. An image in a tar archive has
+"archive" and "offset" as well. Images used for training alone, perhaps millions, are lines of a file beside the index,
+with the FIELDS separated by tabs; a stamp is the SHA-256 of the content, or the time of the last change if
+there is too much to hash. A builtin dataset may record its sources: "fonts" of `glyphs` are
 [{"file", "family", "style", "version", "sha256", "half"}].
 """
+
+from __future__ import annotations
 
 import array
 import functools
 import hashlib
 import os
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from core.files import UserError, read_json
-from data.source import Member
+from data.source import Member, Source
 
 SPLITS = ("train", "calib", "select", "val")
 FIELDS = ("label", "bytes", "stamp", "path")
 IN_ARCHIVE = ("archive", "offset")
 
 
-def read(path):
-    """Return the parsed index; raise UserError where the file is none."""
+def read(path: str | os.PathLike) -> dict:
+    """Return the parsed index, with its `folder`; raise UserError if the file is not an index."""
     index = read_json(path)
     if not isinstance(index, dict) or not {"classes", "root", "images", "splits"} <= set(index):
         raise UserError(f"{path} is not an index of images: delete it and run again")
     return {**index, "folder": os.path.dirname(os.path.abspath(path))}
 
 
-def count(index, split):
-    """Return how many images a split has; raise UserError for an unknown split."""
+def count(index: dict, split: str) -> int:
+    """Return the number of images of a split; raise UserError if the split is unknown."""
     if split == "train":
         return index["train"]["images"]
     if split not in index["splits"]:
@@ -44,24 +47,24 @@ def count(index, split):
 
 
 class Images(NamedTuple):
-    """The images of a split in its order: labels and bytes are int64 [N], sources paths or Members (data/source.py).
+    """The images of a split in its order: labels and bytes (file sizes) are int64 [N].
 
-    stamps: what each is known by, `sha256:` and the digest of its bytes, or `changed:` and its file's time.
+    stamps: `sha256:` and the digest of the bytes, or `changed:` and the time of the file's last change.
     """
 
     labels: np.ndarray
     bytes: np.ndarray
-    sources: list
-    stamps: list
+    sources: list[Source]
+    stamps: list[str]
 
 
-def labels(index, split):
-    """Return the split's labels as int64 [N], in the split's order."""
+def labels(index: dict, split: str) -> np.ndarray:
+    """Return the labels of a split as int64 [N], in its order."""
     return images(index, split).labels
 
 
-def files(index, path, split):
-    """Return the split's image files (paths, or Members of archives), in its order; `path` is that of the index."""
+def files(index: dict, path: str | os.PathLike, split: str) -> list[Source]:
+    """Return the image files of a split in its order; `path` is that of the index."""
     root = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(path)), index["root"]))
     return [_below(root, source) for source in images(index, split).sources]
 
@@ -72,15 +75,15 @@ def _below(root, source):
     return os.path.join(root, source)
 
 
-def digests(index, split):
-    """Return the SHA-256 of each image of a split other than train, in the split's order."""
+def digests(index: dict, split: str) -> list[str]:
+    """Return the SHA-256 of each image of a split other than train, in its order."""
     return [index["images"][position]["sha256"] for position in index["splits"][split]]
 
 
-def decides(path, split):
-    """Return what of the index at `path` decides what is made with a split's images and labels, as a JSON value.
+def relevant(path: str, split: str) -> dict:
+    """Return the JSON value of all that an artifact made from a split's images and labels depends on.
 
-    That is less than every byte of it: what was left out, other splits and the classes' readable names decide nothing.
+    Left-out files, other splits and readable class names are not part of it.
     """
     index = read(path)
     if split != "train":
@@ -90,25 +93,25 @@ def decides(path, split):
     return {"classes": len(index["classes"]), "train": train["sha256"], "root": index["root"] if timed else None}
 
 
-def images(index, split):
-    """Return the split's Images, their sources relative to the index's root; raise UserError where it has none."""
+def images(index: dict, split: str) -> Images:
+    """Return the Images of a split, sources relative to the index's root; raise UserError if there are none."""
     if not count(index, split):
-        raise UserError(f"the dataset has no images for {split}: give them in `splits` and train/ (docs/datasets.md)")
+        raise UserError(f"the dataset has no images for {split}: add them by `splits` and train/ (docs/datasets.md)")
     if split == "train":
         return _train(os.path.join(index["folder"], index["train"]["file"]), index["train"]["sha256"])
-    found = [index["images"][position] for position in index["splits"][split]]
-    numbers = (np.array([image[name] for image in found], dtype=np.int64) for name in ("label", "bytes"))
-    sources = [_source(i["path"], i["bytes"], i.get("archive"), i.get("offset")) for i in found]
-    return Images(*numbers, sources, [f"sha256:{image['sha256']}" for image in found])
+    rows = [index["images"][position] for position in index["splits"][split]]
+    numbers = (np.array([row[name] for row in rows], dtype=np.int64) for name in ("label", "bytes"))
+    sources = [_source(row["path"], row["bytes"], row.get("archive"), row.get("offset")) for row in rows]
+    return Images(*numbers, sources, [f"sha256:{row['sha256']}" for row in rows])
 
 
 def _source(path, size, archive=None, offset=None):
     return Member(archive, int(offset), int(size), path) if archive else path
 
 
-def train_lines(found):
-    """Return the bytes of the file of training images, from dicts of FIELDS (and, in an archive, of IN_ARCHIVE)."""
-    rows = ([str(image[name]) for name in FIELDS + IN_ARCHIVE if name in image] for image in found)
+def train_lines(images: Iterable[dict]) -> bytes:
+    """Return the file of training images, from dicts of FIELDS (and of IN_ARCHIVE, for an image in an archive)."""
+    rows = ([str(image[name]) for name in FIELDS + IN_ARCHIVE if name in image] for image in images)
     return "".join("\t".join(row) + "\n" for row in rows).encode("utf-8", "surrogateescape")
 
 
@@ -120,7 +123,7 @@ def _train(path, sha256):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: delete the index beside it and run again") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{path} is not what the index beside it was written with: delete both and run again")
+        raise UserError(f"{path} does not belong to the index beside it: delete both and run again")
     numbers, sources, stamps = array.array("q"), [], []
     for line in content.decode("utf-8", "surrogateescape").split("\n")[:-1]:
         label, size, stamp, *place = line.split("\t")

@@ -1,4 +1,4 @@
-"""A dataset's images become an index: splits by hash and seed, contents by SHA-256."""
+"""Build the index of a dataset: splits by hash and seed, contents by SHA-256."""
 
 import hashlib
 import os
@@ -8,34 +8,35 @@ from core import progress
 from core.files import UserError
 from data import image_formats, index, labels, layouts, preprocess, source, splits, walk
 
-HASHED = 4 << 30  # bytes of training images up to which each is known by its content, above by its time
-BLOCK = 64  # images that a thread hashes at a time
+HASHED = 4 << 30  # bytes of training images up to which each is hashed; above, its time of change identifies it
+BLOCK = 64  # images hashed by a thread at a time
 
 
-def build(root, row, seed, hash_all, train_file="train.tsv"):
-    """Return (index of the folder `root` with its `root` as given, bytes of its file of training images).
+def build(root: str, row: dict, seed: int, hash_all: bool, train_file: str = "train.tsv") -> tuple[dict, bytes]:
+    """Return (index of the folder `root`, bytes of its file of training images).
 
-    row: of `datasets` ({classes, splits, ...}); seed: of the splits; hash_all: also of whatever only trains.
-    A dataset with images of val is split already; another one gives `splits: val` images of its own.
+    row: of `datasets` ({classes, splits, ...}); seed: of the splits; hash_all: also hash images that only train.
+    The images of val are those of the dataset's own val; if it has none, `splits: val` images are held out.
+    Raises UserError if the images do not fit the row.
     """
-    found, classes, order, left_out = layouts.find(root, row)
+    images, classes, order, left_out = layouts.find(root, row)
     _check_count(root, row, classes)
-    empty = [image for image in found if image.bytes == 0]
+    empty = [image for image in images if image.bytes == 0]
     if empty:
         raise UserError(f"image {os.path.join(root, empty[0].path)} is empty: replace or remove it")
     number = {name: position for position, name in enumerate(classes)}
-    numbers = [number[image.name] for image in found]
-    parts = _split(root, found, numbers, row["splits"], seed)
-    parts["val"] = _subset(parts["val"], found, numbers, classes, row.get("subset"))
+    numbers = [number[image.name] for image in images]
+    parts = _split(root, images, numbers, row["splits"], seed)
+    parts["val"] = _subset(parts["val"], images, numbers, classes, row.get("subset"))
     train = parts.pop("train")
     measured = sorted({position for part in parts.values() for position in part})
     place = {position: there for there, position in enumerate(measured)}
-    digests = _hashed(root, found, measured + _only(train, place, found, hash_all))
-    lines = index.train_lines(_trained(found[p], numbers[p], digests.get(p)) for p in train)
+    digests = _hashed(root, images, measured + _train_only(train, place, images, hash_all))
+    lines = index.train_lines(_trained(images[p], numbers[p], digests.get(p)) for p in train)
     return {
         "classes": classes,
         "root": root,
-        "images": [{**_described(found[p], numbers[p]), "sha256": digests[p]} for p in measured],
+        "images": [{**_described(images[p], numbers[p]), "sha256": digests[p]} for p in measured],
         "splits": {name: [place[position] for position in part] for name, part in parts.items()},
         "train": {"file": train_file, "images": len(train), "sha256": hashlib.sha256(lines).hexdigest()},
         "subset": row.get("subset"),
@@ -46,7 +47,7 @@ def build(root, row, seed, hash_all, train_file="train.tsv"):
 
 
 def _check_count(root, row, classes):
-    """Raise UserError where there are more or fewer classes than the row says."""
+    """Raise UserError if the number of classes differs from the row's."""
     if len(classes) != row["classes"]:
         inner = walk.folders(os.path.join(root, classes[0])) if os.path.isdir(os.path.join(root, classes[0])) else ()
         halves = len(classes) == 1 and any(layouts.SPLIT.fullmatch(name) for name in inner)
@@ -56,64 +57,64 @@ def _check_count(root, row, classes):
         )
 
 
-def _split(root, found, labels, sizes, seed):
-    """Return {split: positions}: val, then select out of the rest, then calib within what is left to train."""
-    keys = [image.path for image in found]
-    given = [position for position, image in enumerate(found) if image.half == "val"]
-    rest = [position for position, image in enumerate(found) if image.half != "val"]
+def _split(root, images, labels, sizes, seed):
+    """Return {split: positions}: val, then select out of the rest, then calib among the images left for training."""
+    keys = [image.path for image in images]
+    own_val = [position for position, image in enumerate(images) if image.half == "val"]
+    rest = [position for position, image in enumerate(images) if image.half != "val"]
     if not rest and sizes.get("val"):
-        given, rest = [], given  # val is all there is, and the row says how many of it are to be the final accuracy's
+        own_val, rest = [], own_val  # the dataset is val alone, and the row divides it
     elif not rest and (sizes["calib"] or sizes["select"]):
         raise UserError(
-            f"dataset folder {root} has no train/, which calib (INT8) and select (plans, choices) are taken from: add "
-            "it; or set both to 0 in `splits` to evaluate what needs neither; or add `val: N` there to divide val"
+            f"dataset folder {root} has no train/, the source of calib (INT8) and select (plans, choices): add it; or "
+            "set both to 0 in `splits` to evaluate what needs neither; or add `val: N` there to divide val"
         )
     elif not rest:
-        return {"train": [], "calib": [], "select": [], "val": given}
-    if not given and not sizes.get("val"):
+        return {"train": [], "calib": [], "select": [], "val": own_val}
+    if not own_val and not sizes.get("val"):
         raise UserError(f"dataset folder {root} has no train/ and val/: add `val: N` to its `splits` in config.yaml")
-    wanted = (0 if given else sizes["val"]) + sizes["select"]
+    wanted = (0 if own_val else sizes["val"]) + sizes["select"]
     if wanted + max(sizes["calib"], 1) > len(rest):
         raise UserError(
-            f"dataset folder {root}: splits ask for {wanted} images apart from training and {sizes['calib']} of it, "
+            f"dataset folder {root}: `splits` takes {wanted} images from training and {sizes['calib']} for calib, "
             f"there are {len(rest)}: lower `splits` in config.yaml"
         )
 
     def take(candidates, count, name):
         return splits.balanced(candidates, labels, keys, count, f"{seed}/{name}")
 
-    val = given or sorted(take(rest, sizes["val"], "val"))
+    val = own_val or sorted(take(rest, sizes["val"], "val"))
     rest = sorted(set(rest) - set(val))
     select = sorted(take(rest, sizes["select"], "select"))
     train = sorted(set(rest) - set(select))
     return {"train": train, "calib": take(train, sizes["calib"], "calib"), "select": select, "val": val}
 
 
-def _subset(val, found, numbers, classes, wanted):
-    """Return the positions of val that a row's `subset` ({classes, images}) leaves."""
+def _subset(val, images, numbers, classes, wanted):
+    """Return the positions of val within a row's `subset` ({classes, images})."""
     if not wanted:
         return val
-    kept = labels.chosen(wanted["classes"], classes) if "classes" in wanted else set(numbers)
-    val = [position for position in val if numbers[position] in kept]
+    subset = labels.chosen(wanted["classes"], classes) if "classes" in wanted else set(numbers)
+    val = [position for position in val if numbers[position] in subset]
     count = wanted.get("images", len(val))
     if not val or count > len(val):
         raise UserError(f"subset asks for {count or 1} images of val, {len(val)} are of its classes: lower `images`")
-    return sorted(splits.balanced(val, numbers, [image.path for image in found], count, "subset"))
+    return sorted(splits.balanced(val, numbers, [image.path for image in images], count, "subset"))
 
 
-def _only(train, measured, found, hash_all):
-    """Return the positions of the images that only train and are to be known by content."""
-    few = hash_all or sum(found[position].bytes for position in train) <= HASHED
+def _train_only(train, measured, images, hash_all):
+    """Return the positions of the images used for training alone that are hashed."""
+    few = hash_all or sum(images[position].bytes for position in train) <= HASHED
     return [position for position in train if position not in measured] if few else []
 
 
-def _hashed(root, found, positions):
+def _hashed(root, images, positions):
     """Return {position: hex SHA-256 of the image's bytes}."""
     blocks = [positions[start : start + BLOCK] for start in range(0, len(positions), BLOCK)]
     digests = {}
 
     def of_block(block):
-        return [_digest(_source(root, found[position])) for position in block]
+        return [_digest(_source(root, images[position])) for position in block]
 
     with progress.bar(len(positions), "index") as bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for block, several in zip(blocks, pool.map(of_block, blocks)):
@@ -123,9 +124,9 @@ def _hashed(root, found, positions):
 
 
 def _digest(image):
-    """Return the hex SHA-256 of an image's bytes; raise UserError where they are of no format that is read."""
+    """Return the hex SHA-256 of an image's bytes; raise UserError if their format is not read."""
     content = preprocess.content(image)
-    if not image_formats.shown(content[: image_formats.HEAD]):
+    if not image_formats.has_magic(content[: image_formats.HEAD]):
         preprocess.check(content, image)
     return hashlib.sha256(content).hexdigest()
 

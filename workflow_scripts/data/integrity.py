@@ -1,19 +1,22 @@
-"""Images are read as their index knows them: by the SHA-256 of their bytes, or by their time where there is none."""
+"""Read images and check that they are those of the index, by SHA-256 or by the time of their last change."""
+
+from __future__ import annotations
 
 import hashlib
 import multiprocessing
 import time
+from collections.abc import Sequence
 
 from core.files import UserError
 from data import preprocess, source
 
-SETTLED = 2 * 10**9  # nanoseconds after which another write gives a file another time
+SETTLED = 2 * 10**9  # nanoseconds after which another write changes a file's time
 
 
-def read(image, stamp):
-    """Return the bytes of an image (a path or a Member); raise UserError where they are not those that were indexed.
+def read(image: source.Source, stamp: str | None) -> bytes:
+    """Return the bytes of an image; raise UserError if it has changed since it was indexed.
 
-    stamp: of data/index.py; None holds them to nothing.
+    stamp: of data/index.py; None checks nothing.
     """
     data = preprocess.content(image)
     _check(data, image, stamp)
@@ -27,20 +30,18 @@ def _check(data, image, stamp):
 
 
 class Reader:
-    """Reads images again and again, in any process of a family, and hashes each once for as long as it stays unchanged.
+    """Reads images repeatedly, in any of the forked processes, and hashes each again only if its ctime has changed.
 
-    That a file system's time of change (ctime) is the same says so: unlike the time of writing, no program sets it.
+    The ctime is reliable: unlike the mtime, no program can set it.
     """
 
-    def __init__(self, images, stamps):
-        """Read nothing yet. images: sources; stamps: of data/index.py."""
+    def __init__(self, images: Sequence[source.Source], stamps: Sequence[str]) -> None:
+        """Prepare without reading any image. stamps: of data/index.py."""
         self.images, self.stamps = images, stamps
-        self._checked = multiprocessing.RawArray(
-            "q", len(images)
-        )  # ctime at which each was found to be the indexed one
+        self._checked = multiprocessing.RawArray("q", len(images))  # ctime of each image when it was last checked
 
-    def read(self, item):
-        """Return the bytes of an image, as `read` does."""
+    def read(self, item: int) -> bytes:
+        """Return the bytes of an image, as the function `read` does."""
         image, before = self.images[item], self._time(item)
         data = preprocess.content(image)
         if not before or not (self._checked[item] == before == self._time(item)):
@@ -51,5 +52,5 @@ class Reader:
     def _time(self, item):
         try:
             return source.status(self.images[item]).st_ctime_ns
-        except OSError:  # reading says what is wrong
+        except OSError:  # reading reports it
             return 0

@@ -1,17 +1,21 @@
-"""Which class an image of a flat folder or archive is of: the files of labels that ImageNet and its users have.
+"""Labels of the images in a flat folder or archive, from the label files used with ImageNet.
 
-| one line an image | as in |
+| one line per image | as in |
 | --- | --- |
-| `file class`, a class by name or by its number from 0 in the classes' order | Caffe's val.txt |
+| `file class`, the class by name or by its number from 0 in class order | Caffe's val.txt |
 | `ImageId,PredictionString` above `file,class x y x y ...` | Kaggle's LOC_val_solution.csv |
-| `class` by name, in the files' order | TensorFlow's imagenet_2012_validation_synset_labels.txt |
-| `number` from 1 in the development kit's own order, in the files' order | ILSVRC2012_validation_ground_truth.txt |
+| `class` by name, in file order | TensorFlow's imagenet_2012_validation_synset_labels.txt |
+| `number` from 1 in the development kit's class order, in file order | ILSVRC2012_validation_ground_truth.txt |
 
-The last needs the kit's meta.mat, which is looked for beside it.
+The last needs the kit's meta.mat beside it.
 """
+
+from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from importlib.util import find_spec
 
 from configuration.schema import nearest
 from core.files import UserError
@@ -22,34 +26,32 @@ HEADER = "imageid,"
 META = "meta.mat"
 
 
-def class_names(path):
-    """Return the sorted names of all classes: the first word of each line, meta.mat's, or `imagenet` for the 1,000."""
+def class_names(path: str) -> list[str]:
+    """Return the sorted class names: the first word of each line, those of meta.mat, or the 1,000 of `imagenet`."""
     if path == "imagenet":
         path = _imagenet()
     if path.endswith(".mat"):
         return sorted(kit_names(path).values())
     names = [line.split()[0] for line in lines_of(path, "synsets")]
     if len(set(names)) < len(names):
-        raise UserError(f"{path} names a class twice: it must hold one line a class (`synsets`)")
+        raise UserError(f"{path} names a class twice: it needs one line per class (`synsets`)")
     return sorted(names)
 
 
 def _imagenet():
     """Return timm's file of the synsets, without importing timm."""
-    from importlib.util import find_spec
-
     return os.path.join(find_spec("timm").submodule_search_locations[0], "data/_info/imagenet_synsets.txt")
 
 
-def kit_names(path):
-    """Return {number: synset} of the classes in a development kit's meta.mat; raise UserError where it is none."""
+def kit_names(path: str) -> dict[int, str]:
+    """Return {number: synset} of the classes in a development kit's meta.mat; raise UserError if it is not one."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
     if not os.path.exists(path):
         raise UserError(
-            f"{path} does not exist: numbers of the development kit are not in the order of synsets, and its meta.mat "
-            "says which is which; put it beside the labels, or name it in `synsets`"
+            f"{path} does not exist: the development kit's numbers are not in synset order, and its meta.mat maps "
+            "them; put it beside the labels, or name it in `synsets`"
         )
     try:
         rows = loadmat(path, squeeze_me=True)["synsets"]
@@ -58,26 +60,31 @@ def kit_names(path):
         raise UserError(f"{path} is not ILSVRC2012's meta.mat ({error}): take it from the development kit") from None
 
 
-def assign(files, path, names, classes, synsets=None):
-    """Return the class of each file: files are names in order, path the file of labels.
+def assign(
+    files: Sequence[str], path: str, names: list[str] | None, classes: int, synsets: str | None = None
+) -> list[str]:
+    """Return the class of each file.
 
-    names: of all classes in order, or None where nobody said; classes: how many there are; synsets: as in the row.
+    files: names in order; path: of the label file; names: of all classes in order, or None if unknown;
+    classes: their number; synsets: of the dataset's row. Raises UserError if a label is missing or not a class.
     """
     rows = [BETWEEN.split(line) for line in lines_of(path, "labels") if not line.lower().startswith(HEADER)]
     widths = {len(row) for row in rows}
     if widths == {1}:
-        found = _in_order(files, [row[0] for row in rows], path, synsets)
+        assigned = _in_order(files, [row[0] for row in rows], path, synsets)
     elif min(widths) >= 2:
-        found = _by_name(files, {_stem(row[0]): row[1] for row in rows}, path, names, classes)
+        assigned = _by_name(files, {_stem(row[0]): row[1] for row in rows}, path, names, classes)
     else:
-        raise UserError(f"{path}: some lines name a file and some do not: give one `file class`, or one class, a line")
-    strange = sorted(set(found) - set(found if names is None else names))
+        raise UserError(
+            f"{path}: some lines name a file and some do not: write `file class`, or the class alone, on each line"
+        )
+    strange = sorted(set(assigned) - set(assigned if names is None else names))
     if strange:
         raise UserError(
-            f"{path} has the class {strange[0]}, which the dataset has not: {nearest(strange[0], names)} "
+            f"{path} has the class {strange[0]}, which the dataset does not have: {nearest(strange[0], names)} "
             "(`synsets` may name all classes)"
         )
-    return found
+    return assigned
 
 
 def _by_name(files, label_of, path, names, classes):
@@ -94,23 +101,25 @@ def _by_name(files, label_of, path, names, classes):
     return [names[int(label)] for label in labels]
 
 
-def numbered(classes):
-    """Return names for classes that nobody named: numbers of equal width."""
+def numbered(classes: int) -> list[str]:
+    """Return names for unnamed classes: numbers of equal width."""
     return [f"{number:0{len(str(classes - 1))}}" for number in range(classes)]
 
 
 def _in_order(files, labels, path, synsets):
-    """Return the labels of the files by their place: that in an ImageNet name, else among all files."""
+    """Return the labels of the files by position: the number in an ImageNet file name, or the place among all files."""
     places = [NUMBERED.search(file) for file in files]
     places = [int(place[1]) - 1 for place in places] if all(places) else range(len(files))
     if max(places) >= len(labels) or (isinstance(places, range) and len(files) != len(labels)):
-        raise UserError(f"{path} has {len(labels)} lines for {len(files)} images: give all images, in its order")
+        raise UserError(
+            f"{path} has {len(labels)} lines for {len(files)} images: it needs one line per image, in file order"
+        )
     if labels[0].isdigit():
         meta = synsets if synsets and synsets.endswith(".mat") else os.path.join(os.path.dirname(path), META)
         names_of = kit_names(meta)
         strange = sorted({label for label in labels if not label.isdigit() or int(label) not in names_of})
         if strange:
-            raise UserError(f"{path} has the label {strange[0]}, which {meta} has not: it counts from 1")
+            raise UserError(f"{path} has the label {strange[0]}, which is not in {meta}: labels count from 1")
         labels = [names_of[int(label)] for label in labels]
     return [labels[place] for place in places]
 
@@ -119,8 +128,8 @@ def _stem(file):
     return os.path.splitext(os.path.basename(file))[0]
 
 
-def lines_of(path, *keys):
-    """Return the lines of a text file without blanks around them; keys: of a row, which may have named it."""
+def lines_of(path: str, *keys: str) -> list[str]:
+    """Return the stripped, non-empty lines of a text file; keys: of a row that may name it, for errors."""
     named = " or ".join(f"`{key}`" for key in keys)
     try:
         with open(path, encoding="utf-8-sig") as stream:
@@ -128,24 +137,24 @@ def lines_of(path, *keys):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: correct {named} in config.yaml") from None
     except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a text file ({error}): {named} names lines of text") from None
+        raise UserError(f"{path} is not a text file ({error}): {named} must be one") from None
     if not lines:
-        raise UserError(f"{path} is empty: give one line an image, or a class")
+        raise UserError(f"{path} is empty: it needs one line per image, or per class")
     return lines
 
 
-def chosen(text, names):
-    """Return the set of class numbers that a text such as `0-9, 42, n02123045` means."""
-    found = set()
+def chosen(text: str, names: list[str]) -> set[int]:
+    """Return the class numbers that a text such as `0-9, 42, n02123045` selects."""
+    numbers = set()
     for part in filter(None, (word.strip() for word in str(text).split(","))):
         span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if part in names:
-            found.add(names.index(part))
+            numbers.add(names.index(part))
         elif span and int(span[1]) <= int(span[2] or span[1]) < len(names):
-            found.update(range(int(span[1]), int(span[2] or span[1]) + 1))
+            numbers.update(range(int(span[1]), int(span[2] or span[1]) + 1))
         else:
             raise UserError(
-                f"subset.classes: {part} is no class: 0 to {len(names) - 1}, a range of them, or a name "
-                f"({nearest(part, names) if not span else 'numbers count in the order of the classes'})"
+                f"subset.classes: {part} is not a class: 0 to {len(names) - 1}, a range of them, or a name "
+                f"({nearest(part, names) if not span else 'numbers count in class order'})"
             )
-    return found
+    return numbers

@@ -1,12 +1,15 @@
-"""The one preprocessing: an image file becomes uint8 RGB, and uint8 becomes the network's float32 (numpy and Pillow).
+"""Preprocessing, shared by all runtimes: image file to uint8 RGB, uint8 to the network's float32 (numpy and Pillow).
 
 Equal to timm's evaluation transform of the same size, crop and interpolation to within one uint8 level.
 """
+
+from __future__ import annotations
 
 import io
 import math
 import re
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -15,47 +18,47 @@ from core.files import UserError
 from data import image_formats, source
 
 FILTERS = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
-BUFFER = re.compile(r" <_io.BytesIO[^>]*>")  # Pillow's name of bytes in memory
-LARGE = 1 << 24  # pixels of a resized image above which only what is kept of it is made
+BUFFER = re.compile(r" <_io.BytesIO[^>]*>")  # Pillow's name for bytes in memory
+LARGE = 1 << 24  # pixels of a resized image above which only its crop is computed
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def load(image):
-    """Return an image (a path, or a Member of an archive) as a Pillow image, L or RGB; raise UserError naming it."""
+def load(image: source.Source) -> Image.Image:
+    """Return an image file as a Pillow image, L or RGB; raise UserError naming it if it cannot be read."""
     return opened(content(image), image)
 
 
-def opened(data, name):
-    """Return the Pillow image in bytes, L or RGB; raise UserError naming it if they are none.
+def opened(data: bytes, name: source.Source) -> Image.Image:
+    """Return the Pillow image in `data`, L or RGB; raise UserError naming it if there is none.
 
-    Gray stays one channel, for speed: resizing it and repeating it gives what resizing three equal channels gives.
-    As timm does, the content says what format it is, and an EXIF orientation is not applied.
+    Gray stays one channel, for speed: resizing and then repeating it equals resizing three equal channels.
+    As in timm, the content decides the format, and an EXIF orientation is not applied.
     """
     return _of(data, name, lambda image: image.copy())
 
 
-def check(data, name):
-    """Raise UserError naming an image where its bytes are of none of the formats; nothing is decoded."""
+def check(data: bytes, name: source.Source) -> None:
+    """Raise UserError naming the image if `data` has none of the formats; nothing is decoded."""
     _of(data, name, lambda opened: None, decode=False)
 
 
-def pixels(data, name, geometry):
-    """Return the bytes of an image file as `prepare` does; raise UserError naming it if they are none."""
+def pixels(data: bytes, name: source.Source, geometry: dict) -> np.ndarray:
+    """Return the image in `data` as `prepare` does; raise UserError naming it if there is none."""
     return _of(data, name, lambda opened: prepare(opened, geometry))
 
 
-def content(image):
-    """Return the bytes of an image; raise UserError where it is not there or cannot be read."""
+def content(image: source.Source) -> bytes:
+    """Return the bytes of an image; raise UserError if it is missing or cannot be read."""
     try:
         return source.read(image)
     except FileNotFoundError:
-        raise UserError(f"image {image} is in the index but not there: restore it, or delete the index") from None
+        raise UserError(f"image {image} is in the index but does not exist: restore it, or delete the index") from None
     except OSError as error:
         raise UserError(f"image {image} cannot be read ({error.strerror or error}): replace or remove it") from None
 
 
 def _of(data, name, function, decode=True):
-    """Return function(the Pillow image in bytes, of mode L or RGB); raise UserError naming it where they hold none."""
+    """Return function(the Pillow image in `data`, L or RGB); raise UserError naming it if there is none."""
     try:
         with Image.open(io.BytesIO(data), formats=image_formats.formats()) as image:
             if not decode:
@@ -67,20 +70,20 @@ def _of(data, name, function, decode=True):
         raise UserError(f"image {name} cannot be read ({reason}): replace or remove it") from None
 
 
-def filter_of(interpolation):
-    """Return Pillow's filter for a row's interpolation; raise UserError for an unknown one."""
+def filter_of(interpolation: str) -> int:
+    """Return Pillow's filter for a row's interpolation; raise UserError if it is unknown."""
     if interpolation not in FILTERS:
         raise UserError(f"interpolation {interpolation!r} is unknown: {' or '.join(sorted(FILTERS))}")
     return FILTERS[interpolation]
 
 
-def prepare(image, geometry):
-    """Return a Pillow image (L or RGB) as the network sees it: uint8 [size, size, 3].
+def prepare(image: Image.Image, geometry: dict) -> np.ndarray:
+    """Return an image (L or RGB) resized and cropped for the network: uint8 [size, size, 3].
 
     geometry: {size, crop, crop_mode, interpolation} of a model's file. The shorter side becomes floor(size / crop)
-    pixels (`center`), or both do (`squash`), antialiased, and the middle size x size of that is kept, with black around
-    it where that is more (crop above 1). Of an image so long that the whole would be huge, the middle alone is made,
-    which rounding may put a level apart.
+    pixels (`center`), or both do (`squash`), antialiased; then the middle size x size is cropped, padded with black if
+    it is larger (crop above 1). If the resized image would be huge, the middle alone is computed, which rounding may
+    change by a level.
     """
     size, (width, height) = geometry["size"], _resized(image, geometry)
     left, top = _before(width, size), _before(height, size)
@@ -93,7 +96,7 @@ def prepare(image, geometry):
 
 
 def _resized(image, geometry):
-    """Return the width and the height that an image is resized to before the middle is kept."""
+    """Return the width and height of an image after resizing, before the crop."""
     short = math.floor(geometry["size"] / geometry["crop"])
     if geometry["crop_mode"] == "squash":
         return short, short
@@ -103,17 +106,17 @@ def _resized(image, geometry):
 
 
 def _before(length, size):
-    """Return where the middle `size` of a length begins: below 0 where the length is shorter, as torchvision pads."""
+    """Return where the middle `size` of a length begins; negative if the length is shorter, as torchvision pads."""
     return round((length - size) / 2) if length >= size else -((size - length) // 2)
 
 
-def rgb(image):
-    """Return a Pillow image (L or RGB) as uint8 [height, width, 3]."""
+def rgb(image: Image.Image) -> np.ndarray:
+    """Return an image (L or RGB) as uint8 [height, width, 3]."""
     pixels = np.asarray(image)
     return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
-def normalize(batch, mean, std):
+def normalize(batch: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W], contiguous: (value / 255 - mean) / std per channel."""
     scaled = np.ascontiguousarray(np.transpose(batch, (0, 3, 1, 2)), dtype=np.float32)
     scaled /= np.float32(255)

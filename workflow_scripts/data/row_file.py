@@ -1,12 +1,15 @@
-"""A .npy of uint8 rows that is filled in any order by several processes, and goes on where a killed run stopped.
+"""A .npy of uint8 rows, filled in any order by several processes; the next run continues an interrupted one.
 
-`{path}.rows` is the file, `{path}.done` says of each row which image it holds and the checksum of its pixels, so that
-rows that did not reach the disk, or are of another image, are made again.
+`{path}.rows` is the file; `{path}.done` records the image and the checksum of each row, so that rows that did not reach
+the disk, or hold another image, are written again.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,12 +17,14 @@ STATE = np.dtype([("key", "<u8"), ("image", "<u8"), ("checksum", "<u4"), ("done"
 
 
 class Rows:
-    """Rows of the shape (N, ...); the bytes of each row are those of one image."""
+    """Rows of shape (N, ...), each with the pixels of one image."""
 
-    def __init__(self, path, shape, key, digests):
-        """Open what an earlier run left, or begin.
+    def __init__(
+        self, path: str | os.PathLike, shape: tuple[int, ...], key: str, digests: Sequence[str | None]
+    ) -> None:
+        """Open the files of an earlier run, or create them.
 
-        key: hex digest of all that decides a row besides its image; digests: hex SHA-256 of each image, or None.
+        key: hex digest of all that a row depends on besides its image; digests: hex SHA-256 of each image, or None.
         """
         self.data, self.done = f"{path}.rows", f"{path}.done"
         self.key = int(key[:16], 16)
@@ -29,20 +34,20 @@ class Rows:
         self.state = np.memmap(self.done, STATE, "r+", shape=(shape[0],))
 
     def _open(self, shape):
-        """Make the files unless there are such of this shape; return where the rows begin."""
+        """Create the files unless they exist with this shape; return the offset of the rows."""
         try:
-            left = np.load(self.data, mmap_mode="r", allow_pickle=False)
-            if left.shape == shape and os.path.getsize(self.done) == STATE.itemsize * shape[0]:
-                return left.offset
+            existing = np.load(self.data, mmap_mode="r", allow_pickle=False)
+            if existing.shape == shape and os.path.getsize(self.done) == STATE.itemsize * shape[0]:
+                return existing.offset
         except (OSError, ValueError, EOFError):
             pass
-        made = np.lib.format.open_memmap(self.data, mode="w+", dtype=np.uint8, shape=shape)
+        created = np.lib.format.open_memmap(self.data, mode="w+", dtype=np.uint8, shape=shape)
         _allocate(self.data)
         np.zeros(shape[0], STATE).tofile(self.done)
-        return made.offset
+        return created.offset
 
-    def missing(self):
-        """Return the positions of the rows that are still to be made."""
+    def missing(self) -> list[int]:
+        """Return the positions of the rows that are not written yet."""
         return [position for position in range(len(self.state)) if not self._is_done(position)]
 
     def _is_done(self, position):
@@ -54,14 +59,16 @@ class Rows:
     def _place(self, position):
         return self.offset + position * self.bytes
 
-    def put(self, position, pixels):
-        """Write a row; called in any process."""
+    def put(self, position: int, pixels: np.ndarray) -> None:
+        """Write a row; any process may call this."""
         row = pixels.tobytes()
-        os.pwrite(self.descriptor, row, self._place(position))  # pages of a memory map would count as this process's
+        os.pwrite(
+            self.descriptor, row, self._place(position)
+        )  # a memory map's pages would count as this process's memory
         self.state[position] = (self.key, self.images[position], zlib.crc32(row), 1)
 
-    def finish(self, path):
-        """Give the file its name; nothing else is left."""
+    def finish(self, path: str | os.PathLike) -> None:
+        """Rename the file to `path` and remove the state."""
         os.close(self.descriptor)
         os.replace(self.data, path)
         with contextlib.suppress(FileNotFoundError):
@@ -69,7 +76,7 @@ class Rows:
 
 
 def _allocate(path):
-    """Take the file's blocks now: a full disk is then an error here, and not a killed process at some image."""
+    """Allocate the file's blocks: a full disk is then an error here instead of a process killed midway."""
     with open(path, "r+b") as stream:
         try:
             os.posix_fallocate(stream.fileno(), 0, os.path.getsize(path))

@@ -1,27 +1,29 @@
-"""Where an image's bytes are: a file, or a place in a tar archive, which is read there and never unpacked."""
+"""Where the bytes of an image are: a file, or a member of a tar archive that is read in place."""
+
+from __future__ import annotations
 
 import os
 import tarfile
-from typing import NamedTuple, Union
+from typing import BinaryIO, NamedTuple, Union
 
 
 class Member(NamedTuple):
-    """One file of an uncompressed tar: `offset` and `bytes` of its content in the archive, `path` in it."""
+    """One file of an uncompressed tar: `offset` and size (`bytes`) of its content, and its `path` in the archive."""
 
     archive: str
     offset: int
     bytes: int
     path: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.path} in {self.archive}"
 
 
 Source = Union[str, Member]
 
 
-def read(source):
-    """Return the bytes of a source (a path or a Member); raises OSError."""
+def read(source: Source) -> bytes:
+    """Return the bytes of a source; raises OSError."""
     if not isinstance(source, Member):
         with open(source, "rb") as stream:
             return stream.read()
@@ -33,27 +35,27 @@ def read(source):
     return content
 
 
-def status(source):
+def status(source: Source) -> os.stat_result:
     """Return the os.stat_result of a source's file; raises OSError."""
     return os.stat(source.archive if isinstance(source, Member) else source)
 
 
-def changed(source):
-    """Return when a source was last changed, in nanoseconds since 1970 (of a Member whole seconds), or None."""
+def changed(source: Source) -> int | None:
+    """Return the time of the last change in nanoseconds since 1970 (whole seconds for a Member), or None."""
     if not isinstance(source, Member):
         return os.stat(source).st_mtime_ns
     with open(source.archive, "rb") as stream:
         return member_changed(stream, source.offset, source.bytes)
 
 
-def member_changed(stream, offset, size):
-    """Return the time in the header before a tar's member, as `changed` does: None where that describes another file.
+def member_changed(stream: BinaryIO, offset: int, size: int) -> int | None:
+    """Return the time in the header of a tar's member, as `changed` does, or None if it describes another file.
 
-    The header is what counts: an extended one before it has fractions of a second, which tar programs round or cut.
+    An extended header before it may hold fractions of a second, which tar programs round or truncate: it is not used.
     """
     stream.seek(max(offset - tarfile.BLOCKSIZE, 0))
     try:
-        found = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+        header = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
     except tarfile.TarError:
         return None
-    return int(found.mtime) * 10**9 if found.size == size else None
+    return int(header.mtime) * 10**9 if header.size == size else None

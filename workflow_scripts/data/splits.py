@@ -5,13 +5,14 @@ The choice is balanced over classes, the same on every machine, and changes litt
 
 import hashlib
 import itertools
+from collections.abc import Iterable, Sequence
 
 
-def balanced(candidates, labels, keys, count, salt):
-    """Return `count` of the candidates in an order of which every beginning is balanced over the classes.
+def balanced(candidates: Iterable[int], labels: Sequence[int], keys: Sequence[str], count: int, salt: str) -> list[int]:
+    """Return `count` of the candidates, ordered so that every prefix is balanced over the classes.
 
-    candidates: positions into `labels` and `keys` (one unique text each); salt: anything, part of the hash.
-    Classes take turns; within a class the order is that of the hashes.
+    candidates: positions into `labels` and `keys` (unique texts); salt: part of the hash.
+    Classes take turns; within a class, the hashes give the order.
     """
     turns = {}
     for position in sorted(candidates, key=lambda p: _hash(salt, keys[p])):
