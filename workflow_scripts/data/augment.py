@@ -13,7 +13,7 @@ IN_MEMORY = 64 << 20  # bytes of image files up to which decoded images stay in 
 
 
 class TrainImages:
-    """The training split as uint8 [size, size, 3] and label, one epoch at a time (a map-style data set of torch)."""
+    """The training split, one epoch at a time: a map-style dataset of (uint8 [size, size, 3], int64 label [])."""
 
     def __init__(self, listing: dict, index_path: str, geometry: dict, recipe: dict | None, seed: int) -> None:
         """Prepare without reading any image.
@@ -31,7 +31,7 @@ class TrainImages:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, item: int) -> tuple[np.ndarray, int]:
+    def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         image = self._image(item)
         if self.recipe is None:
             return preprocess.prepare(image, self.geometry), self.labels[item]

@@ -44,7 +44,7 @@ class Order:
         self.name = wanted if wanted in ORDERS else "file" if wanted else "sorted"
         self.titles, self.all = None, labels.class_names(path_of(row["synsets"])) if row.get("synsets") else None
         if self.name == "file":
-            self._read(path_of(wanted))
+            self._read(path_of(row["class_order"]))
         elif self.all is not None:
             self.all = self.of(self.all)
 
@@ -62,7 +62,7 @@ class Order:
 
     def of(self, names: Iterable[str]) -> list[str]:
         """Return the names in this order; raise UserError if natural order leaves two of them equal."""
-        if self.name == "file":
+        if self.name == "file" and self.all is not None:
             return self.all
         ordered = sorted(sorted(names), key=ORDERS[self.name])
         for one, other in zip(ordered, ordered[1:]) if self.name == "natural" else ():
@@ -130,10 +130,11 @@ def _entry(item, path):
 
 def check_known(names: Iterable[str], order: Order, root: str) -> None:
     """Raise UserError if a folder or label names a class that the row's files do not list."""
-    strange = sorted(set(names) - set(order.all))
+    known = order.all or []
+    strange = sorted(set(names) - set(known))
     if strange:
         key = "class_order" if order.name == "file" else "synsets"
         raise UserError(
             f"dataset folder {root}: `{key}` has no class {', '.join(strange[:5])}: correct either "
-            f"({nearest(strange[0], order.all)})"
+            f"({nearest(strange[0], known)})"
         )

@@ -17,6 +17,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ FIELDS = ("label", "bytes", "stamp", "path")
 IN_ARCHIVE = ("archive", "offset")
 
 
-def read(path: str | os.PathLike) -> dict:
+def read(path: str | Path) -> dict:
     """Return the parsed index, with its `folder`; raise UserError if the file is not an index."""
     index = read_json(path)
     if not isinstance(index, dict) or not {"classes", "root", "images", "splits"} <= set(index):
@@ -63,7 +64,7 @@ def labels(index: dict, split: str) -> np.ndarray:
     return images(index, split).labels
 
 
-def files(index: dict, path: str | os.PathLike, split: str) -> list[Source]:
+def files(index: dict, path: str | Path, split: str) -> list[Source]:
     """Return the image files of a split in its order; `path` is that of the index."""
     root = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(path)), index["root"]))
     return [_below(root, source) for source in images(index, split).sources]
@@ -100,9 +101,9 @@ def images(index: dict, split: str) -> Images:
     if split == "train":
         return _train(os.path.join(index["folder"], index["train"]["file"]), index["train"]["sha256"])
     rows = [index["images"][position] for position in index["splits"][split]]
-    numbers = (np.array([row[name] for row in rows], dtype=np.int64) for name in ("label", "bytes"))
+    labels, sizes = (np.array([row[name] for row in rows], dtype=np.int64) for name in ("label", "bytes"))
     sources = [_source(row["path"], row["bytes"], row.get("archive"), row.get("offset")) for row in rows]
-    return Images(*numbers, sources, [f"sha256:{row['sha256']}" for row in rows])
+    return Images(labels, sizes, sources, [f"sha256:{row['sha256']}" for row in rows])
 
 
 def _source(path, size, archive=None, offset=None):

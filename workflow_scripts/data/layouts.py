@@ -30,7 +30,7 @@ class ImageFile(NamedTuple):
     changed: int  # nanoseconds since 1970
     archive: str | None = None
     offset: int | None = None
-    name: str | None = None  # its class
+    name: str = ""  # of its class
     half: str | None = None  # train, val, or None if the layout does not tell
 
 
