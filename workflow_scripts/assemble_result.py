@@ -1,4 +1,6 @@
-"""Merge what was measured of an engine, and where it came from, into the result JSON; check it against its schema."""
+"""Merge an engine's measurements and its provenance into the result JSON, and check it against its schema."""
+
+from __future__ import annotations
 
 import subprocess
 from pathlib import Path
@@ -17,8 +19,8 @@ ERRORS = (
     "smallest_changed_margin",
     "largest_changed_margin",
 )
-EPSILON = 1e-9  # percentages are quotients of counts
-APART = 0.03  # of 1: two timings of one engine that differ by more are not both right
+EPSILON = 1e-9  # rounding of percentages, which are quotients of counts
+MAX_DEVIATION = 0.03  # relative, of our median compute time from trtexec's
 
 
 def run(args: Job) -> None:
@@ -48,48 +50,48 @@ def run(args: Job) -> None:
     result["notes"] = notes_of(result["provenance"]["trained"]) + order_notes(read_json(args.index), args.recipe)
     result_schema.check(result)
     write_json(args.result, result)
-    tell(result)
+    log_summary(result)
 
 
-def check_engine(engine, measured):
-    """Raise UserError where one of {path: what was measured, or None} was measured on another engine file."""
+def check_engine(engine: str, measured: dict[str, dict | None]) -> None:
+    """Raise UserError if a measurement, of {path: measurement or None}, is of another engine file."""
     sha256 = sha256_file(engine)
-    for path, found in measured.items():
-        if found is not None and found.get("engine_sha256") != sha256:
-            raise UserError(f"{path} was measured on another engine than {engine}: delete it and run again")
+    for path, measurement in measured.items():
+        if measurement is not None and measurement.get("engine_sha256") != sha256:
+            raise UserError(f"{path} is of another engine than {engine}: delete it and run again")
 
 
-def dataset_of(name, accuracy, index):
-    """Return what was looked at; raise UserError where the index has another number of images."""
+def dataset_of(name: str, accuracy: dict, index: dict) -> dict:
+    """Return the dataset of a result; raise UserError if the index has another number of images."""
     split, count = accuracy["split"], accuracy["num_images"]
     if len(index["splits"][split]) != count:
         raise UserError(
             f"the accuracy is of {count} images, split {split} has {len(index['splits'][split])}: run again"
         )
-    found = {"name": name, "split": split, "num_images": count, "num_classes": len(index["classes"])}
+    dataset = {"name": name, "split": split, "num_images": count, "num_classes": len(index["classes"])}
     subset = index.get("subset")
-    found["subset"] = subset and {key: subset.get(key) for key in ("classes", "images")}
-    said = {"class_order": "class_order", "class_names": "titles", "left_out": "left_out"}
-    return {**found, **{key: index.get(name) for key, name in said.items()}}
+    dataset["subset"] = subset and {key: subset.get(key) for key in ("classes", "images")}
+    keys = {"class_order": "class_order", "class_names": "titles", "left_out": "left_out"}
+    return {**dataset, **{key: index.get(name) for key, name in keys.items()}}
 
 
-def order_notes(index, recipe):
-    """Return the line on an order of classes that nobody said, unless the weights were trained in it here."""
+def order_notes(index: dict, recipe: dict) -> list[str]:
+    """Return the warning on a class order that the user did not give, unless the weights were trained with it here."""
     from data import class_order
 
     line = class_order.warning(index)
     return [line] if line and recipe.get("dataset", {}).get("weights") != "train" else []
 
 
-def accuracy_of(accuracy, budget):
-    """Return the figures of the accuracy, and whether no more top-1 points than `budget` were lost against FP32."""
+def accuracy_of(accuracy: dict, budget: float) -> dict:
+    """Return the accuracy, and whether the loss of top-1 against FP32 is within `budget`, in percentage points."""
     names = ("top1", "top5", "num_images", "agreement_with_fp32", *ERRORS)
     lost = accuracy["fp32_top1"] - accuracy["top1"]
     return {**{name: accuracy[name] for name in names}, "budget": budget, "within_budget": lost <= budget + EPSILON}
 
 
-def trtexec_of(timed, benchmark):
-    """Return trtexec's timings, each with our median compute over its own, or None where it timed nothing."""
+def trtexec_of(timed: dict | None, benchmark: list[dict]) -> list[dict] | None:
+    """Return trtexec's timings, each with the ratio of our median compute time to its own, or None without any."""
     ours = {entry["batch"]: entry["compute_ms"]["median"] for entry in benchmark if entry["compute_ms"]}
     names = ("batch", "throughput_qps", "latency_ms", "compute_ms")
     entries = [{name: entry[name] for name in names} for entry in (timed or {}).get("trtexec", ())]
@@ -98,23 +100,23 @@ def trtexec_of(timed, benchmark):
     return entries or None
 
 
-def dla_of(path):
-    """Return what was predicted and built of an engine on a DLA, in short, or None without a comparison's path."""
+def dla_of(path: str | None) -> dict | None:
+    """Return a summary of the DLA subgraphs predicted and built, or None without the path of a comparison."""
     if not path:
         return None
-    found = read_json(path)
-    predicted, built = found["predicted"], found["built"]
+    comparison = read_json(path)
+    predicted, built = comparison["predicted"], comparison["built"]
     return {
         "verdict": predicted["verdict"],
         "predicted_subgraphs": predicted["subgraphs"],
         "built_subgraphs": built and len(built["subgraphs"]),
-        "same": found["same"],
+        "same": comparison["same"],
         "path": path,
     }
 
 
-def engine_of(path, described):
-    """Return what the engine file is."""
+def engine_of(path: str, described: dict) -> dict:
+    """Return the properties of an engine file; described: build_engine.py's description."""
     return {
         "path": path,
         "bytes": size_of(path),
@@ -128,8 +130,8 @@ def engine_of(path, described):
     }
 
 
-def plan_of(described, typed):
-    """Return what a plan keeps, and its scores on the select split, or None where an engine was built by none.
+def plan_of(described: dict, typed: dict | None) -> dict | None:
+    """Return an engine's mixed-precision plan in short, with its scores on the select split, or None without one.
 
     typed: the score of the strongly typed graph in ONNX Runtime, or None.
     """
@@ -144,8 +146,8 @@ def plan_of(described, typed):
     }
 
 
-def provenance_of(args, described):
-    """Return where the result came from: hashes, recipe, versions (the runtime's as the engine's builder said)."""
+def provenance_of(args: Job, described: dict) -> dict:
+    """Return the provenance of a result: hashes, recipe, versions (the runtime's from the engine's description)."""
     here, made = described["fingerprint"], lineage_of(args)
     return {
         "checkpoint_sha256": sha256_file(args.checkpoint),
@@ -159,45 +161,45 @@ def provenance_of(args, described):
     }
 
 
-def lineage_of(args):
-    """Return {path: record} of what the result merges and was made of: the trained first, the merged last."""
+def lineage_of(args: Job) -> dict[str, dict]:
+    """Return {path: record} of the artifacts that a result was made from: trained ones first, its inputs last."""
     merged = [path for path in (args.checkpoint, args.calibration, args.graph, args.engine) if path]
     made = provenance.lineage({path: provenance.read(path) for path in merged})
     return dict(sorted(made.items(), key=lambda item: (not item[1].get("trained"), item[0] in merged, item[0])))
 
 
-def part_of(made):
-    """Return which state dict of the user's file the weights are, by the records: None where it was one, or none."""
-    found = [record.get("context", {}).get("weights") for record in made.values()]
-    return next((part for part in found if part), None)
+def part_of(made: dict[str, dict]) -> str | None:
+    """Return which state dict of the user's file the weights are, from records; None if there was no choice."""
+    parts = [record.get("context", {}).get("weights") for record in made.values()]
+    return next((part for part in parts if part), None)
 
 
-def versions_of(made):
-    """Return {package: version} of some records: where they differ, that of the later."""
-    found = [record.get("versions", {}) for record in made.values()]
-    return {name: version for versions in found for name, version in versions.items() if version}
+def versions_of(made: dict[str, dict]) -> dict[str, str]:
+    """Return {package: version} of records; the later record wins."""
+    several = [record.get("versions", {}) for record in made.values()]
+    return {name: version for versions in several for name, version in versions.items() if version}
 
 
 def _trained(record):
     return {"versions": {k: v for k, v in record["versions"].items() if v}, "context": record.get("context", {})}
 
 
-def notes_of(trained):
-    """Return a line for each trained artifact, {path: {"versions"}}, of other versions than are installed now."""
+def notes_of(trained: dict[str, dict]) -> list[str]:
+    """Return a line for each trained artifact, {path: {"versions"}}, if its versions differ from those installed."""
     names = {name for made in trained.values() for name in made["versions"]} - {"python"}
     now, lines = tool_versions(sorted(names)), []
     for path, made in trained.items():
-        told = [(name, made["versions"][name], now[name]) for name in sorted(names & made["versions"].keys())]
-        other = [each for each in told if each[2] not in (None, each[1])]
+        pairs = [(name, made["versions"][name], now[name]) for name in sorted(names & made["versions"].keys())]
+        other = [each for each in pairs if each[2] not in (None, each[1])]
         built, today = (", ".join(f"{name} {pair[n]}" for name, *pair in other) for n in (0, 1))
         lines += [f"{path}: built with {built}, now {today}"] if other else []
     return lines
 
 
-def git_commit():
-    """Return the commit of this file's repository, with `-dirty` where tracked files differ, or None without one.
+def git_commit() -> str | None:
+    """Return the commit of the project's repository, with `-dirty` if tracked files differ, or None without one.
 
-    An edited config.yaml alone is no difference: the rows are recorded.
+    An edited config.yaml does not count, since the rows are recorded.
     """
 
     def git(*arguments):
@@ -212,13 +214,13 @@ def git_commit():
         return None
 
 
-def size_of(path):
-    """Return a file's bytes."""
+def size_of(path: str) -> int:
+    """Return the size of a file in bytes."""
     return Path(path).stat().st_size
 
 
-def tell(result):
-    """Log a result in a line, and others for what should not be overlooked."""
+def log_summary(result: dict) -> None:
+    """Log a result in a line, then its warnings and notes."""
     from devices.power_modes import is_same
 
     accuracy = result["accuracy"]
@@ -237,7 +239,7 @@ def tell(result):
             modes = entry["batch"], entry["power_mode"], entry["power_mode_asked"]
             log.info("warning: batch %d was timed in the power mode %s, and the row asks for %s", *modes)
     for entry in result["trtexec"] or ():
-        if abs(entry["median_compute_ratio"] - 1) > APART:
+        if abs(entry["median_compute_ratio"] - 1) > MAX_DEVIATION:
             figures = entry["batch"], entry["median_compute_ratio"], again
             log.info("warning: at batch %d our median compute is %.3f times trtexec's: %s times both again", *figures)
     for note in result["notes"]:
@@ -249,7 +251,7 @@ def tell(result):
 def command() -> Command:
     c = Command(__file__, __doc__)
     for name in ("--model", "--precision", "--target", "--dataset"):
-        c.param(name, required=True, help="its name in config.yaml")
+        c.param(name, required=True, help="name in config.yaml")
     for name in (
         "--description",
         "--engine",
@@ -260,11 +262,11 @@ def command() -> Command:
         "--index",
     ):
         c.input(name)
-    c.input("--resolved", help="the model's file (resolve.py)")
-    c.input("--graph", help="what the engine was built from")
+    c.input("--resolved", help="JSON of resolve.py")
+    c.input("--graph", help="graph that the engine was built from")
     for name in ("--trtexec", "--typed", "--dla", "--calibration"):
         c.input(name, nargs="?", required=False)
-    c.json_param("--recipe", help="JSON of the rows that decided the result")
+    c.json_param("--recipe", help="JSON of the rows that decide the result")
     c.param("--budget", type=float, required=True)
     return c.output("--result")
 

@@ -1,9 +1,11 @@
-"""Time an engine from its file, per batch size: latency by trtexec's definitions, throughput over the host's clock.
+"""Time an engine file at each batch size: latency by trtexec's definitions, throughput by the host's clock.
 
 The recipe is {"batches", "warmup_ms", "duration_ms", "iterations", "threads"?, "cuda_graph"?, "spin_wait"?,
 "transfers"?, "power_mode"?, "other_power_mode"?}. Each timing says whether it is stable (measure/stats.py: is_stable),
-and whether it is new or cached (measure/benchmark_cache.py). What a device cannot measure is null.
+and whether it is new or cached (measure/benchmark_cache.py). A value that a device cannot measure is null.
 """
+
+from __future__ import annotations
 
 from core.command import Command, Job, engine_command, log
 from core.files import sha256_file, write_json
@@ -23,20 +25,20 @@ def run(args: Job) -> None:
     write_json(args.benchmark, {"engine_sha256": digest, "benchmark": entries})
 
 
-def cached_or_new(cache, session, batch, recipe):
-    """Return one batch size's timing: kept, where it is of this power mode, or taken now."""
+def cached_or_new(cache, session, batch: int, recipe: dict) -> dict:
+    """Return the timing of a batch size: a cached one of the same power mode, or a new one."""
     from measure import meters
 
     mode = meters.meter_of(session.on_gpu).power_mode()
     meters.check_power_mode(recipe, mode)
     facts = {key: value for key, value in recipe.items() if key != "batches"}
-    found = cache.get(lambda: entry(session, batch, recipe), batch=batch, recipe=facts, power_mode=mode)
-    tell(found)
-    return found
+    timed = cache.get(lambda: entry(session, batch, recipe), batch=batch, recipe=facts, power_mode=mode)
+    log_summary(timed)
+    return timed
 
 
-def entry(session, batch, recipe):
-    """Return one batch size's timing, taken now."""
+def entry(session, batch: int, recipe: dict) -> dict:
+    """Time a batch size and return its entry of the result JSON."""
     from measure import jetson, meters, stats, timing
 
     meter, options = meters.meter_of(session.on_gpu), timing.options_of(recipe)
@@ -64,16 +66,16 @@ def entry(session, batch, recipe):
     }
 
 
-def tell(found):
-    """Log a timing in a line."""
+def log_summary(timed: dict) -> None:
+    """Log a timing in a line, and a warning if the board was throttled."""
     from measure.benchmark_cache import NOT_STABLE
 
-    latency, note = found["latency_ms"], "" if found["stable"] else f": {NOT_STABLE}"
-    figures = found["batch"], latency["median"], latency["p99"], found["images_per_second"], found["iterations"]
+    latency, note = timed["latency_ms"], "" if timed["stable"] else f": {NOT_STABLE}"
+    figures = timed["batch"], latency["median"], latency["p99"], timed["images_per_second"], timed["iterations"]
     text = "batch %d: median %.3f ms, p99 %.3f ms, %.1f images/s, %d queries, CoV %.1f %%%s"
-    log.info(text, *figures, 100 * found["coefficient_of_variation"], note)
-    for slower in (found["board"] or {}).get("throttling", ()):
-        log.info("warning: at batch %d the board was slowed down: %s", found["batch"], slower)
+    log.info(text, *figures, 100 * timed["coefficient_of_variation"], note)
+    for slower in (timed["board"] or {}).get("throttling", ()):
+        log.info("warning: at batch %d the board was throttled: %s", timed["batch"], slower)
 
 
 def command() -> Command:

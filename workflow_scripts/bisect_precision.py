@@ -1,8 +1,10 @@
-"""Find a precision's fallback as the original did, for comparison: `polygraphy debug precision --mode bisect`.
+"""Find the FP32 fallback of a precision with `polygraphy debug precision --mode bisect`, to compare with plans.
 
-It keeps the first k layers of TensorRT's network in FP32, with one engine build for every k that it tries, and holds
-each to ONNX Runtime's logits of one image, within a tolerance. Runs where TensorRT up to 10.x and Polygraphy are.
+Polygraphy keeps the first k layers of TensorRT's network in FP32, builds an engine for every k that it tries, and
+compares the logits of one image with those of ONNX Runtime. Needs Polygraphy and TensorRT up to 10.x.
 """
+
+from __future__ import annotations
 
 import os
 import re
@@ -15,7 +17,11 @@ from core import resolved
 from core.command import Command, Job, log
 from core.files import UserError, write_json
 
-TOOL, ENGINE, TOLERANCE = "polygraphy", "polygraphy_debug.engine", "1e-2"  # the original's, absolute or relative
+TOOL, ENGINE, TOLERANCE = (
+    "polygraphy",
+    "polygraphy_debug.engine",
+    "1e-2",
+)  # as in the original project
 FLAGS = {"fp16": ["--fp16"], "int8": ["--int8"]}
 BUILT = re.compile(r"RUNNING \| Iteration (\d+)")
 SELECTED = re.compile(r"Selecting first (\d+) layer")
@@ -32,9 +38,9 @@ def run(args: Job) -> None:
     version = check(args.recipe)
     with tempfile.TemporaryDirectory() as folder:
         reference, search = commands(args, folder)
-        printed(reference, folder)
+        output_of(reference, folder)
         start = time.monotonic()
-        text = printed(search, folder)
+        text = output_of(search, folder)
         seconds = time.monotonic() - start
     found = described(text, seconds)
     write_json(args.bisect, {**found, "versions": version, "tolerance": float(TOLERANCE), "command": search[1:]})
@@ -43,8 +49,8 @@ def run(args: Job) -> None:
     )
 
 
-def check(recipe):
-    """Return the versions of TensorRT and Polygraphy; raise UserError where they are missing or cannot bisect."""
+def check(recipe: dict) -> dict[str, str | None]:
+    """Return the versions of TensorRT and Polygraphy; raise UserError if they are missing or cannot bisect."""
     from devices import probe
 
     if recipe["compute"] not in FLAGS:
@@ -56,11 +62,11 @@ def check(recipe):
         raise UserError(f"TensorRT {version} takes no precision of a layer, which bisect sets: use 10.x or older")
     if shutil.which(TOOL) is None:
         raise UserError("bisect needs Polygraphy's command line on PATH: pip install polygraphy")
-    return {"tensorrt": version, TOOL: (VERSION.search(printed([TOOL, "--version"], None)) or [None])[0]}
+    return {"tensorrt": version, TOOL: (VERSION.search(output_of([TOOL, "--version"], None)) or [None])[0]}
 
 
-def commands(args, folder):
-    """Return two command lines: ONNX Runtime's logits of one image, and the search that holds engines to them."""
+def commands(args: Job, folder: str) -> tuple[list[str], list[str]]:
+    """Return two command lines: the reference logits of one image, and the search that compares engines with them."""
     import numpy as np
 
     from data import cache, preprocess
@@ -81,39 +87,38 @@ def commands(args, folder):
     return reference, [*search, *flags(args), *shapes, "--check", *held]
 
 
-def flags(args):
+def flags(args: Job) -> list[str]:
     """Return the builder's options of a recipe."""
-    found = list(FLAGS[args.recipe["compute"]])
-    found += FLAGS["fp16"] if args.recipe.get("high_precision") == "fp16" else []
-    found += ["--calibration-cache", os.path.abspath(args.cache)] if args.cache else []
+    options = list(FLAGS[args.recipe["compute"]])
+    options += FLAGS["fp16"] if args.recipe.get("high_precision") == "fp16" else []
+    options += ["--calibration-cache", os.path.abspath(args.cache)] if args.cache else []
     space = args.recipe.get("workspace_mb")
-    return found + (["--pool-limit", f"workspace:{space}M"] if space else [])
+    return options + (["--pool-limit", f"workspace:{space}M"] if space else [])
 
 
-def printed(command, folder):
-    """Return what a command prints, its lines shown as they come; raise UserError with the last one where it fails."""
-    options = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "universal_newlines": True}
+def output_of(command: list[str], folder: str | None) -> str:
+    """Return the output of a command, logging its progress; raise UserError with its last line if it fails."""
     lines = []
-    with subprocess.Popen(command, **options) as process:
-        for line in process.stdout:
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
             lines.append(line)
             if BUILT.search(line) or SELECTED.search(line):
                 log.info("%s", line.strip())
     if process.returncode:
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
         raise UserError(f"{' '.join(command[:3])} failed with status {process.returncode}: {last}")
     return "".join(lines)
 
 
-def described(text, seconds):
-    """Return {builds, seconds, layers, kept, met, error} of what the search printed.
+def described(text: str, seconds: float) -> dict:
+    """Return {builds, seconds, layers, kept, met, error} from the output of the search.
 
-    layers: of TensorRT's network (the search begins with all of them); kept: how many of the first stay in FP32, None
-    where no number of them is enough; error: the first that was printed where that is so.
+    layers: of TensorRT's network; kept: the number of first layers that stay in FP32, None if no number is enough;
+    error: in this case, the first error that was printed.
     """
     builds, tried = BUILT.findall(text), [int(number) for number in SELECTED.findall(text)]
     if not builds or not tried:
-        raise UserError(f"{TOOL} debug precision said nothing of its iterations: its version is not one that is known")
+        raise UserError(f"{TOOL} debug precision printed no iterations: this version of it is not supported")
     found = FOUND.findall(text)
     kept = int(found[-1]) if found else None
     return {

@@ -1,10 +1,11 @@
-"""Build an engine file with a runtime, and describe what it is: its layers, what they compute in, how long it took.
+"""Build an engine file with a runtime, and describe it: its layers, their precisions, the build time.
 
-Where there is a plan of precisions, the engine is scored on the select split, and built once more by a grown plan where
-it misses the plan's criterion. The recipe is {"compute", "high_precision"?, "batches", ...}: what the runtime's `build`
-reads of it; the identity is what `probe.identity` or results/targets/ says of the target, and must be of the runtime
-and device that are here.
+An engine with a mixed-precision plan is scored on the select split, and built once more by a larger plan if it misses
+the plan's criterion. The recipe is {"compute", "high_precision"?, "batches", ...}, as the runtime's `build` reads it.
+The identity is that of the target (`probe.identity` or results/targets/), and must match the runtime and device here.
 """
+
+from __future__ import annotations
 
 import json
 
@@ -12,7 +13,7 @@ from core import resolved
 from core.command import Command, Job, engine_command, log
 from core.files import UserError, sha256_file, write_json
 
-REQUIRED = ("runtime", "version", "architecture")  # of an identity; its other facts are compared where it has them
+REQUIRED = ("runtime", "version", "architecture")  # keys of an identity; the others are compared if present
 
 
 def run(args: Job) -> None:
@@ -32,29 +33,30 @@ def run(args: Job) -> None:
     )
 
 
-def build(runtime, args):
-    """Return the description of the engine that a runtime builds; with a plan, it is held to it on the select split."""
+def build(runtime, args: Job) -> dict:
+    """Build the engine, checking it on the select split if there is a plan, and return its description."""
     from devices import probe
     from planning import verify
 
     more = {"calibration": args.cache} if args.cache else {}
     if not args.plan:
         return runtime.build(args.onnx, args.recipe, None, args.engine, **more)
-    select = verify.select_of(*args.select, resolved.read(args.model, resolved.NORMALIZATION))
+    images, listing, reference = args.select
+    select = verify.select_of(images, listing, reference, resolved.read(args.model, resolved.NORMALIZATION))
     typed, unreachable = args.verification["typed"], probe.unreachable({"runtime": args.runtime}, "run")
     return verify.build(runtime, args.onnx, args.recipe, args.plan, args.engine, select, typed, unreachable, **more)
 
 
-def check_identity(identity, here):
-    """Raise UserError where the identity that decided this job is not that of this machine's runtime and processor."""
+def check_identity(identity: dict | None, here: dict) -> None:
+    """Raise UserError if the identity in the job's arguments is not that of this machine's runtime and processor."""
     for key in ("runtime", "version", "architecture", "compute_capability", "driver"):
         expected, found = identity and identity.get(key), here.get(key)
         if expected != found and (expected is not None or key in REQUIRED):
             raise UserError(f"the target's {key} is {expected}, and here it is {found}: build it on the target")
 
 
-def selected(args):
-    """Return what of the select split's files decides the engine: of the index, not every byte."""
+def selected(args: Job) -> list:
+    """Return the part of the select split's files that decides the engine: of the index, not every byte."""
     from data import index
 
     images, listing, reference = args.select
@@ -64,8 +66,8 @@ def selected(args):
 def command() -> Command:
     c = engine_command(__file__, __doc__, heavy=True).input("--onnx")
     c.input("--cache", nargs="?", required=False, help="TensorRT calibration cache, for INT8 without Q/DQ")
-    c.input("--plan", nargs="?", required=False, help="nodes that keep a higher precision, and what is to be met")
-    files = "where there is a plan: the select split's .u8, index and .npy of FP32's logits"
+    c.input("--plan", nargs="?", required=False, help="nodes that keep a higher precision, and the criterion")
+    files = "with a plan: .u8 of the select split, index, .npy of FP32 logits"
     c.input("--select", nargs="*", help=files, content=selected)
     c.param("--verification", type=json.loads, default=None, help="JSON: typed")
     c.model(resolved.NORMALIZATION, nargs="?", required=False)

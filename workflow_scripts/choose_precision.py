@@ -1,18 +1,20 @@
-"""Choose among a target's engines the fastest that loses no more than the budget, as they were timed in turns.
+"""Choose the fastest of a target's engines whose accuracy loss is within the budget.
 
-The loss is of top-1 points on the select split, against PyTorch FP32. Speeds are compared as paired_benchmark.py timed
-the finalists, at the smallest batch that all of them have: a ratio is the median over the rounds, and which of two is
-faster is known where its interval does not contain 1. Of the engines that may be as fast as the fastest, one that is
-not quantized is taken before one that is, then the one that loses least, then the first in config.yaml. Where none is
-within the budget, the finalists are those that lose least, and the result says so. The result is the chosen one's, with
-the verdict on every candidate.
+The loss is in top-1 points on the select split, against PyTorch FP32. Speeds are those of paired_benchmark.py, at the
+smallest batch size that all finalists have: a ratio is the median over the rounds, and which of two engines is faster
+is known if its interval does not contain 1. Among the engines that may be as fast as the fastest, those that are not
+quantized come first, then the one that loses least, then the first in config.yaml. If no engine is within the budget,
+the finalists are those that lose least, and the result says so. The output is the chosen engine's result with the
+verdict on every candidate.
 """
+
+from __future__ import annotations
 
 from core.command import Command, Job, log
 from core.files import UserError, read_json, write_json
 from reporting import result_file, result_schema
 
-UNSTEADY = "; its turns were not stable"
+UNSTABLE = "; its turns were not stable"
 
 
 def run(args: Job) -> None:
@@ -26,16 +28,16 @@ def run(args: Job) -> None:
         log.info("%-10s %s", one["precision"], one["verdict"])
     accuracy = {**chosen["accuracy"], "budget": args.budget, "within_budget": winner["within_budget"]}
     more = {"precision": args.precision, "chosen": winner["precision"], "accuracy": accuracy}
-    told = [{key: value for key, value in one.items() if key != "quantized"} for one in candidates]
-    result = {**chosen, **more, "candidates": told, "paired_benchmark": timed["paired_benchmark"] or None}
+    verdicts = [{key: value for key, value in one.items() if key != "quantized"} for one in candidates]
+    result = {**chosen, **more, "candidates": verdicts, "paired_benchmark": timed["paired_benchmark"] or None}
     result_schema.check(result)
     write_json(args.result, result)
 
 
-def weigh(results, scores, budget):
-    """Return each candidate's figures; results and scores on the select split are of the same engines, in order.
+def weigh(results: list[dict], scores: list[dict], budget: float) -> list[dict]:
+    """Return the figures of each candidate, from its result and its score on the select split, in order.
 
-    Raises UserError where a score is of another engine, or where no batch size was timed on all.
+    Raises UserError if a score is of another engine, or if the candidates have no batch size in common.
     """
     batches = set.intersection(*({entry["batch"] for entry in result["benchmark"]} for result in results))
     if not batches:
@@ -43,21 +45,21 @@ def weigh(results, scores, budget):
     for result, score in zip(results, scores):
         if score["engine_sha256"] != result["engine"]["sha256"]:
             raise UserError(
-                f"the select split was scored with another engine than {result['engine']['path']}: run again"
+                f"the score on the select split is of another engine than {result['engine']['path']}: run again"
             )
     return [candidate(result, score, min(batches), budget) for result, score in zip(results, scores)]
 
 
-def check(results, timed):
-    """Raise UserError where engines that were timed in turns are not those of the results."""
+def check(results: list[dict], timed: dict) -> None:
+    """Raise UserError if the engines that were timed in turns are not those of the results."""
     hashes = {result["precision"]: result["engine"]["sha256"] for result in results}
     for engine in [engine for entry in timed["paired_benchmark"] for engine in entry["engines"]]:
         if hashes.get(engine["precision"]) != engine["engine_sha256"]:
             raise UserError(f"{engine['precision']}: another engine was timed in turns than its result has: run again")
 
 
-def candidate(result, score, batch, budget):
-    """Return a candidate's figures: top1 and lost (top-1 points) are of the select split."""
+def candidate(result: dict, score: dict, batch: int, budget: float) -> dict:
+    """Return a candidate's figures; `top1` and `lost` (top-1 points) are of the select split."""
     from planning import criterion
 
     entry = next(entry for entry in result["benchmark"] if entry["batch"] == batch)
@@ -73,21 +75,21 @@ def candidate(result, score, batch, budget):
     }
 
 
-def choose(candidates, timed, budget):
-    """Return the chosen candidate; all get `paired`, their speed over its own, and their `verdict`."""
+def choose(candidates: list[dict], timed: dict, budget: float) -> dict:
+    """Return the chosen candidate, and add to each `paired`, its speed over the chosen one's, and its `verdict`."""
     able = [one for one in candidates if one["precision"] in timed["finalists"]]
     times, steady = turns_of(timed, able)
     winner, reason = pick(able, times)
     for one in candidates:
-        one["paired"] = speed_over(one, winner, times)
-        one["verdict"] = verdict(one, winner, reason, budget) + ("" if steady or not one["paired"] else UNSTEADY)
+        one["paired"] = speed_over(one, winner, times) if one["precision"] in times else None
+        one["verdict"] = verdict(one, winner, reason, budget) + ("" if steady or not one["paired"] else UNSTABLE)
     return winner
 
 
-def turns_of(timed, able):
+def turns_of(timed: dict, able: list[dict]) -> tuple[dict[str, list[float]], bool]:
     """Return ({precision: milliseconds of each round}, whether they are stable) at the finalists' smallest batch.
 
-    Raises UserError where they have no batch in common; one finalist alone has no times.
+    Raises UserError if they have no batch size in common; a single finalist has no times.
     """
     if len(able) == 1:
         return {}, True
@@ -97,16 +99,15 @@ def turns_of(timed, able):
     raise UserError("the candidates have no batch size in common: give their target one list of batches")
 
 
-def speed_over(one, other, times):
-    """Return {ratio, low, high} of a candidate's speed over another's, or None where they were not timed in turns."""
+def speed_over(one: dict, other: dict, times: dict[str, list[float]]) -> dict:
+    """Return {ratio, low, high} of a finalist's speed over another's."""
     from measure import paired
 
-    names = one["precision"], other["precision"]
-    return paired.speed_ratio(*(times[name] for name in names)) if set(names) <= set(times) else None
+    return paired.speed_ratio(times[one["precision"]], times[other["precision"]])
 
 
-def pick(able, times):
-    """Return (the chosen finalist, why): of those that may be as fast as the fastest, the one to prefer."""
+def pick(able: list[dict], times: dict) -> tuple[dict, str]:
+    """Return the preferred one of the finalists that may be as fast as the fastest, and why."""
     from measure import paired
 
     if len(able) == 1:
@@ -120,20 +121,20 @@ def pick(able, times):
     return winner, f"{fastest['precision']}, {ahead}, may be no faster and {behind(fastest, winner)}"
 
 
-def preference(one):
-    """Return what decides between engines of which none is known to be faster, ascending; else their order decides."""
+def preference(one: dict) -> tuple[bool, float]:
+    """Return the sort key that decides between engines if none is known to be faster."""
     return one["quantized"], one["lost"]
 
 
-def behind(one, winner):
-    """Return in words in what an engine is behind another one by `preference`."""
+def behind(one: dict, winner: dict) -> str:
+    """Return why `preference` puts an engine behind another one."""
     reasons = "is quantized", "loses more top-1 points"
     pairs = zip(reasons, preference(one), preference(winner))
     return next((reason for reason, own, other in pairs if own > other), "stands later in config.yaml")
 
 
-def verdict(one, winner, reason, budget):
-    """Return in words why a candidate was chosen or was not."""
+def verdict(one: dict, winner: dict, reason: str, budget: float) -> str:
+    """Return why a candidate was chosen or was not."""
     from measure import paired
 
     loss = f"loses {one['lost']:.2f} top-1 points on the select split, the budget is {budget:.2f}"
@@ -145,7 +146,8 @@ def verdict(one, winner, reason, budget):
     return f"{times_as_fast(one['paired'])} as {winner['precision']}{level}"
 
 
-def times_as_fast(ratio):
+def times_as_fast(ratio: dict) -> str:
+    """Return a speed ratio and its interval as a text."""
     return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) times as fast"
 
 

@@ -1,7 +1,9 @@
-"""Measure an engine's accuracy on a split, from its file: top-1, top-5, agreement and errors against PyTorch FP32.
+"""Measure the accuracy of an engine file on a split: top-1, top-5, agreement with and errors against PyTorch FP32.
 
-A plain .onnx is an engine for the runtime onnxruntime. The recipe is {"threads"?}.
+For the runtime onnxruntime, an engine is a plain .onnx file. The recipe is {"threads"?}.
 """
+
+from __future__ import annotations
 
 from core import resolved
 from core.command import Command, Job, engine_command, log
@@ -32,11 +34,11 @@ def run(args: Job) -> None:
         *pair["interval"],
     )
     if scores["logit_error_over_spread"] is not None:
-        log.info("logits are off by %.2g of their spread at most", scores["logit_error_over_spread"])
+        log.info("the largest error of a logit is %.2g of their spread", scores["logit_error_over_spread"])
 
 
-def check_classes(logits, table, engine):
-    """Raise UserError where the engine has another number of classes than the dataset."""
+def check_classes(logits, table: dict, engine: str) -> None:
+    """Raise UserError if the engine has another number of classes than the dataset; logits: [N, classes]."""
     if logits.shape[1] != len(table["classes"]):
         raise UserError(f"{engine} has {logits.shape[1]} classes, and the dataset {len(table['classes'])}")
 
@@ -44,7 +46,7 @@ def check_classes(logits, table, engine):
 def command() -> Command:
     c = engine_command(__file__, __doc__)
     c.input("--engine").input("--images", help=".u8 of the split").input("--index")
-    c.input("--reference", help=".npy of PyTorch FP32's logits of the same images")
+    c.input("--reference", help=".npy of PyTorch FP32 logits of the same images")
     return c.param("--split", required=True).model(resolved.NORMALIZATION).output("--accuracy")
 
 

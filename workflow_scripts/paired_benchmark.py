@@ -1,10 +1,12 @@
-"""Time the finalists among a target's engines interleaved: each in a process of its own, round by round, in one job.
+"""Time the finalists among a target's engines interleaved: round by round in one job, each in its own process.
 
 The recipe is benchmark.py's with {"budget", "candidates": [{"precision", "batches"}]}, in the order of the engines.
-Finalists are the engines within the budget on the select split, else those that lose least; one alone is not timed. All
-finalists are loaded at once, and together they take as long as a benchmark of each. Ratios are formed of each round's
-medians (measure/paired.py); a batch is stable where the ratio of every two engines is known to 2.5 %.
+Finalists are the engines within the budget on the select split, or else those that lose least; a single finalist is not
+timed. All are loaded at once, and together they take as long as a benchmark of each. Ratios are of each round's medians
+(measure/paired.py); a batch size is stable if the ratio of every two engines is known to 2.5 %.
 """
+
+from __future__ import annotations
 
 from core.command import Command, Job, engine_command, log
 from core.files import UserError, read_json, sha256_file, write_json
@@ -26,15 +28,15 @@ def run(args: Job) -> None:
     write_json(args.paired_benchmark, {"finalists": [row["precision"] for row in rows], "paired_benchmark": entries})
 
 
-def check(engines, hashes, scores):
-    """Raise UserError where a score is of another engine."""
+def check(engines: list[str], hashes: list[str], scores: list[dict]) -> None:
+    """Raise UserError if a score is of another engine."""
     for engine, digest, score in zip(engines, hashes, scores):
         if score["engine_sha256"] != digest:
-            raise UserError(f"the select split was scored with another engine than {engine}: run again")
+            raise UserError(f"the score on the select split is of another engine than {engine}: run again")
 
 
-def time(rows, runtime, recipe, cache):
-    """Return an entry for each batch size that at least two of the finalists have, in ascending order."""
+def time(rows: list[dict], runtime: str, recipe: dict, cache) -> list[dict]:
+    """Return an entry for each batch size that at least two finalists have, in ascending order."""
     from measure.interleaved import EngineProcess
 
     contenders = [EngineProcess(runtime, row["engine"], recipe.get("threads", 0)) for row in rows]
@@ -51,8 +53,8 @@ def time(rows, runtime, recipe, cache):
             contender.end()
 
 
-def entry(batch, rows, contenders, recipe, cache):
-    """Return one batch size's timing as the result JSON has it: kept, or taken now."""
+def entry(batch: int, rows: list[dict], contenders: list, recipe: dict, cache) -> dict:
+    """Return the entry of a batch size in the result JSON, from a cached timing or a new one."""
     from measure import meters
 
     meter = meters.meter_of(contenders[0].facts["on_gpu"])
@@ -60,21 +62,21 @@ def entry(batch, rows, contenders, recipe, cache):
     meters.check_power_mode(recipe, mode)
     facts = {"batch": batch, "engines": [row["engine_sha256"] for row in rows], "power_mode": mode}
     facts.update(running=[contender.facts for contender in contenders], recipe=without_names(recipe))
-    found = cache.get(lambda: take(batch, contenders, recipe, meter, mode), **facts)
-    times = found.pop("median_ms")
+    timed = cache.get(lambda: take(batch, contenders, recipe, meter, mode), **facts)
+    times = timed.pop("median_ms")
     named = [{key: row[key] for key in ("precision", "engine_sha256")} for row in rows]
-    found = {**found, "engines": [{**row, "median_ms": one} for row, one in zip(named, times)]}
-    tell(found)
-    return found
+    timed = {**timed, "engines": [{**row, "median_ms": one} for row, one in zip(named, times)]}
+    log_summary(timed)
+    return timed
 
 
-def without_names(recipe):
-    """Return the part of a recipe that decides how long something takes."""
+def without_names(recipe: dict) -> dict:
+    """Return the part of a recipe that decides a timing."""
     return {key: value for key, value in recipe.items() if key not in ("budget", "candidates", "batches")}
 
 
-def take(batch, contenders, recipe, meter, mode):
-    """Return the timing of a batch: milliseconds of each round, and whether their ratios are stable."""
+def take(batch: int, contenders: list, recipe: dict, meter, mode: str | None) -> dict:
+    """Time a batch size: return the milliseconds of each round, and whether their ratios are stable."""
     from measure import interleaved, paired, timing
 
     times = interleaved.round_times(contenders, batch, recipe, timing.options_of(recipe))
@@ -82,23 +84,23 @@ def take(batch, contenders, recipe, meter, mode):
     return {"batch": batch, "median_ms": times, "stable": steady, "power_mode": mode}
 
 
-def tell(found):
+def log_summary(timed: dict) -> None:
     """Log each engine's speed over the first one's, with its interval."""
     from measure import paired
     from measure.benchmark_cache import NOT_STABLE
 
-    base = found["engines"][0]
-    for other in found["engines"][1:]:
+    base = timed["engines"][0]
+    for other in timed["engines"][1:]:
         ratio = paired.speed_ratio(other["median_ms"], base["median_ms"])
-        figures = found["batch"], other["precision"], ratio["ratio"], base["precision"], ratio["low"], ratio["high"]
+        figures = timed["batch"], other["precision"], ratio["ratio"], base["precision"], ratio["low"], ratio["high"]
         log.info("batch %d: %s is %.3f times as fast as %s (%.3f to %.3f)", *figures)
-    if not found["stable"]:
-        log.info("batch %d: %s", found["batch"], NOT_STABLE)
+    if not timed["stable"]:
+        log.info("batch %d: %s", timed["batch"], NOT_STABLE)
 
 
 def command() -> Command:
     c = engine_command(__file__, __doc__)
-    c.input("--engines", nargs="+").input("--select", nargs="+", help="their scores on the select split, in order")
+    c.input("--engines", nargs="+").input("--select", nargs="+", help="their scores on the select split")
     return c.output("--paired-benchmark")
 
 

@@ -1,15 +1,17 @@
-"""Time each layer of an engine, per batch size, in a run of its own: asking for layers' times slows a query down.
+"""Time each layer of an engine at each batch size, apart from benchmark.py, since profiling slows queries down.
 
-The recipe is {"batches", "threads"?}. Each layer's `share` is of the sum of all layers; a query takes longer than that
-where there are gaps between them, and less where some run at the same time.
+The recipe is {"batches", "threads"?}. The `share` of a layer is of the sum of all layers. A query takes longer than
+this sum if there are gaps between layers, and less if layers run concurrently.
 """
 
-from collections import Counter
+from __future__ import annotations
+
+from collections import defaultdict
 
 from core.command import Command, Job, engine_command, log
 from core.files import UserError, sha256_file, write_json
 
-SHOWN = 10  # layers in the log, the slowest
+SHOWN = 10  # slowest layers in the log
 
 
 def run(args: Job) -> None:
@@ -17,16 +19,16 @@ def run(args: Job) -> None:
 
     runtime, threads = runtimes.load(args.runtime), args.recipe.get("threads", 0)
     profiles = [profile(batch, runtime.profile(args.engine, batch, threads)) for batch in args.recipe["batches"]]
-    for found in profiles:
-        tell(found)
+    for entry in profiles:
+        log_summary(entry)
     write_json(args.profile, {"engine_sha256": sha256_file(args.engine), "profile": profiles})
 
 
-def profile(batch, layers):
-    """Return one batch size's layers in order of execution with their shares, and sums in milliseconds."""
+def profile(batch: int, layers: list[dict]) -> dict:
+    """Return the layers of a batch size in order of execution, with their shares, and sums in milliseconds."""
     total = sum(layer["ms"] for layer in layers)
     if not total > 0:
-        raise UserError(f"the runtime tells no time of any of the {len(layers)} layers at batch {batch}")
+        raise UserError(f"the runtime reports no time for any of the {len(layers)} layers at batch {batch}")
     return {
         "batch": batch,
         "total_ms": total,
@@ -36,19 +38,19 @@ def profile(batch, layers):
     }
 
 
-def sums(layers, key):
+def sums(layers: list[dict], key: str) -> dict[str, float]:
     """Return {value of a key: milliseconds of the layers that have it}."""
-    found = Counter()
+    milliseconds: dict[str, float] = defaultdict(float)
     for layer in layers:
-        found[layer[key]] += layer["ms"]
-    return dict(found)
+        milliseconds[layer[key]] += layer["ms"]
+    return dict(milliseconds)
 
 
-def tell(found):
+def log_summary(entry: dict) -> None:
     """Log the sums and a table of the slowest layers."""
-    slowest = sorted(found["layers"], key=lambda layer: (-layer["ms"], layer["name"]))[:SHOWN]
-    parts = ", ".join(f"{name} {ms:.3f}" for name, ms in sorted(found["ms_by_precision"].items()))
-    figures = found["batch"], len(found["layers"]), found["total_ms"], parts
+    slowest = sorted(entry["layers"], key=lambda layer: (-layer["ms"], layer["name"]))[:SHOWN]
+    parts = ", ".join(f"{name} {ms:.3f}" for name, ms in sorted(entry["ms_by_precision"].items()))
+    figures = entry["batch"], len(entry["layers"]), entry["total_ms"], parts
     log.info("batch %d: %d layers in %.3f ms (%s); the slowest:", *figures)
     width = max(len(layer["type"]) for layer in slowest)
     for layer in slowest:

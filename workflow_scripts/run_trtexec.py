@@ -1,9 +1,12 @@
-"""Time an engine with NVIDIA's trtexec, where that is installed, as benchmark.py times it: a check of our own timing.
+"""Time an engine with NVIDIA's trtexec in the same way as benchmark.py, to check our own timing.
 
-The recipe is benchmark.py's. Where trtexec is not installed the file says so, and has no timing.
+The recipe is benchmark.py's. If trtexec is not installed, the file says so and has no timing.
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Iterator
 
 from core.command import Command, Job, engine_command, log
 from core.files import sha256_file, write_json
@@ -15,17 +18,18 @@ def run(args: Job) -> None:
     from measure import trtexec
 
     tool = trtexec.find((args.identity or {}).get("version"))
-    found = {"installed": bool(tool), "engine_sha256": sha256_file(args.engine), "version": None, "trtexec": []}
+    digest = sha256_file(args.engine)
+    output: dict = {"installed": bool(tool), "engine_sha256": digest, "version": None, "trtexec": []}
     if tool:
         log.info("%s of TensorRT %s", tool.program, tool.version)
-        found.update(version=tool.version, trtexec=list(entries(tool, args, found["engine_sha256"])))
+        output.update(version=tool.version, trtexec=list(entries(tool, args, digest)))
     else:
         log.info("trtexec is not installed here (neither on PATH nor %s): nothing is compared", trtexec.PACKAGED)
-    write_json(args.trtexec, found)
+    write_json(args.trtexec, output)
 
 
-def entries(tool, args, digest):
-    """Yield the timing of each batch that this trtexec can run: kept, or taken now."""
+def entries(tool, args: Job, digest: str) -> Iterator[dict]:
+    """Yield the timing, cached or new, of each batch size that this trtexec can run."""
     from measure.benchmark_cache import BenchmarkCache
     from measure.meters import meter_of
 
@@ -35,17 +39,17 @@ def entries(tool, args, digest):
     for batch, shapes, profile in queries(args.runtime, args.engine, args.recipe["batches"]):
         if tool.serves(profile):
             take = functools.partial(entry, batch, tool, (args.engine, shapes, profile, args.recipe))
-            found = cache.get(take, batch=batch, power_mode=meter_of(True).power_mode())
-            tell(found)
-            yield found
+            timed = cache.get(take, batch=batch, power_mode=meter_of(True).power_mode())
+            log_summary(timed)
+            yield timed
         else:
-            log.info("batch %d: not timed, because this trtexec runs an engine's first profile alone", batch)
+            log.info("batch %d: not timed: this trtexec runs only the first optimization profile", batch)
 
 
-def queries(runtime, engine, batches):
-    """Return [(batch, shapes as trtexec wants them, number of the optimization profile)] of an engine.
+def queries(runtime: str, engine: str, batches: list[int]) -> list[tuple[int, str | None, int]]:
+    """Return [(batch, value of --shapes, number of the optimization profile)] of an engine.
 
-    An engine that has one batch alone is given no shapes: they are None.
+    The shapes are None for an engine of a fixed batch size.
     """
     import runtimes
 
@@ -56,8 +60,8 @@ def queries(runtime, engine, batches):
     return [(batch, shapes, session.optimization_profile(batch)) for batch, shapes in given.items()]
 
 
-def entry(batch, tool, query):
-    """Return one batch size's timing, taken now, with the summaries that a benchmark has."""
+def entry(batch: int, tool, query: tuple) -> dict:
+    """Time a batch size, and return the summaries that benchmark.py has too."""
     from measure import stats
 
     times = tool.time(*query)
@@ -66,9 +70,9 @@ def entry(batch, tool, query):
     return {"batch": batch, "throughput_qps": count / times.wall, **summaries, "iterations": count, "stable": steady}
 
 
-def tell(found):
+def log_summary(timed: dict) -> None:
     """Log a timing in a line."""
-    figures = found["batch"], found["compute_ms"]["median"], found["compute_ms"]["p99"], found["iterations"]
+    figures = timed["batch"], timed["compute_ms"]["median"], timed["compute_ms"]["p99"], timed["iterations"]
     log.info("batch %d: trtexec's compute: median %.3f ms, p99 %.3f ms, %d queries", *figures)
 
 

@@ -88,7 +88,7 @@ def test_no_number_of_layers_is_enough(device):
         ({"tool": False}, "bisect needs Polygraphy's command line on PATH"),
         ({"compute": "fp32"}, "there is nothing to bisect in fp32: only in fp16 and int8"),
         ({"text": "#!/bin/sh\necho '[E] no GPU'; exit 3\n"}, "failed with status 3: [E] no GPU"),
-        ({"text": "#!/bin/sh\necho 1.0\n"}, "polygraphy debug precision said nothing of its iterations"),
+        ({"text": "#!/bin/sh\necho 1.0\n"}, "polygraphy debug precision printed no iterations"),
     ],
 )
 def test_what_cannot_be_bisected_is_one_line(device, change, message):
@@ -100,7 +100,7 @@ def test_what_cannot_be_bisected_is_one_line(device, change, message):
 def test_what_an_older_polygraphy_says():
     text = "RUNNING | Iteration 1\nSelecting first 9 layer(s)\ntry running the first 4 layer(s) in float32 precision"
     assert bisect_precision.described(text, 1.0)["kept"] == 4
-    with pytest.raises(UserError, match="said nothing of its iterations"):
+    with pytest.raises(UserError, match="printed no iterations"):
         bisect_precision.described("", 1.0)
 
 

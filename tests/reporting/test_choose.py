@@ -114,7 +114,7 @@ def test_batches_in_common():
 
 def test_a_score_or_turns_of_another_engine_are_refused():
     result, score, _ = figures("fp32", 100)
-    with pytest.raises(UserError, match="scored with another engine"):
+    with pytest.raises(UserError, match="is of another engine than"):
         choose_precision.weigh([result], [{**score, "engine_sha256": "1" * 64}], 1)
     candidates = [figures("fp32", 100), figures("int8_qat", 200)]
     timed = in_turns(candidates)

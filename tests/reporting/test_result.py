@@ -245,7 +245,7 @@ def test_another_engine_s_figures_are_refused(tmp_path):
     assemble_result.check_engine(tmp_path / "e", {"a.json": good, "b.json": good, None: None})
     for name in names:
         for bad in ({"engine_sha256": "0"}, {}):
-            with pytest.raises(UserError, match=f"{name} was measured on another engine"):
+            with pytest.raises(UserError, match=f"{name} is of another engine"):
                 assemble_result.check_engine(tmp_path / "e", {**dict.fromkeys(names, good), name: bad})
 
 
@@ -263,7 +263,7 @@ def test_trtexec_beside_our_timing():
 @pytest.mark.parametrize("ratio, said", [(1.0, False), (1.029, False), (0.971, False), (1.031, True), (0.969, True)])
 def test_warning_where_trtexec_differs(caplog, ratio, said):
     with caplog.at_level("INFO", "levit"):
-        assemble_result.tell(changed(("trtexec",), [{**TRTEXEC, "median_compute_ratio": ratio}]))
+        assemble_result.log_summary(changed(("trtexec",), [{**TRTEXEC, "median_compute_ratio": ratio}]))
     assert (f"our median compute is {ratio:.3f} times trtexec's" in caplog.text) == said
     assert "warning: of the engine's build: the recipe asks for int8, and no layer computes in it" in caplog.text
 
@@ -272,7 +272,7 @@ def test_warning_where_trtexec_differs(caplog, ratio, said):
 def test_warning_where_the_power_mode_is_another(caplog, asked, said):
     with caplog.at_level("INFO", "levit"):
         entry = {**VALID["benchmark"][0], "power_mode": "15W", "power_mode_asked": asked}
-        assemble_result.tell(changed(("benchmark",), [entry]))
+        assemble_result.log_summary(changed(("benchmark",), [entry]))
     assert ("batch 1 was timed in the power mode 15W, and the row asks for MAXN" in caplog.text) == said
 
 

@@ -177,7 +177,7 @@ def test_trtexec_beside_our_timing(result, tmp_path):
     assert "warning: at batch 4 our median compute is 0.0" in text, "this network takes microseconds"
     (folder / "other.json").write_text(json.dumps({**read(folder / "trtexec.json"), "engine_sha256": "0"}))
     status, text = assemble(folder, trtexec="other.json")
-    assert status == 1 and "other.json was measured on another engine" in text
+    assert status == 1 and "other.json is of another engine" in text
     assert assemble(folder)[0] == 0 and read(folder / "result.json")["trtexec"] is None
 
 
@@ -326,7 +326,7 @@ def test_profile_of_a_batch_that_was_not_built(folder):
 
 
 def test_profile_without_times():
-    with pytest.raises(UserError, match="the runtime tells no time of any of the 1 layers at batch 2"):
+    with pytest.raises(UserError, match="the runtime reports no time for any of the 1 layers at batch 2"):
         profile_engine.profile(2, [{"name": "a", "type": "b", "precision": "fp32", "ms": 0.0}])
 
 
