@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests/support")]
 TOOL = 'import sys\nprint("first line", flush=True)\nopen("out.json", "w").write("{}")\n'
-LOOK = "import json, sys; from devices import look; print(json.dumps(look.look(json.loads(sys.argv[1]))))"
+LOOK = "import json, sys; from devices.survey import survey; print(json.dumps(survey(json.loads(sys.argv[1]))))"
 
 
 def timed(command, **options):

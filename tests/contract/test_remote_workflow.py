@@ -174,7 +174,7 @@ def test_preflight_names_each_board_with_the_remedy(workflow, board, tmp_path):
     bare = str(tmp_path / "bare/bin/python")
     rows = {
         "lonely": ({"ssh_config": str(lonely)}, "Connection refused: is it on, and does `ssh board` reach it?"),
-        "changed": ({"ssh_config": str(changed)}, "its host key is not the known one, so nothing was sent"),
+        "changed": ({"ssh_config": str(changed)}, "its host key has changed, so nothing was sent"),
         "unknown": ({"ssh_config": str(unknown)}, "its host key is not known: connect once by hand"),
         "strange": ({"ssh_config": str(strange)}, "no key is accepted: ssh-copy-id board"),
         "nowhere": ({"ssh": "no-such-host.invalid"}, "no such host: "),

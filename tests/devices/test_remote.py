@@ -185,7 +185,7 @@ def test_a_link_that_stays_cut(own_board, tmp_path):
     host.wait_for("line 3\n")
     board.cut()
     assert process.wait(60) == 1
-    assert "error: board: no connection for 3 s" in host.said() and "the same command finds it again" in host.said()
+    assert "error: board: no connection for 3 s" in host.said() and "the same command attaches to it" in host.said()
     board.restore()
     host.do(lines=60, pause=0.2)
     assert starts(board) == 1
@@ -213,7 +213,7 @@ def test_power_lost_in_the_middle(own_board, tmp_path):
     (board.folder / "tmp/alone").unlink()
     board.boot()
     assert process.wait(120) == 0, host.said()
-    assert "the job was ended there without a status" in host.said()
+    assert "the job died there without a status" in host.said()
     assert [host.said().count(f"line {n}\n") for n in (0, 9)] == [2, 1]
     assert starts(board) == 2
 
@@ -256,7 +256,7 @@ def test_two_hosts_at_once_on_one_board(board, tmp_path, same):
     for host, process in zip(hosts, processes):
         host.finish(process, 5)
     if not same:
-        assert any("another job is at work on this board: waiting for it" in host.said() for host in hosts)
+        assert any("another job is running on this board: waiting for it" in host.said() for host in hosts)
 
 
 @pytest.mark.parametrize("shift", ["+3d", "-3d"])

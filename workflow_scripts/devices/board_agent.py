@@ -1,15 +1,17 @@
-"""What a host has a board do: one request a call, given to the board's interpreter with this text (run_on_board.py).
+"""The board's side of a job over ssh: a host sends this text to the board's interpreter with one request a call.
 
-Nothing is installed on the board and nothing of this stays running there but a job's own process. In the work folder:
+Nothing is installed on the board, and nothing but a job's own process stays running there. In the work folder:
 
-    objects/{sha256}     files by content: inputs, code, outputs; sent or made once
-    jobs/{key}/          a running or finished job: work/ has links to objects, log its output, exit.{n} its end
-    back/                links to what hosts are fetching
+    objects/{sha256}     files by content: inputs, code, outputs; each is sent or written once
+    jobs/{key}/          a running or finished job: work/ links to objects, log is its output, exit.{n} its status
+    back/                links to outputs that hosts are fetching
     store/, timing/      finished builds by content, kernel timings
     benchmarks/          kept timings of engines
 
-Times of files decide nothing, so clocks may differ. Standard library only, Python 3.8.
+File times decide nothing, so clocks may differ. Standard library only, Python 3.8.
 """
+
+from __future__ import annotations
 
 import contextlib
 import fcntl
@@ -25,15 +27,16 @@ import tempfile
 import time
 import traceback
 import types
+from typing import IO, Iterator
 
-REPLY = "levit-reply: "  # what a reply on stderr begins with
-LOG = "levit-log from byte {}\n"  # what a job's log on stdout begins with
+REPLY = "levit-reply: "  # starts a reply on stderr
+LOG = "levit-log from byte {}\n"  # precedes a job's log on stdout
 BOARD_LOCK = "levit-board.lock"  # in the board's temporary folder: one job at a time, whoever sent it
-POLL = 0.05  # seconds between two looks at a job's log
-LIVENESS = 20  # looks between two that ask whether its process is there
+POLL = 0.05  # seconds between two reads of a job's log
+LIVENESS = 20  # reads between two checks that its process is alive
 
 
-def sha256_file(path):
+def sha256_file(path: str) -> str:
     """Return the hex SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
@@ -42,7 +45,7 @@ def sha256_file(path):
     return digest.hexdigest()
 
 
-def link(source, path):
+def link(source: str, path: str) -> None:
     """Give a file a second name, or a copy on a file system without links."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
@@ -53,8 +56,8 @@ def link(source, path):
         shutil.copyfile(source, path)
 
 
-def flush(path):
-    """Let a file or folder survive a loss of power."""
+def fsync(path: str) -> None:
+    """Write a file or folder to the disk, so that it survives a loss of power."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -62,17 +65,19 @@ def flush(path):
         os.close(number)
 
 
-def free():
+def free_bytes() -> int:
+    """Return the free bytes on the work folder's disk."""
     return shutil.disk_usage(".").free
 
 
-# Requests: each a function of its parameters that returns a JSON value; the current folder is the work folder
+# Requests: functions of JSON parameters that return a JSON value; the current folder is the work folder
 
 
-def look(sources, row, purposes):
-    """Say what this board is to a row of `targets`, asking devices/probe.py, whose text comes along.
+def survey(sources: dict, row: dict, purposes: list) -> dict:
+    """Return what this board is to a row of `targets`, by devices/probe.py, whose text is among the sources.
 
-    Returns {"reason": why it cannot `build` or `run` its engines, or None, "purpose": which of them, "identity"}.
+    sources: {dotted name: text of a module}, imported modules first. Returns {"reason": why the board cannot `build` or
+    `run` the target's engines, or None, "purpose": which of them, "identity"}.
     """
     if shutil.which("rsync") is None:
         return {"problem": "rsync is not installed there: sudo apt-get install rsync"}
@@ -89,35 +94,38 @@ def look(sources, row, purposes):
     return {"reason": reason, "purpose": purpose, "identity": probe.identity(row)}
 
 
-def partial_name(digest, client):
+def partial_name(digest: str, client: str) -> str:
+    """Return the name of an object that a host is sending."""
     return f"{digest}.{client}.partial"
 
 
-def run(job, sizes, client, token, offset):
-    """Start a job, or find it again, and follow its log from a byte on; say how it ended.
+def run(job: dict, sizes: dict, client: str, token: str, offset: int) -> dict:
+    """Start a job, or attach to it, and stream its log from a byte offset; return how it ended.
 
-    job: {"key", "argv", "files": {path: sha256}, "outputs": [path], "records": [path that may be written beside one],
-    "log": path or None, "environment"?: {name: text}}; sizes: {sha256: bytes}. A job is found by its key; one that
-    failed is done again for another token. Returns {"missing": [sha256], "began": bytes of those, "free": bytes,
-    "folder"} where files are not here, {"exit": None} for a job that was ended without a status, else {"exit", "free",
-    "outputs": {path: sha256}, "back": folder}.
+    job: {"key", "argv", "files": {path: sha256}, "outputs": [path], "records": [optional path], "log": path or None,
+    "environment"?: {name: text}}; sizes: {sha256: bytes}. The key identifies the job; a failed one runs again for a new
+    token. Returns {"missing": [sha256], "began": bytes of them that are here, "free": bytes, "folder"} where objects
+    are missing, {"exit": None} for a job that died without a status, else {"exit", "free", "outputs": {path: sha256},
+    "back": folder}.
     """
     folder = f"jobs/{job['key']}"
-    missing, is_new = begin(folder, job, sizes, client, token)
+    missing, is_new = start(folder, job, sizes, client, token)
     if missing:
         partials = [f"objects/{partial_name(digest, client)}" for digest in missing]
         began = sum(os.path.getsize(path) for path in partials if os.path.exists(path))
-        return {"missing": missing, "began": began, "free": free(), "folder": os.getcwd()}
-    follow(folder, 0 if is_new else offset)
-    code = exit_of(folder)
-    return {"exit": None} if code is None else {"exit": code, "free": free(), **give(folder, job, client, code)}
+        return {"missing": missing, "began": began, "free": free_bytes(), "folder": os.getcwd()}
+    stream_log(folder, 0 if is_new else offset)
+    status = exit_of(folder)
+    if status is None:
+        return {"exit": None}
+    return {"exit": status, "free": free_bytes(), **publish(folder, job, client, status)}
 
 
-def forget(key, client):
-    """Remove a job whose outputs were fetched, unless it runs again."""
+def forget(key: str, client: str) -> dict:
+    """Remove a job whose outputs were fetched, unless it is running again."""
     shutil.rmtree(back_folder(key, client), ignore_errors=True)
-    with critical():
-        lock = taken(f"jobs/{key}/lock")
+    with jobs_lock():
+        lock = try_lock(f"jobs/{key}/lock")
         if lock:
             shutil.rmtree(f"jobs/{key}")
     return {}
@@ -127,17 +135,17 @@ def forget(key, client):
 
 
 @contextlib.contextmanager
-def critical():
-    """Keep short changes of jobs/ apart."""
+def jobs_lock() -> Iterator[None]:
+    """Serialize short changes of jobs/."""
     with open("lock", "a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
-def taken(path):
-    """Return the open file of a lock that nobody held, else None."""
+def try_lock(path: str) -> IO | None:
+    """Return the open file of a lock that was free and is now held, else None."""
     try:
-        stream = open(path, "a")  # noqa: SIM115 (held as long as it is open)
+        stream = open(path, "a")  # noqa: SIM115 (the lock is held while it is open)
     except FileNotFoundError:
         return None
     try:
@@ -148,33 +156,34 @@ def taken(path):
     return stream
 
 
-def exit_of(folder):
+def exit_of(folder: str) -> int | None:
     """Return the exit status of a job that ended, or None."""
-    found = glob.glob(f"{folder}/exit.*")
-    return int(found[0].rsplit(".", 1)[1]) if found else None
+    names = glob.glob(f"{folder}/exit.*")
+    return int(names[0].rsplit(".", 1)[1]) if names else None
 
 
-def begin(folder, job, sizes, client, token):
-    """Start a job that neither runs nor is done; return the sha256 of files that it lacks, and whether it started."""
-    with critical():
+def start(folder: str, job: dict, sizes: dict, client: str, token: str) -> tuple:
+    """Start a job that is neither running nor done; return ([sha256 of a missing object], whether it started)."""
+    with jobs_lock():
         os.makedirs(folder, exist_ok=True)
-        lock = taken(f"{folder}/lock")
+        lock = try_lock(f"{folder}/lock")
         if lock is None or exit_of(folder) == 0 or (exit_of(folder) is not None and token_of(folder) == token):
             return [], False
-        missing = [digest for digest, size in sizes.items() if not take(digest, size, client)]
+        missing = [digest for digest, size in sizes.items() if not accept(digest, size, client)]
         if not missing:
-            lay(folder, job, token)
-            detach(folder, job, lock)
+            prepare(folder, job, token)
+            spawn(folder, job, lock)
         return missing, not missing
 
 
-def token_of(folder):
+def token_of(folder: str) -> str | None:
+    """Return the token that a job was started with, or None."""
     with contextlib.suppress(OSError), open(f"{folder}/token") as stream:
         return stream.read()
 
 
-def take(digest, size, client):
-    """Return whether an object is here; what was sent gets its name if its bytes are right, or is removed."""
+def accept(digest: str, size: int, client: str) -> bool:
+    """Return whether an object is here; a complete transfer gets its name where its hash is right, else is removed."""
     path, partial = f"objects/{digest}", f"objects/{partial_name(digest, client)}"
     if os.path.exists(path):
         return True
@@ -183,14 +192,14 @@ def take(digest, size, client):
     if sha256_file(partial) != digest:
         os.unlink(partial)
         return False
-    flush(partial)
+    fsync(partial)
     os.replace(partial, path)
-    flush("objects")
+    fsync("objects")
     return True
 
 
-def lay(folder, job, token):
-    """Make a job's folder anew, with its files as links."""
+def prepare(folder: str, job: dict, token: str) -> None:
+    """Empty a job's folder and link its files into it."""
     for name in os.listdir(folder):
         if name != "lock":
             path = f"{folder}/{name}"
@@ -204,7 +213,7 @@ def lay(folder, job, token):
             stream.write(text)
 
 
-def detach(folder, job, lock):
+def spawn(folder: str, job: dict, lock: IO) -> None:
     """Start a job's process, which outlives this one and holds the job's lock."""
     child = os.fork()
     if child:
@@ -213,38 +222,37 @@ def detach(folder, job, lock):
     status = 1
     try:
         os.setsid()
-        status = work(folder, job, lock) if os.fork() == 0 else 0
+        status = execute(folder, job, lock) if os.fork() == 0 else 0
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
 
 
-def work(folder, job, lock):
-    """Do a job when the board is free, and leave its exit status as a file's name: that needs no space."""
-    with open(os.devnull) as nothing, open(f"{folder}/log", "ab", buffering=0) as log:
-        for stream, number in ((nothing, 0), (log, 1), (log, 2)):
+def execute(folder: str, job: dict, lock: IO) -> int:
+    """Run a job once the board is free, and record its exit status in a file's name, which needs no disk space."""
+    with open(os.devnull) as empty, open(f"{folder}/log", "ab", buffering=0) as log:
+        for stream, number in ((empty, 0), (log, 1), (log, 2)):
             os.dup2(stream.fileno(), number)
-    os.closerange(3, lock.fileno())  # not the lock of jobs/, nor the connection
+    os.closerange(3, lock.fileno())  # neither the lock of jobs/ nor the connection
     os.closerange(lock.fileno() + 1, 256)
-    alone = board_lock()
+    locks = (lock.fileno(), board_lock())  # inherited: the job's own process holds them where this one is killed
     folders = {"LEVIT_STORE": "store", "LEVIT_TIMING_CACHES": "timing", "LEVIT_BENCHMARKS": "benchmarks"}
-    kept = {**{name: os.path.abspath(path) for name, path in folders.items()}, **job.get("environment", {})}
-    held = (lock.fileno(), alone)  # the job's own process keeps them where this one is killed
-    command = [sys.executable, *job["argv"]]
-    code = subprocess.run(command, cwd=f"{folder}/work", env={**os.environ, **kept}, pass_fds=held).returncode
+    variables = {**{name: os.path.abspath(path) for name, path in folders.items()}, **job.get("environment", {})}
+    command, environment = [sys.executable, *job["argv"]], {**os.environ, **variables}
+    code = subprocess.run(command, cwd=f"{folder}/work", env=environment, pass_fds=locks).returncode
     if code == 0:
-        made = [f"{folder}/work/{path}" for path in [*job["outputs"], *job["records"]]]
-        for path in filter(os.path.exists, made):
-            flush(path)
-            flush(os.path.dirname(path))
+        written = [f"{folder}/work/{path}" for path in [*job["outputs"], *job["records"]]]
+        for path in filter(os.path.exists, written):
+            fsync(path)
+            fsync(os.path.dirname(path))
     os.rename(f"{folder}/running", f"{folder}/exit.{code if code >= 0 else 128 - code}")
-    flush(folder)
+    fsync(folder)
     return 0
 
 
-def board_lock():
-    """Return a descriptor that holds the board's lock, once no other job does."""
+def board_lock() -> int:
+    """Wait until no other job holds the board's lock; return a file descriptor that holds it."""
     path = os.path.join(tempfile.gettempdir(), BOARD_LOCK)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
@@ -253,18 +261,18 @@ def board_lock():
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.write(2, b"another job is at work on this board: waiting for it\n")
+        os.write(2, b"another job is running on this board: waiting for it\n")
         fcntl.flock(number, fcntl.LOCK_EX)
     return number
 
 
-def follow(folder, offset):
-    """Write a job's log to stdout from a byte on, until the job has ended."""
+def stream_log(folder: str, offset: int) -> None:
+    """Copy a job's log to stdout from a byte offset until the job has ended."""
     os.write(1, LOG.format(offset).encode())
     with open(f"{folder}/log", "rb") as log:
         log.seek(offset)
-        for look in itertools.count():
-            ended = exit_of(folder) is not None or (look % LIVENESS == 0 and not is_running(folder))
+        for count in itertools.count():
+            ended = exit_of(folder) is not None or (count % LIVENESS == 0 and not is_running(folder))
             for block in iter(lambda: log.read(1 << 16), b""):
                 os.write(1, block)
             if ended:
@@ -272,40 +280,39 @@ def follow(folder, offset):
             time.sleep(POLL)
 
 
-def is_running(folder):
-    with critical():
-        lock = taken(f"{folder}/lock")
+def is_running(folder: str) -> bool:
+    """Return whether some process holds a job's lock."""
+    with jobs_lock():
+        lock = try_lock(f"{folder}/lock")
         if lock:
             lock.close()
         return lock is None
 
 
-def back_folder(key, client):
+def back_folder(key: str, client: str) -> str:
+    """Return the folder from which a host fetches a job's outputs."""
     return f"back/{key}-{client}"
 
 
-def give(folder, job, client, code):
-    """Lay out what a job wrote under the names that the host fetches it by; outputs are objects from now on."""
+def publish(folder: str, job: dict, client: str, status: int) -> dict:
+    """Link a job's outputs, records and log under the names that the host fetches; outputs become objects as well."""
     back = back_folder(job["key"], client)
     shutil.rmtree(back, ignore_errors=True)
-    made = {}
-    lacking = [path for path in job["outputs"] if not os.path.exists(f"{folder}/work/{path}")]
-    if lacking and code == 0:
-        return {"outputs": {}, "problem": f"the job ended well and did not write {lacking[0]}"}
-    records = [path for path in job["records"] if os.path.exists(f"{folder}/work/{path}")]
-    for path in [*job["outputs"], *records] if code == 0 else []:
-        digest = made[path] = sha256_file(f"{folder}/work/{path}")
-        if not os.path.exists(f"objects/{digest}"):
+    missing = [path for path in job["outputs"] if not os.path.exists(f"{folder}/work/{path}")]
+    if missing and status == 0:
+        return {"outputs": {}, "problem": f"the job ended with status 0 and did not write {missing[0]}"}
+    names = [*job["outputs"], *job["records"]] if status == 0 else []
+    names = [path for path in [*names, *filter(None, [job["log"]])] if os.path.exists(f"{folder}/work/{path}")]
+    digests = {path: sha256_file(f"{folder}/work/{path}") for path in names}
+    for path, digest in digests.items():
+        if path != job["log"] and not os.path.exists(f"objects/{digest}"):
             link(f"{folder}/work/{path}", f"objects/{digest}")
-    logs = [job["log"]] if job["log"] and os.path.exists(f"{folder}/work/{job['log']}") else []
-    made.update({path: sha256_file(f"{folder}/work/{path}") for path in logs})
-    for path in made:
         link(f"{folder}/work/{path}", f"{back}/{path}.partial")
-    return {"outputs": made, "back": os.path.abspath(back)}
+    return {"outputs": digests, "back": os.path.abspath(back)}
 
 
-def main(request):
-    """Do one request: {"do": a function above, "folder", and its parameters}; reply with a line on stderr."""
+def main(request: dict) -> None:
+    """Serve one request, {"do": a function above, "folder", its parameters}; the reply is a line on stderr."""
     folder, function = os.path.expanduser(request.pop("folder")), request.pop("do")
     try:
         for name in ("objects", "jobs", "back"):

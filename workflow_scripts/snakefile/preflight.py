@@ -42,9 +42,9 @@ def _here(target, purposes, tables):
 
 
 def _ask(boards, purposes, tables):
-    from devices import look  # only now: a parse has no need of it
+    from devices.survey import survey  # not while parsing
 
-    return look.look({t: (tables.row("target", t), purposes[t], board) for t, board in boards.items()})
+    return survey({t: (tables.row("target", t), purposes[t], board) for t, board in boards.items()})
 
 
 def _note(target, identity):
