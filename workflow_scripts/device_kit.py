@@ -13,16 +13,16 @@ kit of a choice (`auto`) covers every candidate. `run` skips jobs whose outputs 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+from pathlib import Path
 
 from core import provenance, sources
-from core.files import UserError, canonical, one_line, read_json, sha256_file
+from core.files import UserError, canonical, one_line, read_json, sha256_file, write_json
 from devices import result_jobs
 
 KIT, OUTPUTS, IDENTITY = "kit.json", "outputs.tar", "{identity}"
@@ -59,16 +59,15 @@ def pack(results: list[str], kit: str) -> None:
     code = {path for job in planned for path in job.code}
     code.update(str(path.relative_to(sources.ROOT.parent)) for path in sources.closure("device_kit.py"))
     described = {"results": list(results), "jobs": jobs, "inputs": {path: sha256_file(path) for path in inputs}}
-    with tarfile.open(kit, "w") as archive:
-        _add_text(archive, KIT, json.dumps(described, indent=1, sort_keys=True))
-        for path in sorted({*inputs, *provenance.recorded(inputs), *code}):
-            archive.add(path)
+    _archive(kit, described, sorted({*inputs, *provenance.recorded(inputs), *code}))
     print(f"{kit}: {len(jobs)} jobs, {os.path.getsize(kit) / 1e6:.1f} MB")
 
 
 def run() -> None:
     """Run the pending jobs of an unpacked kit in this interpreter, and write their outputs to a tar."""
-    kit, failed = parse_kit(KIT, _kit_bytes()), []
+    if not os.path.exists(KIT):
+        raise UserError(f"there is no {KIT} in {os.getcwd()}: unpack a kit here (tar -xf kit.tar)")
+    kit, failed = parse_kit(KIT, Path(KIT).read_bytes()), []
     environment = {"LEVIT_TIMING_CACHES": ".cache/timing", "LEVIT_BENCHMARKS": ".cache/benchmarks", **os.environ}
     python = os.environ.get("LEVIT_PYTHON") or sys.executable
     for job in kit["jobs"]:
@@ -80,10 +79,7 @@ def run() -> None:
             failed.append(job["outputs"][0])
     outputs = [path for job in kit["jobs"] for path in job["outputs"] if os.path.exists(path)]
     files = sorted({*outputs, *provenance.recorded(outputs)})
-    with tarfile.open(OUTPUTS, "w") as archive:
-        _add_text(archive, KIT, json.dumps({**kit, "files": files}, indent=1, sort_keys=True))
-        for path in files:
-            archive.add(path)
+    _archive(OUTPUTS, {**kit, "files": files}, files)
     print(f"{OUTPUTS}: {len(set(outputs))} files")
     if failed:
         raise UserError(f"{len(failed)} jobs failed, the first for {failed[0]}: see results/logs/")
@@ -94,11 +90,13 @@ def _identity(target):
     return canonical(read_json(path)) if os.path.exists(path) else "null"
 
 
-def _kit_bytes():
-    if not os.path.exists(KIT):
-        raise UserError(f"there is no {KIT} in {os.getcwd()}: unpack a kit here (tar -xf kit.tar)")
-    with open(KIT, "rb") as stream:
-        return stream.read()
+def _archive(path, kit, files):
+    """Write a tar of a kit's description and some files."""
+    with tarfile.open(path, "w") as archive, tempfile.TemporaryDirectory() as folder:
+        write_json(os.path.join(folder, KIT), kit)
+        archive.add(os.path.join(folder, KIT), KIT)
+        for file in files:
+            archive.add(file)
 
 
 def parse_kit(path: str, data: bytes) -> dict:
@@ -135,10 +133,7 @@ def _extract(path, folder):
             files = sorted(members.keys() & {*outputs, *map(provenance.beside, outputs)})
             if files != kit.get("files", files):
                 raise UserError(f"{path} lacks files that {KIT} in it names: fetch it again from the target")
-            for name in files:
-                os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
-                with archive.extractfile(members[name]) as source, open(os.path.join(folder, name), "wb") as copy:
-                    shutil.copyfileobj(source, copy)
+            archive.extractall(folder, [members[name] for name in files], filter="data")
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{path} is no whole tar ({error}): fetch it again from the target") from None
     return kit, files
@@ -153,13 +148,6 @@ def _check_unchanged(kit):
     for path, digest in kit["inputs"].items():
         if not os.path.exists(path) or sha256_file(path) != digest:
             raise UserError(f"{path} has changed since the kit was packed: pack another")
-
-
-def _add_text(archive, name, text):
-    data = text.encode("utf-8")
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    archive.addfile(member, io.BytesIO(data))
 
 
 def main() -> None:

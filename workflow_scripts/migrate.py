@@ -2,11 +2,13 @@
 
     python workflow_scripts/migrate.py
 
-Earlier versions (up to commit 4f3b3bb) recorded nothing beside their artifacts. A checkpoint or a QAT checkpoint is
-adopted where a result tells its hash and the rows that it was trained by, those rows are still in config.yaml, and the
-dataset's new index has the same images, classes and splits. Indexes and what the calibration of a QAT reads are made
-again first; all else took no training, and the next run makes it again. What is not adopted is named with the reason.
+Earlier versions (up to commit 4f3b3bb) wrote no records beside their artifacts. A checkpoint or a QAT checkpoint is
+adopted where a result has its hash and the rows that it was trained by, config.yaml still has those rows, and the
+dataset's new index has the same images, classes and splits. Indexes and the inputs of a QAT's calibration are built
+again first; everything else took no training, and the next run builds it again. Refusals are printed with their reason.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -21,43 +23,42 @@ from core.files import canonical, one_line, read_json, sha256_file, write_json
 from devices.result_jobs import run_snakemake
 from snakefile.params import lineage
 
-FOLDER = ".cache/migrate"  # where earlier versions' files wait to be taken as the output of their jobs
+FOLDER = ".cache/migrate"  # earlier files that become outputs of their jobs
 
 
 class Refused(Exception):
-    """Why a file is not adopted."""
+    """A file is not adopted; the text is the reason."""
 
 
-def tables_of():
-    """Return the checked tables of the project in this folder."""
+def load_tables() -> Tables:
+    """Return the checked tables of the project in the current folder."""
     import yaml
 
     with open("config.yaml", encoding="utf-8") as stream:
         return checks.load(yaml.safe_load(stream), "rules/schemas/config.schema.yaml")
 
 
-def results_of():
-    """Return {path: result} of the earlier results that are here."""
-    found = {str(path): read_json(path) for path in sorted(Path("results").glob("*.json"))}
-    known = {path: result for path, result in found.items() if isinstance(result, dict) and result.get("provenance")}
-    return {path: result for path, result in known.items() if result["provenance"].get("recipe")}
+def earlier_results() -> dict[str, dict]:
+    """Return {path: result} of the results here that record their recipe."""
+    parsed = {str(path): read_json(path) for path in sorted(Path("results").glob("*.json"))}
+    provenances = {path: result.get("provenance") for path, result in parsed.items() if isinstance(result, dict)}
+    return {path: parsed[path] for path, recorded in provenances.items() if recorded and recorded.get("recipe")}
 
 
-def candidates(tables):
-    """Return [(dataset, model, precision or None, path)] of what was trained and has no record."""
-    found = []
+def candidates(tables: Tables) -> list[tuple]:
+    """Return [(dataset, model, precision or None, path)] of trained artifacts without a record."""
+    trained_files = []
     for name in sorted(tables.names("dataset")):
         if tables.source(name) in ("train", "finetune"):
-            found += [
-                (name, path.stem, None, str(path)) for path in sorted(Path(f"results/{name}/checkpoints").glob("*.pth"))
-            ]
-        for path in sorted(Path(f"results/{name}/qat").glob("*.pth")):
-            found.append((name, *path.stem.split(".", 1), str(path)))
-    return [one for one in found if not os.path.exists(provenance.beside(one[3]))]
+            paths = sorted(Path(f"results/{name}/checkpoints").glob("*.pth"))
+            trained_files += [(name, path.stem, None, str(path)) for path in paths]
+        paths = sorted(Path(f"results/{name}/qat").glob("*.pth"))
+        trained_files += [(name, *path.stem.split(".", 1), str(path)) for path in paths]
+    return [one for one in trained_files if not os.path.exists(provenance.beside(one[3]))]
 
 
-def witness(dataset, model, precision, path, results):
-    """Return the result that tells what trained a file, and the versions; raise Refused without one."""
+def training_result(dataset: str, model: str, precision: str | None, path: str, results: dict[str, dict]) -> dict:
+    """Return the result that records what trained a file, and with which versions; raise Refused without one."""
     for result in results.values():
         if (result["model"], result["dataset"]["name"]) != (model, dataset):
             continue
@@ -65,47 +66,43 @@ def witness(dataset, model, precision, path, results):
             return result
         if precision == result["precision"] and _is_made_of(result, dataset, path):
             return result
-    raise Refused("no result has its hash and tells what it was trained by")
+    raise Refused("no result records its hash and the rows that it was trained by")
 
 
 def _is_made_of(result, dataset, path):
-    """Return whether a result's calibration and graph are those that lie beside its QAT checkpoint, made after it."""
-    told, label = result["provenance"], f"{result['model']}.{result['precision']}"
+    """Return whether a QAT checkpoint lies beside a result's own calibration and graph, and is older than the graph."""
+    recorded, label = result["provenance"], f"{result['model']}.{result['precision']}"
     folder = f"results/{dataset}"
-    files = {told["checkpoint_sha256"]: f"{folder}/checkpoints/{result['model']}.pth"}
-    files[told["calibration_sha256"]] = f"{folder}/calibration/{label}.json"
+    files = {recorded["checkpoint_sha256"]: f"{folder}/checkpoints/{result['model']}.pth"}
+    files[recorded["calibration_sha256"]] = f"{folder}/calibration/{label}.json"
     graphs = [str(graph) for graph in Path(folder, "quantized").glob(f"{label}.*.onnx")]
-    graphs = [graph for graph in graphs if sha256_file(graph) == told["graph_sha256"]]
-    whole = all(os.path.exists(file) and sha256_file(file) == digest for digest, file in files.items())
-    return whole and any(os.stat(graph).st_mtime >= os.stat(path).st_mtime for graph in graphs)
+    graphs = [graph for graph in graphs if sha256_file(graph) == recorded["graph_sha256"]]
+    unchanged = all(os.path.exists(file) and sha256_file(file) == digest for digest, file in files.items())
+    return unchanged and any(os.stat(graph).st_mtime >= os.stat(path).st_mtime for graph in graphs)
 
 
-def check_rows(result, dataset, model, precision, tables):
-    """Raise Refused where today's rows are not those that a result tells it was trained by."""
-    told = result["provenance"]["recipe"]
+def check_rows(result: dict, dataset: str, model: str, precision: str | None, tables: Tables) -> None:
+    """Raise Refused where the current rows differ from those that a result was trained by."""
+    recorded = result["provenance"]["recipe"]
     names = SimpleNamespace(model=model, precision=result["precision"], target=result["target"])
-    now = lineage(Tables({**tables.config, "dataset": dataset}), names)
-    now["model"] = read_json(f"results/{dataset}/models/{model}.json")
-    parts = ["model", "dataset", "seed"] + (["precision"] if precision else [])
-    for part in parts:
-        _check_same(
-            told[part],
-            now.get(part),
-            {"model": f"models.{model}", "precision": f"precisions.{precision}"}.get(part, part),
-        )
+    current = lineage(Tables({**tables.config, "dataset": dataset}), names)
+    current["model"] = read_json(f"results/{dataset}/models/{model}.json")
+    rows = {"model": f"models.{model}", "dataset": "dataset", "seed": "seed"}
+    for part, where in {**rows, **({"precision": f"precisions.{precision}"} if precision else {})}.items():
+        _check_same(recorded[part], current.get(part), where)
 
 
-def _check_same(told, now, where):
-    """Raise Refused where something that was told is another now; what was not told has its default."""
-    if isinstance(told, dict) and isinstance(now, dict):
-        for key, value in told.items():
-            _check_same(value, now.get(key), f"{where}.{key}")
-    elif told is not None and canonical(told) != canonical(now):
-        raise Refused(f"{where} was {told} when it was trained, and is {now}")
+def _check_same(recorded, current, where):
+    """Raise Refused where a recorded value differs from the current one; what was not recorded has its default."""
+    if isinstance(recorded, dict) and isinstance(current, dict):
+        for key, value in recorded.items():
+            _check_same(value, current.get(key), f"{where}.{key}")
+    elif recorded is not None and canonical(recorded) != canonical(current):
+        raise Refused(f"{where} was {recorded} when it was trained, and is {current}")
 
 
-def described(dataset):
-    """Return what of an index decides training and calibration, or None where there is none."""
+def training_data(dataset: str) -> list | None:
+    """Return the parts of an index that decide training and calibration, or None where there is none."""
     path = f"results/{dataset}/data/index.json"
     if not os.path.exists(path):
         return None
@@ -118,47 +115,48 @@ def _image(entry):
     return [entry.get(key) for key in ("path", "label", "sha256")]
 
 
-def migrate():
-    """Adopt what can be adopted, and say what was and what was not."""
-    tables, results = tables_of(), results_of()
-    found, adopted = candidates(tables), {}
-    if not found:
+def migrate() -> None:
+    """Adopt trained artifacts, and print each that is adopted or refused."""
+    tables, results = load_tables(), earlier_results()
+    files, adopted = candidates(tables), {}
+    if not files:
         print("nothing to adopt: no trained artifact of an earlier version is here")
         return
-    before = {name: described(name) for name, *_ in found}
+    before = {name: training_data(name) for name, *_ in files}
     indexes = [f"results/{name}/data/index.json" for name in before]
-    models = sorted({f"results/{d}/models/{m}.json" for d, m, *_ in found})
+    models = sorted({f"results/{dataset}/models/{model}.json" for dataset, model, *_ in files})
     run_snakemake("--no-hooks", "--", *indexes, *models)
-    for dataset, model, precision, path in found:
+    for dataset, model, precision, path in files:
         try:
-            result = witness(dataset, model, precision, path, results)
-            if before[dataset] != described(dataset):
-                raise Refused(f"the images, classes or splits of {dataset} are others now")
+            result = training_result(dataset, model, precision, path, results)
+            if before[dataset] != training_data(dataset):
+                raise Refused(f"the images, classes or splits of {dataset} have changed")
             check_rows(result, dataset, model, precision, tables)
             if precision and f"results/{dataset}/checkpoints/{model}.pth" not in adopted:
-                raise Refused("the checkpoint that it was made of is not adopted")
+                raise Refused("the checkpoint that it starts from is not adopted")
             adopted[path] = result["provenance"].get("versions") or {}
         except Refused as reason:
             print(f"not adopted: {path}: {reason}; the next run that needs it trains it again")
-    take(adopted)
-    print(f"adopted {len(adopted)} of {len(found)} trained artifacts; the next run makes all else again, untrained")
+    adopt(adopted)
+    print(f"adopted {len(adopted)} of {len(files)} trained artifacts; the next run builds the rest without training")
 
 
-def take(adopted):
-    """Let Snakemake record earlier files, {path: versions}, as what their jobs made."""
+def adopt(adopted: dict[str, dict]) -> None:
+    """Let Snakemake record earlier files, {path: versions}, as outputs of their jobs."""
     for path in adopted:
         os.makedirs(os.path.dirname(os.path.join(FOLDER, path)), exist_ok=True)
         shutil.copy2(path, os.path.join(FOLDER, path))
-    told = {path: {"sha256": sha256_file(path), "versions": versions} for path, versions in adopted.items()}
-    write_json(os.path.join(FOLDER, trained.ADOPTED), told)
-    for path in adopted:  # one by one: a calibration follows the checkpoint
+    files = {path: {"sha256": sha256_file(path), "versions": versions} for path, versions in adopted.items()}
+    write_json(os.path.join(FOLDER, trained.ADOPTED), files)
+    for path in adopted:  # one by one: a calibration follows its checkpoint
         os.unlink(path)
         run_snakemake("--no-hooks", "--", path, LEVIT_ADOPT=FOLDER)
         print(f"adopted: {path}")
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 
-def main():
+def main() -> None:
+    """Parse the command line, which has no arguments, and migrate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     migrate()

@@ -1,4 +1,4 @@
-"""Print what this machine is to a runtime: see devices/probe.py.
+"""Print the identity of this machine for a runtime (devices/probe.py).
 
 python workflow_scripts/probe.py openvino
 """

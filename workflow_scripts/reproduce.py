@@ -1,12 +1,14 @@
-"""Build a result again from what it records, in an empty folder, and say what differs: status 1 where anything does.
+"""Rebuild a result from its provenance in an empty folder and print what differs; exit with status 1 if anything does.
 
     python workflow_scripts/reproduce.py results/LeViT-128S.int8_qat.cpu.json
 
-The recorded commit is taken out of the repository, with the recorded rows in its config.yaml, and the result is built
-there by the packages that are installed now, from the first image on: no artifact and no stored work is reused. What
-took training is made first, with the recorded number of threads and processes and on the recorded kind of device.
-Compared is all that the result says but its timings.
+The recorded commit is extracted from the repository, its config.yaml gets the recorded rows, and the installed packages
+build the result there from the first image on: no artifact and no stored work is reused. Trained artifacts are built
+first, with the recorded number of threads and processes and on the recorded kind of device. Everything in the result is
+compared but its timings.
 """
+
+from __future__ import annotations
 
 import argparse
 import io
@@ -23,7 +25,7 @@ from reporting import result_file
 
 ROOT = sources.ROOT.parent
 TIMINGS = ("benchmark", "paired_benchmark", "trtexec", "candidates", "engine.build_seconds", "provenance.git_commit")
-FILES = (  # keys of rows that hold paths, which are relative to the repository
+FILES = (  # keys of rows whose values are paths, relative to the repository
     ("dataset", "path"),
     ("dataset", "weights"),
     ("dataset", "from"),
@@ -33,38 +35,38 @@ FILES = (  # keys of rows that hold paths, which are relative to the repository
 )
 
 
-def rebuild(result, folder, snakemake):
-    """Build a result (parsed) again in an empty folder and return the new one; raise UserError where it cannot be."""
+def rebuild(result: dict, folder: Path, snakemake: list[str]) -> dict:
+    """Rebuild a parsed result in an empty folder and return the new one; raise UserError where that is impossible."""
     commit = result["provenance"]["git_commit"]
     if result["chosen"]:
         raise UserError(f"{name_of(result)} chose another result: reproduce {name_of(result, result['chosen'])}")
     if not commit:
-        raise UserError(f"{name_of(result)} was not built in a git repository: no commit says with what code")
+        raise UserError(f"{name_of(result)} was not built in a git repository: its code is unknown")
     if commit.endswith("-dirty"):
-        print(f"note: built with changes that were not committed: {commit[:12]} is taken without them")
+        print(f"note: built with changes that were not committed: {commit[:12]} is built without them")
     _extract(commit.partition("-")[0], folder)
     write_config(folder / "config.yaml", result)
     for path, options, environment in [*trainings(result), (name_of(result), [], {})]:
         command = [*snakemake, *options, "--quiet", "rules", "--", path]
         done = subprocess.run(command, cwd=folder, env={**_environment(), **environment})
         if not (folder / path).exists():
-            raise UserError(f"{path} could not be built again: snakemake ended with status {done.returncode}")
+            raise UserError(f"{path} was not rebuilt: snakemake ended with status {done.returncode}")
     return read_json(folder / name_of(result))
 
 
-def trainings(result):
-    """Return (path, Snakemake's options, variables) of each artifact that took training, checkpoints first."""
+def trainings(result: dict) -> list[tuple[str, list[str], dict]]:
+    """Return (path, Snakemake's options, environment variables) of each trained artifact, checkpoints first."""
     steps = []
-    for path, made in sorted(result["provenance"].get("trained", {}).items()):
-        context = made["context"]
+    for path, record in sorted(result["provenance"].get("trained", {}).items()):
+        context = record["context"]
         hidden = {"CUDA_VISIBLE_DEVICES": ""} if context.get("device") == "cpu" else {}
         options = ["--cores", str(context["threads"])] if context.get("threads") else []
         steps.append((path, options, {**hidden, "LEVIT_PROCESSES": str(context.get("processes") or "")}))
     return steps
 
 
-def name_of(result, precision=None):
-    """Return the path of a result, or of another precision's."""
+def name_of(result: dict, precision: str | None = None) -> str:
+    """Return the path of a result, or of its counterpart with another precision."""
     return f"results/{result['model']}.{precision or result['precision']}.{result['target']}.json"
 
 
@@ -75,13 +77,13 @@ def _environment():
 def _extract(commit, folder):
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True)
     if archive.returncode:
-        raise UserError(f"commit {commit} cannot be taken out of {ROOT}: {archive.stderr.decode().strip()}")
+        raise UserError(f"commit {commit} cannot be extracted from {ROOT}: {archive.stderr.decode().strip()}")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as content:
         content.extractall(folder, filter="data")
 
 
-def write_config(path, result):
-    """Leave a result's recorded rows alone in a config.yaml; paths in them are made absolute."""
+def write_config(path: Path, result: dict) -> None:
+    """Reduce a config.yaml to a result's recorded rows, with absolute paths."""
     import yaml
 
     recipe, config = result["provenance"]["recipe"], yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -105,8 +107,8 @@ def _make_absolute(row, keys):
         row[keys[-1]] = str(ROOT / value)
 
 
-def differences(recorded, rebuilt):
-    """Return lines, each with a fact that two results do not share; timings are no facts."""
+def differences(recorded: dict, rebuilt: dict) -> list[str]:
+    """Return one line for each fact, timings excluded, in which two results differ."""
     one, other = flat(recorded), flat(rebuilt)
     return [
         f"{name}: recorded {one.get(name, 'nothing')}, now {other.get(name, 'nothing')}"
@@ -115,7 +117,7 @@ def differences(recorded, rebuilt):
     ]
 
 
-def flat(value, name=""):
+def flat(value: object, name: str = "") -> dict[str, object]:
     """Return {dotted name: plain value} of a JSON value, without TIMINGS."""
     if name in TIMINGS:
         return {}
@@ -126,8 +128,8 @@ def flat(value, name=""):
     return {key: inner for part in parts for key, inner in part.items()}
 
 
-def read(path):
-    """Return a result to build again; raise UserError where it is none, or records too little."""
+def read(path: str) -> dict:
+    """Return a result to rebuild; raise UserError where the file is no result or lacks part of its provenance."""
     result = result_file.read(path)
     missing = [name for name in ("dataset", "target", "graphs", "seed") if name not in result["provenance"]["recipe"]]
     if missing and not result["chosen"]:
@@ -135,22 +137,21 @@ def read(path):
     return result
 
 
-def main():
+def main() -> None:
+    """Parse the command line, rebuild and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("result", help="results/{model}.{precision}.{target}.json")
-    parser.add_argument("--keep", help="an empty folder to build in, which is kept")
+    parser.add_argument("--keep", help="an empty folder to build in and keep")
     args = parser.parse_args()
     snakemake, recorded = [sys.executable, "-m", "snakemake"], read(args.result)
-    if args.keep:
-        Path(args.keep).mkdir(parents=True, exist_ok=True)
-        found = differences(recorded, rebuild(recorded, Path(args.keep), snakemake))
-    else:
-        with tempfile.TemporaryDirectory(prefix="levit-") as folder:
-            found = differences(recorded, rebuild(recorded, Path(folder), snakemake))
-    for line in found:
+    with tempfile.TemporaryDirectory(prefix="levit-") as temporary:
+        folder = Path(args.keep or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = differences(recorded, rebuild(recorded, folder, snakemake))
+    for line in lines:
         print(line)
-    print(f"{args.result}: {len(found)} facts differ" if found else f"{args.result}: the same but for its timings")
-    sys.exit(bool(found))
+    print(f"{args.result}: {len(lines)} facts differ" if lines else f"{args.result}: the same but for its timings")
+    sys.exit(bool(lines))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""List what the content-keyed store holds, or prune it: see core/store.py."""
+"""List or prune the content-keyed store (core/store.py)."""
 
 from core import store
 from core.files import one_line

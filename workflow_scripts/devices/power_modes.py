@@ -1,4 +1,6 @@
-"""A Jetson's power modes, by name: nvpmodel's numbers mean other modes on other modules. Standard library only."""
+"""A Jetson's power modes by name, because nvpmodel's IDs differ between modules. Standard library only, Python 3.8."""
+
+from __future__ import annotations
 
 import re
 import subprocess
@@ -10,32 +12,31 @@ CURRENT = re.compile(r"NV Power Mode:\s*(\S+)")
 STATUS = re.compile(r"pmode:(\d+)")
 
 
-def modes(root="/"):
-    """Return {name: number} of the modes in a board's /etc/nvpmodel.conf."""
-    found = MODE.findall(system_text(f"{root}/etc/nvpmodel.conf"))
-    return {name.rstrip(">"): int(number) for number, name in found}
+def modes(root: str = "/") -> dict[str, int]:
+    """Return {name: ID} of the modes in a board's /etc/nvpmodel.conf."""
+    matches = MODE.findall(system_text(f"{root}/etc/nvpmodel.conf"))
+    return {name.rstrip(">"): int(number) for number, name in matches}
 
 
-def current(root="/"):
-    """Return the name of the mode that a board is in, or None where it does not say.
+def current(root: str = "/") -> str | None:
+    """Return the name of a board's current mode, or None where it is unknown.
 
-    nvpmodel prints it before it complains of what only root may read; without the program, the file in which it keeps
-    the mode for the next start is read.
+    nvpmodel prints the mode even where it then fails for lack of root; without the program, its status file is read.
     """
     try:
         done = subprocess.run(["nvpmodel", "-q"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
-        found = CURRENT.search(done.stdout.decode("utf-8", "replace"))
+        match = CURRENT.search(done.stdout.decode("utf-8", "replace"))
     except (OSError, subprocess.SubprocessError):
-        found = None
-    if found:
-        return found.group(1)
+        match = None
+    if match:
+        return match.group(1)
     status = STATUS.search(system_text(f"{root}/var/lib/nvpmodel/status"))
     names = {number: name for name, number in modes(root).items()}
     return names.get(int(status.group(1))) if status else None
 
 
-def is_same(one, other):
-    """Return whether two names are of one mode: NVIDIA writes 15W on some modules and MODE_15W on others."""
+def is_same(one: str, other: str) -> bool:
+    """Return whether two names mean one mode: some modules call it 15W, others MODE_15W."""
     return _plain(one) == _plain(other)
 
 
@@ -43,18 +44,18 @@ def _plain(name):
     return re.sub(r"^MODE_", "", re.sub(r"[\s-]+", "_", name.strip().upper()))
 
 
-def refusal(row, found, root="/"):
-    """Return why nothing may be timed for a target's row in the mode `found` (None: unknown), in one line, or None.
+def refusal(row: dict, mode: str | None, root: str = "/") -> str | None:
+    """Return why nothing may be timed for a target's row in a board's mode (None: unknown), or None.
 
-    A row that says `other_power_mode: mark` takes any mode: the result says which it was.
+    With `other_power_mode: mark` in the row any mode is accepted, and the result records it.
     """
-    asked = row.get("power_mode")
-    if not asked or row.get("other_power_mode") == "mark" or (found and is_same(asked, found)):
+    power_mode = row.get("power_mode")
+    if not power_mode or row.get("other_power_mode") == "mark" or (mode and is_same(power_mode, mode)):
         return None
     known = modes(root)
-    wanted = next((name for name in known if is_same(name, asked)), None)
-    if known and wanted is None:
-        return f"power_mode {asked} is none of this board's: {', '.join(known)}"
-    remedy = f"sudo nvpmodel -m {known[wanted]}" if wanted else "set it"
-    here = f"the power mode is {found or 'not known'} here, and the row asks for {asked}"
-    return f"{here}: {remedy}, or other_power_mode: mark"
+    name = next((name for name in known if is_same(name, power_mode)), None)
+    if known and name is None:
+        return f"power_mode {power_mode} is none of this board's: {', '.join(known)}"
+    remedy = f"sudo nvpmodel -m {known[name]}" if name else "set it"
+    problem = f"the power mode is {mode or 'not known'} here, and the row asks for {power_mode}"
+    return f"{problem}: {remedy}, or other_power_mode: mark"

@@ -1,9 +1,9 @@
-"""What this machine is to a target, asked with the standard library alone: Snakemake calls it while it parses.
+"""What this machine is to a target. Snakemake calls it while it parses: standard library only, Python 3.8.
 
-    python workflow_scripts/probe.py openvino        prints what `identity` says
+    python workflow_scripts/probe.py openvino        prints `identity`
 
-A new runtime or kind of device is a row of RUNTIMES or DEVICES. Nothing here changes by itself: power modes, clocks
-and free memory belong to the benchmark.
+A new runtime or kind of device is a row of RUNTIMES or DEVICES. An identity has only facts that are constant between
+upgrades: power modes, clocks and free memory belong to the benchmark.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from importlib import util
 
 from core.files import system_text
 
-# distributions: names that the runtime is installed under, the first one found counts; device: a row of DEVICES;
-# capabilities: what its device's compute capability must be among to run an engine (None: any);
-# module: an importable package whose text says its version, where it may be installed without a distribution;
+# distributions: names that the runtime is installed under, by priority; device: a row of DEVICES;
+# capabilities: compute capabilities of devices that run its engines (None: any);
+# module: an importable package whose text has its version, where it may be installed without a distribution;
 # builds_anywhere: whether engines can be built without the device
 Runtime = collections.namedtuple(
     "Runtime", "distributions device capabilities module builds_anywhere", defaults=(None, True)
@@ -40,79 +42,79 @@ RUNTIMES = {
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"), "nvidia", None, "tensorrt", False
     ),
 }
-OF_THE_LIBRARY = ("build", "capabilities")  # of a recorded identity: facts that only the loaded runtime knows
-DEMANDS = ("architecture", "compute_capability")  # facts that a target's row may state; here they must be the same
-# What kernels are chosen by: flags of x86 and features of Arm, as /proc/cpuinfo names them.
+OF_THE_LIBRARY = ("build", "capabilities")  # facts of a recorded identity that only the loaded runtime knows
+DEMANDS = ("architecture", "compute_capability")  # keys of a target's row that must equal this machine's facts
+# Instruction sets by which kernels are chosen: x86 flags and Arm features, as /proc/cpuinfo names them.
 FLAGS: tuple[str, ...] = ("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512dq", "avx512bw", "avx512vl")
 FLAGS += ("avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16")
 FLAGS += ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
 
 
-def identity(row):
-    """Return what this machine is to a target's row as a dict of facts, or None where it is not that target."""
+def identity(row: dict) -> dict | None:
+    """Return the facts of this machine where it is the target of a row, or None."""
     return facts(row["runtime"]) if mismatch(row) is None else None
 
 
-def mismatch(row):
-    """Return why this machine is not a target's, in one line, or None: its runtime, and the facts that it demands."""
+def mismatch(row: dict) -> str | None:
+    """Return why this machine is not the target of a row (runtime, version, demanded facts), or None."""
     name = row["runtime"]
     if name not in RUNTIMES:
         return f"runtime {name} is unknown: one of {', '.join(sorted(RUNTIMES))}"
-    found = facts(name)
+    here = facts(name)
     for key in DEMANDS:
-        if row.get(key) is not None and str(row[key]) != str(found.get(key)):
-            return f"{key} is {found.get(key) or 'none'} here{_jetpack(found)}, and the target's is {row[key]}"
-    if found["version"] is None:
+        if row.get(key) is not None and str(row[key]) != str(here.get(key)):
+            return f"{key} is {here.get(key) or 'none'} here{_jetpack(here)}, and the target's is {row[key]}"
+    if here["version"] is None:
         return f"{RUNTIMES[name].distributions[0]} is not installed in {sys.executable}"
-    if not _is_of(found["version"], row.get("version")):
-        return f"{name} is {found['version']} here{_jetpack(found)}, and the target's is {row['version']}"
-    if not RUNTIMES[name].builds_anywhere and found["compute_capability"] is None:
+    if not _is_of(here["version"], row.get("version")):
+        return f"{name} is {here['version']} here{_jetpack(here)}, and the target's is {row['version']}"
+    if not RUNTIMES[name].builds_anywhere and here["compute_capability"] is None:
         return f"{name} needs an NVIDIA GPU with its driver, and there is none here"
-    if (row.get("dla") or 0) > (found.get("dla") or 0):
-        return f"there are {found.get('dla') or 0} DLA cores here, and the target has {row['dla']}"
+    if (row.get("dla") or 0) > (here.get("dla") or 0):
+        return f"there are {here.get('dla') or 0} DLA cores here, and the target has {row['dla']}"
     return None
 
 
-def _jetpack(found):
-    """Return which JetPack a board has, in brackets, or nothing where it is no Jetson."""
-    release = re.match(r"L4T (\d+)", found.get("driver") or "")
-    return f" ({found['driver']}: JetPack {JETPACKS.get(release.group(1), 'unknown')})" if release else ""
+def _jetpack(here):
+    """Return a Jetson's JetPack in brackets, or nothing for another machine."""
+    release = re.match(r"L4T (\d+)", here.get("driver") or "")
+    return f" ({here['driver']}: JetPack {JETPACKS.get(release.group(1), 'unknown')})" if release else ""
 
 
 def _is_of(version, demanded):
-    """Return whether a version (8.5.2.2) is of a demanded one (8.5)."""
+    """Return whether a version (8.5.2.2) starts with a demanded one (8.5)."""
     return demanded is None or f"{version}.".startswith(f"{demanded}.")
 
 
-def unreachable(row, purpose="run"):
-    """Return why this machine cannot `build` or `run` a target's engines, in one line, or None where it can."""
+def unreachable(row: dict, purpose: str = "run") -> str | None:
+    """Return why this machine cannot `build` or `run` a target's engines, or None."""
     reason = mismatch(row)
     if reason or purpose == "build":
         return reason
     allowed = RUNTIMES[row["runtime"]].capabilities
-    found = facts(row["runtime"])
-    if allowed is None or found["compute_capability"] in allowed:
+    here = facts(row["runtime"])
+    if allowed is None or here["compute_capability"] in allowed:
         return None
-    here = f"{found['device']} has {found['compute_capability']}" if found["device"] else "there is none here"
-    return f"{row['runtime']} runs on a GPU of compute capability {', '.join(allowed)}, and {here}"
+    device = f"{here['device']} has {here['compute_capability']}" if here["device"] else "there is none here"
+    return f"{row['runtime']} runs on a GPU of compute capability {', '.join(allowed)}, and {device}"
 
 
 @functools.lru_cache(maxsize=None)
 def _facts(name):
     runtime = RUNTIMES[name]
-    found = version(runtime.distributions) or version_in(runtime.module)
-    base = {"runtime": name, "version": found, "architecture": platform.machine()}
+    installed = version(runtime.distributions) or version_in(runtime.module)
+    base = {"runtime": name, "version": installed, "architecture": platform.machine()}
     return {**base, **DEVICES[runtime.device]()}
 
 
-def facts(name):
+def facts(name: str) -> dict:
     """Return {"runtime", "version" (None: not installed), "architecture", "device", ...} of a runtime here."""
     return dict(_facts(name))
 
 
-def version(distributions):
-    """Return the version of the first of these distributions that is installed, or None."""
-    from importlib import metadata
+def version(distributions: Iterable[str]) -> str | None:
+    """Return the version of the first installed one of some distributions, or None."""
+    from importlib import metadata  # slow to import: only where a runtime is asked for
 
     for name in distributions:
         try:
@@ -122,18 +124,16 @@ def version(distributions):
     return None
 
 
-def version_in(module):
+def version_in(module: str | None) -> str | None:
     """Return the `__version__` in the text of an importable package, or None."""
-    from importlib import util
-
-    found = util.find_spec(module) if module else None
-    text = system_text(found.origin) if found and found.origin else ""
+    spec = util.find_spec(module) if module else None
+    text = system_text(spec.origin) if spec and spec.origin else ""
     versions = re.findall(r"^__version__ *= *[\"']([\w.]+)[\"']", text, re.MULTILINE)
     return versions[0] if versions else None
 
 
 def _cpu():
-    """Return the CPU's name, numbers and those of its instruction sets that kernels are chosen by."""
+    """Return the CPU's name, family and model numbers, and its instruction sets among FLAGS."""
     table = {}
     for line in system_text("/proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
@@ -154,10 +154,10 @@ def _board():
 NVIDIA = {"device": "name", "compute_capability": "compute_cap", "memory": "memory.total", "driver": "driver_version"}
 
 
-# A Jetson's chip, as its device tree names it: compute capability and DLA cores; fewer cores by words of its model.
+# A Jetson's chip in its device tree: (compute capability, DLA cores); fewer cores by words of the model's name.
 CHIPS = {"tegra194": ("7.2", 2), "tegra234": ("8.7", 2), "tegra264": ("11.0", 0)}
 FEWER_CORES = (("Orin Nano", 0), ("Orin NX 8GB", 1), ("Orin NX Engineering Reference Developer Kit 8GB", 1))
-JETPACKS = {"32": 4, "34": 5, "35": 5, "36": 6, "38": 7, "39": 7}  # by the first number of the L4T release
+JETPACKS = {"32": 4, "34": 5, "35": 5, "36": 6, "38": 7, "39": 7}  # by the major number of the L4T release
 RELEASE, TREE = "/etc/nv_tegra_release", "/proc/device-tree"
 
 
@@ -167,7 +167,7 @@ def _nvidia():
 
 
 def _jetson():
-    """Return a Jetson's facts, or None elsewhere: nvidia-smi is not on it, and its driver is part of its release."""
+    """Return a Jetson's facts, or None elsewhere: it has no nvidia-smi, and its driver is part of the L4T release."""
     release = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", system_text(RELEASE))
     if release is None:
         return None
@@ -188,28 +188,28 @@ def _cuda():
     """Return the version of the CUDA runtime that is installed here, or None."""
     parts = [f"nvidia-cuda-runtime{suffix}" for suffix in ("", "-cu13", "-cu12", "-cu11")]
     for path in sorted(glob.glob("/usr/local/cuda/version.*")):
-        found = re.search(r"CUDA Version ([\d.]+)|\"cuda\"[^}]*\"version\" *: *\"([\d.]+)\"", system_text(path))
-        if found:
-            return found.group(1) or found.group(2)
+        match = re.search(r"CUDA Version ([\d.]+)|\"cuda\"[^}]*\"version\" *: *\"([\d.]+)\"", system_text(path))
+        if match:
+            return match.group(1) or match.group(2)
     return version(parts)
 
 
 def _smi():
-    """Return what nvidia-smi says of the first visible GPU."""
-    nothing = dict.fromkeys(NVIDIA)
+    """Return nvidia-smi's facts of the first visible GPU, each None without one."""
+    unknown = dict.fromkeys(NVIDIA)
     program = shutil.which("nvidia-smi")
     if program is None:
-        return nothing
+        return unknown
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     command = [program, "--query-gpu=" + ",".join(NVIDIA.values()), "--format=csv,noheader", "--id=" + (visible or "0")]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
     except (OSError, subprocess.SubprocessError):
-        return nothing
+        return unknown
     values = [
         value.strip() for value in done.stdout.decode("utf-8", "replace").splitlines()[:1] for value in value.split(",")
     ]
-    return dict(zip(NVIDIA, values)) if done.returncode == 0 and len(values) == len(NVIDIA) else nothing
+    return dict(zip(NVIDIA, values)) if done.returncode == 0 and len(values) == len(NVIDIA) else unknown
 
 
 DEVICES = {"cpu": _cpu, "nvidia": _nvidia}
