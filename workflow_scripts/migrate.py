@@ -47,7 +47,7 @@ def earlier_results() -> dict[str, dict]:
 
 def candidates(tables: Tables) -> list[tuple]:
     """Return [(dataset, model, precision or None, path)] of trained artifacts without a record."""
-    trained_files = []
+    trained_files: list[tuple] = []
     for name in sorted(tables.names("dataset")):
         if tables.source(name) in ("train", "finetune"):
             paths = sorted(Path(f"results/{name}/checkpoints").glob("*.pth"))

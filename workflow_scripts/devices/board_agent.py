@@ -180,6 +180,7 @@ def token_of(folder: str) -> str | None:
     """Return the token that a job was started with, or None."""
     with contextlib.suppress(OSError), open(f"{folder}/token") as stream:
         return stream.read()
+    return None
 
 
 def accept(digest: str, size: int, client: str) -> bool:

@@ -90,14 +90,18 @@ class Board:
         command = [*self.ssh(), "--", self.destination, f"exec {shlex.quote(self.python)} {'' if site else '-S '}-"]
         with tempfile.TemporaryFile() as errors:
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(program.encode())
-                    process.stdin.close()
-                for block in iter(lambda: os.read(process.stdout.fileno(), 1 << 16), b""):
-                    self.last_contact = time.monotonic()
-                    if sink:
-                        sink(block)
+                self._exchange(process, program, sink)
             return self._reply(process.returncode, _text_of(errors))
+
+    def _exchange(self, process, program, sink):
+        """Send a program to a process and pass its output on until it ends."""
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(program.encode())
+            process.stdin.close()
+        for block in iter(lambda: os.read(process.stdout.fileno(), 1 << 16), b""):
+            self.last_contact = time.monotonic()
+            if sink:
+                sink(block)
 
     def _reply(self, status, errors):
         replies = [line[len(REPLY) :] for line in errors.splitlines() if line.startswith(REPLY)]
@@ -132,7 +136,7 @@ class Board:
             stats, text = _text_of(output), _text_of(errors)
         if done.returncode == 0:
             self.last_contact = time.monotonic()
-            return int(re.search(r"Literal data: ([\d,]+)", stats).group(1).replace(",", ""))
+            return int("".join(re.findall(r"Literal data: ([\d,]+)", stats)).replace(",", ""))
         full = [line for line in text.splitlines() if "No space left on device" in line]
         if full:
             raise UserError(f"no space left: {full[0]} (docs/remote.md lists what may be deleted)")
