@@ -26,7 +26,7 @@ def clean_graph(row, passes):
     from graph import passes as surgeon
     from model import export
 
-    return surgeon.apply(onnx_io.imported(export.to_onnx(deployed(trained_like(row, 1000)), row["size"])), passes)
+    return surgeon.apply(onnx_io.from_model(export.to_onnx(deployed(trained_like(row, 1000)), row["size"])), passes)
 
 
 def plan_of(graph, row, pixels, workers):

@@ -50,7 +50,7 @@ def exported(model):
 
 @pytest.fixture(scope="module")
 def cleaned(exported):
-    return {name: passes.apply(onnx_io.imported(exported), names) for name, names in LISTS.items()}
+    return {name: passes.apply(onnx_io.from_model(exported), names) for name, names in LISTS.items()}
 
 
 # The original
@@ -77,7 +77,7 @@ def original():
 
 @pytest.fixture(scope="module")
 def fate(original):
-    return fit.report(onnx_io.imported(original), KNOWN, {**XAVIER, "version": "8.4.0"}, alone=True)
+    return fit.report(onnx_io.from_model(original), KNOWN, {**XAVIER, "version": "8.4.0"}, alone=True)
 
 
 def test_what_fell_back_in_the_original_falls_back_here(fate):
@@ -149,7 +149,7 @@ def test_surgery_leaves_one_subgraph_between_two_attentions(cleaned, name, recip
 
 
 def test_surgery_against_the_exported_graph(cleaned, exported):
-    before = fit.report(onnx_io.imported(exported), KNOWN, XAVIER, alone=True)
+    before = fit.report(onnx_io.from_model(exported), KNOWN, XAVIER, alone=True)
     after = fit.report(cleaned["dla1"].copy(), KNOWN, XAVIER)
     assert after["offered"] < before["offered"] / 4 and after["macs"]["dla"] > 2 * before["macs"]["dla"]
 

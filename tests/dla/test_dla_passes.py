@@ -30,7 +30,7 @@ def exported(model):
 
 @pytest.fixture(scope="module", params=sorted(LISTS))
 def clean(request, exported):
-    return shapes.annotate(passes.apply(onnx_io.imported(exported), LISTS[request.param]))
+    return shapes.annotate(passes.apply(onnx_io.from_model(exported), LISTS[request.param]))
 
 
 def modules(graph):
@@ -66,7 +66,7 @@ def test_convolutions_and_sums_work_on_images(clean):
 
 
 def test_a_split_is_slices_where_the_table_says_so(exported):
-    graphs = {name: passes.apply(onnx_io.imported(exported), names) for name, names in LISTS.items()}
+    graphs = {name: passes.apply(onnx_io.from_model(exported), names) for name, names in LISTS.items()}
     kinds = {name: {node.op for node in graph.nodes} for name, graph in graphs.items()}
     assert "Split" in kinds["dla1"] and "Split" not in kinds["dla2"]
     for node in graphs["dla2"].nodes:
@@ -76,8 +76,8 @@ def test_a_split_is_slices_where_the_table_says_so(exported):
 
 def test_one_lineage(exported, clean):
     """Plans, ranges and caches name modules: each has one node that computes, whatever its class of graph."""
-    gpu = passes.apply(onnx_io.imported(exported), [*CPU.split(), "linear_to_gemm"])
-    assert modules(clean) == modules(gpu) == modules(onnx_io.imported(exported))
+    gpu = passes.apply(onnx_io.from_model(exported), [*CPU.split(), "linear_to_gemm"])
+    assert modules(clean) == modules(gpu) == modules(onnx_io.from_model(exported))
     skips = [{qdq.module_of(n) for n in g.nodes if qdq.kind_of(n) == "residual"} for g in (clean, gpu)]
     assert skips[0] == skips[1] != set()
     names = [node.name for node in clean.nodes]
@@ -86,7 +86,7 @@ def test_one_lineage(exported, clean):
 
 def test_ranges_fit_the_convolutions(exported, clean):
     """Ranges calibrated on linear layers are found by the same names, one for each output channel."""
-    gemms = passes.apply(onnx_io.imported(exported), [*CPU.split(), "linear_to_gemm"])
+    gemms = passes.apply(onnx_io.from_model(exported), [*CPU.split(), "linear_to_gemm"])
     ranges = amax_of(gemms)
     assert qdq.activation_scales(clean, ranges, ["conv", "linear", "residual"])
     expected = logits(qdq.insert(gemms, ranges, ["conv", "linear"]), images(2))
@@ -96,7 +96,7 @@ def test_ranges_fit_the_convolutions(exported, clean):
 
 @pytest.mark.parametrize("name", sorted(LISTS))
 def test_quantized_graphs_are_accepted(exported, name):
-    plain = passes.apply(onnx_io.imported(exported), PLAIN)
+    plain = passes.apply(onnx_io.from_model(exported), PLAIN)
     quantized = qdq.insert(plain, amax_of(plain), EVERYTHING)
     expected, pairs = logits(quantized, images(2)), sum(n.op == "QuantizeLinear" for n in quantized.nodes)
     graph = passes.apply(quantized, LISTS[name][1:])

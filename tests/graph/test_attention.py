@@ -33,17 +33,17 @@ def fused_nodes(graph):
 
 @pytest.mark.parametrize("names", [FUSED, TOKENS], ids=["images", "tokens"])
 def test_each_attention_is_one_node_and_the_logits_stay(exported, names):
-    expected = logits(onnx_io.imported(exported), images(3))
-    graph = passes.apply(onnx_io.imported(exported), names)
+    expected = logits(onnx_io.from_model(exported), images(3))
+    graph = passes.apply(onnx_io.from_model(exported), names)
     assert len(fused_nodes(graph)) == 5 and not {"Softmax", "MatMul", "Split"} & {n.op for n in graph.nodes}
     assert np.abs(logits(graph, images(3)) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("names", [FUSED, TOKENS], ids=["images", "tokens"])
 def test_nodes_keep_their_modules(exported, names):
-    plain = passes.apply(onnx_io.imported(exported), BEFORE)
+    plain = passes.apply(onnx_io.from_model(exported), BEFORE)
     modules = {qdq.module_of(node) for node in plain.nodes if node.op in ("Conv", "Gemm", "MatMul")}
-    graph = passes.apply(onnx_io.imported(exported), names)
+    graph = passes.apply(onnx_io.from_model(exported), names)
     kept = {qdq.module_of(node) for node in graph.nodes if node.op in ("Conv", "Gemm")}
     assert {m for m in modules if not m.endswith((".qk", ".av"))} == kept
     found = {qdq.module_of(node) for node in fused_nodes(graph)}
@@ -58,13 +58,13 @@ def test_published_networks_are_fused(timm):
         if hasattr(module, "attention_biases"):
             torch.nn.init.normal_(module.attention_biases)
     count = sum(hasattr(module, "attention_biases") for module in model.modules())
-    graph = passes.apply(onnx_io.imported(export.to_onnx(deployed(model), 224)), FUSED)
+    graph = passes.apply(onnx_io.from_model(export.to_onnx(deployed(model), 224)), FUSED)
     assert len(fused_nodes(graph)) == count and len(graph.functions) == 2
 
 
 def test_the_file_has_the_bodies_and_gives_the_same_bytes(exported, tmp_path):
     for name in "ab":
-        onnx_io.save(passes.apply(onnx_io.imported(exported), FUSED), tmp_path / name)
+        onnx_io.save(passes.apply(onnx_io.from_model(exported), FUSED), tmp_path / name)
     onnx_io.save(onnx_io.load(tmp_path / "a"), tmp_path / "c")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
     assert {f.name for f in onnx_io.load(tmp_path / "a").functions} == {
@@ -128,7 +128,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_no_such_attention_is_left_as_it_is(exported, change):
-    graph = passes.apply(onnx_io.imported(exported), BEFORE)
+    graph = passes.apply(onnx_io.from_model(exported), BEFORE)
     softmax = next(n for n in graph.nodes if n.name == "stages.0.blocks.0.attn/Softmax")
     qk = surgery.producer(surgery.producer(softmax.inputs[0], "Add").inputs[0], "MatMul")
     gate = next(n for n in graph.nodes if n.name == "stages.0.blocks.0.attn.proj.act/HardSigmoid")
@@ -140,7 +140,7 @@ def test_what_is_no_such_attention_is_left_as_it_is(exported, change):
 
 
 def test_a_quantized_attention_is_left_and_quantized_products_are_not_in_the_way(exported):
-    plain = passes.apply(onnx_io.imported(exported), BEFORE)
+    plain = passes.apply(onnx_io.from_model(exported), BEFORE)
     for placement, count in ((["conv", "linear"], 5), (["conv", "linear", "attention"], 0)):
         quantized = qdq.insert(plain.copy(), amax_of(plain), placement)
         graph = passes.apply(quantized, ["fuse_attention"])
@@ -197,7 +197,7 @@ def test_a_missing_plugin_has_its_own_remedy(reason):
 
 
 def test_a_file_without_bodies_is_the_same_graph(exported, tmp_path):
-    onnx_io.save(passes.apply(onnx_io.imported(exported), FUSED), tmp_path / "fused")
+    onnx_io.save(passes.apply(onnx_io.from_model(exported), FUSED), tmp_path / "fused")
     whole = onnx.load(tmp_path / "fused")
     bare = onnx.load_from_string(_plugins.without_bodies((tmp_path / "fused").read_bytes()))
     assert len(whole.functions) == 2 and not bare.functions

@@ -55,7 +55,7 @@ def exported(model):
 
 @pytest.fixture(scope="module", params=sorted(CLASS_PASSES))
 def clean(request, exported):
-    return passes.apply(onnx_io.imported(exported), CLASS_PASSES[request.param])
+    return passes.apply(onnx_io.from_model(exported), CLASS_PASSES[request.param])
 
 
 def logits(graph, images):
@@ -118,7 +118,7 @@ def test_names_are_module_paths(exported):
 
 
 def test_clean_graphs_have_half_the_nodes_and_static_reshapes(exported, clean):
-    assert onnx_io.count(clean) <= onnx_io.count(onnx_io.imported(exported)) / 2
+    assert onnx_io.count(clean) <= onnx_io.count(onnx_io.from_model(exported)) / 2
     ops = {node.op for node in clean.nodes}
     assert not ops & {"Shape", "Gather", "Concat", "Unsqueeze", "Identity", "Constant"}
     reshapes = [node for node in clean.nodes if node.op == "Reshape"]
@@ -128,14 +128,14 @@ def test_clean_graphs_have_half_the_nodes_and_static_reshapes(exported, clean):
 @pytest.mark.parametrize("cls", sorted(CLASS_PASSES))
 def test_levit_128s_has_at_most_half_its_nodes(cls):
     row = {"timm": "levit_128s", "size": 224}
-    graph = onnx_io.imported(export.to_onnx(deployed(trained_like(row, 10)), 224))
+    graph = onnx_io.from_model(export.to_onnx(deployed(trained_like(row, 10)), 224))
     before = onnx_io.count(graph)
     assert onnx_io.count(passes.apply(graph, CLASS_PASSES[cls])) <= before / 2
 
 
 def test_clean_graphs_keep_the_logits(exported, clean):
     for batch in (1, 4):
-        expected = logits(onnx_io.imported(exported), images(batch))
+        expected = logits(onnx_io.from_model(exported), images(batch))
         assert np.abs(logits(clean, images(batch)) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
@@ -161,14 +161,14 @@ def test_any_slice_keeps_its_numbers(start, end, step):
 
 
 def test_linear_layers_and_skip_connections_stay_flat(exported):
-    graph = passes.apply(onnx_io.imported(exported), CLASS_PASSES["gpu"])
+    graph = passes.apply(onnx_io.from_model(exported), CLASS_PASSES["gpu"])
     skips = [node for node in graph.nodes if qdq.kind_of(node) == "residual"]
     assert skips and all(len(node.outputs[0].shape) == 2 for node in skips)
     assert any(tensor.inputs and tensor.inputs[0].op == "Gemm" for node in skips for tensor in node.inputs)
 
 
 def test_linear_layers_as_convolutions_keep_the_logits_and_names(exported):
-    gemms = passes.apply(onnx_io.imported(exported), CLASS_PASSES["gpu"])
+    gemms = passes.apply(onnx_io.from_model(exported), CLASS_PASSES["gpu"])
     modules = {node.name.rsplit("/", 1)[0] for node in gemms.nodes if node.op == "Gemm"}
     expected = logits(gemms, images(2))
     wide = passes.apply(gemms, ["gemm_to_conv"])
@@ -185,17 +185,17 @@ def test_a_pass_that_changes_the_logits_is_refused(exported, monkeypatch):
 
     monkeypatch.setitem(passes.PASSES, "negate", negate)
     with pytest.raises(UserError, match="pass negate changed the logits"):
-        passes.apply(onnx_io.imported(exported), ["negate"])
+        passes.apply(onnx_io.from_model(exported), ["negate"])
 
 
 def test_an_unknown_pass_is_named(exported):
     with pytest.raises(UserError, match="no pass is called 'fold_constant'; there are: fold_constants"):
-        passes.apply(onnx_io.imported(exported), ["fold_constant"])
+        passes.apply(onnx_io.from_model(exported), ["fold_constant"])
 
 
 def test_the_same_graph_gives_the_same_bytes(exported, tmp_path):
     for name in ("a", "b"):
-        onnx_io.save(passes.apply(onnx_io.imported(exported), CLASS_PASSES["cpu"]), tmp_path / name)
+        onnx_io.save(passes.apply(onnx_io.from_model(exported), CLASS_PASSES["cpu"]), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -260,7 +260,7 @@ def test_a_scale_is_amax_over_127_per_output_channel(clean):
 
 
 def test_passes_accept_quantized_graphs(exported):
-    plain = passes.apply(onnx_io.imported(exported), ["fold_constants", "fold_shapes", "drop_noops"])
+    plain = passes.apply(onnx_io.from_model(exported), ["fold_constants", "fold_shapes", "drop_noops"])
     quantized = qdq.insert(plain, amax_of(plain), EVERYTHING)
     expected = logits(quantized, images(2))
     pairs = sum(n.op == "QuantizeLinear" for n in quantized.nodes)

@@ -30,7 +30,7 @@ def digits(tmp_path_factory):
 
 
 def clean(digits):
-    return passes.apply(onnx_io.imported(export.to_onnx(digits.folded(), SIZE)), GRAPH["passes"])
+    return passes.apply(onnx_io.from_model(export.to_onnx(digits.folded(), SIZE)), GRAPH["passes"])
 
 
 def planned(digits, criterion, reference="reference.npy", nodes=None):

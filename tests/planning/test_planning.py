@@ -23,7 +23,7 @@ PLANTED = {f"{LINEAR}.{name}" for name in ("ln1/Gemm", "act/HardSigmoid", "act/M
 
 
 def cleaned(seed=0, cls="gpu"):
-    return passes.apply(onnx_io.imported(export.to_onnx(deployed(trained_like(seed=seed)), SIZE)), CLASS_PASSES[cls])
+    return passes.apply(onnx_io.from_model(export.to_onnx(deployed(trained_like(seed=seed)), SIZE)), CLASS_PASSES[cls])
 
 
 @pytest.fixture(scope="module")

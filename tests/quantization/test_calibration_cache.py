@@ -44,7 +44,7 @@ def test_no_cache_is_written_for_a_scaled_network(folded, tmp_path):
 
 @pytest.fixture(scope="module")
 def clean(folded):
-    return onnx_io.to_model(passes.apply(onnx_io.imported(export.to_onnx(folded, SIZE)), CLASS_PASSES["gpu"]))
+    return onnx_io.to_model(passes.apply(onnx_io.from_model(export.to_onnx(folded, SIZE)), CLASS_PASSES["gpu"]))
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def amax(folded):
 
 @pytest.fixture(scope="module")
 def scales(clean, amax):
-    return export_cache.scales_of(onnx_io.imported(clean), amax, EVERYTHING, [images(3), images(2, seed=2)])
+    return export_cache.scales_of(onnx_io.from_model(clean), amax, EVERYTHING, [images(3), images(2, seed=2)])
 
 
 def test_calibration_cache_has_the_scales_of_the_pairs(clean, amax, scales, tmp_path):
     """Implicit and explicit INT8 quantize alike: each activation that has a pair has its scale in the cache."""
     (tmp_path / "c").write_text(_calibration.text(scales, "8.5.2"))
     read, pairs = _calibration.read(tmp_path / "c"), {}
-    for node in qdq.insert(onnx_io.imported(clean), amax, EVERYTHING).nodes:
+    for node in qdq.insert(onnx_io.from_model(clean), amax, EVERYTHING).nodes:
         if node.op == "QuantizeLinear" and "axis" not in node.attrs:
             pairs.setdefault(node.inputs[0].name, []).append(float(node.inputs[1].values))
     assert read.keys() > pairs.keys() and len(pairs) > 20
@@ -70,24 +70,24 @@ def test_calibration_cache_has_the_scales_of_the_pairs(clean, amax, scales, tmp_
 
 def test_calibration_cache_has_all_activations(clean, amax, scales):
     """Those without a pair have the largest magnitude over all batches, and no weight or shape has any."""
-    graph = onnx_io.imported(clean)
+    graph = onnx_io.from_model(clean)
     written = {tensor.name for node in graph.nodes for tensor in node.outputs}
     assert scales.keys() == written | {"input_0"}
     paired = qdq.activation_scales(graph, amax, EVERYTHING)
     assert "output_0" not in paired and "stem.conv1/Conv_output_0" not in paired
-    largest = max(np.abs(logits(onnx_io.imported(clean), batch)).max() for batch in (images(3), images(2, seed=2)))
+    largest = max(np.abs(logits(onnx_io.from_model(clean), batch)).max() for batch in (images(3), images(2, seed=2)))
     assert scales["output_0"] == np.float32(float(largest) / qdq.QMAX)
 
 
 def test_a_smaller_placement_leaves_no_tensor_out(clean, amax, scales):
-    found = export_cache.scales_of(onnx_io.imported(clean), amax, ["conv"], [images(1)])
+    found = export_cache.scales_of(onnx_io.from_model(clean), amax, ["conv"], [images(1)])
     assert found.keys() == scales.keys()
 
 
 def test_pooling_keeps_the_scale(folded, amax):
     """A DLA wants one for both sides; elsewhere the mean over tokens has one of its own."""
     passes_of_a_dla = [*CLASS_PASSES["gpu"][:-2], "linear_to_conv", "mean_to_pool"]
-    graph = passes.apply(onnx_io.imported(export.to_onnx(folded, SIZE)), passes_of_a_dla)
+    graph = passes.apply(onnx_io.from_model(export.to_onnx(folded, SIZE)), passes_of_a_dla)
     found = export_cache.scales_of(graph, amax, ["conv", "linear", "residual"], [images(2)])
     (pool,) = [node for node in graph.nodes if node.op == "AveragePool"]
     assert found[pool.outputs[0].name] == found[pool.inputs[0].name] > 0
@@ -95,11 +95,11 @@ def test_pooling_keeps_the_scale(folded, amax):
 
 
 def test_dead_and_infinite_activations(clean):
-    graph = onnx_io.imported(clean)
+    graph = onnx_io.from_model(clean)
     zero = {name for name, value in ranges.magnitudes(graph, [0 * images(1)]).items() if value == 0}
     assert zero == {"input_0"}
     assert export_cache.scales_of(graph, {}, [], [0 * images(1)])["input_0"] == np.float32(SMALLEST / 127)
-    with pytest.raises(UserError, match="calibration: input_0 saw nan; check the checkpoint and the images"):
+    with pytest.raises(UserError, match="calibration: input_0 reaches nan; check the checkpoint and the images"):
         ranges.magnitudes(graph, [images(1), np.nan * images(1), images(1)])
 
 

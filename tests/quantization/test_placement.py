@@ -32,7 +32,7 @@ def clean(request):
     """A model's clean graph of the class cpu, with random weights."""
     row = {**USUAL, **CONFIG["models"][request.param]}
     folded = deployed(trained_like(row, CLASSES))
-    return passes.apply(onnx_io.imported(export.to_onnx(folded, row["size"])), CONFIG["graphs"]["cpu"]["passes"])
+    return passes.apply(onnx_io.from_model(export.to_onnx(folded, row["size"])), CONFIG["graphs"]["cpu"]["passes"])
 
 
 @pytest.fixture

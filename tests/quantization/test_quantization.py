@@ -38,7 +38,7 @@ def ranges_of(network):
 
 
 def test_quantizers_are_exactly_the_graphs_slots(folded, by_max):
-    clean = passes.apply(onnx_io.imported(export.to_onnx(folded, SIZE)), CLASS_PASSES["cpu"])
+    clean = passes.apply(onnx_io.from_model(export.to_onnx(folded, SIZE)), CLASS_PASSES["cpu"])
     slots = {
         f"{qdq.module_of(node)}.{quantizer}"
         for node in clean.nodes
@@ -60,7 +60,7 @@ def test_every_layer_attention_product_and_skip_has_its_quantizers(folded, by_ma
 
 
 def test_the_qdq_graph_computes_what_the_fake_quantized_network_does(folded, images, by_max):
-    clean = passes.apply(onnx_io.imported(export.to_onnx(folded, SIZE)), CLASS_PASSES["cpu"])
+    clean = passes.apply(onnx_io.from_model(export.to_onnx(folded, SIZE)), CLASS_PASSES["cpu"])
     graph = qdq.insert(clean, ranges_of(by_max), EVERYTHING)
     got = onnx_io.runner(onnx_io.to_model(graph)).run(None, {onnx_io.INPUT: images[:8].numpy()})[0]
     with torch.no_grad():

@@ -1,10 +1,11 @@
 """LeViT's attention as one node, for a TensorRT plugin (plugins/levit_attention).
 
-`LevitAttention` reads the product qkv [B, N, heads * (2 key_dim + val_dim)], `LevitAttentionDownsample` the products kv
-[B, N, heads * (key_dim + val_dim)] and q [B, M, heads * key_dim]. The result is hardswish(softmax(q k^T + bias) v),
-[B, M, heads * val_dim]; the scale is in q's weights. With `Image` behind its name a node reads and writes images
-[B, C, height, width] in place of tokens. Attributes: heads, key_dim, val_dim, queries (M), keys (N), bias
-[heads, M, N]. What a node computes is in the graph as well (attention_body.py), for whoever has no plugin.
+`LevitAttention` reads the product qkv [B, N, heads * (2 key_dim + val_dim)]. `LevitAttentionDownsample` reads the
+products kv [B, N, heads * (key_dim + val_dim)] and q [B, M, heads * key_dim]. The result is
+hardswish(softmax(q k^T + bias) v), [B, M, heads * val_dim]; the weights of q include the scale. A node whose operator
+ends in `Image` reads and writes images [B, C, height, width] instead of tokens. Attributes: heads, key_dim, val_dim,
+queries (M), keys (N), bias [heads, M, N]. The graph also defines each operator as a function of standard operators
+(attention_body.py), for runtimes without the plugin.
 """
 
 from typing import NamedTuple
@@ -12,40 +13,40 @@ from typing import NamedTuple
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graph import attention_body, shapes, surgery
+from graph import attention_body, qdq, shapes, surgery
 from graph.attention_body import DOMAIN, HEADS_FIRST, KEYS_LAST, OPS
 
-DIVISOR = 16  # of key_dim and val_dim: what the plugin's kernels and channels-last formats are made for
+DIVISOR = 16  # of key_dim and val_dim: required by the plugin's kernels and channels-last formats
 
 
-def declare(graph):
-    """Give a graph the bodies of those of its nodes that are attention, and no others."""
+def declare(graph: gs.Graph) -> gs.Graph:
+    """Define the functions of the attention nodes that a graph has, and drop those of others, in place."""
     used = sorted({node.op for node in graph.nodes if node.domain == DOMAIN})
-    others = [known for known in graph.functions if known.domain != DOMAIN]
+    others = [function for function in graph.functions if function.domain != DOMAIN]
     graph.functions = others + [attention_body.function(op) for op in used]
     return graph
 
 
-def fuse_attention(graph):
-    """Make one node of each attention of a LeViT, from its product qkv (or kv and q) to its projection's input."""
+def fuse_attention(graph: gs.Graph) -> gs.Graph:
+    """Fuse each attention of a LeViT, from its product qkv (or kv and q) to its projection's input, into one node."""
     shapes.annotate(graph)
     for softmax in [n for n in graph.nodes if n.op == "Softmax"]:
-        found = _match(softmax)
-        if found:
-            _fuse(graph, *found)
+        match = _match(softmax)
+        if match:
+            _fuse(graph, *match)
     return declare(graph.cleanup().toposort())
 
 
 def _match(softmax):
-    """Return (inputs, attributes, last node, module) of the attention around a Softmax, or None where it is none."""
+    """Return (inputs, attributes, last node, module) of the attention around a Softmax, or None."""
     add, product = surgery.producer(softmax.inputs[0], "Add"), surgery.consumer(softmax.outputs[0])
     qk = add and next((n for n in (surgery.producer(t, "MatMul") for t in add.inputs) if n is not None), None)
     bias = add and next((t for t in add.inputs if isinstance(t, gs.Constant)), None)
     last, joined = _end(product)
     if last is None or qk is None or bias is None or softmax.attrs.get("axis", -1) not in (-1, 3):
         return None
-    alone = surgery.consumer(qk.outputs[0]) is add and surgery.consumer(add.outputs[0]) is softmax
-    if not alone or product.inputs[0] is not softmax.outputs[0] or len(bias.values.shape) < 3:
+    exclusive = surgery.consumer(qk.outputs[0]) is add and surgery.consumer(add.outputs[0]) is softmax
+    if not exclusive or product.inputs[0] is not softmax.outputs[0] or len(bias.values.shape) < 3:
         return None
     *others, heads, queries, keys = bias.values.shape
     operands = [_origin(t) for t in (*qk.inputs, product.inputs[1])]
@@ -57,11 +58,11 @@ def _match(softmax):
         return None
     values = np.ascontiguousarray(bias.values.reshape(heads, queries, keys), dtype=np.float32)
     attributes = {**sizes, "bias": gs.Constant(f"{softmax.name}_bias", values)}
-    return sources, attributes, last, qk.name.rsplit("/", 1)[0].rsplit(".", 1)[0]
+    return sources, attributes, last, qdq.module_of(qk).rsplit(".", 1)[0]
 
 
 def _end(product):
-    """Return (node that writes the activation, Reshape before it) behind a product with values, or (None, None)."""
+    """Return (node that writes the activation, Reshape before it) after the product with v, or (None, None)."""
     nothing = (None, None)
     if product is None or product.op != "MatMul":
         return nothing
@@ -78,12 +79,11 @@ def _end(product):
     scale = next((n for n in readers if n.op == "Mul"), None)
     if gate is None or scale is None or len(readers) != 2 or surgery.consumer(gate.outputs[0]) is not scale:
         return nothing
-    sixth = abs(gate.attrs.get("alpha", 0.2) - 1 / 6) < 1e-6 and gate.attrs.get("beta", 0.5) == 0.5
-    return (scale, joined) if sixth else nothing
+    return (scale, joined) if surgery.gates_hardswish(gate) else nothing
 
 
 class _Origin(NamedTuple):
-    """Where an operand's numbers are: some of the last axis of `source` [B, N, C] as [B, N, heads, depth]."""
+    """An operand: `size` elements of the depth from `start`, of `source` [B, N, C] as [B, N, heads, depth]."""
 
     source: gs.Tensor
     heads: int
@@ -94,7 +94,7 @@ class _Origin(NamedTuple):
 
 
 def _origin(tensor):
-    """Return the _Origin of an operand behind Transposes and a Split, or None where it is made otherwise."""
+    """Return the _Origin of an operand that Transposes and a Split make, or None for any other."""
     perm, cut, start, size = [0, 1, 2, 3], None, 0, None
     while tensor.inputs and tensor.inputs[0].op in ("Transpose", "Split"):
         node = tensor.inputs[0]
@@ -103,8 +103,8 @@ def _origin(tensor):
             cut = None if cut is None else node.attrs["perm"][cut]
         elif cut is None:
             cut = node.attrs.get("axis", 0) % 4
-            place = next(i for i, output in enumerate(node.outputs) if output is tensor)
-            start, size = sum(output.shape[cut] for output in node.outputs[:place]), tensor.shape[cut]
+            index = next(i for i, output in enumerate(node.outputs) if output is tensor)
+            start, size = sum(output.shape[cut] for output in node.outputs[:index]), tensor.shape[cut]
         else:
             return None
         tensor = node.inputs[0]
@@ -118,15 +118,12 @@ def _origin(tensor):
 
 
 def _sources(operands, heads):
-    """Return the products that hold queries, keys and values side by side for each head, or None."""
+    """Return the products that hold q, k and v side by side for each head, or None."""
     if None in operands or {origin.heads for origin in operands} != {heads}:
         return None
     q, k, v = operands
-    if (
-        (q.perm, k.perm, v.perm) != (HEADS_FIRST, KEYS_LAST, HEADS_FIRST)
-        or q.size != k.size
-        or k.source is not v.source
-    ):
+    perms = (q.perm, k.perm, v.perm)
+    if perms != (HEADS_FIRST, KEYS_LAST, HEADS_FIRST) or q.size != k.size or k.source is not v.source:
         return None
     first = q.size if q.source is k.source else 0
     placed = (q.start, k.start, v.start) == (0, first, first + k.size) and k.depth == first + k.size + v.size
@@ -136,7 +133,7 @@ def _sources(operands, heads):
 
 
 def _fuse(graph, sources, attributes, last, module):
-    """Put the one node in place of those that lead to a last one; the activation keeps its name."""
+    """Replace the nodes that lead to `last` by one; the activation keeps its name."""
     result, op = last.outputs[0], OPS[len(sources) - 1]
     last.outputs.clear()
     node = gs.Node(op, surgery.free_name(graph, f"{module}/{op}"), attributes, sources, [result], domain=DOMAIN)

@@ -1,4 +1,4 @@
-"""What the nodes of attention.py compute, as functions of ONNX's own operators, for runtimes without the plugin."""
+"""The operators of attention.py as functions of standard ONNX operators, for runtimes without the plugin."""
 
 import functools
 
@@ -7,8 +7,8 @@ import onnx_graphsurgeon as gs
 
 DOMAIN = "levit"
 OPS = ("LevitAttention", "LevitAttentionDownsample")
-IMAGE = "Image"  # what follows an op's name where it is on images
-HEADS_FIRST, KEYS_LAST = [0, 2, 1, 3], [0, 2, 3, 1]  # of [B, N, heads, D]
+IMAGE = "Image"  # suffix of an operator that works on images
+HEADS_FIRST, KEYS_LAST = [0, 2, 1, 3], [0, 2, 3, 1]  # permutations of [B, N, heads, D]
 
 BODY = """
 <opset_import: ["": 13], domain: "levit">
@@ -50,7 +50,7 @@ SPLIT = {
     ks, vs = Split <axis = {axis}> (kv4, parts)
     qs = Identity (q4)""",
 }
-DEPTH = {  # of a head in an input
+DEPTH = {  # elements of a head in an input
     "qkv": """
     kk = Add (k, k)
     qkv_d = Add (kk, d)""",
@@ -85,8 +85,8 @@ IMAGES = {  # heads are [B, heads, D, N]
 
 
 @functools.cache
-def function(op):
-    """Return the gs.Function that an op is."""
+def function(op: str) -> gs.Function:
+    """Return the definition of an operator."""
     model = onnx.helper.make_model(onnx.GraphProto(name="empty"), functions=[onnx.parser.parse_function(_text(op))])
     return gs.import_onnx(model).functions[0]
 

@@ -1,37 +1,47 @@
-"""Readable names: a node is called after the torch module it was exported from, `stages.0.blocks.1.attn.qkv/MatMul`.
+"""Readable node names: the path of the torch module, then the operator, as in `stages.0.blocks.1.attn.qkv/MatMul`.
 
-Plans, calibrated ranges and inspector output all refer to these names.
+Plans, calibrated ranges and TensorRT's layer information refer to these names. Standard library only.
 """
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
 
 
-def tidy(name):
+def module_of(name: str) -> str:
+    """Return the path of the torch module that the node `{module}/{op}` was exported from."""
+    return name.rsplit("/", 1)[0]
+
+
+def tidy(name: str) -> str:
     """Return `stages.0.blocks.1.attn.qkv/MatMul` for the exporter's `/stages/stages.0/blocks/blocks.1/attn/qkv/MatMul`.
 
-    The exporter writes a container and its child as `/blocks/blocks.1`; other names stay as they are.
+    The exporter writes a container and its child as `/blocks/blocks.1`. Other names are returned unchanged.
     """
     if not name.startswith("/"):
         return name
     *scopes, op = name[1:].split("/")
-    kept = [
-        s for s, following in zip(scopes, scopes[1:] + [""]) if not re.fullmatch(re.escape(s) + r"\.\d+", following)
-    ]
-    return "/".join([".".join(kept), op]) if kept else op
+    pairs = zip(scopes, [*scopes[1:], ""])
+    modules = [scope for scope, child in pairs if not re.fullmatch(re.escape(scope) + r"\.\d+", child)]
+    return "/".join([".".join(modules), op]) if modules else op
 
 
-def tidy_model(model):
-    """Rename every node and inner tensor of an exported ONNX model; the input and output keep their names."""
+def tidy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Rename the nodes and inner tensors of an exported model in place; its input and output keep their names."""
     fixed = {value.name for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]}
-    taken = {}
+    uses = {}
     for node in model.graph.node:
-        node.name = _unique(tidy(node.name), taken)
+        node.name = _unique(tidy(node.name), uses)
         node.input[:] = [n if n in fixed else tidy(n) for n in node.input]
         node.output[:] = [n if n in fixed else tidy(n) for n in node.output]
     del model.graph.value_info[:]
     return model
 
 
-def _unique(name, taken):
-    taken[name] = taken.get(name, -1) + 1
-    return f"{name}_{taken[name]}" if taken[name] else name
+def _unique(name, uses):
+    uses[name] = uses.get(name, -1) + 1
+    return f"{name}_{uses[name]}" if uses[name] else name

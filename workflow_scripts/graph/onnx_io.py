@@ -1,4 +1,6 @@
-"""Reading, writing and running ONNX graphs: the small common ground of the graph modules."""
+"""Read, write and run ONNX graphs: what the graph modules share."""
+
+import os
 
 import numpy as np
 import onnx
@@ -9,78 +11,78 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from core.files import UserError
 
 G_LOGGER.severity = G_LOGGER.ERROR
-onnxruntime.set_default_logger_severity(4)  # warnings of graphs that a pass has not yet cleaned are no news
+onnxruntime.set_default_logger_severity(4)  # ONNX Runtime warns about graphs that no pass has cleaned yet
 
 INPUT, OUTPUT = "input_0", "output_0"
 
 
-def load(path):
-    """Return the graphsurgeon graph of an ONNX file; raise UserError where it is none."""
+def load(path: str | os.PathLike) -> gs.Graph:
+    """Return the graph of an ONNX file; raise UserError if the file is not a valid one."""
     try:
         model = onnx.load(str(path))
         onnx.checker.check_model(model)
     except Exception as error:
-        raise UserError(f"{path} is not a valid ONNX graph ({_first_line(error)}): delete it and run again") from None
-    return imported(model)
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} is not a valid ONNX graph ({first}): delete it and run again") from None
+    return from_model(model)
 
 
-def imported(model):
-    """Return the graphsurgeon graph of an ONNX model, which stays as it is."""
+def from_model(model: onnx.ModelProto) -> gs.Graph:
+    """Return the graph of an ONNX model, which is not modified."""
     graph = gs.import_onnx(model)
-    graph.import_domains = list(graph.import_domains)  # else the model's own, to which a node's domain is added
+    graph.import_domains = list(graph.import_domains)  # a copy: passes add the domains of their nodes
     return graph
 
 
-def save(graph, path):
-    """Write a graph, checked, with nodes in topological order; equal graphs give equal bytes."""
+def save(graph: gs.Graph, path: str | os.PathLike) -> None:
+    """Check a graph and write it with its nodes in topological order; equal graphs give equal bytes."""
     model = to_model(graph)
     onnx.checker.check_model(model, full_check=True)
     with open(path, "wb") as stream:
         stream.write(model.SerializeToString(deterministic=True))
 
 
-def to_model(graph):
-    """Return the ONNX model of a graph, with an IR version that TensorRT 8.5's and ONNX Runtime's parsers read."""
+def to_model(graph: gs.Graph) -> onnx.ModelProto:
+    """Return the ONNX model of a graph, in an IR version that TensorRT 8.5 and ONNX Runtime can parse."""
     model = gs.export_onnx(graph.toposort())
     model.ir_version = min(model.ir_version, 8)
     model.producer_name, model.producer_version = "LeViT-TensorRT", ""
     return model
 
 
-def runner(model, threads=0):
-    """Return an ONNX Runtime session on the CPU without graph optimizations: the reference for every proof."""
+def runner(model: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Return a CPU session of ONNX Runtime without graph optimizations: the reference for every proof.
+
+    threads: 0 stands for all cores.
+    """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads  # 0: all cores
+    options.intra_op_num_threads = threads
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def observer(graph, threads=0):
-    """Return an ONNX Runtime session that has every tensor that a node of the graph writes as an output."""
+def observer(graph: gs.Graph, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Return a session whose outputs are all tensors that nodes of the graph write."""
     model = to_model(graph.copy())
-    known = {value.name for value in model.graph.output}
-    names = [name for node in model.graph.node for name in node.output if name and name not in known]
+    outputs = {value.name for value in model.graph.output}
+    names = [name for node in model.graph.node for name in node.output if name and name not in outputs]
     inferred = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
     model.graph.output.extend(inferred.get(name, onnx.ValueInfoProto(name=name)) for name in names)
     return runner(model, threads)
 
 
-def random_batch(graph, batch, seed=0):
-    """Return standard normal images [batch, 3, H, W] that fit the graph's input."""
+def random_batch(graph: gs.Graph, batch: int, seed: int = 0) -> np.ndarray:
+    """Return standard normal images, float32 [batch, 3, H, W], of the graph's input size."""
     shape = graph.inputs[0].shape[1:]
     return np.random.default_rng(seed).standard_normal((batch, *shape), dtype=np.float32)
 
 
-def outputs(graph, batch, seed=0):
-    """Return the graph's logits for random images."""
+def outputs(graph: gs.Graph, batch: int, seed: int = 0) -> np.ndarray:
+    """Return the graph's logits, float32 [batch, classes], of random images."""
     return runner(to_model(graph)).run(None, {INPUT: random_batch(graph, batch, seed)})[0]
 
 
-def count(graph):
+def count(graph: gs.Graph) -> int:
     """Return the number of nodes other than Constant."""
     return sum(node.op != "Constant" for node in graph.nodes)
-
-
-def _first_line(error):
-    return str(error).strip().splitlines()[0]

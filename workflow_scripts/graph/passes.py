@@ -1,27 +1,29 @@
-"""The surgeon's passes: small named functions graph -> graph, listed for each class of graph in config.yaml.
+"""The surgeon's passes: small named functions graph -> graph, listed for each graph variant in config.yaml.
 
-Every pass is exact: `apply` runs the graph before and after it and compares. Passes leave QuantizeLinear and
-DequantizeLinear where they are, so they also accept quantized graphs.
+Every pass is exact: `apply` runs the graph before and after it and compares the logits. Passes do not move
+QuantizeLinear and DequantizeLinear, so they accept quantized graphs as well.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from core.command import log
 from core.files import UserError
-from graph import attention, dla_passes, onnx_io, shapes, surgery
+from graph import attention, dla_passes, onnx_io, qdq, shapes, surgery
 
-TOLERANCE = 1e-5  # of an exact pass, relative to the largest logit
+TOLERANCE = 1e-5  # of the logits after an exact pass, relative to the largest
 ELEMENTWISE = {"Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Sigmoid", "Clip"}
 
 
-def fold_constants(graph):
-    """Compute what depends on weights alone, transposed weights for instance."""
+def fold_constants(graph: gs.Graph) -> gs.Graph:
+    """Compute what depends on constants alone, such as transposed weights."""
     return graph.fold_constants(fold_shapes=False, size_threshold=None).cleanup()
 
 
-def fold_shapes(graph):
-    """Replace computed Reshape targets by constants, with -1 for the one dimension that depends on the batch."""
+def fold_shapes(graph: gs.Graph) -> gs.Graph:
+    """Replace computed targets of Reshapes by constants, with -1 for the one dimension that depends on the batch."""
     measured, _ = shapes.measured(graph)
     for node in [n for n in graph.nodes if n.op == "Reshape"]:
         target = shapes.target(shapes.symbolic(measured[node.outputs[0].name]))
@@ -30,32 +32,31 @@ def fold_shapes(graph):
     return graph.cleanup()
 
 
-def drop_noops(graph):
-    """Remove Identity, Dropout, and Reshape or Transpose that change nothing."""
+def drop_noops(graph: gs.Graph) -> gs.Graph:
+    """Remove Identity, Dropout, and any Reshape or Transpose that changes nothing."""
     shapes.annotate(graph)
     for node in list(graph.nodes):
-        kept = surgery.is_output(graph, node.outputs[0])
         same = node.op in ("Identity", "Dropout")
         same |= node.op == "Reshape" and node.inputs[0].shape == node.outputs[0].shape
         same |= node.op == "Transpose" and list(node.attrs["perm"]) == sorted(node.attrs["perm"])
-        if same and not kept:
+        if same and not surgery.is_output(graph, node.outputs[0]):
             surgery.bypass(node)
     return graph.cleanup()
 
 
-def share_initializers(graph):
-    """Keep one of several equal constants."""
+def share_initializers(graph: gs.Graph) -> gs.Graph:
+    """Make one constant of several equal ones."""
     first = {}
     for _, tensor in sorted(graph.tensors().items()):
         if isinstance(tensor, gs.Constant):
-            kept = first.setdefault((str(tensor.dtype), tuple(tensor.shape), tensor.values.tobytes()), tensor)
-            for reader in list(tensor.outputs) if kept is not tensor else []:
-                surgery.reads(reader, tensor, kept)
+            same = first.setdefault((str(tensor.dtype), tuple(tensor.shape), tensor.values.tobytes()), tensor)
+            if same is not tensor:
+                surgery.redirect(tensor, same)
     return graph.cleanup()
 
 
-def merge_reshapes(graph):
-    """Let a Reshape or Transpose that follows one of its kind do the work of both."""
+def merge_reshapes(graph: gs.Graph) -> gs.Graph:
+    """Merge consecutive Reshapes, and consecutive Transposes, into one."""
     for node in graph.toposort().nodes:
         before = surgery.producer(node.inputs[0], node.op) if node.op in ("Reshape", "Transpose") else None
         if before is None:
@@ -68,8 +69,8 @@ def merge_reshapes(graph):
     return graph.cleanup()
 
 
-def merge_slices(graph):
-    """Let one Slice cut along the axes of two that follow each other, and end where its input does."""
+def merge_slices(graph: gs.Graph) -> gs.Graph:
+    """Merge consecutive Slices along different axes into one, and clamp the ends of all to their input's size."""
     shapes.annotate(graph)
     for node in graph.toposort().nodes:
         before = surgery.producer(node.inputs[0], "Slice") if node.op == "Slice" else None
@@ -90,7 +91,7 @@ def merge_slices(graph):
 
 
 def _end_inside(node):
-    """Bring the ends of a Slice to the sizes of its input: TensorRT 8 clamps larger INT64 ones, with a warning."""
+    """Clamp the ends of a Slice to the size of its input; TensorRT 8 clamps larger INT64 ones with a warning."""
     source, _, ends, *rest = node.inputs
     if not all(isinstance(t, gs.Constant) for t in node.inputs[1:]):
         return
@@ -101,8 +102,8 @@ def _end_inside(node):
         node.inputs[2] = gs.Constant(f"{node.name}_inside", np.array(inside, dtype=np.int64))
 
 
-def merge_transposes(graph):
-    """Transpose once before a Split instead of once behind each of its outputs, where that takes fewer."""
+def merge_transposes(graph: gs.Graph) -> gs.Graph:
+    """Transpose once before a Split instead of after each of its outputs, if that takes fewer Transposes."""
     for split in [n for n in graph.nodes if n.op == "Split"]:
         behind = [surgery.consumer(output) for output in split.outputs]
         if not all(node is not None and node.op == "Transpose" for node in behind):
@@ -121,49 +122,41 @@ def merge_transposes(graph):
     return drop_noops(graph.toposort())
 
 
-def merge_hardswish(graph):
-    """Write x * HardSigmoid(x) as HardSwish (opset 14), which OpenVINO and ONNX Runtime compute in one go."""
+def merge_hardswish(graph: gs.Graph) -> gs.Graph:
+    """Replace x * HardSigmoid(x) by HardSwish (opset 14), which is one kernel in OpenVINO and ONNX Runtime."""
     for gate in [n for n in graph.nodes if n.op == "HardSigmoid"]:
         product, source = surgery.consumer(gate.outputs[0]), gate.inputs[0]
-        sixth = abs(gate.attrs.get("alpha", 0.2) - 1 / 6) < 1e-6 and gate.attrs.get("beta", 0.5) == 0.5
-        if sixth and product is not None and product.op == "Mul" and any(t is source for t in product.inputs):
+        multiplies = product is not None and product.op == "Mul" and any(t is source for t in product.inputs)
+        if multiplies and surgery.gates_hardswish(gate):
             product.op, product.inputs = "HardSwish", [source]
             product.name = product.name.replace("/Mul", "/HardSwish")
     graph.opset, graph.import_domains = max(graph.opset, 14), None
     return graph.cleanup()
 
 
-def linear_to_gemm(graph):
-    """Write a linear layer on tokens [B, N, C] as one Gemm on [B*N, C], and keep the tokens flat between layers."""
+def linear_to_gemm(graph: gs.Graph) -> gs.Graph:
+    """Replace a linear layer on tokens [B, N, C] by one Gemm on [B*N, C]; tokens stay flat between layers."""
     shapes.annotate(graph)
     for node in [n for n in graph.nodes if n.op == "MatMul"]:
-        bias = surgery.consumer(node.outputs[0])
-        if bias is None or bias.op != "Add" or not isinstance(node.inputs[1], gs.Constant):
-            continue
-        constants = [t for t in bias.inputs if isinstance(t, gs.Constant) and len(t.shape) == 1]
-        if constants and len(node.inputs[1].shape) == 2:
-            _as_gemm(graph, node, bias, constants[0])
+        add, weight = surgery.consumer(node.outputs[0]), node.inputs[1]
+        bias = surgery.added_bias(add)
+        if bias is not None and isinstance(weight, gs.Constant) and len(weight.shape) == 2:
+            _as_gemm(graph, node, add.outputs[0], bias)
     return _flat_between(graph)
 
 
-def _as_gemm(graph, node, add, bias):
-    source, result = node.inputs[0], add.outputs[0]
-    name = node.name.rsplit("/", 1)[0]
-    rows = _product(source.shape[:-1])
-    flat = (
-        surgery.reshape(graph, source, [rows, source.shape[-1]], f"{name}/Flatten") if len(source.shape) > 2 else source
-    )
-    output = gs.Variable(f"{name}/Gemm_output_0", dtype=result.dtype, shape=[rows, result.shape[-1]])
-    graph.nodes.append(gs.Node("Gemm", f"{name}/Gemm", inputs=[flat, node.inputs[1], bias], outputs=[output]))
-    if len(source.shape) > 2:
+def _as_gemm(graph, node, result, bias):
+    source, name = node.inputs[0], qdq.module_of(node)
+    rows, tokens = shapes.product(source.shape[:-1]), len(source.shape) > 2
+    flat = surgery.reshape(graph, source, [rows, source.shape[-1]], f"{name}/Flatten") if tokens else source
+    output = surgery.append(graph, "Gemm", f"{name}/Gemm", [flat, node.inputs[1], bias], [rows, result.shape[-1]])
+    if tokens:
         output = surgery.reshape(graph, output, result.shape, f"{name}/Unflatten")
-    for reader in list(result.outputs):
-        surgery.reads(reader, result, output)
-    add.outputs.clear()
+    surgery.supersede(graph, result, output)
 
 
-def gemm_to_conv(graph):
-    """Write each Gemm with a constant weight as a 1x1 convolution on [rows, C, 1, 1]; the form stays."""
+def gemm_to_conv(graph: gs.Graph) -> gs.Graph:
+    """Replace each Gemm with a constant weight by a 1x1 convolution on [rows, C, 1, 1], which stays in that form."""
     shapes.annotate(graph)
     for node in [n for n in graph.nodes if n.op == "Gemm" and isinstance(n.inputs[1], gs.Constant)]:
         _as_conv(graph, node)
@@ -171,39 +164,23 @@ def gemm_to_conv(graph):
 
 
 def _as_conv(graph, node):
-    (source, weight, bias), result, name = node.inputs, node.outputs[0], node.name.rsplit("/", 1)[0]
+    (source, weight, bias), result, name = node.inputs, node.outputs[0], qdq.module_of(node)
     values = weight.values if node.attrs.get("transB", 0) else weight.values.T
     kernel = gs.Constant(f"{name}/kernel", np.ascontiguousarray(values[:, :, None, None]))
     wide = surgery.reshape(graph, source, [*source.shape, 1, 1], f"{name}/Widen")
-    output = gs.Variable(f"{name}/Conv_output_0", dtype=result.dtype, shape=[*result.shape, 1, 1])
-    graph.nodes.append(gs.Node("Conv", f"{name}/Conv", {"kernel_shape": [1, 1]}, [wide, kernel, bias], [output]))
-    narrow = surgery.reshape(graph, output, result.shape, f"{name}/Narrow")
-    for reader in list(result.outputs):
-        surgery.reads(reader, result, narrow)
-    if surgery.is_output(graph, result):
-        narrow.name, result.name = result.name, narrow.name
-        graph.outputs = [narrow if tensor is result else tensor for tensor in graph.outputs]
-    node.outputs.clear()
-
-
-def _product(dimensions):
-    """Return the symbolic product of dimensions of which at most one depends on the batch."""
-    factor = int(np.prod([d for d in dimensions if isinstance(d, int)]))
-    scaled = [d for d in dimensions if isinstance(d, str)]
-    if not scaled:
-        return factor
-    factor *= int((scaled[0].split("*") + ["1"])[1])
-    return "batch" if factor == 1 else f"batch*{factor}"
+    attrs, shape = {"kernel_shape": [1, 1]}, [*result.shape, 1, 1]
+    output = surgery.append(graph, "Conv", f"{name}/Conv", [wide, kernel, bias], shape, attrs)
+    surgery.supersede(graph, result, surgery.reshape(graph, output, result.shape, f"{name}/Narrow"))
 
 
 def _flat_between(graph):
-    """Return the graph with the Reshapes between its linear layers gone, skip connections included."""
+    """Return the graph without the Reshapes between linear layers, those around skip connections included."""
     graph = merge_reshapes(_sink_reshapes(merge_reshapes(graph.cleanup().toposort())))
     return drop_noops(merge_reshapes(_share_reshapes(graph)))
 
 
 def _sink_reshapes(graph):
-    """Move Reshapes behind the elementwise nodes that follow them, until none moves."""
+    """Move Reshapes behind the elementwise nodes that follow them, until none can move."""
     while sum(_sink(graph, node) for node in list(graph.toposort().nodes) if node.op in ELEMENTWISE):
         graph.cleanup()
     return graph.cleanup()
@@ -221,19 +198,20 @@ def _sink(graph, node):
         return False
     for tensor, reshape in zip(data, before):
         other = reshape is None and surgery.reshape(graph, tensor, source, f"{node.name}_Flatten")
-        surgery.reads(node, tensor, other or reshape.inputs[0])
+        surgery.reconnect(node, tensor, other or reshape.inputs[0])
     result = node.outputs[0]
     readers, result.shape = list(result.outputs), source
     behind = surgery.reshape(graph, result, target, f"{node.name}_Reshape")
-    for reader in readers:
-        surgery.reads(reader, result, behind)
+    for reader in readers:  # all but the new Reshape
+        surgery.reconnect(reader, result, behind)
     return True
 
 
 def _sinks(tensor, reshape, source, target):
-    """Return whether an input has the Reshape that is to sink, or can be given its inverse.
+    """Return whether an input has the Reshape that is to sink, or can get its inverse.
 
-    Only towards the form that linear layers work in, fewer dimensions that are not 1, so that sinking comes to an end.
+    It gets the inverse only towards the form that linear layers use (fewer dimensions other than 1), so that sinking
+    terminates.
     """
     if reshape is not None:
         return reshape.inputs[0].shape == source and reshape.outputs[0].shape == target
@@ -245,12 +223,13 @@ def _flatness(shape):
 
 
 def _share_reshapes(graph):
-    """Keep one of several Reshapes of a tensor to one shape."""
+    """Make one Reshape of several that bring a tensor to the same shape."""
     first = {}
     for node in [n for n in graph.toposort().nodes if n.op == "Reshape"]:
-        kept = first.setdefault((node.inputs[0].name, tuple(node.outputs[0].shape)), node).outputs[0]
-        for reader in list(node.outputs[0].outputs) if kept is not node.outputs[0] else []:
-            surgery.reads(reader, node.outputs[0], kept)
+        result = node.outputs[0]
+        same = first.setdefault((node.inputs[0].name, tuple(result.shape)), result)
+        if same is not result:
+            surgery.redirect(result, same)
     return graph.cleanup()
 
 
@@ -276,19 +255,14 @@ PASSES = {
 }
 
 
-def check_names(names):
-    """Raise UserError where a pass is not one of PASSES."""
+def apply(graph: gs.Graph, names: Sequence[str]) -> gs.Graph:
+    """Run the named passes in order; each must preserve the logits of random images at batch 1 and 3.
+
+    Raises UserError naming a pass that is not in PASSES, or that changes a logit by more than TOLERANCE of the largest.
+    """
     for name in names:
         if name not in PASSES:
             raise UserError(f"graphs: no pass is called {name!r}; there are: {', '.join(PASSES)}")
-
-
-def apply(graph, names):
-    """Run the named passes in order; each must keep the logits of random images at batch 1 and 3.
-
-    Raises UserError naming the pass whose outputs differ by more than TOLERANCE of the largest logit.
-    """
-    check_names(names)
     expected = [onnx_io.outputs(graph, batch) for batch in (1, 3)]
     for name in names:
         before = onnx_io.count(graph)
@@ -301,7 +275,7 @@ def apply(graph, names):
     return graph
 
 
-def _relative_error(expected, got):
-    if any(a.shape != b.shape for a, b in zip(expected, got)):
+def _relative_error(expected, actual):
+    if any(a.shape != b.shape for a, b in zip(expected, actual)):
         return float("inf")
-    return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-6)) for a, b in zip(expected, got))
+    return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-6)) for a, b in zip(expected, actual))

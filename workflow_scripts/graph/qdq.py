@@ -1,19 +1,24 @@
-"""Explicit quantization: QuantizeLinear/DequantizeLinear pairs on the clean graph, from calibrated ranges.
+"""Explicit quantization: QuantizeLinear/DequantizeLinear pairs on a clean graph, from calibrated ranges.
 
-The clean graph's nodes stay as they are, under their names; a pair is put on the inputs that the class's placement
-names. Scales are float32 amax/127, zero points 0, weights per output channel, biases stay float (TensorRT-RTX does
-not parse INT32 biases behind DequantizeLinear). One tensor gets one pair, however many nodes read it.
+The clean graph's nodes keep their names. Pairs go on the inputs that the placement of the graph variant names. Scales
+are float32 amax / 127 and zero points are 0. Weights are quantized per output channel. Biases stay float, because
+TensorRT-RTX does not parse INT32 biases behind DequantizeLinear. A tensor has one pair for each scale, however many
+nodes read it.
 """
+
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from configuration.schema import nearest
 from core.files import UserError
+from graph import names
 
-QMAX = 127  # symmetric INT8: -127..127, so that zero is exact and signs are treated alike
+QMAX = 127  # symmetric INT8, -127..127: zero is exact, and both signs have the same range
+PAIR = ("QuantizeLinear", "DequantizeLinear")
 
-# Which quantizer acts on which input of a node, by kind of node (see kind_of): {kind: {input index: quantizer}}.
+# {kind of node (kind_of): {input index: the quantizer that acts on that input}}
 SLOTS = {
     "conv": {0: "input_quantizer", 1: "weight_quantizer"},
     "linear": {0: "input_quantizer", 1: "weight_quantizer"},
@@ -21,16 +26,19 @@ SLOTS = {
     "residual": {0: "skipped_quantizer"},
 }
 
-OPTIONAL = ("attention", "residual")  # kinds that only networks with modules for them (model/deploy.py) quantize
+OPTIONAL = (
+    "attention",
+    "residual",
+)  # kinds that are quantized only in networks with modules for them (model/deploy.py)
 
 
-def module_of(node):
+def module_of(node: gs.Node) -> str:
     """Return the path of the torch module that a node was exported from."""
-    return node.name.rsplit("/", 1)[0]
+    return names.module_of(node.name)
 
 
-def kind_of(node):
-    """Return a node's kind for placement: conv, linear, attention, residual; None for what is never quantized."""
+def kind_of(node: gs.Node) -> str | None:
+    """Return a node's kind for placement: conv, linear, attention or residual; None if it is never quantized."""
     constant = len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant)
     if node.op == "Conv":
         return "conv"
@@ -40,48 +48,45 @@ def kind_of(node):
     return "residual" if residual else None
 
 
-def slots(kind, amax, placement):
-    """Return {input index: quantizer} of a node of a kind that gets pairs on its inputs, nothing for any other.
+def slots(kind: str | None, amax: Mapping, placement: Collection[str]) -> dict[int, str]:
+    """Return {input index: quantizer} of the inputs of a kind of node that get pairs.
 
-    A network whose skip connections or attention products are no modules has no quantizers there, and gets no pairs.
+    A network whose skip connections or attention products are not modules has no quantizers for them, and no pairs.
     """
     if kind not in placement or (kind in OPTIONAL and not any(name.endswith(SLOTS[kind][0]) for name in amax)):
         return {}
     return SLOTS[kind]
 
 
-def weight_axis(node):
-    """Return the axis of output channels of a node's weight."""
-    if node.op == "Conv":
-        return 0
-    return 0 if node.op == "Gemm" and node.attrs.get("transB", 0) else 1
+def weight_axis(node: gs.Node) -> int:
+    """Return the axis of the output channels of a node's weight."""
+    return 0 if node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0)) else 1
 
 
-def insert(graph, amax, placement, excluded=()):
-    """Put Q/DQ pairs on a clean graph.
+def insert(graph: gs.Graph, amax: Mapping, placement: Collection[str], excluded: Collection[str] = ()) -> gs.Graph:
+    """Put Q/DQ pairs on a clean graph and return it.
 
-    graph: graphsurgeon graph whose node names are `{module}/{op}`; amax: {quantizer name: float, or list per output
-    channel}; placement: kinds of nodes whose inputs are quantized; excluded: modules whose nodes get no pairs. Raises
-    UserError naming a quantizer without a range, a range that is not positive and finite, ranges whose number is not
-    that of the channels, or an excluded module that the graph lacks.
+    graph: its nodes are named `{module}/{op}`; amax: {quantizer: float, or list per output channel}; placement: kinds
+    of nodes whose inputs are quantized; excluded: modules whose nodes get no pairs. Raises UserError naming a quantizer
+    without a range, a range that is not positive and finite, a number of ranges that is not the number of channels, or
+    an excluded module that the graph lacks.
     """
     pairs, modules = {}, {module_of(node) for node in graph.nodes}
     for module in sorted(set(excluded) - modules):
         raise UserError(f"the plan names the module {module}, which the graph lacks: {nearest(module, modules)}")
     for node in list(graph.nodes):
-        placed = slots(kind_of(node), amax, placement) if module_of(node) not in excluded else {}
-        for index, quantizer in placed.items():
-            name = f"{module_of(node)}.{quantizer}"
+        quantizers = slots(kind_of(node), amax, placement) if module_of(node) not in excluded else {}
+        for index, quantizer in quantizers.items():
             axis = weight_axis(node) if quantizer == "weight_quantizer" else None
-            scale = _scale(name, amax, node.inputs[index], axis)
+            scale = _scale(f"{module_of(node)}.{quantizer}", amax, node.inputs[index], axis)
             node.inputs[index] = _pair(graph, node.inputs[index], scale, axis, pairs)
     return graph.cleanup().toposort()
 
 
-def activation_scales(graph, amax, placement):
-    """Return {tensor name: scale} of a clean graph's activations, those that `insert` puts pairs on.
+def activation_scales(graph: gs.Graph, amax: Mapping, placement: Collection[str]) -> dict[str, float]:
+    """Return {tensor name: scale} of the activations of a clean graph that `insert` puts pairs on.
 
-    A tensor that nodes read through unlike quantizers has several pairs; a cache has room for one scale, the largest.
+    A calibration cache has one scale for each tensor: the largest, if nodes read it through different quantizers.
     Raises UserError as `insert` does.
     """
     scales = {}
@@ -106,13 +111,12 @@ def _scale(name, amax, tensor, axis):
 
 
 def _pair(graph, tensor, scale, axis, pairs):
+    """Return the output of the Q/DQ pair of a tensor with a scale; pairs: {(tensor name, scale): output}."""
     key = (tensor.name, scale.tobytes())
     if key not in pairs:
         label = f"{tensor.name}.q{sum(name == tensor.name for name, _ in pairs) or ''}"
-        parameters = [
-            gs.Constant(f"{label}_scale", scale),
-            gs.Constant(f"{label}_zero", np.zeros(scale.shape, dtype=np.int8)),
-        ]
+        zero = gs.Constant(f"{label}_zero", np.zeros(scale.shape, dtype=np.int8))
+        parameters = [gs.Constant(f"{label}_scale", scale), zero]
         attrs = {} if axis is None else {"axis": axis}
         codes = gs.Variable(f"{label}_codes", dtype=np.int8, shape=tensor.shape)
         values = gs.Variable(f"{label}_values", dtype=np.float32, shape=tensor.shape)

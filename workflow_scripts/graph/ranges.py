@@ -1,25 +1,28 @@
-"""The largest magnitude of every activation of a graph over images, found by running it."""
+"""Ranges of a graph's activations, measured by running the graph on images."""
+
+from collections.abc import Iterable
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from core.files import UserError
 from graph import onnx_io
 
 
-def magnitudes(graph, batches, threads=0):
-    """Return {tensor name: largest |x|} of all float32 activations of a graph, its input included.
+def magnitudes(graph: gs.Graph, batches: Iterable[np.ndarray], threads: int = 0) -> dict[str, float]:
+    """Return {tensor name: largest |x|} of the float32 activations of a graph, its input included.
 
-    graph: graphsurgeon graph; batches: float32 [N, 3, H, W] each, small ones, because all activations of a batch are
-    in memory together. Raises UserError naming a tensor that is not finite.
+    batches: float32 [N, 3, H, W] each; N is small, because all activations of a batch are in memory together.
+    Raises UserError naming an activation that is not finite.
     """
     session, largest = onnx_io.observer(graph, threads), {}
-    fetched = [output.name for output in session.get_outputs()]
+    names = [output.name for output in session.get_outputs()]
     for batch in batches:
-        values = zip([onnx_io.INPUT, *fetched], [batch, *session.run(fetched, {onnx_io.INPUT: batch})])
-        for name, value in values:
+        feed = {onnx_io.INPUT: batch}
+        for name, value in [*feed.items(), *zip(names, session.run(names, feed))]:
             if value.dtype == np.float32:
                 largest[name] = np.maximum(largest.get(name, 0), np.abs(value).max())  # NaN stays NaN
     for name, value in largest.items():
         if not np.isfinite(value):
-            raise UserError(f"calibration: {name} saw {value}; check the checkpoint and the images")
+            raise UserError(f"calibration: {name} reaches {value}; check the checkpoint and the images")
     return {name: float(value) for name, value in largest.items()}

@@ -1,58 +1,71 @@
-"""The shapes that tensors really have, found by running the graph at two batch sizes."""
+"""The actual shapes of tensors, measured by running the graph at two batch sizes.
+
+A symbolic shape is a list of ints, and of `batch` or `batch*k` for a dimension that scales with the batch.
+"""
+
+from collections.abc import Callable, Sequence
 
 import onnx_graphsurgeon as gs
 
 from graph import onnx_io
 
-BATCHES = (2, 3)  # coprime: what scales with the batch is told from what does not
+BATCHES = (2, 3)  # coprime, so that a dimension that scales with the batch differs from one that does not
 
 
-def measured(graph, batches=BATCHES):
+def measured(graph: gs.Graph, batches: Sequence[int] = BATCHES) -> tuple[dict, dict]:
     """Return {tensor name: [shape at each batch]} and {tensor name: dtype}.
 
-    One run of ONNX Runtime for each batch, with every tensor as an output.
+    ONNX Runtime runs the graph once for each batch, with every tensor as an output.
     """
     session = onnx_io.observer(graph)
-    fetched = [o.name for o in session.get_outputs()]
+    names = [output.name for output in session.get_outputs()]
     shapes, dtypes = {}, {}
     for batch in batches:
         feed = {onnx_io.INPUT: onnx_io.random_batch(graph, batch)}
-        for name, value in [*feed.items(), *zip(fetched, session.run(None, feed))]:
+        for name, value in [*feed.items(), *zip(names, session.run(None, feed))]:
             shapes.setdefault(name, []).append(list(value.shape))
             dtypes[name] = value.dtype
     return shapes, dtypes
 
 
-def symbolic(pair):
-    """Return one shape for both batches: an int where they agree, `batch*k` where a dimension scales with it."""
-    small, large = pair
-    return [a if a == b else _scaled(a) for a, b in zip(small, large)]
+def symbolic(pair: Sequence[list[int]]) -> list[int | str]:
+    """Return the symbolic shape of the shapes at the two BATCHES."""
+    return [small if small == large else _scaled(small // BATCHES[0]) for small, large in zip(*pair)]
 
 
-def _scaled(dimension):
-    factor = dimension // BATCHES[0]
+def product(dimensions: Sequence[int | str]) -> int | str:
+    """Return the symbolic product of dimensions of which at most one depends on the batch."""
+    factor, scaled = 1, False
+    for dimension in dimensions:
+        if isinstance(dimension, str):
+            scaled, dimension = True, int((dimension.split("*") + ["1"])[1])
+        factor *= dimension
+    return _scaled(factor) if scaled else factor
+
+
+def _scaled(factor):
     return "batch" if factor == 1 else f"batch*{factor}"
 
 
-def annotate(graph):
-    """Write the measured shape and type into every variable of the graph."""
-    shapes, dtypes = measured(graph)
+def annotate(graph: gs.Graph) -> gs.Graph:
+    """Write the symbolic shape and the type of every variable into the graph, in place."""
+    return _write(graph, BATCHES, symbolic)
+
+
+def fix(graph: gs.Graph, batch: int) -> gs.Graph:
+    """Write the shapes and types at one batch size into the graph, in place; it may allow no other batch."""
+    return _write(graph, [batch], lambda shapes: shapes[0])
+
+
+def _write(graph: gs.Graph, batches: Sequence[int], shape_of: Callable) -> gs.Graph:
+    shapes, dtypes = measured(graph, batches)
     for name, tensor in graph.tensors().items():
         if name in shapes and not isinstance(tensor, gs.Constant):
-            tensor.shape, tensor.dtype = symbolic(shapes[name]), dtypes[name]
+            tensor.shape, tensor.dtype = shape_of(shapes[name]), dtypes[name]
     return graph
 
 
-def fix(graph, batch):
-    """Write the shapes and types of one batch size into every variable of the graph, which may allow no other."""
-    found, dtypes = measured(graph, [batch])
-    for name, tensor in graph.tensors().items():
-        if name in found and not isinstance(tensor, gs.Constant):
-            tensor.shape, tensor.dtype = found[name][0], dtypes[name]
-    return graph
-
-
-def target(shape):
-    """Return the value of a Reshape to a symbolic shape, -1 for its one unknown; None where more are unknown."""
-    unknown = [d for d in shape if isinstance(d, str)]
-    return None if len(unknown) > 1 else [-1 if isinstance(d, str) else d for d in shape]
+def target(shape: Sequence[int | str]) -> list[int] | None:
+    """Return the target of a Reshape to a symbolic shape, or None if more than one dimension is unknown."""
+    unknown = sum(isinstance(d, str) for d in shape)
+    return None if unknown > 1 else [-1 if isinstance(d, str) else d for d in shape]

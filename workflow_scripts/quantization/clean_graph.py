@@ -27,7 +27,7 @@ def build(args, passes_of_class, placement, images):
         checkpoint.load_state(model, weights, args.qat)
     else:
         calibrator.adjust(model, calibration, lambda name: _kind_of(model.get_submodule(name)) in placement)
-    exported = onnx_io.imported(export.to_onnx(model, row["size"]))
+    exported = onnx_io.from_model(export.to_onnx(model, row["size"]))
     return passes.apply(exported, passes_of_class), amax
 
 
