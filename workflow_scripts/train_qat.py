@@ -42,7 +42,7 @@ def train(args):
         with progress.bar(images, f"QAT {job.row['timm']}") if rank == 0 else nullcontext(parallel.Silent()) as bar:
             job.run(rank, processes, resume, bar)
         if rank == 0:
-            checkpoint.save(amax.state(job.student.network), args.qat)
+            checkpoint.save(job.student.network.state_dict(), args.qat)
             resume.remove()
 
 

@@ -34,7 +34,7 @@ def by_max(folded, images):
 
 def ranges_of(network):
     """Return what a network's quantizers hold, read through its state dict."""
-    return amax.split_state(amax.state(network))[1]
+    return amax.split_state(network.state_dict())[1]
 
 
 def test_quantizers_are_exactly_the_graphs_slots(folded, by_max):
@@ -44,11 +44,11 @@ def test_quantizers_are_exactly_the_graphs_slots(folded, by_max):
         for node in clean.nodes
         for quantizer in qdq.SLOTS.get(qdq.kind_of(node), {}).values()
     }
-    assert slots == set(amax.named(by_max))
+    assert slots == set(amax.quantizers(by_max))
 
 
 def test_every_layer_attention_product_and_skip_has_its_quantizers(folded, by_max):
-    found = set(amax.named(by_max))
+    found = set(amax.quantizers(by_max))
     for name, module in folded.named_modules():
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
             assert {f"{name}.input_quantizer", f"{name}.weight_quantizer"} <= found
@@ -84,7 +84,7 @@ def test_ranges_of_another_network_are_refused(folded, by_max):
 
 
 def test_state_splits_into_weights_and_ranges(folded, images, by_max, tmp_path):
-    checkpoint.save(amax.state(by_max), tmp_path / "qat.pth")
+    checkpoint.save(by_max.state_dict(), tmp_path / "qat.pth")
     weights, ranges = amax.split_state(checkpoint.read(tmp_path / "qat.pth"))
     found = calibrated(folded, images)[0]["amax"]
     assert ranges.keys() == found.keys()

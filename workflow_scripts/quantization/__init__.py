@@ -1,19 +1,26 @@
-"""INT8 quantization of the folded network: statistics, ranges, scalings, bias correction, and who quantizes.
+"""INT8 quantization of the folded network: histograms, ranges, scaling, bias correction, and the backends.
 
-A backend puts fake quantizers on a network, in place (`add`): nvidia-modelopt, or NVIDIA's older pytorch-quantization.
+A backend puts fake quantizers on a network in place (`add`): nvidia-modelopt, or NVIDIA's older pytorch-quantization.
 Every convolution and linear layer gets a quantizer on its input (per tensor) and on its weight (per output channel),
-both attention products on both inputs, every skip connection on the skipped input. All are symmetric INT8. A quantizer
-is named `{module}.{input,weight,a,b,skipped}_quantizer`, and the ONNX side (graph/qdq.py) finds its node by that name.
+both attention products on both inputs, and every skip connection on the skipped input. All are symmetric INT8. A
+quantizer is named `{module}.{input,weight,a,b,skipped}_quantizer`; graph/qdq.py finds its node by that name.
 """
 
+from __future__ import annotations
 
-def add(model, backend):
-    """Put quantizers on a folded network, in place, without ranges yet, and return it.
+from typing import TYPE_CHECKING
 
-    backend: `modelopt` or `pytorch_quantization`. Raises UserError where that is not installed.
+if TYPE_CHECKING:
+    import torch
+
+
+def add(model: torch.nn.Module, backend: str) -> torch.nn.Module:
+    """Put quantizers without ranges on a folded network, in place, and return it.
+
+    backend: `modelopt` or `pytorch_quantization`. Raises UserError if that is not installed.
     """
     if backend == "pytorch_quantization":
-        from quantization import pytorch_quantization as chosen
+        from quantization import pytorch_quantization as module
     else:
-        from quantization import modelopt as chosen
-    return chosen.add(model)
+        from quantization import modelopt as module
+    return module.add(model)

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -11,57 +12,68 @@ WEIGHT = "weight_quantizer"
 KEY = re.compile(r"(.*)\.(_?)(\w+_quantizer)\._amax")  # pytorch-quantization writes an underscore before its quantizers
 
 
-def named(model):
-    """Return {name: quantizer} of all enabled quantizers, of whichever backend."""
-    found = ((name, m) for name, m in model.named_modules() if name.endswith("_quantizer"))
-    return {name: quantizer for name, quantizer in found if not quantizer._disabled}
+def quantizers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Return {name: quantizer} of the enabled quantizers, of whichever backend."""
+    modules = ((name, m) for name, m in model.named_modules() if name.endswith("_quantizer"))
+    return {name: quantizer for name, quantizer in modules if not quantizer._disabled}
 
 
-def activations(model):
+def activations(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """Return {name: quantizer} of the quantizers of activations."""
-    return {name: quantizer for name, quantizer in named(model).items() if not name.endswith(WEIGHT)}
+    return {name: quantizer for name, quantizer in quantizers(model).items() if not name.endswith(WEIGHT)}
 
 
-def module_of(name):
+def module_of(name: str) -> str:
     """Return the path of the module that a quantizer belongs to."""
     return name.rpartition(".")[0]
 
 
 @contextlib.contextmanager
-def unquantized(model):
-    """Let a quantized network compute in float32 for a while."""
-    quantizers = named(model).values()
-    for quantizer in quantizers:
+def unquantized(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Make a quantized network compute in float32 within the context."""
+    enabled = quantizers(model).values()
+    for quantizer in enabled:
         quantizer.disable_quant()
     try:
         yield model
     finally:
-        for quantizer in quantizers:
+        for quantizer in enabled:
             quantizer.enable_quant()
 
 
-def load(model, ranges):
-    """Give every quantizer its range, in place; raise UserError where quantizers and ranges have different names."""
-    quantizers = named(model)
-    if quantizers.keys() != ranges.keys():
-        differ = sorted(quantizers.keys() ^ ranges.keys())
+@contextlib.contextmanager
+def observed(model: torch.nn.Module, observe: Callable[[str, torch.Tensor], None]) -> Iterator[torch.nn.Module]:
+    """As `unquantized`, and call observe(quantizer name, its input) for every activation that is computed."""
+
+    def hook(name):
+        return lambda _, inputs: observe(name, inputs[0])
+
+    hooks = [quantizer.register_forward_pre_hook(hook(name)) for name, quantizer in activations(model).items()]
+    try:
+        with unquantized(model):
+            yield model
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def load(model: torch.nn.Module, ranges: dict) -> None:
+    """Set the range of every quantizer, in place; raise UserError unless ranges and quantizers have the same names."""
+    placed = quantizers(model)
+    if placed.keys() != ranges.keys():
+        differ = sorted(placed.keys() ^ ranges.keys())
         raise UserError(f"calibration is of another network: {len(differ)} quantizers differ ({', '.join(differ[:4])})")
-    for name, quantizer in quantizers.items():
+    for name, quantizer in placed.items():
         values = torch.tensor(ranges[name], dtype=torch.float32)
         weight = model.get_submodule(module_of(name)).weight if values.ndim else None
         quantizer.amax = values.reshape(-1, *[1] * (weight.ndim - 1)) if values.ndim else values
     model.to(next(model.parameters()).device)
 
 
-def state(model):
-    """Return a quantized network's state dict: the folded weights, and `{quantizer}._amax` for each range."""
-    return dict(model.state_dict())
+def split_state(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict]:
+    """Return (weights, {quantizer: amax}) of a quantized network's state dict.
 
-
-def split_state(tensors):
-    """Return (weights, {quantizer: amax}) of a quantized network's tensors.
-
-    Reads the keys that modelopt and pytorch-quantization 2.2.1 write: `{module}.{x}_quantizer._amax`, the latter with
+    Reads the keys that modelopt and pytorch-quantization 2.2.1 write, `{module}.{x}_quantizer._amax`; the latter puts
     an underscore before x.
     """
     matches = {name: KEY.fullmatch(name) for name in tensors}

@@ -1,47 +1,49 @@
-"""Bias correction: the mean error that quantization makes in each output channel goes into that layer's bias.
+"""Bias correction: add the mean error that quantization makes in each output channel to the bias of its layer.
 
-Layers are corrected in the order in which they compute, each on inputs that are quantized and corrected already, as
-Nagel et al. 2019 (arXiv 1906.04721) do empirically. One pass is enough: a layer's output is corrected as it is made,
+Layers are corrected in the order in which they compute, each on inputs that are already quantized and corrected: the
+empirical variant of Nagel et al. 2019 (arXiv 1906.04721). One pass is enough, because a layer's output is corrected
 before the next layer reads it. All images therefore go through the network at once.
 """
 
 import contextlib
+from collections.abc import Sequence
 
 import torch
 
 from quantization import amax
 
-IMAGES = 128  # they are in memory at once; a mean over them and over the places of an image is steady enough
+IMAGES = 128  # in memory together; means over them and over the positions of an image are stable enough
 
 
 @torch.no_grad()
-def find(model, images):
-    """Return {module: what its bias lacks, per output channel} of a quantized network with ranges, left as it was.
+def estimate(model: torch.nn.Module, images: Sequence) -> dict[str, list[float]]:
+    """Return {module: correction of its bias, per output channel} of a calibrated network, which is not modified.
 
     images: float32 [N, 3, H, W], of which the first IMAGES are used.
     """
     images, layers = images[:IMAGES], _layers(model)
-    wanted, found = {}, {}
+    means, errors = {}, {}
 
     def mean(name, output):
-        return _mean(output, _channels(layers[name], output))
+        channels = _channels(layers[name], output)
+        return output.mean(dim=[dim for dim in range(output.ndim) if dim != channels])
 
-    with amax.unquantized(model), _hooked(layers, lambda name, output: wanted.update({name: mean(name, output)})):
+    with amax.unquantized(model), _hooked(layers, lambda name, output: means.update({name: mean(name, output)})):
         model(images)
 
     def correct(name, output):
-        found[name] = wanted[name] - mean(name, output)
+        errors[name] = means[name] - mean(name, output)
         shape = [1] * output.ndim
         shape[_channels(layers[name], output)] = -1
-        return output + found[name].view(shape)
+        return output + errors[name].view(shape)
 
     with _hooked(layers, correct):
         model(images)
-    return {name: error.tolist() for name, error in found.items()}
+    return {name: error.tolist() for name, error in errors.items()}
 
 
 @torch.no_grad()
-def apply(model, bias):
+def apply(model: torch.nn.Module, bias: dict[str, list[float]]) -> torch.nn.Module:
     """Add {module: per output channel} to the biases of a folded network, in place, and return it."""
     for name, error in bias.items():
         module = model.get_submodule(name)
@@ -50,8 +52,8 @@ def apply(model, bias):
 
 
 def _layers(model):
-    """Return {name: module} of what has a quantized weight."""
-    modules = (amax.module_of(name) for name in amax.named(model) if name.endswith(amax.WEIGHT))
+    """Return {name: module} of the modules with a quantized weight."""
+    modules = (amax.module_of(name) for name in amax.quantizers(model) if name.endswith(amax.WEIGHT))
     return {name: model.get_submodule(name) for name in modules}
 
 
@@ -60,13 +62,9 @@ def _channels(layer, output):
     return 1 if isinstance(layer, torch.nn.Conv2d) else output.ndim - 1
 
 
-def _mean(output, channels):
-    return output.mean(dim=[dim for dim in range(output.ndim) if dim != channels])
-
-
 @contextlib.contextmanager
 def _hooked(layers, function):
-    """Call function(name, output) whenever a layer has computed; what it returns, if anything, replaces the output."""
+    """Call function(name, output) whenever a layer has computed; a result other than None replaces the output."""
     hooks = [m.register_forward_hook(lambda _, __, o, name=name: function(name, o)) for name, m in layers.items()]
     try:
         yield

@@ -1,4 +1,6 @@
-"""The calibration images as the network takes them, a slice at a time."""
+"""The calibration images, normalized for the network a slice at a time."""
+
+import os
 
 import torch
 
@@ -10,20 +12,20 @@ from data import cache, preprocess
 class CalibrationImages:
     """The first images of a preprocessed split: a slice of it is float32 [n, 3, H, W]."""
 
-    def __init__(self, path, wanted, row):
-        """Open the file at `path`; wanted: images to use; row: of `models` (mean, std).
+    def __init__(self, path: str | os.PathLike, count: int, row: dict):
+        """Open the file at `path`; count: images to use; row: of `models` (mean, std).
 
-        Fewer images than wanted are used as they are, and said; raises UserError where there is none.
+        If the split has fewer images, all are used, with a warning. Raises UserError if there are none.
         """
         pixels = cache.read(path)
-        if min(wanted, len(pixels)) < 1:
-            raise UserError(f"calibration.images {wanted} with {len(pixels)} images in {path}: at least 1 is needed")
-        if len(pixels) < wanted:
-            log.warning("calibration asks for %d images, the split has %d: all are used", wanted, len(pixels))
-        self.pixels, self.row = pixels[:wanted], row
+        if min(count, len(pixels)) < 1:
+            raise UserError(f"calibration.images {count} with {len(pixels)} images in {path}: at least 1 is needed")
+        if len(pixels) < count:
+            log.warning("calibration asks for %d images, the split has %d: all are used", count, len(pixels))
+        self.pixels, self.row = pixels[:count], row
 
     def __len__(self):
         return len(self.pixels)
 
-    def __getitem__(self, part):
+    def __getitem__(self, part: slice) -> torch.Tensor:
         return torch.from_numpy(preprocess.normalize(self.pixels[part], self.row["mean"], self.row["std"]))

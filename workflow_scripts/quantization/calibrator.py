@@ -1,10 +1,13 @@
-"""From a calibration recipe to a calibration, {amax, scaling, bias}, and from that to the network it speaks of.
+"""From a calibration recipe to a calibration, {amax, scaling, bias}, and from that to the calibrated network.
 
-A recipe is the precision's `calibration` row, or one of its candidates: `method` and `percentile` of activations,
-`weights` (max or mse), `equalize`, `smoothing`, `bias_correction`, `backend`.
+A calibration recipe is the precision's `calibration` row, or one of its candidates: `method` and `percentile` for
+activations, `weights` (max or mse), `equalize`, `smoothing`, `bias_correction`, `backend`.
 """
 
 import copy
+from collections.abc import Callable, Sequence
+
+import torch
 
 import quantization
 from core.files import UserError, canonical
@@ -12,78 +15,82 @@ from quantization import amax, bias_correction, histograms, methods, scaling
 
 
 class Calibrator:
-    """A folded network and its calibration images; statistics are collected once for each scaling of the network."""
+    """A folded network and its calibration images; histograms are collected once for each scaling of the network."""
 
-    def __init__(self, model, images, progress=lambda count: None):
+    def __init__(
+        self, model: torch.nn.Module, images: Sequence, progress: Callable[[int], object] = lambda count: None
+    ):
         """Collect nothing yet. images: float32 [N, 3, H, W] by slices; progress: called with each batch's size."""
         self.model, self.images, self.progress = model, images, progress
-        self._seen = {}
+        self._histograms = {}
 
-    def calibrate(self, recipe, imported=None):
-        """Return (calibration, quantized network with its ranges); raise UserError for images that are no use.
+    def calibrate(self, recipe: dict, imported: Callable | None = None) -> tuple[dict, torch.nn.Module]:
+        """Return (calibration, calibrated network); raise UserError for images that cannot calibrate it.
 
-        imported: function of a quantized network that gives ranges {quantizer: amax} over those that are found here.
+        imported: function (quantized network) -> {quantizer: amax} of ranges that replace the calibrated ones.
         """
-        scale = scaling.find(self.model, self.seen({}, recipe), recipe) if is_scaled(recipe) else {}
-        seen = self.seen(scale, recipe)
+        scale = scaling.find(self.model, self.histograms({}, recipe), recipe) if is_scaled(recipe) else {}
         network = self._quantized(scale, recipe)
-        found = {"amax": ranges(network, seen, recipe), "scaling": scale, "bias": {}}
-        found["amax"].update(imported(network) if imported else {})
-        amax.load(network, found["amax"])
+        calibration = {"amax": ranges(network, self.histograms(scale, recipe), recipe), "scaling": scale, "bias": {}}
+        calibration["amax"].update(imported(network) if imported else {})
+        amax.load(network, calibration["amax"])
         if recipe.get("bias_correction"):
-            found["bias"] = bias_correction.find(network, self.images)
-            bias_correction.apply(network, found["bias"])
-        return found, network
+            calibration["bias"] = bias_correction.estimate(network, self.images)
+            bias_correction.apply(network, calibration["bias"])
+        return calibration, network
 
-    def seen(self, scale, recipe):
-        """Return the statistics of the network under a scaling."""
+    def histograms(self, scale: dict, recipe: dict) -> dict[str, histograms.Histogram]:
+        """Return {quantizer: Histogram} of the network under a scaling."""
         key = canonical(scale)
-        if key not in self._seen:
-            self._seen[key] = histograms.collect(self._quantized(scale, recipe), self.images, self.progress)
-        return self._seen[key]
+        if key not in self._histograms:
+            self._histograms[key] = histograms.collect(self._quantized(scale, recipe), self.images, self.progress)
+        return self._histograms[key]
 
     def _quantized(self, scale, recipe):
         network = scaling.apply(copy.deepcopy(self.model), scale)
         return quantization.add(network, backend(recipe))
 
 
-def is_scaled(recipe):
-    """Return whether a recipe scales the network, which takes a second pass over the images."""
+def is_scaled(recipe: dict) -> bool:
+    """Return whether a calibration recipe scales the network, which takes a second pass over the images."""
     return bool(recipe.get("equalize") or recipe.get("smoothing"))
 
 
-def ranges(model, seen, recipe):
-    """Return {quantizer: amax, or list per output channel} of a network by a recipe; raise UserError."""
-    if recipe["method"] not in methods.METHODS:
-        raise UserError(
-            f"calibration.method {recipe['method']!r} is not known; there are: {', '.join(methods.METHODS)}"
-        )
-    found = {name: methods.METHODS[recipe["method"]](histogram, recipe) for name, histogram in seen.items()}
-    for name in amax.named(model):
+def ranges(model: torch.nn.Module, collected: dict[str, histograms.Histogram], recipe: dict) -> dict:
+    """Return {quantizer: amax, or list per output channel} of a quantized network.
+
+    collected: {quantizer of an activation: Histogram}. Raises UserError for an unknown method.
+    """
+    method = methods.METHODS.get(recipe["method"])
+    if method is None:
+        known = ", ".join(methods.METHODS)
+        raise UserError(f"calibration.method {recipe['method']!r} is not known; there are: {known}")
+    chosen = {name: method(histogram, recipe) for name, histogram in collected.items()}
+    for name in amax.quantizers(model):
         if name.endswith(amax.WEIGHT):
             weight = model.get_submodule(amax.module_of(name)).weight.detach()
-            found[name] = methods.WEIGHTS[recipe.get("weights", "max")](weight).tolist()
-    return dict(sorted(found.items()))
+            chosen[name] = methods.WEIGHTS[recipe.get("weights", "max")](weight).tolist()
+    return dict(sorted(chosen.items()))
 
 
-def adjust(model, calibration, quantized=lambda name: True):
-    """Give a folded network the scaling and the corrected biases that a calibration was made with, in place.
+def adjust(
+    model: torch.nn.Module, calibration: dict, quantized: Callable[[str], bool] = lambda name: True
+) -> torch.nn.Module:
+    """Apply the scaling and the bias correction of a calibration to a folded network, in place, and return it.
 
-    quantized: says of a module's name whether its quantizers are there; a layer without makes no error to correct.
+    quantized: function (module name) -> whether it is quantized; a layer that is not makes no error to correct.
     """
     scaling.apply(model, calibration.get("scaling", {}))
     bias = calibration.get("bias", {})
     return bias_correction.apply(model, {name: error for name, error in bias.items() if quantized(name)})
 
 
-def backend(recipe):
-    """Return the name of the backend whose quantizers a recipe wants."""
+def backend(recipe: dict) -> str:
+    """Return the name of the backend that a calibration recipe selects."""
     return recipe.get("backend", "modelopt")
 
 
-def format_recipe(recipe):
-    """Return a recipe in words, for logs: what it sets besides its method."""
-    more = [f"{key} {value}" if value is not True else key for key, value in sorted(recipe.items()) if value]
-    return ", ".join(
-        [recipe["method"], *(text for text in more if not text.startswith(("method", "images", "candidates")))]
-    )
+def format_recipe(recipe: dict) -> str:
+    """Return a calibration recipe for logs: its method, then the options that it sets."""
+    options = {k: v for k, v in sorted(recipe.items()) if v and k not in ("method", "images", "candidates")}
+    return ", ".join([recipe["method"], *(k if v is True else f"{k} {v}" for k, v in options.items())])

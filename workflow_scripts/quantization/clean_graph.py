@@ -1,5 +1,9 @@
-"""The clean graph of a precision's weights: the checkpoint's, as calibration adjusted them or as QAT left them."""
+"""The clean graph of a precision's weights: those of the checkpoint as calibration adjusts them, or those of QAT."""
 
+import argparse
+import os
+
+import onnx_graphsurgeon as gs
 import torch
 
 from core import resolved
@@ -10,12 +14,14 @@ from quantization import calibrator
 from quantization.amax import split_state
 
 
-def build(args, passes_of_class, placement, images):
-    """Return (clean graph, {quantizer: amax} or None) of a command's arguments and a class's passes and placement.
+def build(
+    args: argparse.Namespace, names: list[str], placement: list[str], images: str | os.PathLike
+) -> tuple[gs.Graph, dict | None]:
+    """Return (clean graph, {quantizer: amax} or None) of a command's arguments and a graph variant.
 
-    args: model (its file), classes, checkpoint, qat (a checkpoint with ranges, or nothing), calibration (or nothing).
-    images: path of a preprocessed split, on which folding is proved. Biases are corrected only where the placement
-    quantizes.
+    args: model (path), classes, checkpoint, qat (a checkpoint with ranges, or None), calibration (or None); names,
+    placement: the passes and the quantized kinds of nodes of the graph variant; images: path of a preprocessed split,
+    on which folding is proved. Biases are corrected only in layers that the placement quantizes.
     """
     row = resolved.read(args.model, resolved.VISION)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
@@ -28,9 +34,9 @@ def build(args, passes_of_class, placement, images):
     else:
         calibrator.adjust(model, calibration, lambda name: _kind_of(model.get_submodule(name)) in placement)
     exported = onnx_io.from_model(export.to_onnx(model, row["size"]))
-    return passes.apply(exported, passes_of_class), amax
+    return passes.apply(exported, names), amax
 
 
 def _kind_of(module):
-    """Return the kind, as placements name it, of a module that has a weight."""
+    """Return the kind of a module with a weight, as placements name it."""
     return "conv" if isinstance(module, torch.nn.Conv2d) else "linear"

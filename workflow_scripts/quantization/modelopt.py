@@ -1,9 +1,10 @@
-"""Quantizers on the folded network, by nvidia-modelopt."""
+"""Quantizers of nvidia-modelopt on the folded network."""
 
 import contextlib
 import io
 
 import modelopt.torch.quantization as mtq
+import torch
 from modelopt.torch.quantization.nn import QuantModule, TensorQuantizer
 
 from model.deploy import MatMul, ResidualAdd
@@ -13,8 +14,8 @@ ACTIVATIONS = ("input", "a", "b", "skipped")
 
 class _QuantMatMul(QuantModule):
     def _setup(self):
-        self._register_temp_attribute("a_quantizer", TensorQuantizer())
-        self._register_temp_attribute("b_quantizer", TensorQuantizer())
+        for name in ("a_quantizer", "b_quantizer"):
+            self._register_temp_attribute(name, TensorQuantizer())
 
     def forward(self, a, b):
         return super().forward(self.a_quantizer(a), self.b_quantizer(b))
@@ -28,15 +29,11 @@ class _QuantResidualAdd(QuantModule):
         return super().forward(self.skipped_quantizer(skipped), branch)
 
 
-def _register():
+def add(model: torch.nn.Module) -> torch.nn.Module:
+    """Put quantizers without ranges on a folded network, in place, and return it."""
     for original, quantized in ((MatMul, _QuantMatMul), (ResidualAdd, _QuantResidualAdd)):
         if original not in mtq.QuantModuleRegistry:
             mtq.register(original_cls=original, quantized_cls=quantized)
-
-
-def add(model):
-    """Put quantizers on a folded network, in place, without ranges yet, and return it."""
-    _register()
     config = {
         "quant_cfg": [
             {"quantizer_name": "*", "enable": False},
@@ -45,5 +42,5 @@ def add(model):
         ],
         "algorithm": None,
     }
-    with contextlib.redirect_stdout(io.StringIO()):  # it counts its quantizers aloud
+    with contextlib.redirect_stdout(io.StringIO()):  # modelopt prints the number of quantizers
         return mtq.quantize(model, config)

@@ -1,7 +1,7 @@
-"""Quantizers on the folded network, by NVIDIA's pytorch-quantization 2.2.1: the second backend, not run here.
+"""Quantizers of NVIDIA's pytorch-quantization 2.2.1 on the folded network: the second backend, not run here.
 
-Its development has moved to nvidia-modelopt; its wheels are on NVIDIA's own index, and what a public index has under
-that name is a placeholder. It is for those who have it already: `backend: pytorch_quantization` in a calibration.
+nvidia-modelopt has replaced it. Its wheels are on NVIDIA's own index; the package of that name on a public index is a
+placeholder. Those who have it installed select it by `backend: pytorch_quantization` in a calibration.
 """
 
 import torch
@@ -31,7 +31,7 @@ class _QuantResidualAdd(ResidualAdd):
         return super().forward(self.skipped_quantizer(skipped), branch)
 
 
-QUANTIZED = {  # class -> (quantized class, its quantizers with their axis)
+QUANTIZED = {  # {class: (quantized class, {quantizer: its axis})}
     torch.nn.Conv2d: (_QuantConv2d, {"input": None, "weight": 0}),
     torch.nn.Linear: (_QuantLinear, {"input": None, "weight": 0}),
     MatMul: (_QuantMatMul, {"a": None, "b": None}),
@@ -39,10 +39,10 @@ QUANTIZED = {  # class -> (quantized class, its quantizers with their axis)
 }
 
 
-def add(model):
-    """Put quantizers on a folded network, in place, without ranges yet, and return it.
+def add(model: torch.nn.Module) -> torch.nn.Module:
+    """Put quantizers without ranges on a folded network, in place, and return it.
 
-    Raises UserError where pytorch-quantization is not installed.
+    Raises UserError if pytorch-quantization is not installed.
     """
     try:
         from pytorch_quantization.nn import TensorQuantizer
