@@ -32,7 +32,6 @@ def train(args):
     from core import progress
     from model import checkpoint, parallel, training
     from model.resume import Resume
-    from quantization import amax
 
     device = training.start(args.seed, args.threads, args.device)
     resume = Resume(args.final("qat"), args.key)

@@ -1,16 +1,19 @@
-"""Quantization-aware training: a quantized student learns what the FP32 network gives, with its blocks' outputs."""
+"""Quantization-aware training: a quantized student learns the logits and block outputs of the FP32 network."""
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from data import augment
 from model import deploy, training
+from model.resume import Resume
 from quantization.distillation import divergence
 from quantization.lsq import LearnedScales
 
-EVERY = 200  # steps between two saved states, besides the end of each epoch
+EVERY = 200  # steps between saved states; the end of each epoch saves one as well
 DEFAULTS = {
     "epochs": 1,
     "steps": 0,
@@ -23,42 +26,45 @@ DEFAULTS = {
 
 
 class Observed(torch.nn.Module):
-    """A network that gives (logits [B, classes], outputs of its blocks, each [B, N, C])."""
+    """A network that returns (logits [B, classes], outputs of its blocks, each [B, N, C])."""
 
-    def __init__(self, network, scales=None):
+    def __init__(self, network: torch.nn.Module, scales: LearnedScales | None = None):
         super().__init__()
         self.network, self.scales, self._outputs = network, scales, []
         for module in network.modules():
             if isinstance(module, (deploy.Block, deploy.Downsample)):
                 module.register_forward_hook(lambda _, __, output: self._outputs.append(output))
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Return (logits, block outputs) of float32 [B, 3, H, W]."""
         self._outputs.clear()
         return self.network(images), tuple(self._outputs)
 
 
 class EMA:
-    """Exponential moving average of parameters; the first steps weigh more, so that it does not lag at the start."""
+    """Exponential moving average of parameters; the first steps weigh more, so that it does not lag behind them."""
 
-    def __init__(self, parameters, decay):
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], decay: float):
         self.parameters, self.decay = parameters, decay
         self.values = [parameter.detach().clone() for parameter in parameters] if decay else []
 
     @torch.no_grad()
-    def update(self, step):
+    def update(self, step: int) -> None:
+        """Take in the parameters after a step; steps count from 0."""
         if self.decay:
             torch._foreach_lerp_(self.values, self.parameters, 1 - min(self.decay, (step + 1) / (step + 10)))
 
     @torch.no_grad()
-    def apply(self):
+    def apply(self) -> None:
+        """Copy the averages into the parameters."""
         for parameter, value in zip(self.parameters, self.values):
             parameter.copy_(value)
 
 
-def loss_of(student, teacher, recipe):
-    """Return the loss of (logits, features) against the teacher's: divergence + `features` * the features' error.
+def loss_of(student: tuple, teacher: tuple, recipe: dict) -> torch.Tensor:
+    """Return the scalar loss of (logits, features) against the teacher's: divergence + `features` * feature error.
 
-    The features' error is the mean over blocks of the squared error as a share of the teacher's squared size; networks
+    The feature error is the mean over blocks of the mean squared error, relative to the teacher's mean square. Networks
     other than LeViT have no such blocks.
     """
     loss = divergence(student[0], teacher[0], recipe["temperature"])
@@ -69,13 +75,22 @@ def loss_of(student, teacher, recipe):
 
 
 class QatTrainer:
-    """The training of one student: what it needs in every process, and what is saved to go on from."""
+    """The training of one student: its state in every process, and the state that a resumed run starts from."""
 
-    def __init__(self, teacher, student, images, recipe, seed, row, device):
+    def __init__(
+        self,
+        teacher: torch.nn.Module,
+        student: torch.nn.Module,
+        images: augment.TrainImages,
+        recipe: dict,
+        seed: int,
+        row: dict,
+        device: torch.device,
+    ):
         """Set up.
 
-        teacher, student: folded networks on the device, the student quantized and with ranges; images: TrainImages;
-        recipe: the precision's `qat` row; row: of `models`.
+        teacher, student: folded networks on the device, the student calibrated; recipe: the precision's `qat` row;
+        row: of `models`.
         """
         self.recipe = recipe = {**DEFAULTS, **recipe}
         self.images, self.seed, self.row, self.device = images, seed, row, device
@@ -85,9 +100,8 @@ class QatTrainer:
         self.teacher, self.student = Observed(teacher), Observed(student, scales)
         groups = [{"params": list(student.parameters()), "weight_decay": 0.0}]
         if scales is not None:
-            groups.append(
-                {"params": list(scales.parameters()), "weight_decay": 0.0, "lr": recipe["scale_learning_rate"]}
-            )
+            rate = recipe["scale_learning_rate"]
+            groups.append({"params": list(scales.parameters()), "weight_decay": 0.0, "lr": rate})
         self.optimizer = training.Optimizer(groups, self.steps, recipe["learning_rate"])
         self.ema = EMA(self.optimizer.parameters, recipe["ema"])
 
@@ -96,25 +110,24 @@ class QatTrainer:
         inputs, _ = next(training.batches(self.images, first, 2, self.row, self.device))
         return LearnedScales(student, inputs).to(self.device)
 
-    def state(self):
-        """Return all that a step changes, as tensors and plain values."""
-        optimizer = self.optimizer
-        return {
-            "parameters": [parameter.detach() for parameter in optimizer.parameters],
-            "ema": self.ema.values,
-            **optimizer.state(),
-        }
+    def state(self) -> dict:
+        """Return everything that a step changes, as tensors and plain values."""
+        parameters = [parameter.detach() for parameter in self.optimizer.parameters]
+        return {"parameters": parameters, "ema": self.ema.values, **self.optimizer.state()}
 
     @torch.no_grad()
-    def restore(self, state):
-        """Take up what `state` gave."""
+    def restore(self, state: dict) -> None:
+        """Restore what `state` returned."""
         for own, saved in ((self.optimizer.parameters, state["parameters"]), (self.ema.values, state["ema"])):
             for tensor, value in zip(own, saved):
                 tensor.copy_(value)
         self.optimizer.restore(state)
 
-    def run(self, rank, processes, resume, bar):
-        """Take every step: AdamW, warm-up then cosine, gradients clipped to norm 1 and averaged over processes."""
+    def run(self, rank: int, processes: int, resume: Resume, bar: Any) -> None:
+        """Take every step: AdamW, warm-up then cosine, gradients clipped to norm 1 and averaged over processes.
+
+        bar: a progress bar of tqdm, which counts images.
+        """
         saved = resume.load()
         if saved:
             self.restore(saved)
@@ -140,15 +153,15 @@ class QatTrainer:
         return loss.item()
 
     def _batches(self, start, rank, processes):
-        """Yield (step, epoch, this process's share of the batch, float32 [N, 3, H, W])."""
+        """Yield (step, epoch, this process's share of the batch: float32 [N, 3, H, W])."""
         size = self.recipe["batch"]
         for epoch in range(start // self.per_epoch, -(-self.steps // self.per_epoch)):
             first = max(start, epoch * self.per_epoch)
             last = min(self.steps, (epoch + 1) * self.per_epoch)
             order = augment.order(len(self.images), self.seed, f"qat {epoch}")
-            mine = order[(first - epoch * self.per_epoch) * size : (last - epoch * self.per_epoch) * size]
+            positions = order[(first - epoch * self.per_epoch) * size : (last - epoch * self.per_epoch) * size]
             self.images.epoch = epoch
-            shares = training.batches(self.images, mine[rank::processes], size // processes, self.row, self.device)
+            shares = training.batches(self.images, positions[rank::processes], size // processes, self.row, self.device)
             with contextlib.closing(shares):
                 for step, (inputs, _) in zip(range(first, last), shares):
                     yield step, epoch, inputs
