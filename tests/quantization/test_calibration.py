@@ -16,10 +16,10 @@ from quantization import (
     bias_correction,
     calibration_images,
     calibrator,
+    histograms,
     imported_ranges,
     methods,
     scaling,
-    statistics,
 )
 from quantization.distillation import divergence
 from quantizing import Digits, calibrated, quantized, random_images
@@ -39,11 +39,11 @@ def batch():
 
 @pytest.fixture(scope="module")
 def seen(folded, batch):
-    return statistics.collect(quantized(folded), batch)
+    return histograms.collect(quantized(folded), batch)
 
 
 def histogram(values):
-    made = statistics.Histogram()
+    made = histograms.Histogram()
     for part in values.split(len(values) // 4):
         made.add(part[None], (1,))
     return made
@@ -57,7 +57,7 @@ def test_a_histogram_counts_every_value_while_its_span_grows():
     made = histogram(values)
     assert made.counts.sum() == len(values) and made.largest == values.abs().max().item()
     assert made.span / 2 < made.largest <= made.span and math.log2(made.span).is_integer()
-    expected = torch.histc(values.abs(), statistics.BINS, 0, made.span)
+    expected = torch.histc(values.abs(), histograms.BINS, 0, made.span)
     assert torch.equal(made.counts.float(), expected)
 
 
