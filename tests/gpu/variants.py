@@ -37,7 +37,7 @@ COPIED = ("data/index.json", f"data/{MODEL}.val.u8", f"accuracy/{MODEL}.torch.np
 
 def without_pairs(path, target):
     """Write the clean graph of a Q/DQ graph's weights to a file."""
-    strip_qdq.without(path, {qdq.module_of(node) for node in onnx_io.load(path).nodes}, target)
+    strip_qdq.strip(path, {qdq.module_of(node) for node in onnx_io.load(path).nodes}, target)
 
 
 def main():

@@ -289,7 +289,7 @@ def test_a_plan_made_by_hand_is_judged_and_kept(clean, pixels, tmp_path):
     [
         (f'{{"nodes": ["{LINEAR}.ln1/Gem"]}}', f"has no node {LINEAR}.ln1/Gem: did you mean {LINEAR}.ln1/Gemm"),
         ('{"nodes": ["%%%"]}', "the graph has no node %%%: it has "),
-        ('{"nodes": [{"nam": "x"}]}', "is no node: give its name"),
+        ('{"nodes": [{"nam": "x"}]}', "is not a node: give its name"),
         ('{"nodes": [{"name": "x", "precision": "fp64"}]}', "precision 'fp64' is none of fp32, fp16, bf16"),
         ('{"layers": []}', "is not a plan"),
         ("{", "is not JSON"),

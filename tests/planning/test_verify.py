@@ -112,7 +112,7 @@ def test_where_a_plan_cannot_grow_the_miss_is_recorded(build, more):
 
 def test_a_typed_graph_says_all(build):
     runtime = Runtime(set())
-    build(runtime, nodes=["a/Gemm"], typed=True)
+    build(runtime, nodes=["a/Gemm"], strongly_typed=True)
     assert runtime.built == [[]]
 
 

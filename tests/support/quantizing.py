@@ -3,11 +3,13 @@
 import copy
 import importlib
 import json
+import os
 
 import torch
 from test_graph import CLASSES, ROW, SIZE, deployed, trained_like
 
 import quantization
+from core.command import Job
 from described import USUAL, model_file
 from model import checkpoint
 from quantization import calibrator
@@ -56,7 +58,12 @@ class Digits:
         module = importlib.import_module(script)
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
         args = [f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]
-        module.run(module.command().parser.parse_args(args))
+        command = module.command()
+        job = command.parser.parse_args(args, Job())
+        partials = job._begin(command.outputs, command.key_parts(job))
+        module.run(job)
+        for name, path in partials.items():
+            os.replace(path, job.final(name))
 
     def calibrate(self, name, images=64, **row):
         self.run(

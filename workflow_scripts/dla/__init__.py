@@ -1,1 +1,1 @@
-"""What a deep learning accelerator takes of a network, and in which pieces."""
+"""The part of a network that a deep learning accelerator (DLA) runs, and the subgraphs that it runs it in."""

@@ -1,6 +1,6 @@
-"""The DLA-fit report: what of a graph a DLA would run, in which subgraphs, what that moves, and whether it can pay.
+"""The DLA-fit report of a graph: the nodes that a DLA would run, their subgraphs, transfers, and whether it can pay.
 
-Nothing is built for it: verdicts come from the rules in rules.yaml, subgraphs from regions.py.
+Nothing is built: verdicts come from the rules in rules.yaml, subgraphs from partition.py.
 """
 
 import collections
@@ -15,25 +15,24 @@ SIZES = {"fp16": 2, "int8": 1}  # bytes of a number
 CONVOLUTIONS = ("Conv", "Gemm", "MatMul")
 
 
-def report(graph, known, recipe, alone=False):
+def report(graph: gs.Graph, known: dict, recipe: dict, alone: bool = False) -> dict:
     """Return the report of a graph.
 
-    graph: graphsurgeon graph; known: of rules.load; recipe: {batch, compute, generation, version}. alone: whether
-    layers are placed as TensorRT does by itself, else as runtimes/_dla.py tells it to: no subgraph without a
-    convolution, and nothing that only moves data. `candidates` counts the subgraphs that TensorRT finds by itself,
-    `offered` those that are to be loaded, `loadables` those that are.
+    known: of rules.load; recipe: {batch, compute, generation, version}; alone: place layers as TensorRT does by itself,
+    else as runtimes/_dla.py does: no subgraph without a convolution, and no layer that only moves data. `candidates`
+    counts the subgraphs that TensorRT finds by itself, `offered` those to be loaded, `loadables` those that are loaded.
     """
     graph = shapes.fix(graph.fold_constants(fold_shapes=False).cleanup().toposort(), recipe["batch"])
     limit, movers = known["limits"]["loadables"], () if alone else known["movers"]["ops"]
     rows = [_row(node, known, recipe, movers) for node in graph.nodes if node.op != "Constant"]
     nodes = [row.pop("node") for row in rows]
-    found = partition.candidates(nodes)
-    pieces = found if alone else partition.candidates([n._replace(supported=n.offered) for n in nodes])
+    candidates = partition.candidates(nodes)
+    pieces = candidates if alone else partition.candidates([n._replace(supported=n.offered) for n in nodes])
     placed = (partition.loaded if alone else partition.worthwhile)(nodes, pieces, limit)
     _place(rows, pieces, placed)
     moved = _transfers(rows, nodes, _tensors(graph), known["channels"]["bytes"], recipe["compute"])
     worth = [positions for positions in pieces if alone or any(nodes[p].weight for p in positions)]
-    counts = {"candidates": len(found), "offered": len(worth), "loadables": len(placed), "limit": limit}
+    counts = {"candidates": len(candidates), "offered": len(worth), "loadables": len(placed), "limit": limit}
     macs = {side: sum(row["macs"] for row in rows if row["runs_on"] == side) for side in ("dla", "gpu")}
     totals = _totals(moved)
     return {
@@ -52,24 +51,24 @@ def report(graph, known, recipe, alone=False):
 SUMMARY = ("candidates", "offered", "loadables", "limit", "fallback", "transfers", "macs", "prediction")
 
 
-def summary(found):
-    """Return a report without its nodes, and how many those are."""
-    return {**{key: found[key] for key in SUMMARY}, "node_count": len(found["nodes"])}
+def summary(report: dict) -> dict:
+    """Return a report with the number of its nodes in place of the nodes."""
+    return {**{key: report[key] for key in SUMMARY}, "node_count": len(report["nodes"])}
 
 
 def _row(node, known, recipe, movers):
-    """Return a node's part of the report, with the regions' view of it under `node`."""
+    """Return a node's row of the report, with its partition.Node under `node`."""
     reason = rules.problem(known, node, recipe["generation"], recipe["version"])
     read, macs, idle = rules.activations(node), macs_of(node), node.op in movers
     names = [[tensor.name for tensor in tensors] for tensors in (read, node.outputs)]
     batch = rules.batch_of((read or node.outputs)[0])
-    seen = partition.Node(node.name, *names, reason is None, batch, macs, reason is None and not idle)
-    row = {"name": node.name, "op": node.op, "supported": reason is None, "macs": macs, "node": seen}
+    viewed = partition.Node(node.name, *names, reason is None, batch, macs, reason is None and not idle)
+    row = {"name": node.name, "op": node.op, "supported": reason is None, "macs": macs, "node": viewed}
     return {**row, "reason": reason or ("it only moves data" if idle else None)}
 
 
-def macs_of(node):
-    """Return the multiplications and additions of a convolution or product, for the batch in its shapes; else 0."""
+def macs_of(node: gs.Node) -> int:
+    """Return the multiply-accumulates of a convolution or product for the batch in its shapes, or 0."""
     if node.op not in CONVOLUTIONS:
         return 0
     result, weight = math.prod(node.outputs[0].shape), list(node.inputs[1].shape)
@@ -79,7 +78,7 @@ def macs_of(node):
 
 
 def _place(rows, pieces, placed):
-    """Write into each row where its node runs, and why, where the rules alone do not say."""
+    """Write into each row where its node runs, and the reason if the rules give none."""
     for row in rows:
         row["runs_on"], row["subgraph"] = "gpu", None
     for order, number in enumerate(placed, 1):
@@ -87,19 +86,18 @@ def _place(rows, pieces, placed):
             rows[position].update(runs_on="dla", subgraph=order)
     for number in set(range(len(pieces))) - set(placed):
         worth = any(rows[position]["macs"] for position in pieces[number])
+        reason = "more subgraphs than can be loaded" if worth else "its subgraph has no convolution"
         for position in pieces[number]:
-            rows[position]["reason"] = (
-                "more subgraphs than can be loaded" if worth else "its subgraph has no convolution"
-            )
+            rows[position]["reason"] = reason
 
 
 def _tensors(graph):
-    """Return {name: shape} of what is no constant."""
+    """Return {name: shape} of the tensors that are not constants."""
     return {name: list(t.shape) for name, t in graph.tensors().items() if not isinstance(t, gs.Constant)}
 
 
 def _transfers(rows, nodes, tensors, group, compute):
-    """Return the tensors that change sides: {tensor, from, to, bytes}; a side is a subgraph's number or `gpu`."""
+    """Return the transfers of tensors, {tensor, from, to, bytes}; an end is a subgraph's number or `gpu`."""
     places = {tensor: row["subgraph"] or "gpu" for row, node in zip(rows, nodes) for tensor in node.outputs}
     readers = collections.defaultdict(set)
     for row, node in zip(rows, nodes):
@@ -110,13 +108,13 @@ def _transfers(rows, nodes, tensors, group, compute):
         places.setdefault(tensor, "gpu")
         if tensor not in read:
             readers[tensor].add("gpu")  # the network's output
-    found = [(tensor, places[tensor], to) for tensor in tensors for to in readers[tensor] if to != places[tensor]]
-    rows = [{"tensor": t, "from": a, "to": b, "bytes": bytes_of(tensors[t], group, compute)} for t, a, b in found]
-    return sorted(rows, key=lambda row: (row["tensor"], str(row["to"])))
+    ends = [(tensor, places[tensor], to) for tensor in tensors for to in readers[tensor] if to != places[tensor]]
+    moved = [{"tensor": t, "from": a, "to": b, "bytes": bytes_of(tensors[t], group, compute)} for t, a, b in ends]
+    return sorted(moved, key=lambda row: (row["tensor"], str(row["to"])))
 
 
-def bytes_of(shape, group, compute):
-    """Return a tensor's bytes in a DLA's format: channels come in groups of `group` bytes."""
+def bytes_of(shape: list[int], group: int, compute: str) -> int:
+    """Return the bytes of a tensor in a DLA's format, which pads channels to a multiple of `group` bytes."""
     size = SIZES[compute]
     channels = shape[-3] if len(shape) > 2 else shape[-1]
     padded = math.ceil(channels * size / group) * group
@@ -124,7 +122,7 @@ def bytes_of(shape, group, compute):
 
 
 def _totals(moved):
-    """Return bytes by direction: to the DLA, back, and from subgraph to subgraph (through memory, not the GPU)."""
+    """Return the bytes to the DLA, to the GPU, and between subgraphs (through memory, not through the GPU)."""
     totals = dict.fromkeys(("to_dla", "to_gpu", "between"), 0)
     for row in moved:
         totals["to_gpu" if row["to"] == "gpu" else "to_dla" if row["from"] == "gpu" else "between"] += row["bytes"]
@@ -145,23 +143,24 @@ def _subgraph(rows, positions, number, moved):
 # Whether it can pay
 
 
-def costs(known):
-    """Return (milliseconds that a loadable costs, MACs a second of the GPU), from what was measured.
+def costs(known: dict) -> tuple[float, float]:
+    """Return (milliseconds that a loadable costs, MACs a second of the GPU), as measured.
 
-    A loadable's is what 16 of them added to a query, divided by 16: they took next to nothing off the GPU.
+    The cost of a loadable is the time that 16 of them added to a query, divided by 16: they saved the GPU next to
+    nothing.
     """
-    seen = known["measured"]
-    added = 1e3 / seen["dla_qps"] - 1e3 / seen["gpu_qps"]
-    return added / seen["dla_loadables"], seen["gpu_macs"] * seen["gpu_qps"]
+    measured = known["measured"]
+    added = 1e3 / measured["dla_qps"] - 1e3 / measured["gpu_qps"]
+    return added / measured["dla_loadables"], measured["gpu_macs"] * measured["gpu_qps"]
 
 
-def predict(known, recipe, counts, macs, transfers):
-    """Return the verdict on a placement and the arithmetic behind it, all times in milliseconds for a query.
+def predict(known: dict, recipe: dict, counts: dict, macs: dict, transfers: dict) -> dict:
+    """Return the verdict on a placement and the arithmetic behind it; all times are milliseconds a query.
 
-    What is gained is the GPU's time for the MACs that leave it: at most that at the rate of a small network at batch 1,
-    which was measured, at least that at the GPU's peak. What is paid are the loadables' fixed cost and the DLA's own
-    time at its peak. Where the most that can be gained is less than that, a placement is not worth it; where the least
-    is more, it is; between the two only a trial can tell.
+    The gain is the GPU's time for the MACs that leave it: at most at the measured rate of a small network at batch 1,
+    at least at the GPU's peak. The price is the loadables' fixed cost and the DLA's own time at its peak. A placement
+    is not worth it if the largest gain is below the price, and worth it if the smallest gain is above. Between the two,
+    only a trial can tell.
     """
     each, speed = costs(known)
     chips = known["generations"][recipe["generation"]]
@@ -196,10 +195,10 @@ def _sentence(known, recipe, counts, macs, transfers, result):
     share = 100 * macs["dla"] / max(macs["dla"] + macs["gpu"], 1)
     moved = (transfers["to_dla"] + transfers["to_gpu"]) / 1e6
     asked = "1 subgraph" if counts["offered"] == 1 else f"{counts['offered']} subgraphs"
-    own = "its own time is not known" if computing is None else f"the DLA takes at least {computing:.2f} ms"
+    own = "the DLA's time is unknown" if computing is None else f"the DLA takes at least {computing:.2f} ms"
     price = f"{counts['loadables']} loadables cost {paid:.2f} ms (as measured on {known['measured']['board']})"
     later = f"; from batch {even} on it is worth a trial" if verdict == "not worth it" and even else ""
     return (
-        f"{verdict}: {asked} for {counts['limit']} loadables of a core, {share:.1f} % of the MACs, {moved:.2f} MB to "
-        f"and fro; at batch {recipe['batch']} the GPU is spared at most {gained:.2f} ms, {own}, and {price}{later}"
+        f"{verdict}: {asked} for {counts['limit']} loadables of a core, {share:.1f} % of the MACs, {moved:.2f} MB "
+        f"moved; at batch {recipe['batch']} the GPU saves at most {gained:.2f} ms, {own}, and {price}{later}"
     )

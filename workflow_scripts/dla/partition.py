@@ -1,34 +1,44 @@
-"""The subgraphs that an accelerator can take of a network: connected, and with no way out and back in.
+"""Partition a network for an accelerator: into subgraphs that are connected and that no path leaves and re-enters.
 
 A network is a list of nodes in topological order, of ONNX or of TensorRT. Standard library only, Python 3.8.
 """
 
+from __future__ import annotations
+
 import collections
-
-# inputs, outputs: names of tensors; supported: by the accelerator; batch: nodes with unlike ones are never in one
-# subgraph; weight: what it is worth to run it there; offered: whether it is meant to run there
-Node = collections.namedtuple("Node", "name inputs outputs supported batch weight offered")
+from collections.abc import Sequence
+from typing import NamedTuple
 
 
-def candidates(nodes):
+class Node(NamedTuple):
+    """A node of a network, as the partition needs it."""
+
+    name: str
+    inputs: list[str]  # names of tensors
+    outputs: list[str]
+    supported: bool  # by the accelerator
+    batch: int  # nodes of different batches are never in one subgraph
+    weight: int  # worth of running it on the accelerator
+    offered: bool  # whether it is meant to run there
+
+
+def candidates(nodes: Sequence[Node]) -> list[list[int]]:
     """Return the maximal subgraphs of supported nodes as lists of positions, in topological order of their first nodes.
 
-    Two adjacent ones are one where that leaves no cycle: what enters a subgraph may not depend on what leaves it.
+    Adjacent subgraphs merge if that makes no cycle: the input of a subgraph may not depend on its output.
     """
     graph = _Quotient(nodes)
     for position, node in enumerate(nodes):
         for before in graph.writers(node) if node.supported else ():
             if nodes[before].supported and nodes[before].batch == node.batch:
                 graph.merge(before, position)
-    found = collections.defaultdict(list)
-    for position, node in enumerate(nodes):
-        if node.supported:
-            found[graph.group[position]].append(position)
-    return sorted(found.values())
+    return sorted(
+        sorted(graph.members[group]) for group in {graph.group[p] for p, n in enumerate(nodes) if n.supported}
+    )
 
 
 class _Quotient:
-    """A network whose subgraphs are nodes: `group[position]` says which one a node is in."""
+    """A network of subgraphs; group: the subgraph of each node, members: the nodes of each subgraph."""
 
     def __init__(self, nodes):
         self.written = {tensor: position for position, node in enumerate(nodes) for tensor in node.outputs}
@@ -44,7 +54,7 @@ class _Quotient:
         return sorted({self.written[tensor] for tensor in node.inputs if tensor in self.written})
 
     def merge(self, one, other):
-        """Make one subgraph of two nodes', unless something outside lies between them."""
+        """Merge the subgraphs of two nodes, unless a path between them leads through another."""
         a, b = self.group[one], self.group[other]
         if a == b or self.reaches(a, b) or self.reaches(b, a):
             return
@@ -53,15 +63,16 @@ class _Quotient:
             self.members[a].append(position)
 
     def followers(self, group):
+        """Return the subgraphs that read what a subgraph writes, which may include itself."""
         return {self.group[after] for position in self.members[group] for after in self.behind[position]}
 
     def reaches(self, start, goal):
-        """Return whether a way through other subgraphs leads from one to another."""
-        pending, seen = list(self.followers(start) - {start, goal}), set()
+        """Return whether a path through other subgraphs leads from one to another."""
+        pending, visited = list(self.followers(start) - {start, goal}), set()
         while pending:
             group = pending.pop()
-            if group not in seen:
-                seen.add(group)
+            if group not in visited:
+                visited.add(group)
                 after = self.followers(group)
                 if goal in after:
                     return True
@@ -69,14 +80,14 @@ class _Quotient:
         return False
 
 
-def loaded(nodes, found, limit):
-    """Return the numbers of the subgraphs that TensorRT loads: those of most layers first, then in their order."""
-    order = sorted(range(len(found)), key=lambda number: (-len(found[number]), number))
+def loaded(nodes: Sequence[Node], subgraphs: Sequence[Sequence[int]], limit: int) -> list[int]:
+    """Return the numbers of the subgraphs that TensorRT loads: those of most layers, the first of equals."""
+    order = sorted(range(len(subgraphs)), key=lambda number: (-len(subgraphs[number]), number))
     return sorted(order[:limit])
 
 
-def worthwhile(nodes, found, limit):
-    """Return the numbers of the subgraphs that are worth loading: those of the most weight, none without any."""
-    weights = [sum(nodes[position].weight for position in positions) for positions in found]
-    order = sorted(range(len(found)), key=lambda number: (-weights[number], number))
+def worthwhile(nodes: Sequence[Node], subgraphs: Sequence[Sequence[int]], limit: int) -> list[int]:
+    """Return the numbers of the subgraphs that are worth loading: those of most weight, none without any."""
+    weights = [sum(nodes[position].weight for position in positions) for positions in subgraphs]
+    order = sorted(range(len(subgraphs)), key=lambda number: (-weights[number], number))
     return sorted(number for number in order[:limit] if weights[number])

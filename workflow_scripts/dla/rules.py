@@ -1,10 +1,11 @@
-"""Which nodes of a graph a DLA takes, by the published rules in rules.yaml; each check says what is in the way.
+"""Decide which nodes of a graph a DLA runs, by the published rules in rules.yaml, and give the reason for the others.
 
 A check is a function (node, parameter) -> reason or None. A node is an onnx-graphsurgeon node whose tensors have the
 shapes and types of one batch size.
 """
 
 import math
+import os
 import re
 
 import numpy as np
@@ -14,36 +15,39 @@ import yaml
 from core.files import UserError
 
 
-def load(path):
+def load(path: str | os.PathLike) -> dict:
     """Return the rules in a YAML file."""
     with open(path, encoding="utf-8") as stream:
         return yaml.safe_load(stream)
 
 
-def numbers(version):
+def numbers(version: object) -> tuple[int, ...]:
     """Return the numbers of a version: `10.3` gives (10, 3)."""
     return tuple(int(part) for part in re.findall(r"\d+", str(version)))
 
 
-def release_problem(rules, generation, version):
-    """Return why a version of TensorRT does not build for a generation of DLA, or None; raise for no generation."""
+def release_problem(rules: dict, generation: int, version: str) -> str | None:
+    """Return why a version of TensorRT does not build for a generation of DLA, or None.
+
+    Raises UserError for a generation that the rules do not know.
+    """
     if generation not in rules["generations"]:
         known = ", ".join(map(str, rules["generations"]))
-        raise UserError(f"no rules are known of DLA generation {generation}: one of {known}")
+        raise UserError(f"DLA generation {generation} has no rules: use one of {known}")
     spans = rules["releases"][generation]
     if any(numbers(span["from"]) <= numbers(version) < numbers(span.get("before", "999")) for span in spans):
         return None
     return f"TensorRT {version} does not build for the DLA of {rules['generations'][generation]['chips']}"
 
 
-def problem(rules, node, generation, version):
-    """Return why a node runs on the GPU, or None where a DLA of this generation takes it.
+def problem(rules: dict, node: gs.Node, generation: int, version: str) -> str | None:
+    """Return why a node runs on the GPU, or None if a DLA of this generation runs it.
 
-    rules: of load(); version: of TensorRT.
+    rules: of load(); version: of TensorRT. Raises UserError for an unknown generation.
     """
     entry, old = rules["layers"].get(node.op), release_problem(rules, generation, version)
     if old or entry is None:
-        return old or f"no layer of a DLA is a {node.op}"
+        return old or f"a DLA has no layer for {node.op}"
     if generation not in entry.get("generations", rules["generations"]):
         return f"{entry['layer']} is for newer DLAs"
     if numbers(version) < numbers(entry.get("since", "0")):
@@ -56,19 +60,19 @@ def _checked(entry, node):
     return next((reason for reason in reasons if reason), None)
 
 
-def activations(node):
-    """Return the tensors that a node reads and that are no constants."""
+def activations(node: gs.Node) -> list[gs.Tensor]:
+    """Return the inputs of a node that are not constants."""
     return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant) and not tensor.is_empty()]
 
 
-def batch_of(tensor):
-    """Return the batch that a DLA sees: the product of all dimensions but the last three, of [N, C] the first."""
+def batch_of(tensor: gs.Tensor) -> int:
+    """Return the batch of a tensor on a DLA: the product of all dimensions but the last three; N of [N, C]."""
     return tensor.shape[0] if len(tensor.shape) == 2 else math.prod(tensor.shape[:-3])
 
 
 def _number_problem(node):
-    whole = [t for t in [*activations(node), *node.outputs] if np.dtype(t.dtype).kind != "f"]
-    return f"{np.dtype(whole[0].dtype).name} numbers: only FP16 and INT8 run there" if whole else None
+    other = [t for t in [*activations(node), *node.outputs] if np.dtype(t.dtype).kind != "f"]
+    return f"{np.dtype(other[0].dtype).name} numbers: only FP16 and INT8 run there" if other else None
 
 
 def _size_problem(limits, node):
@@ -81,12 +85,12 @@ def _size_problem(limits, node):
 
 
 def _rank(node, wanted):
-    found = next((len(t.shape) for t in [*activations(node), *node.outputs] if len(t.shape) != wanted), None)
-    return f"{found} dimensions, and {wanted} are needed" if found is not None else None
+    other = next((len(t.shape) for t in [*activations(node), *node.outputs] if len(t.shape) != wanted), None)
+    return f"{other} dimensions, and {wanted} are needed" if other is not None else None
 
 
 def _constant_weights(node, wanted):
-    return None if isinstance(node.inputs[1], gs.Constant) else "its second operand is no constant"
+    return None if isinstance(node.inputs[1], gs.Constant) else "its second operand is not a constant"
 
 
 def _two_activations(node, wanted):
@@ -130,14 +134,14 @@ def _unit_steps(node, wanted):
 
 def _batch_stays(node, wanted):
     moved = node.op == "Transpose" and node.attrs["perm"][0] != 0
-    kept = all(list(t.shape[:1]) == list(node.inputs[0].shape[:1]) for t in node.outputs)
-    return None if kept and not moved else "it moves the batch"
+    same = all(list(t.shape[:1]) == list(node.inputs[0].shape[:1]) for t in node.outputs)
+    return None if same and not moved else "it moves the batch"
 
 
 def _not_beside(node, kinds):
     around = [other for t in node.inputs for other in t.inputs] + [other for t in node.outputs for other in t.outputs]
-    found = next((other.op for other in around if other.op in kinds), None)
-    return f"directly beside a {found}" if found else None
+    op = next((other.op for other in around if other.op in kinds), None)
+    return f"directly beside a {op}" if op else None
 
 
 CHECKS = {

@@ -1,9 +1,11 @@
-"""What a plan must meet on the `select` split: {"budget", "agreement"?, "tolerance"?}. Device side: Python 3.8, numpy.
+"""The criterion of a plan on the `select` split: {"budget", "agreement"?, "tolerance"?}. Python 3.8, numpy.
 
-budget: points of top-1 that may be lost against PyTorch FP32, one image where that is more; agreement: percent of
-images that must keep FP32's top-1; tolerance: every logit must be within it of FP32's, absolutely or relatively
-(Polygraphy's elementwise check).
+budget: points of top-1 that may be lost against PyTorch FP32, at least one image; agreement: percent of images that
+must keep FP32's top-1; tolerance: how far a logit may be from FP32's, absolutely or relatively (Polygraphy's
+elementwise check).
 """
+
+from __future__ import annotations
 
 import numpy as np
 
@@ -13,32 +15,29 @@ EPSILON = 1e-9  # percentages are quotients of counts
 WORST = -100.0  # slack of logits that are not finite
 
 
-def allowed(budget, count):
-    """Return the points of top-1 that may be lost on `count` images: no split can tell less than one of its images."""
+def allowed(budget: float, count: int) -> float:
+    """Return the points of top-1 that may be lost on `count` images: at least one image, the finest step of a split."""
     return max(budget, 100.0 / count)
 
 
-def verdict(logits, labels, reference, criterion):
-    """Return how logits [N, C] do: top1, fp32_top1, agreement_with_fp32, outside_tolerance, slack (points) and met.
+def verdict(logits: np.ndarray, labels: np.ndarray, reference: np.ndarray, criterion: dict) -> dict:
+    """Return the verdict on logits [N, C]: top1, fp32_top1, agreement_with_fp32, outside_tolerance, slack and met.
 
-    slack is what is left, in percentage points, of the scarcest part of the criterion: below 0 it is not met.
-    outside_tolerance is the percentage of logits, None where no tolerance is asked for.
+    labels: int64 [N]; reference: FP32's logits [N, C]. slack is the least margin of the criterion's parts, in
+    percentage points: below 0 the criterion is not met. outside_tolerance is the percentage of logits outside the
+    tolerance, or None without one.
     """
-    if not np.isfinite(logits).all():
-        logits = np.nan_to_num(logits, nan=0.0)
-        finite = False
-    else:
-        finite = True
-    scores = accuracy.score(logits, labels, reference)
+    finite = bool(np.isfinite(logits).all())
+    scores = accuracy.score(logits if finite else np.nan_to_num(logits, nan=0.0), labels, reference)
     outside = _outside(logits, reference, criterion.get("tolerance")) if finite else None
-    parts = [allowed(criterion["budget"], len(labels)) - (scores["fp32_top1"] - scores["top1"])]
+    parts = [allowed(criterion["budget"], len(labels)) - lost(scores)]
     if criterion.get("agreement") is not None:
         parts.append(scores["agreement_with_fp32"] - criterion["agreement"])
     if outside is not None:
         parts.append(-outside)
     slack = min(parts) if finite else WORST
-    kept = {name: scores[name] for name in ("num_images", "top1", "fp32_top1", "agreement_with_fp32")}
-    return {**kept, "outside_tolerance": outside, "slack": round(slack, 6), "met": slack >= -EPSILON}
+    reported = {name: scores[name] for name in ("num_images", "top1", "fp32_top1", "agreement_with_fp32")}
+    return {**reported, "outside_tolerance": outside, "slack": round(slack, 6), "met": slack >= -EPSILON}
 
 
 def _outside(logits, reference, tolerance):
@@ -50,17 +49,17 @@ def _outside(logits, reference, tolerance):
     return accuracy.percent(((error > tolerance) & (error > tolerance * np.abs(wide))).ravel())
 
 
-def is_within(score, budget):
+def is_within(score: dict, budget: float) -> bool:
     """Return whether a score on the select split loses no more top-1 points than `allowed`."""
     return lost(score) <= allowed(budget, score["num_images"]) + EPSILON
 
 
-def lost(score):
+def lost(score: dict) -> float:
     """Return the top-1 points that a score loses against PyTorch FP32."""
     return score["fp32_top1"] - score["top1"]
 
 
-def finalists(scores, budget):
+def finalists(scores: list[dict], budget: float) -> list[int]:
     """Return the indices of the scores to choose from: those within the budget, else those that lose least."""
     within = [index for index, score in enumerate(scores) if is_within(score, budget)]
     least = min(map(lost, scores))

@@ -1,25 +1,31 @@
-"""Groups of nodes that are judged together, and what it costs to compute nodes in a higher precision."""
+"""Groups of nodes that are judged together, and the cost of computing nodes in a higher precision."""
 
 import math
 import re
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+
+from planning.simulate import Network
 
 BLOCK = re.compile(r"stages\.\d+\.(?:blocks\.\d+|downsample)\.\w+|stem\.\w+")
+PRODUCTS = ("conv", "linear", "attention")  # kinds of nodes with multiply-accumulates
 TRAFFIC = 400  # multiply-accumulates in the time that one number is moved: H200 990 TFLOP/s and 4.8 TB/s, Xavier NX
 # 6 TFLOP/s and 51 GB/s both do 350 to 420 of them in FP16 while they move the 6 bytes of a cast
 
 
-def blocks(network):
-    """Return {name: [node]} of consecutive nodes: attention, MLP, convolution; all nodes are in one of them.
+def blocks(network: Network) -> dict[str, list[str]]:
+    """Return {name: [node]} of consecutive nodes (attention, MLP, convolution); every node is in one of them.
 
-    Nodes outside of a block, and blocks without a product (activations, skip connections), join the block before.
+    Nodes outside a block, and blocks without a product (activations, skip connections), join the block before.
     """
-    found = {}
-    products = {_block(node) for node in network.nodes if node.kind in ("conv", "linear", "attention")}
+    groups = {}
+    products = {_block(node) for node in network.nodes if node.kind in PRODUCTS}
     current = next((_block(node) for node in network.nodes if _block(node) in products), "all")
     for node in network.nodes:
         current = _block(node) if _block(node) in products else current
-        found.setdefault(current, []).append(node.name)
-    return found
+        groups.setdefault(current, []).append(node.name)
+    return groups
 
 
 def _block(node):
@@ -27,21 +33,21 @@ def _block(node):
     return block.group() if block else node.module
 
 
-def kinds(network):
-    """Return {name: [node]} of nodes of one operator, where there are several."""
-    found = {}
+def kinds(network: Network) -> dict[str, list[str]]:
+    """Return {name: [node]} of the nodes of one operator, for operators with several."""
+    groups = {}
     for node in network.nodes:
-        found.setdefault(f"every {node.op}", []).append(node.name)
-    return {name: nodes for name, nodes in found.items() if len(nodes) > 1}
+        groups.setdefault(f"every {node.op}", []).append(node.name)
+    return {name: nodes for name, nodes in groups.items() if len(nodes) > 1}
 
 
 class Costs:
     """Multiply-accumulates and moved numbers of a network's nodes for one image."""
 
-    def __init__(self, network, values):
+    def __init__(self, network: Network, values: Mapping[str, torch.Tensor]):
         """Take the shapes from the activations of one image (`Network.tensors`)."""
         self.elements = {name: value.numel() for name, value in values.items()}
-        shapes = {**{n: c.shape for n, c in network.constants.items()}, **{n: v.shape for n, v in values.items()}}
+        shapes = {name: value.shape for name, value in [*network.constants.items(), *values.items()]}
         self.macs = {node.name: _macs(node, self.elements, shapes) for node in network.nodes}
         self._nodes = {node.name: node for node in network.nodes}
         self._writer = {name: node.name for node in network.nodes for name in node.outputs}
@@ -52,38 +58,33 @@ class Costs:
                     self._readers.setdefault(name, set()).add(node.name)
         self._ends = {network.input, network.output}
 
-    def of(self, names):
-        """Return what a set of nodes in the higher precision costs, in multiply-accumulates an image.
+    def of(self, names: Collection[str]) -> int:
+        """Return the cost of a set of nodes in the higher precision, in multiply-accumulates an image.
 
-        They do their products at half the rate, write numbers of twice the width, and each tensor between them and
-        the rest is converted (a reformat). The graph's input and output are in the higher precision anyway.
+        Their products run at half the rate, they write numbers of twice the width, and each tensor between them and
+        the other nodes is converted (a reformat). The graph's input and output have the higher precision anyway.
         """
         written = sum(self.elements[output] for name in names for output in self._nodes[name].outputs)
-        return sum(self.macs[name] for name in names) + TRAFFIC * (written + self.converted(names))
+        converted = sum(self.elements[name] for name in self.casts(names))
+        return sum(self.macs[name] for name in names) + TRAFFIC * (written + converted)
 
-    def converted(self, names):
-        """Return the numbers that are converted between a set of nodes and the others, for one image."""
-        return sum(self.elements[name] for name in self.casts(names))
-
-    def casts(self, names):
+    def casts(self, names: Collection[str]) -> list[str]:
         """Return the tensors that are converted between a set of nodes and the others."""
         return [name for name in self.elements if self._is_cast(name, names)]
 
     def _is_cast(self, tensor, names):
         high = tensor not in self._writer or self._writer[tensor] in names
-        sides = {reader in names for reader in self._readers.get(tensor, ())} | (
-            {True} if tensor in self._ends else set()
-        )
-        return (not high) in sides
+        readers = {reader in names for reader in self._readers.get(tensor, ())}
+        return (not high) in (readers | {True} if tensor in self._ends else readers)
 
-    def more(self, names, added):
-        """Return what some nodes cost on top of a set, at least 1: where they join it, conversions go away."""
+    def more(self, names: Iterable[str], added: Iterable[str]) -> int:
+        """Return the cost of adding nodes to a set, at least 1: where they join it, conversions go away."""
         return max(self.of(set(names) | set(added)) - self.of(set(names)), 1)
 
 
 def _macs(node, elements, shapes):
     """Return the multiply-accumulates of a node for one image."""
-    if node.kind not in ("conv", "linear", "attention"):
+    if node.kind not in PRODUCTS:
         return 0
     weight = shapes[node.inputs[1]]
     summed = math.prod(weight[1:]) if node.op == "Conv" else weight[-1 if node.attrs.get("transB") else -2]

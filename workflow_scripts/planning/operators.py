@@ -1,7 +1,55 @@
-"""What other networks than LeViT are made of, as torch functions: operator -> function (node, *inputs) -> outputs."""
+"""ONNX operators as torch functions: {operator: function (simulate.Node, *inputs) -> list of outputs}.
+
+The table has the operators of the clean graphs of LeViT and of the other networks that are tested.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as functional
+
+from core.files import UserError
+from graph.attention_body import IMAGE, OPS
+
+if TYPE_CHECKING:
+    from planning.simulate import Node
+
+
+def convolve(node: Node, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Return a convolution of images [B, C, H, W]; raise UserError if its padding is uneven."""
+    top, left, bottom, right = node.attrs.get("pads", (0, 0, 0, 0))
+    if (top, left) != (bottom, right):
+        raise UserError(f"node {node.name}: no rule for unevenly padded convolutions")
+    dilations, grouped = node.attrs.get("dilations", (1, 1)), node.attrs.get("group", 1)
+    return functional.conv2d(images, weight, bias, node.attrs.get("strides", (1, 1)), (top, left), dilations, grouped)
+
+
+def _gemm(node, a, b, c=None):
+    product = a @ (b.T if node.attrs.get("transB") else b)
+    return [product if c is None else product + c]
+
+
+def _reshape(node, value, shape):
+    return [value.reshape([value.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())])]
+
+
+def _split(node, value, sizes=None):
+    axis = node.attrs.get("axis", 0)
+    lengths = node.attrs["split"] if sizes is None else sizes.tolist()
+    return list(value.split(lengths, dim=axis))
+
+
+def _slice(node, value, starts, ends, axes, steps):
+    cuts = [slice(None)] * value.ndim
+    for start, end, axis, step in zip(*(t.tolist() for t in (starts, ends, axes, steps))):
+        cuts[axis] = slice(start, min(end, value.shape[axis]), step)
+    return [value[tuple(cuts)]]
+
+
+def _hard_sigmoid(node, value):
+    return [(value * node.attrs.get("alpha", 0.2) + node.attrs.get("beta", 0.5)).clamp_(0, 1)]
 
 
 def _pool(node, value):
@@ -20,13 +68,12 @@ def _largest(node, value):
 
 
 def _axes(node, axes, ndim):
-    given = node.attrs["axes"] if axes is None else axes.tolist()
-    return sorted(axis % ndim for axis in given)
+    return sorted(axis % ndim for axis in (node.attrs["axes"] if axes is None else axes.tolist()))
 
 
 def _squeeze(node, value, axes=None):
-    kept = set(range(value.ndim)) - set(_axes(node, axes, value.ndim))
-    return [value.reshape([value.shape[dim] for dim in sorted(kept)])]
+    gone = _axes(node, axes, value.ndim)
+    return [value.reshape([size for dim, size in enumerate(value.shape) if dim not in gone])]
 
 
 def _unsqueeze(node, value, axes=None):
@@ -37,8 +84,8 @@ def _unsqueeze(node, value, axes=None):
 
 def _gather(node, value, indices):
     axis = node.attrs.get("axis", 0) % value.ndim
-    taken = value.index_select(axis, indices.flatten() % value.shape[axis])
-    return [taken.reshape((*value.shape[:axis], *indices.shape, *value.shape[axis + 1 :]))]
+    selected = value.index_select(axis, indices.flatten() % value.shape[axis])
+    return [selected.reshape((*value.shape[:axis], *indices.shape, *value.shape[axis + 1 :]))]
 
 
 def _filled(node, shape):
@@ -59,7 +106,7 @@ def _batchnorm(node, value, weight, bias, mean, variance):
 
 
 def _attention(node, source, queries=None):
-    """LeViT's attention as one node (graph/attention.py), on tokens or, with Image behind its name, on images."""
+    """LeViT's attention as one node (graph/attention.py), on tokens or, if its operator ends in Image, on images."""
     image, depths = node.op.endswith("Image"), [node.attrs["key_dim"], node.attrs["val_dim"]]
     q, *kv = [t.flatten(2).transpose(1, 2) if image else t for t in (source if queries is None else queries, source)]
     heads = [t.unflatten(2, (node.attrs["heads"], -1)).transpose(1, 2) for t in (q, *kv)]
@@ -70,31 +117,42 @@ def _attention(node, source, queries=None):
     return [result.transpose(1, 2).unflatten(2, shape[2:]) if image else result]
 
 
-ATTENTION = ("LevitAttention", "LevitAttentionDownsample", "LevitAttentionImage", "LevitAttentionDownsampleImage")
-
-OTHERS = {
-    **dict.fromkeys(ATTENTION, _attention),
+OPERATORS = {
+    **dict.fromkeys([*OPS, *(op + IMAGE for op in OPS)], _attention),
+    "Add": lambda node, a, b: [a + b],
     "AveragePool": _pool,
     "BatchNormalization": _batchnorm,
     "Clip": _clip,
     "Concat": lambda node, *values: [torch.cat(values, dim=node.attrs["axis"])],
     "ConstantOfShape": _filled,
+    "Conv": lambda node, *operands: [convolve(node, *operands)],
     "Div": lambda node, a, b: [a / b if a.is_floating_point() else a.div(b, rounding_mode="trunc")],
     "Equal": lambda node, a, b: [a == b],
     "Erf": lambda node, value: [value.erf()],
     "Expand": _expand,
     "Flatten": lambda node, value: [value.flatten(node.attrs.get("axis", 1))],
     "Gather": _gather,
+    "Gemm": _gemm,
     "GlobalAveragePool": lambda node, value: [value.mean(dim=(2, 3), keepdim=True)],
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda node, value: [functional.hardswish(value)],
+    "MatMul": lambda node, a, b: [a @ b],
     "MaxPool": _largest,
+    "Mul": lambda node, a, b: [a * b],
     "Pow": lambda node, a, b: [a**b],
+    "ReduceMean": lambda node, value: [value.mean(node.attrs["axes"], keepdim=bool(node.attrs.get("keepdims", 1)))],
     "Relu": lambda node, value: [value.relu()],
+    "Reshape": _reshape,
     "Shape": lambda node, value: [torch.tensor(value.shape)],
     "Sigmoid": lambda node, value: [value.sigmoid()],
+    "Slice": _slice,
+    "Softmax": lambda node, value: [value.softmax(node.attrs.get("axis", -1))],
+    "Split": _split,
     "Sqrt": lambda node, value: [value.sqrt()],
     "Squeeze": _squeeze,
     "Sub": lambda node, a, b: [a - b],
     "Tanh": lambda node, value: [value.tanh()],
+    "Transpose": lambda node, value: [value.permute(node.attrs["perm"])],
     "Unsqueeze": _unsqueeze,
     "Where": lambda node, condition, a, b: [torch.where(condition, a, b)],
 }

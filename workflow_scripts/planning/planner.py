@@ -1,8 +1,12 @@
-"""A plan from a clean graph: ranges and effects on calibration images, then the cheapest set that meets a criterion."""
+"""Make a plan: measure ranges and effects on calibration images, then search the cheapest set of nodes."""
 
-import collections
+import functools
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import torch
 
 from core import progress
@@ -15,34 +19,57 @@ from planning import plan as plans
 from planning.search import Search
 
 CHUNK = 16  # images that a thread computes at once
-RANGE_IMAGES = 256  # of the calib split: what ranges are taken from
-EFFECT_IMAGES = 32  # of them: what effects are measured on
-BOUND_IMAGES = 64  # of the select split: what a plan is also judged on with FP16 accumulators
-SEARCH_IMAGES = 512  # of the select split: what a search looks at; what it finds is judged on the whole split
-NEXT = {"fp16": "fp32", "int8": "fp16"}  # what a node that leaves a precision may be computed in at the narrowest
-
-# calibration, images: uint8 [N, size, size, 3]; labels int64 and reference float32 [N, classes] of images;
-# model: {"mean", "std"}
-Inputs = collections.namedtuple("Inputs", "calibration images labels reference model")
+RANGE_IMAGES = 256  # of the calib split, for ranges
+EFFECT_IMAGES = 32  # the first of those, for effects
+BOUND_IMAGES = 64  # of the select split, for the verdict with FP16 accumulators
+SEARCH_IMAGES = 512  # of the select split, for the search; the result is judged on the whole split
+NEXT = {"fp16": "fp32", "int8": "fp16"}  # {precision: the narrowest type of a node that leaves it}
 
 
-def plan(graph, amax, placement, recipe, inputs, given=None, workers=1):
+class Inputs(NamedTuple):
+    """The data that a plan is measured on."""
+
+    calibration: np.ndarray  # uint8 [N, size, size, 3] of the calib split
+    images: np.ndarray  # uint8 [M, size, size, 3] of the select split
+    labels: np.ndarray  # int64 [M]
+    reference: np.ndarray  # FP32's logits of images, float32 [M, classes]
+    model: Mapping  # {"mean", "std"}
+
+
+def plan(
+    graph: gs.Graph,
+    amax: Mapping | None,
+    placement: Collection[str],
+    recipe: Mapping,
+    inputs: Inputs,
+    manual: str | Path | None = None,
+    workers: int = 1,
+) -> dict:
     """Return a plan (planning/plan.py) for a clean graph.
 
     amax: {quantizer: range} for INT8, else None; placement: kinds of nodes that are quantized; recipe: {compute,
-    budget, criterion?}; given: path of a plan made by hand, which is checked and judged but not changed.
-    Raises UserError for a precision that is not simulated, and where the hand-made plan names what the graph lacks.
+    budget, criterion?}; manual: path of a plan made by hand, which is checked and judged but not changed.
+    Raises UserError for a precision that is not simulated, and if the manual plan names nodes that the graph lacks.
     """
     if recipe["compute"] not in NEXT:
         raise UserError(f"fallback: {recipe['compute']} has no plans, only {' and '.join(NEXT)}: set it to none")
     planner = Planner(simulate.Network(graph), amax, placement, recipe, inputs, workers)
-    return planner.given(given) if given else planner.searched()
+    return planner.judged(manual) if manual else planner.searched()
 
 
 class Planner:
-    """A network with what is measured of it."""
+    """A network and its measurements."""
 
-    def __init__(self, network, amax, placement, recipe, inputs, workers):
+    def __init__(
+        self,
+        network: simulate.Network,
+        amax: Mapping | None,
+        placement: Collection[str],
+        recipe: Mapping,
+        inputs: Inputs,
+        workers: int,
+    ):
+        """Prepare to measure; arguments as of `plan`."""
         self.network, self.inputs, self.workers = network, inputs, workers
         self.compute, self.next = recipe["compute"], NEXT[recipe["compute"]]
         self.criterion = {"budget": recipe["budget"], **recipe.get("criterion", {})}
@@ -57,42 +84,42 @@ class Planner:
 
     # The two ways to a plan
 
-    def searched(self):
-        """Return the plan with the cheapest set of nodes that meets the criterion, or the best that was found."""
+    def searched(self) -> dict:
+        """Return the plan with the cheapest set of nodes that meets the criterion, or the best set of the search."""
         kinds = self._members(node_groups.kinds(self.network))
         members = {**self._members(node_groups.blocks(self.network)), **kinds}
         self._measure(members)
-        forced = [name for name, found in self.ranges.items() if found["overflows"]]
+        forced = [name for name, node in self.ranges.items() if node["overflows"]]
         search = Search(self._verdict(SEARCH_IMAGES), self.costs, forced)
-        order = search.ordered({name: self.effects[name]["effect"] for name in members}, members)
-        wanted = search.smallest(order, members)
-        if wanted:
-            wanted = self._single_nodes(search, sorted({node for group in wanted for node in members[group]}))
-        kept = search.best() if wanted is None else search.forced | set(wanted)
-        kept, measured = self._grown(kept, [members[name] for name in order])
-        self._measure({name: [name] for name in sorted(kept) if name not in self.effects}, within=0)
+        order = search.ordered(self._effects(members), members)
+        groups = search.smallest(order, members)
+        if groups:
+            groups = self._single_nodes(search, sorted({node for group in groups for node in members[group]}))
+        nodes = search.best() if groups is None else search.forced | set(groups)
+        nodes, measured = self._grown(nodes, [members[name] for name in order])
+        self._measure({name: [name] for name in sorted(nodes) if name not in self.effects}, within=0)
+        precisions = {name: "fp32" if self.ranges[name]["overflows"] else self.next for name in nodes}
         blocks = [(name, members[name]) for name in order if name not in kinds]
-        return self._described(kept, measured, search, blocks, {name: self.effects[name] for name in sorted(kinds)})
+        return self._described(precisions, measured, search, blocks, {n: self.effects[n] for n in sorted(kinds)})
 
-    def given(self, path):
-        """Return the plan in a file, checked against the graph, with evidence and a verdict of its own."""
-        made = plans.read(path)
-        names = {node.name for node in self.network.nodes}
-        plans.check_names([node["name"] for node in made["nodes"]], names, path)
-        kept = {node["name"]: node.get("precision", self.next) for node in made["nodes"]}
-        self._measure({name: [name] for name in sorted(kept)})
-        return self._described(kept, self._verdict(None)(frozenset(kept)), None, [], {})
+    def judged(self, path: str | Path) -> dict:
+        """Return the manual plan in a file, checked against the graph, with evidence and a verdict of its own."""
+        nodes = plans.read(path)["nodes"]
+        plans.check_names([node["name"] for node in nodes], {node.name for node in self.network.nodes}, path)
+        precisions = {node["name"]: node.get("precision", self.next) for node in nodes}
+        self._measure({name: [name] for name in sorted(precisions)})
+        return self._described(precisions, self._verdict(None)(frozenset(precisions)), None, [], {})
 
     # Measuring
 
-    def _members(self, found):
-        """Return the groups with those of their nodes alone that the precision would change."""
+    def _members(self, groups):
+        """Return the groups, reduced to the nodes that the precision changes."""
         treated = set(self.treated)
-        members = {name: [node for node in nodes if node in treated] for name, nodes in found.items()}
+        members = {name: [node for node in nodes if node in treated] for name, nodes in groups.items()}
         return {name: nodes for name, nodes in members.items() if nodes}
 
     def _measure(self, members, within=RANGE_IMAGES):
-        """Add the effects of groups of nodes, and the ranges of all nodes where `within` images are asked for."""
+        """Measure the effects of groups of nodes, and the ranges of all nodes on `within` images unless that is 0."""
         if not members:
             return
         images = self.inputs.calibration
@@ -107,6 +134,9 @@ class Planner:
             more = simulate.each(lambda c: ranges.of_chunk(self.network.tensors(c())), self._chunks(far), self.workers)
             self.ranges = ranges.of_nodes(self.network, ranges.merged([*tensors, *more], self.network.constants))
 
+    def _effects(self, names):
+        return {name: self.effects[name]["effect"] for name in names}
+
     def _chunks(self, images):
         return [lambda s=start: self._normalized(images[s : s + CHUNK]) for start in range(0, len(images), CHUNK)]
 
@@ -114,21 +144,20 @@ class Planner:
         model = self.inputs.model
         return torch.from_numpy(preprocess.normalize(np.asarray(images), model["mean"], model["std"]))
 
-    def _bound(self, kept):
-        """Return the verdict with sums that are rounded to FP16 as they grow, the worst that kernels do, or None."""
-        return self._verdict(BOUND_IMAGES, "bound")(frozenset(kept)) if "bound" in self.treatments else None
-
     def _verdict(self, count, treatment="effect"):
-        """Return a function (kept node names) -> verdict on the first `count` images of the select split."""
+        """Return a function (nodes in the higher precision) -> verdict on the first `count` select images."""
         chunks, labels = self._chunks(self.inputs.images[:count]), self.inputs.labels[:count]
 
-        def judge(kept):
-            treated = dict.fromkeys((n for n in self.treated if n not in kept), self.treatments[treatment])
-            run = lambda chunk: self.network.logits({self.network.input: chunk()}, treated).numpy()  # noqa: E731
-            logits = np.concatenate(simulate.each(run, chunks, self.workers))
-            found = criterion.verdict(logits, labels, self.inputs.reference[:count], self.criterion)
-            log.info("%d nodes kept: top-1 %.2f %%, slack %.2f points", len(kept), found["top1"], found["slack"])
-            return found
+        def run(treated, chunk):
+            return self.network.logits({self.network.input: chunk()}, treated).numpy()
+
+        def judge(nodes):
+            treated = dict.fromkeys((n for n in self.treated if n not in nodes), self.treatments[treatment])
+            logits = np.concatenate(simulate.each(functools.partial(run, treated), chunks, self.workers))
+            verdict = criterion.verdict(logits, labels, self.inputs.reference[:count], self.criterion)
+            outcome = (len(nodes), verdict["top1"], verdict["slack"])
+            log.info("%d nodes in the higher precision: top-1 %.2f %%, slack %.2f points", *outcome)
+            return verdict
 
         return judge
 
@@ -138,39 +167,39 @@ class Planner:
         """Return the nodes of the chosen groups that are needed."""
         members = {name: [name] for name in nodes if name not in search.forced}
         self._measure(members, within=0)
-        return search.smallest(search.ordered({n: self.effects[n]["effect"] for n in members}, members), members)
+        return search.smallest(search.ordered(self._effects(members), members), members)
 
-    def _grown(self, kept, order):
-        """Return (nodes, verdict on the whole split): groups are added while a set that met the search misses there."""
-        judge, kept = self._verdict(None), frozenset(kept)
-        measured = judge(kept)
-        for nodes in order:
+    def _grown(self, nodes, order):
+        """Return (nodes, verdict on the whole split); groups are added while a set that the search accepted misses."""
+        judge, nodes = self._verdict(None), frozenset(nodes)
+        measured = judge(nodes)
+        for group in order:
             if measured["met"] or len(self.inputs.images) <= SEARCH_IMAGES:
                 break
-            kept |= set(nodes)
-            measured = judge(kept)
-        return kept, measured
+            nodes |= set(group)
+            measured = judge(nodes)
+        return nodes, measured
 
-    def _described(self, kept, measured, search, blocks, kinds):
-        named = kept if isinstance(kept, dict) else {name: self._precision(name) for name in kept}
+    def _described(self, precisions, measured, search, blocks, kinds):
+        """Return the plan; precisions: {node: its narrowest type}; search: None for a manual plan."""
         ops = {node.name: node.op for node in self.network.nodes}
-        nodes = [
-            {"name": name, "op": ops[name], "precision": named[name], **self._reasons(name, search)}
-            for name in ops
-            if name in named
-        ]
+        bound = self._verdict(BOUND_IMAGES, "bound") if "bound" in self.treatments else lambda nodes: None
         return {
             "compute": self.compute,
             "fallback_precision": self.next,
             "nodes_total": len(ops),
-            "nodes_high_precision": len(nodes),
-            "macs_high_precision": self._share(named),
-            "conversions": len(self.costs.casts(set(named))),
+            "nodes_high_precision": len(precisions),
+            "macs_high_precision": self._share(precisions),
+            "conversions": len(self.costs.casts(precisions)),
             "criterion": self.criterion,
             "met": measured["met"],
             "measured": measured,
-            "bound": self._bound(named),
-            "nodes": nodes,
+            "bound": bound(frozenset(precisions)),
+            "nodes": [
+                {"name": name, "op": op, "precision": precisions[name], **self._reasons(name, search)}
+                for name, op in ops.items()
+                if name in precisions
+            ],
             "graph": list(ops),
             "kinds": kinds,
             "groups": [
@@ -178,18 +207,14 @@ class Planner:
             ],
         }
 
-    def _precision(self, name):
-        """Return the narrowest type for a node that is kept: what overflows FP16 needs more than that."""
-        return "fp32" if self.ranges[name]["overflows"] else self.next
-
     def _share(self, names):
         """Return the share of the graph's multiply-accumulates that some nodes have."""
         return round(sum(self.costs.macs[name] for name in names) / max(sum(self.costs.macs.values()), 1), 6)
 
     def _reasons(self, name, search):
-        """Return {evidence, margin}: bits below FP16's largest number, or points of slack that are left without it."""
-        found = {key: value for key, value in self.ranges[name].items() if key != "overflows"}
+        """Return {evidence, margin}: bits below FP16's largest number, or points of slack without the node."""
+        own = {key: value for key, value in self.ranges[name].items() if key != "overflows"}
         overflows = self.ranges[name]["overflows"]
         reason = "given" if search is None else "overflow" if overflows else "criterion"
-        margin = found["headroom"] if overflows else search.margins.get(name) if search else None
-        return {"evidence": {"reason": reason, **found, **self.effects.get(name, {})}, "margin": margin}
+        margin = own["headroom"] if overflows else search.margins.get(name) if search else None
+        return {"evidence": {"reason": reason, **own, **self.effects.get(name, {})}, "margin": margin}

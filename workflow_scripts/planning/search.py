@@ -1,30 +1,36 @@
-"""The smallest set of nodes that must keep a higher precision for a criterion to be met."""
+"""Search for the smallest set of nodes that must keep a higher precision for a criterion to be met."""
 
 import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-EVALUATIONS = 64  # verdicts at most: each is a pass over the select split
+from planning.node_groups import Costs
+
+EVALUATIONS = 64  # limit of verdicts: each is a pass over the select split
+UNKNOWN = {"met": False, "slack": None}  # in place of a verdict beyond the limit
+
+Members = Mapping[str, Sequence[str]]  # {group: [node]}
 
 
 class Search:
-    """A search for the cheapest set: groups in the order of their effect for their cost, then single nodes of them.
+    """A search for the cheapest set: groups in the order of effect per cost, then single nodes of them.
 
-    verdict_of: function (frozenset of node names) -> planning.criterion.verdict; costs: planning.node_groups.Costs.
+    verdict_of: function (frozenset of node names) -> planning.criterion.verdict; forced: nodes in every set.
     """
 
-    def __init__(self, verdict_of, costs, forced=()):
+    def __init__(self, verdict_of: Callable[[frozenset], dict], costs: Costs, forced: Iterable[str] = ()):
         self.forced, self.costs = frozenset(forced), costs
         self._verdict_of, self._verdicts = verdict_of, {}
         self.margins = {}
 
-    def verdict(self, names):
-        """Return the verdict with `forced` and some more nodes in the higher precision."""
-        kept = self.forced | frozenset(names)
-        if kept not in self._verdicts:
-            self._verdicts[kept] = self._verdict_of(kept)
-        return self._verdicts[kept]
+    def verdict(self, names: Collection[str]) -> dict:
+        """Return the verdict with `forced` and more nodes in the higher precision."""
+        nodes = self.forced | frozenset(names)
+        if nodes not in self._verdicts:
+            self._verdicts[nodes] = self._verdict_of(nodes)
+        return self._verdicts[nodes]
 
-    def ordered(self, effects, members):
-        """Return names of groups by effect per cost, the largest first; members: {group: [node]}."""
+    def ordered(self, effects: Mapping[str, float | None], members: Members) -> list[str]:
+        """Return the groups by effect per cost, the largest first; an effect of None is infinite."""
 
         def worth(name):
             effect = math.inf if effects[name] is None else effects[name]
@@ -32,10 +38,10 @@ class Search:
 
         return sorted(members, key=lambda name: (-worth(name), name))
 
-    def smallest(self, order, members):
-        """Return the groups of `order` that are needed, or None where not even all of them meet the criterion.
+    def smallest(self, order: Sequence[str], members: Members) -> list[str] | None:
+        """Return the groups of `order` that are needed, or None if not even all of them meet the criterion.
 
-        The shortest beginning of the order that meets it, then without those groups that can be left out of it.
+        Bisection finds the shortest prefix of the order that meets it; then the groups that it can do without go.
         """
         if self.verdict(())["met"]:
             return []
@@ -48,26 +54,22 @@ class Search:
         return self._without_idle(order[:many], members)
 
     def _without_idle(self, order, members):
-        """Return the groups that are left when all that can go are gone, the least worth first."""
-        kept, pending = list(order), [list(reversed(order))]
+        """Return the groups that remain when all that can go are gone, tried in halves from the least worth."""
+        needed, pending = list(order), [list(reversed(order))]
         while pending:
             part = pending.pop()
-            rest = [name for name in kept if name not in part]
-            found = (
-                self.verdict(_union(rest, members))
-                if len(self._verdicts) < EVALUATIONS
-                else {"met": False, "slack": None}
-            )
-            if found["met"]:
-                kept = rest
+            rest = [name for name in needed if name not in part]
+            verdict = self.verdict(_union(rest, members)) if len(self._verdicts) < EVALUATIONS else UNKNOWN
+            if verdict["met"]:
+                needed = rest
             elif len(part) == 1:
-                self.margins[part[0]] = found["slack"]
+                self.margins[part[0]] = verdict["slack"]
             else:
                 pending += [part[len(part) // 2 :], part[: len(part) // 2]]
-        return kept
+        return needed
 
-    def best(self):
-        """Return the set with the most slack of all that were looked at, the cheapest of several."""
+    def best(self) -> frozenset:
+        """Return the evaluated set with the most slack, the cheapest of several."""
         return min(
             self._verdicts, key=lambda names: (-self._verdicts[names]["slack"], self.costs.of(names), sorted(names))
         )

@@ -1,42 +1,52 @@
-"""How much the logits change when a group of nodes is computed in the lower precision and all others in FP32.
+"""The change of the logits when one group of nodes computes in the lower precision and all others in FP32.
 
-The number of forward passes is that of the groups; a pass computes only what lies behind its group.
+There is one forward pass for each group and treatment, and it computes only the nodes that the group affects.
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from planning import ranges, simulate
 
 
-def measure(network, chunks, groups, treatments, workers, bar):
-    """Return ([ranges of a chunk], {group: {treatment: effect}}) over chunks: functions that give images [N, 3, H, W].
+def measure(
+    network: simulate.Network,
+    chunks: Sequence[Callable[[], torch.Tensor]],
+    groups: Mapping[str, Sequence[str]],
+    treatments: Mapping[str, Callable],
+    workers: int,
+    bar: Any,
+) -> tuple[list[dict], dict[str, dict]]:
+    """Return ([ranges of a chunk], {group: {treatment: effect}}).
 
-    groups: {name: [node name]}; treatments: {name: treatment}. An effect is the root mean square change of the logits,
-    relative to their own spread over images and classes; None where it is not finite.
+    chunks: functions that return images [N, 3, H, W]; groups: {name: [node name]}; treatments: {name: treatment};
+    bar: a progress bar, which counts passes. An effect is the root mean square change of the logits, relative to their
+    own spread over images and classes, or None if it is not finite.
     """
 
     def of_chunk(chunk):
-        known = network.tensors(chunk())
-        reference, sums = known[network.output], {}
+        tensors = network.tensors(chunk())
+        reference, sums = tensors[network.output], {}
         for group, names in groups.items():
             for label, treatment in treatments.items():
-                change = network.logits(known, dict.fromkeys(names, treatment)) - reference
+                change = network.logits(tensors, dict.fromkeys(names, treatment)) - reference
                 sums[group, label] = float(change.double().square().sum())
                 bar.update()
-        return ranges.of_chunk(known), sums, reference.double()
+        return ranges.of_chunk(tensors), sums, reference.double()
 
-    parts = simulate.each(of_chunk, chunks, workers)
-    spread = _spread([reference for _, _, reference in parts])
-    effects = {
-        group: {t: _effect([sums[group, t] for _, sums, _ in parts], spread) for t in treatments} for group in groups
+    tensors, sums, references = zip(*simulate.each(of_chunk, chunks, workers))
+    spread = _spread(references)
+    return list(tensors), {
+        group: {label: _effect([part[group, label] for part in sums], spread) for label in treatments}
+        for group in groups
     }
-    return [found for found, _, _ in parts], effects
 
 
 def _spread(references):
-    """Return the sum of squares of the logits around each class's mean."""
+    """Return the sum of squares of the logits around the mean of each class."""
     logits = torch.cat(references)
     return float((logits - logits.mean(dim=0)).square().sum())
 

@@ -1,29 +1,29 @@
-"""A clean graph as torch functions, in which single nodes can be computed as a lower precision would.
+"""A clean graph as torch functions, in which single nodes can be computed as in a lower precision.
 
-A treatment is a function (node, inputs) -> outputs in place of `compute`; what it returns is float32 again, rounded
-as the precision rounds. Tests hold it to ONNX's reference evaluator on the typed graph (ONNX Runtime has no FP16
-kernels on x86 and leaves out roundings between nodes: half the error), and to ONNX Runtime on the Q/DQ graph.
+A treatment is a function (node, inputs) -> outputs that replaces `compute`; its outputs are float32, rounded as the
+precision rounds. Tests compare it to ONNX's reference evaluator on the strongly typed graph (ONNX Runtime has no FP16
+kernels on x86 and omits roundings between nodes, which halves the error), and to ONNX Runtime on the Q/DQ graph.
 """
 
 import concurrent.futures
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 import torch
-import torch.nn.functional as functional
 
 from core.files import UserError
 from graph import qdq
-from planning import operators
+from planning.operators import OPERATORS, convolve
 
-LAYOUT = ("Reshape", "Transpose", "Split", "Slice")  # they move numbers and change none
-BLOCK = 16  # products that tensor cores add up before they round to the accumulator's type (HMMA's K)
+LAYOUT = ("Reshape", "Transpose", "Split", "Slice")  # operators that move numbers and change none
+BLOCK = 16  # products that tensor cores add up before they round to the accumulator's type (K of HMMA)
 
 
 class Node:
-    """A graph's node: its name, op, attributes, names of inputs and outputs, and of the inputs that are constants."""
+    """A node of a graph: name, op, attributes, names of inputs and outputs, and which inputs are constants."""
 
-    def __init__(self, node):
+    def __init__(self, node: gs.Node):
         self.name, self.op, self.attrs = node.name, node.op, dict(node.attrs)
         self.inputs, self.outputs = [t.name for t in node.inputs], [t.name for t in node.outputs]
         self.constant = [isinstance(t, gs.Constant) for t in node.inputs]
@@ -35,7 +35,7 @@ class Node:
 class Network:
     """The nodes of a clean graph in topological order, and its constants as tensors."""
 
-    def __init__(self, graph):
+    def __init__(self, graph: gs.Graph):
         graph = graph.toposort()
         self.nodes = [Node(node) for node in graph.nodes]
         self.input, self.output = graph.inputs[0].name, graph.outputs[0].name
@@ -44,57 +44,56 @@ class Network:
         unknown = sorted({node.op for node in self.nodes} - OPERATORS.keys())
         if unknown:
             raise UserError(f"no rule for the operators {', '.join(unknown)}: a plan needs a clean graph")
-        self._last = {name: place for place, node in enumerate(self.nodes) for name in node.inputs}
+        self._last = {name: index for index, node in enumerate(self.nodes) for name in node.inputs}
 
-    def tensors(self, images):
+    def tensors(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return {name: tensor} of all activations in FP32 for images [N, 3, H, W]."""
         values = {self.input: images}
         for node in self.nodes:
             values.update(zip(node.outputs, compute(node, self._inputs(node, values, {}))))
         return values
 
-    def logits(self, known, treatments):
+    def logits(self, known: Mapping[str, torch.Tensor], treatments: Mapping[str, Callable]) -> torch.Tensor:
         """Return the logits [N, C] with some nodes treated.
 
-        known: activations in FP32, at least the input; only what the treatments change is computed again.
+        known: {name: activation in FP32}, at least the input; only nodes that the treatments affect are computed again.
         treatments: {node name: treatment}.
         """
         changed = {}
-        for place, node in enumerate(self.nodes):
+        for index, node in enumerate(self.nodes):
             treatment = treatments.get(node.name)
-            fresh = treatment or node.outputs[0] not in known or any(name in changed for name in node.inputs)
-            if fresh:
+            if treatment or node.outputs[0] not in known or any(name in changed for name in node.inputs):
                 outputs = (treatment or compute)(node, self._inputs(node, known, changed))
                 changed.update(zip(node.outputs, outputs))
                 for name in node.inputs:
-                    if self._last.get(name) == place:
+                    if self._last.get(name) == index:
                         changed.pop(name, None)
         return changed.get(self.output, known.get(self.output))
 
     def _inputs(self, node, known, changed):
-        places = (changed, known, self.constants)
-        return [next(place[name] for place in places if name in place) for name in node.inputs]
+        sources = (changed, known, self.constants)
+        return [next(source[name] for source in sources if name in source) for name in node.inputs]
 
 
 class Half:
-    """The treatment of a node in FP16: inputs, weights and outputs are rounded; products are added up in FP32.
+    """The treatment of a node in FP16: inputs, weights and outputs are rounded, and sums of products are in FP32.
 
-    blocked: instead round the sum to FP16 after every BLOCK products, as an FP16 accumulator does at its worst.
+    blocked: round the sums to FP16 after every BLOCK products instead, as an FP16 accumulator does at its worst.
     """
 
-    def __init__(self, blocked=False):
+    def __init__(self, blocked: bool = False):
         self.compute = compute_blocked if blocked else compute
         self._weights = {}
 
-    def __call__(self, node, inputs):
-        inputs = [self._rounded(node, place, value) for place, value in enumerate(inputs)]
+    def __call__(self, node: Node, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        inputs = [self._rounded(node, index, value) for index, value in enumerate(inputs)]
         outputs = self.compute(node, inputs)
         return outputs if node.op in LAYOUT else [half(output) for output in outputs]
 
-    def _rounded(self, node, place, value):
-        if not node.constant[place]:
+    def _rounded(self, node, index, value):
+        if not node.constant[index]:
             return half(value)
-        name = node.inputs[place]
+        name = node.inputs[index]
         if name not in self._weights:
             self._weights[name] = half(value)
         return self._weights[name]
@@ -103,62 +102,61 @@ class Half:
 class Quantized:
     """The treatment of a node with Q/DQ pairs on its inputs, as graph/qdq.py places them.
 
-    amax: {quantizer: range}; the inputs of a node that has no quantizers stay as they are.
+    amax: {quantizer: range}; a node without quantizers computes on its inputs as they are.
     """
 
-    def __init__(self, amax):
+    def __init__(self, amax: Mapping):
         self.amax, self._weights = amax, {}
 
-    def __call__(self, node, inputs):
+    def __call__(self, node: Node, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         inputs = list(inputs)
-        for place, quantizer in qdq.SLOTS.get(node.kind, {}).items():
+        for index, quantizer in qdq.SLOTS.get(node.kind, {}).items():
             name = f"{node.module}.{quantizer}"
-            if not node.constant[place]:
-                inputs[place] = self._quantized(node, name, inputs[place])
+            if not node.constant[index]:
+                inputs[index] = self._quantized(node, name, inputs[index])
             elif name not in self._weights:
-                self._weights[name] = self._quantized(node, name, inputs[place])
-            inputs[place] = self._weights.get(name, inputs[place])
+                self._weights[name] = self._quantized(node, name, inputs[index])
+            inputs[index] = self._weights.get(name, inputs[index])
         return compute(node, inputs)
 
     def _quantized(self, node, name, value):
         scale = torch.tensor(self.amax[name], dtype=torch.float64).div(qdq.QMAX).float()
         if not scale.ndim:
             return torch.fake_quantize_per_tensor_affine(value, float(scale), 0, -128, 127)
-        return torch.fake_quantize_per_channel_affine(
-            value, scale, torch.zeros(len(scale), dtype=torch.int32), node.axis, -128, 127
-        )
+        zero = torch.zeros(len(scale), dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(value, scale, zero, node.axis, -128, 127)
 
 
-def each(function, chunks, workers):
-    """Return function(chunk) of all chunks, in order, on several threads; what it returns depends on no thread count.
+def each(function: Callable, chunks: Iterable, workers: int) -> list:
+    """Return function(chunk) of all chunks, in order, on several threads; the number of threads changes no result.
 
-    One chunk is one thread's: torch's own threads wait for each other after every node.
+    Each chunk runs on one thread, because torch's own threads wait for each other after every node.
     """
     torch.set_num_threads(1)
     with concurrent.futures.ThreadPoolExecutor(max(workers, 1)) as pool:
         return list(pool.map(torch.no_grad()(function), chunks))
 
 
-def half(value):
-    """Return float values rounded to FP16, as float32; others as they are."""
+def half(value: torch.Tensor) -> torch.Tensor:
+    """Return float values rounded to FP16, as float32; other values unchanged."""
     return value.half().float() if value.is_floating_point() else value
 
 
-def compute(node, inputs):
+def compute(node: Node, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return a node's outputs in FP32."""
     return OPERATORS[node.op](node, *inputs)
 
 
-def compute_blocked(node, inputs):
-    """Return a node's outputs with sums of products that are rounded to FP16 after every BLOCK of them."""
-    if node.op not in ("Conv", "Gemm", "MatMul") or node.attrs.get("group", 1) != 1:  # groups add up few products
+def compute_blocked(node: Node, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return a node's outputs with the sums of products rounded to FP16 after every BLOCK products."""
+    if node.op not in ("Conv", "Gemm", "MatMul") or node.attrs.get("group", 1) != 1:  # a group adds up few products
         return compute(node, inputs)
     left, right, *bias = inputs
     if node.op == "Gemm" and node.attrs.get("transB"):
         right = right.T
     total = None
     for a, b in _blocks(node, left, right):
-        part = _convolve(node, a, b) if node.op == "Conv" else a @ b
+        part = convolve(node, a, b) if node.op == "Conv" else a @ b
         total = half(part) if total is None else half(total + part)
     if bias:
         total = half(total + (bias[0].reshape(1, -1, 1, 1) if node.op == "Conv" else bias[0]))
@@ -166,63 +164,8 @@ def compute_blocked(node, inputs):
 
 
 def _blocks(node, left, right):
-    """Yield parts of both operands along the dimension that is summed over."""
+    """Return pairs of parts of both operands along the dimension that is summed over."""
     if node.op != "Conv":
         return zip(left.split(BLOCK, dim=-1), right.split(BLOCK, dim=-2))
     channels = max(1, BLOCK // math.prod(right.shape[2:]))
     return zip(left.split(channels, dim=1), right.split(channels, dim=1))
-
-
-# Operators: function (node, *inputs) -> outputs
-
-
-def _convolve(node, images, weight, bias=None):
-    top, left, bottom, right = node.attrs.get("pads", (0, 0, 0, 0))
-    if (top, left) != (bottom, right):
-        raise UserError(f"node {node.name}: unevenly padded convolutions have no rule here")
-    dilations, grouped = node.attrs.get("dilations", (1, 1)), node.attrs.get("group", 1)
-    return functional.conv2d(images, weight, bias, node.attrs.get("strides", (1, 1)), (top, left), dilations, grouped)
-
-
-def _gemm(node, a, b, c=None):
-    product = a @ (b.T if node.attrs.get("transB") else b)
-    return [product if c is None else product + c]
-
-
-def _reshape(node, value, shape):
-    return [value.reshape([value.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())])]
-
-
-def _split(node, value, sizes=None):
-    axis = node.attrs.get("axis", 0)
-    lengths = node.attrs["split"] if sizes is None else sizes.tolist()
-    return list(value.split(lengths, dim=axis))
-
-
-def _slice(node, value, starts, ends, axes, steps):
-    cuts = [slice(None)] * value.ndim
-    for start, end, axis, step in zip(*(t.tolist() for t in (starts, ends, axes, steps))):
-        cuts[axis] = slice(start, min(end, value.shape[axis]), step)
-    return [value[tuple(cuts)]]
-
-
-def _hard_sigmoid(node, value):
-    return [(value * node.attrs.get("alpha", 0.2) + node.attrs.get("beta", 0.5)).clamp_(0, 1)]
-
-
-OPERATORS = {
-    **operators.OTHERS,
-    "Add": lambda node, a, b: [a + b],
-    "Conv": lambda node, *operands: [_convolve(node, *operands)],
-    "Gemm": _gemm,
-    "HardSigmoid": _hard_sigmoid,
-    "HardSwish": lambda node, value: [functional.hardswish(value)],
-    "MatMul": lambda node, a, b: [a @ b],
-    "Mul": lambda node, a, b: [a * b],
-    "ReduceMean": lambda node, value: [value.mean(node.attrs["axes"], keepdim=bool(node.attrs.get("keepdims", 1)))],
-    "Reshape": _reshape,
-    "Slice": _slice,
-    "Softmax": lambda node, value: [value.softmax(node.attrs.get("axis", -1))],
-    "Split": _split,
-    "Transpose": lambda node, value: [value.permute(node.attrs["perm"])],
-}

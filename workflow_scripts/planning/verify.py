@@ -1,60 +1,90 @@
-"""Build an engine by a plan, score it on the select split, and build once more where it misses the plan's criterion.
+"""Build an engine by a plan, score it on the select split, and build it again if it misses the plan's criterion.
 
-On devices too: Python 3.8. How a plan acts depends on the target: a weakly typed TensorRT is told the precision of its
-layers; quantizers and Casts are in the graph already. So a plan can grow where layers are told, and where Q/DQ pairs
-can be taken out of the graph (with onnx, which not every device has). Elsewhere the miss is recorded and no more.
+Runs on devices: Python 3.8. How a plan takes effect depends on the target: a weakly typed TensorRT gets the precision
+of its layers from the plan; quantizers and Casts are already in the graph. A plan can therefore grow where layers get
+their precision, and where Q/DQ pairs can be removed from the graph (with onnx, which not every device has). Elsewhere
+a miss is only recorded.
 """
 
-import collections
+from __future__ import annotations
+
 import contextlib
 import os
+from types import ModuleType
+from typing import Any, Mapping, NamedTuple
+
+import numpy as np
 
 from core.command import log
 from core.files import UserError
-from measure.logits import logits_of
+from data import cache, index
+from measure.logits import logits_of, read_logits
 from planning import criterion, strip_qdq
 from planning import plan as plans
 
-REPEATS = 2  # scores of an engine on a GPU, of which the worse counts: its kernels may add in another order each time
-
-# images: uint8 [N, size, size, 3]; labels int64 [N]; reference: PyTorch FP32's logits [N, C]; model: {"mean", "std"}
-Select = collections.namedtuple("Select", "images labels reference model")
-Attempt = collections.namedtuple("Attempt", "described verdict plan")
+REPEATS = 2  # scores of an engine on a GPU, of which the worst counts: its kernels may add in another order each time
 
 
-def build(runtime, onnx, recipe, path, engine, select, typed=False, unreachable=None, **more):
+class Select(NamedTuple):
+    """The select split, and what engines are compared to."""
+
+    images: np.ndarray  # uint8 [N, size, size, 3]
+    labels: np.ndarray  # int64 [N]
+    reference: np.ndarray  # PyTorch FP32's logits, float32 [N, classes]
+    model: Mapping  # {"mean", "std"}
+
+
+class Attempt(NamedTuple):
+    """One build: the engine's description, its verdict (None if it cannot run here), and its plan."""
+
+    described: dict
+    verdict: dict | None
+    plan: dict
+
+
+def build(
+    runtime: ModuleType,
+    onnx: str,
+    recipe: dict,
+    path: str,
+    engine: str,
+    select: Select,
+    strongly_typed: bool = False,
+    unreachable: str | None = None,
+    **options: Any,
+) -> dict:
     """Build an engine file and return its description, with `plan`, `select` (a verdict per build), `engine_builds`.
 
-    path: a plan's file; typed: whether the graph says all types; unreachable: why engines cannot run here, and so are
-    not scored, or None.
+    path: a plan's file; strongly_typed: whether the graph gives all types; unreachable: why engines cannot run here
+    and are not scored, or None; options: of the runtime's `build`.
     """
 
     def attempt(graph, plan, path):
-        described = runtime.build(graph, recipe, layers_of(plan, runtime, typed), path, **more)
+        described = runtime.build(graph, recipe, layers_of(plan, runtime, strongly_typed), path, **options)
         return Attempt(described, None if unreachable else score(runtime, path, recipe, select, plan), plan)
 
-    plan, beside = plans.read(path), f"{engine}.grown"
+    plan, second = plans.read(path), f"{engine}.grown"
     attempts = [attempt(onnx, plan, engine)]
     missed = attempts[0].verdict is not None and not attempts[0].verdict["met"]
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove, beside, f"{beside}.onnx")
-        again = _grown(onnx, plan, runtime, typed, f"{beside}.onnx") if missed else None
+        stack.callback(_remove, second, f"{second}.onnx")
+        again = _grown(onnx, plan, runtime, strongly_typed, f"{second}.onnx") if missed else None
         if again:
-            log.info("the engine misses the criterion: built once more by a plan of %d nodes", len(again[1]["nodes"]))
-            attempts.append(attempt(*again, beside))
+            log.info("the engine misses the criterion: built again by a plan of %d nodes", len(again[1]["nodes"]))
+            attempts.append(attempt(*again, second))
             if attempts[1].verdict["slack"] > attempts[0].verdict["slack"]:
-                os.replace(beside, engine)
+                os.replace(second, engine)
     return _described(attempts, unreachable, path)
 
 
-def layers_of(plan, runtime, typed):
-    """Return the plan that a runtime's builder is to follow, or None where the graph says all."""
+def layers_of(plan: dict, runtime: ModuleType, strongly_typed: bool) -> dict | None:
+    """Return the plan for a runtime's builder, or None if the graph alone decides the precisions."""
     nodes = [node for node in plan["nodes"] if node["precision"] == "fp32"]
-    follows = getattr(runtime, "TAKES_PLANS", False) and not typed and nodes
+    follows = getattr(runtime, "TAKES_PLANS", False) and not strongly_typed and nodes
     return {"nodes": nodes, "graph": plan.get("graph", [])} if follows else None
 
 
-def score(runtime, engine, recipe, select, plan):
+def score(runtime: ModuleType, engine: str, recipe: dict, select: Select, plan: dict) -> dict:
     """Return the verdict (planning/criterion.py) of an engine file on the select split."""
     session = runtime.load(engine, recipe.get("threads", 0))
     verdicts = []
@@ -62,38 +92,39 @@ def score(runtime, engine, recipe, select, plan):
         logits = logits_of(session, engine, select.images, select.model)
         verdicts.append(criterion.verdict(logits, select.labels, select.reference, plan["criterion"]))
     worst = min(verdicts, key=lambda verdict: verdict["slack"])
-    log.info(
-        "select: top-1 %.2f %% (FP32 %.2f %%), slack %.2f points", *(worst[k] for k in ("top1", "fp32_top1", "slack"))
-    )
+    figures = (worst[key] for key in ("top1", "fp32_top1", "slack"))
+    log.info("select: top-1 %.2f %% (FP32 %.2f %%), slack %.2f points", *figures)
     return worst
 
 
-def _grown(onnx, plan, runtime, typed, path):
-    """Return (graph, plan) for a second build, or None where the plan cannot grow there."""
+def _grown(onnx, plan, runtime, strongly_typed, path):
+    """Return (graph, plan) for a second build, or None if the plan cannot grow on this target."""
     more = plans.grown(plan)
-    if more is None or typed:
+    if more is None or strongly_typed:
         return None
     if plan["compute"] == "int8":
-        return (path, more) if strip_qdq.without(onnx, plans.modules(more) - plans.modules(plan), path) else None
+        return (path, more) if strip_qdq.strip(onnx, plans.modules(more) - plans.modules(plan), path) else None
     return (onnx, more) if getattr(runtime, "TAKES_PLANS", False) else None
 
 
 def _described(attempts, unreachable, path):
-    best = max(attempts, key=lambda one: one.verdict["slack"] if one.verdict else 0.0)
+    best = max(attempts, key=lambda attempt: attempt.verdict["slack"] if attempt.verdict else 0.0)
     warnings = list(best.described["warnings"])
     if unreachable:
         warnings.append(f"the plan is not verified on the select split: {unreachable}")
     elif not best.verdict["met"]:
         grew = "also by a grown plan" if len(attempts) > 1 else "and its plan cannot grow here"
         warnings.append(f"the criterion is missed by {-best.verdict['slack']:.2f} points on the select split, {grew}")
-    kept = {key: best.plan.get(key) for key in ("nodes_total", "nodes_high_precision", "criterion", "met", "measured")}
+    summary = {
+        key: best.plan.get(key) for key in ("nodes_total", "nodes_high_precision", "criterion", "met", "measured")
+    }
     return {
         **best.described,
         "warnings": warnings,
-        "plan": {**kept, "engine": best.verdict, "path": path, "nodes": sorted(plans.names(best.plan))},
-        "select": [one.verdict for one in attempts],
+        "plan": {**summary, "engine": best.verdict, "path": path, "nodes": sorted(plans.names(best.plan))},
+        "select": [attempt.verdict for attempt in attempts],
         "engine_builds": len(attempts),
-        "build_seconds": round(sum(one.described["build_seconds"] for one in attempts), 3),
+        "build_seconds": round(sum(attempt.described["build_seconds"] for attempt in attempts), 3),
     }
 
 
@@ -103,13 +134,10 @@ def _remove(*paths):
             os.unlink(path)
 
 
-def select_of(images, index_path, reference, model):
-    """Return the Select of files; raise UserError where their lengths differ."""
-    from data import cache, index
-    from measure.logits import read_logits
-
+def select_of(images: str, index_path: str, reference: str, model: Mapping) -> Select:
+    """Return the Select of files; raise UserError if their lengths differ."""
     labels = index.labels(index.read(index_path), "select")
-    found = Select(cache.read(images, len(labels)), labels, read_logits(reference), model)
-    if len(found.reference) != len(labels):
-        raise UserError(f"{reference} has {len(found.reference)} rows, the select split {len(labels)}: run again")
-    return found
+    logits = read_logits(reference)
+    if len(logits) != len(labels):
+        raise UserError(f"{reference} has {len(logits)} rows, the select split {len(labels)}: run again")
+    return Select(cache.read(images, len(labels)), labels, logits, model)
