@@ -102,7 +102,7 @@ def test_a_rebuild_that_is_no_better_is_not_kept(build):
     assert described["engine_builds"] == 2
 
 
-@pytest.mark.parametrize("more", [{"typed": True}, {"groups": ()}], ids=["typed", "no group"])
+@pytest.mark.parametrize("more", [{"strongly_typed": True}, {"groups": ()}], ids=["typed", "no group"])
 def test_where_a_plan_cannot_grow_the_miss_is_recorded(build, more):
     runtime = Runtime({"a/Gemm"})
     described, _ = build(runtime, **more)
