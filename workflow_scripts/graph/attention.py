@@ -39,7 +39,7 @@ def fuse_attention(graph: gs.Graph) -> gs.Graph:
 
 def _match(softmax):
     """Return (inputs, attributes, last node, module) of the attention around a Softmax, or None."""
-    add, product = surgery.producer(softmax.inputs[0], "Add"), surgery.consumer(softmax.outputs[0])
+    add, product = surgery.producer(softmax.inputs[0], "Add"), surgery.consumer(softmax.outputs[0], "MatMul")
     qk = add and next((n for n in (surgery.producer(t, "MatMul") for t in add.inputs) if n is not None), None)
     bias = add and next((t for t in add.inputs if isinstance(t, gs.Constant)), None)
     last, joined = _end(product)
@@ -64,13 +64,9 @@ def _match(softmax):
 def _end(product):
     """Return (node that writes the activation, Reshape before it) after the product with v, or (None, None)."""
     nothing = (None, None)
-    if product is None or product.op != "MatMul":
-        return nothing
-    swap = surgery.consumer(product.outputs[0])
-    if swap is None or swap.op != "Transpose" or list(swap.attrs["perm"]) != HEADS_FIRST:
-        return nothing
-    joined = surgery.consumer(swap.outputs[0])
-    if joined is None or joined.op != "Reshape" or len(joined.outputs[0].shape) != 3:
+    swap = surgery.consumer(product.outputs[0], "Transpose") if product is not None else None
+    joined = surgery.consumer(swap.outputs[0], "Reshape") if swap is not None else None
+    if joined is None or list(swap.attrs["perm"]) != HEADS_FIRST or len(joined.outputs[0].shape) != 3:
         return nothing
     readers = joined.outputs[0].outputs
     if [n.op for n in readers] == ["HardSwish"]:

@@ -71,7 +71,7 @@ class _Images:
 
     def linear(self, node):
         """A MatMul with a constant, and the Add of its bias."""
-        add, weight = surgery.consumer(node.outputs[0]), _weight(node.inputs[1])
+        add, weight = surgery.consumer(node.outputs[0], "Add"), _weight(node.inputs[1])
         bias = surgery.added_bias(add)
         if weight is not None and bias is not None and len(node.outputs[0].shape) == 3:
             self.convolve(node, add.outputs[0], bias, _kernel(self.graph, node, weight, 1))
@@ -274,10 +274,10 @@ def split_to_slices(graph: gs.Graph) -> gs.Graph:
         for number, part in enumerate(list(split.outputs)):
             end = start + part.shape[axis]
             bounds = {"start": start, "end": end, "axis": axis, "step": 1}
-            bounds = [gs.Constant(f"{split.name}_{number}_{k}", np.array([v])) for k, v in bounds.items()]
+            constants = [gs.Constant(f"{split.name}_{number}_{k}", np.array([v])) for k, v in bounds.items()]
             name = surgery.free_name(graph, f"{qdq.module_of(split)}/Slice_{number}")
             part.inputs.clear()
-            graph.nodes.append(gs.Node("Slice", name, {}, [source, *bounds], [part]))
+            graph.nodes.append(gs.Node("Slice", name, {}, [source, *constants], [part]))
             start = end
     return graph.cleanup().toposort()
 

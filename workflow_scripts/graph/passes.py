@@ -72,13 +72,10 @@ def merge_reshapes(graph: gs.Graph) -> gs.Graph:
 def merge_slices(graph: gs.Graph) -> gs.Graph:
     """Merge consecutive Slices along different axes into one, and clamp the ends of all to their input's size."""
     shapes.annotate(graph)
-    for node in graph.toposort().nodes:
-        before = surgery.producer(node.inputs[0], "Slice") if node.op == "Slice" else None
-        if (
-            before is None
-            or surgery.consumer(before.outputs[0]) is not node
-            or len(node.inputs) != 5 != len(before.inputs)
-        ):
+    for node in [n for n in graph.toposort().nodes if n.op == "Slice"]:
+        before = surgery.producer(node.inputs[0], "Slice")
+        exclusive = before is not None and surgery.consumer(before.outputs[0]) is node
+        if not exclusive or len(node.inputs) != 5 != len(before.inputs):
             continue
         constants = before.inputs[1:] + node.inputs[1:]
         if all(isinstance(t, gs.Constant) for t in constants) and before.inputs[3].values != node.inputs[3].values:
@@ -105,8 +102,8 @@ def _end_inside(node):
 def merge_transposes(graph: gs.Graph) -> gs.Graph:
     """Transpose once before a Split instead of after each of its outputs, if that takes fewer Transposes."""
     for split in [n for n in graph.nodes if n.op == "Split"]:
-        behind = [surgery.consumer(output) for output in split.outputs]
-        if not all(node is not None and node.op == "Transpose" for node in behind):
+        behind = [surgery.consumer(output, "Transpose") for output in split.outputs]
+        if any(node is None for node in behind):
             continue
         perms = [list(node.attrs["perm"]) for node in behind]
         common = max(perms, key=perms.count)
@@ -125,9 +122,8 @@ def merge_transposes(graph: gs.Graph) -> gs.Graph:
 def merge_hardswish(graph: gs.Graph) -> gs.Graph:
     """Replace x * HardSigmoid(x) by HardSwish (opset 14), which is one kernel in OpenVINO and ONNX Runtime."""
     for gate in [n for n in graph.nodes if n.op == "HardSigmoid"]:
-        product, source = surgery.consumer(gate.outputs[0]), gate.inputs[0]
-        multiplies = product is not None and product.op == "Mul" and any(t is source for t in product.inputs)
-        if multiplies and surgery.gates_hardswish(gate):
+        product, source = surgery.consumer(gate.outputs[0], "Mul"), gate.inputs[0]
+        if product is not None and any(t is source for t in product.inputs) and surgery.gates_hardswish(gate):
             product.op, product.inputs = "HardSwish", [source]
             product.name = product.name.replace("/Mul", "/HardSwish")
     graph.opset, graph.import_domains = max(graph.opset, 14), None
@@ -138,7 +134,7 @@ def linear_to_gemm(graph: gs.Graph) -> gs.Graph:
     """Replace a linear layer on tokens [B, N, C] by one Gemm on [B*N, C]; tokens stay flat between layers."""
     shapes.annotate(graph)
     for node in [n for n in graph.nodes if n.op == "MatMul"]:
-        add, weight = surgery.consumer(node.outputs[0]), node.inputs[1]
+        add, weight = surgery.consumer(node.outputs[0], "Add"), node.inputs[1]
         bias = surgery.added_bias(add)
         if bias is not None and isinstance(weight, gs.Constant) and len(weight.shape) == 2:
             _as_gemm(graph, node, add.outputs[0], bias)

@@ -53,7 +53,11 @@ def slots(kind: str | None, amax: Mapping, placement: Collection[str]) -> dict[i
 
     A network whose skip connections or attention products are not modules has no quantizers for them, and no pairs.
     """
-    if kind not in placement or (kind in OPTIONAL and not any(name.endswith(SLOTS[kind][0]) for name in amax)):
+    if (
+        kind is None
+        or kind not in placement
+        or (kind in OPTIONAL and not any(name.endswith(SLOTS[kind][0]) for name in amax))
+    ):
         return {}
     return SLOTS[kind]
 

@@ -1,6 +1,7 @@
 """The small edits that passes are made of: find the writer and reader of a tensor, rewire them, add nodes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -8,19 +9,20 @@ import onnx_graphsurgeon as gs
 from graph import shapes
 
 
-def consumer(tensor: gs.Tensor) -> gs.Node | None:
-    """Return the only node that reads a tensor, or None."""
-    return tensor.outputs[0] if len(tensor.outputs) == 1 else None
+def consumer(tensor: gs.Tensor, op: str | None = None) -> Any:
+    """Return the only node that reads a tensor if its operator is `op` (or there is no `op`), else None."""
+    node = tensor.outputs[0] if len(tensor.outputs) == 1 else None
+    return node if op is None or (node is not None and node.op == op) else None
 
 
-def producer(tensor: gs.Tensor, op: str) -> gs.Node | None:
-    """Return the node that writes a tensor if its operator is `op`, or None."""
+def producer(tensor: gs.Tensor, op: str) -> Any:
+    """Return the node that writes a tensor if its operator is `op`, else None."""
     return tensor.inputs[0] if tensor.inputs and tensor.inputs[0].op == op else None
 
 
 def added_bias(add: gs.Node | None) -> gs.Constant | None:
-    """Return the constant [C] that an Add node adds, or None."""
-    inputs = add.inputs if add is not None and add.op == "Add" else ()
+    """Return the constant [C] that an Add adds, or None; add may be None as well."""
+    inputs = add.inputs if add is not None else ()
     return next((t for t in inputs if isinstance(t, gs.Constant) and len(t.shape) == 1), None)
 
 

@@ -5,6 +5,7 @@ The table has the operators of the clean graphs of LeViT and of the other networ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -117,7 +118,7 @@ def _attention(node, source, queries=None):
     return [result.transpose(1, 2).unflatten(2, shape[2:]) if image else result]
 
 
-OPERATORS = {
+OPERATORS: dict[str, Callable] = {
     **dict.fromkeys([*OPS, *(op + IMAGE for op in OPS)], _attention),
     "Add": lambda node, a, b: [a + b],
     "AveragePool": _pool,

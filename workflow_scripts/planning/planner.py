@@ -1,7 +1,7 @@
 """Make a plan: measure ranges and effects on calibration images, then search the cheapest set of nodes."""
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +73,7 @@ class Planner:
         self.network, self.inputs, self.workers = network, inputs, workers
         self.compute, self.next = recipe["compute"], NEXT[recipe["compute"]]
         self.criterion = {"budget": recipe["budget"], **recipe.get("criterion", {})}
+        self.treatments: dict[str, Callable]
         if amax is None:
             self.treatments = {"effect": simulate.Half(), "bound": simulate.Half(blocked=True)}
             self.treated = [node.name for node in network.nodes]

@@ -110,7 +110,7 @@ class Quantized:
 
     def __call__(self, node: Node, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         inputs = list(inputs)
-        for index, quantizer in qdq.SLOTS.get(node.kind, {}).items():
+        for index, quantizer in qdq.SLOTS.get(node.kind or "", {}).items():
             name = f"{node.module}.{quantizer}"
             if not node.constant[index]:
                 inputs[index] = self._quantized(node, name, inputs[index])

@@ -70,8 +70,9 @@ def build(
         stack.callback(_remove, second, f"{second}.onnx")
         again = _grown(onnx, plan, runtime, strongly_typed, f"{second}.onnx") if missed else None
         if again:
-            log.info("the engine misses the criterion: built again by a plan of %d nodes", len(again[1]["nodes"]))
-            attempts.append(attempt(*again, second))
+            graph, more = again
+            log.info("the engine misses the criterion: built again by a plan of %d nodes", len(more["nodes"]))
+            attempts.append(attempt(graph, more, second))
             if attempts[1].verdict["slack"] > attempts[0].verdict["slack"]:
                 os.replace(second, engine)
     return _described(attempts, unreachable, path)

@@ -20,7 +20,9 @@ def add(model: torch.nn.Module, backend: str) -> torch.nn.Module:
     backend: `modelopt` or `pytorch_quantization`. Raises UserError if that is not installed.
     """
     if backend == "pytorch_quantization":
-        from quantization import pytorch_quantization as module
-    else:
-        from quantization import modelopt as module
-    return module.add(model)
+        from quantization import pytorch_quantization
+
+        return pytorch_quantization.add(model)
+    from quantization import modelopt
+
+    return modelopt.add(model)

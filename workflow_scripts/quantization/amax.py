@@ -65,8 +65,10 @@ def load(model: torch.nn.Module, ranges: dict) -> None:
         raise UserError(f"calibration is of another network: {len(differ)} quantizers differ ({', '.join(differ[:4])})")
     for name, quantizer in placed.items():
         values = torch.tensor(ranges[name], dtype=torch.float32)
-        weight = model.get_submodule(module_of(name)).weight if values.ndim else None
-        quantizer.amax = values.reshape(-1, *[1] * (weight.ndim - 1)) if values.ndim else values
+        if values.ndim:
+            weight = model.get_submodule(module_of(name)).weight
+            values = values.reshape(-1, *[1] * (weight.ndim - 1))
+        quantizer.amax = values
     model.to(next(model.parameters()).device)
 
 

@@ -6,17 +6,17 @@ before the next layer reads it. All images therefore go through the network at o
 """
 
 import contextlib
-from collections.abc import Sequence
 
 import torch
 
 from quantization import amax
+from quantization.calibration_images import CalibrationImages
 
 IMAGES = 128  # in memory together; means over them and over the positions of an image are stable enough
 
 
 @torch.no_grad()
-def estimate(model: torch.nn.Module, images: Sequence) -> dict[str, list[float]]:
+def estimate(model: torch.nn.Module, images: torch.Tensor | CalibrationImages) -> dict[str, list[float]]:
     """Return {module: correction of its bias, per output channel} of a calibrated network, which is not modified.
 
     images: float32 [N, 3, H, W], of which the first IMAGES are used.

@@ -5,20 +5,24 @@ activations, `weights` (max or mse), `equalize`, `smoothing`, `bias_correction`,
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 import quantization
 from core.files import UserError, canonical
 from quantization import amax, bias_correction, histograms, methods, scaling
+from quantization.calibration_images import CalibrationImages
 
 
 class Calibrator:
     """A folded network and its calibration images; histograms are collected once for each scaling of the network."""
 
     def __init__(
-        self, model: torch.nn.Module, images: Sequence, progress: Callable[[int], object] = lambda count: None
+        self,
+        model: torch.nn.Module,
+        images: torch.Tensor | CalibrationImages,
+        progress: Callable[[int], object] = lambda count: None,
     ):
         """Collect nothing yet. images: float32 [N, 3, H, W] by slices; progress: called with each batch's size."""
         self.model, self.images, self.progress = model, images, progress

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from typing import Any
 
 import onnx_graphsurgeon as gs
 import torch
@@ -16,7 +17,7 @@ from quantization.amax import split_state
 
 def build(
     args: argparse.Namespace, names: list[str], placement: list[str], images: str | os.PathLike
-) -> tuple[gs.Graph, dict | None]:
+) -> tuple[gs.Graph, Any]:
     """Return (clean graph, {quantizer: amax} or None) of a command's arguments and a graph variant.
 
     args: model (path), classes, checkpoint, qat (a checkpoint with ranges, or None), calibration (or None); names,

@@ -7,6 +7,7 @@ import torch
 
 from core.files import UserError
 from quantization import amax
+from quantization.calibration_images import CalibrationImages
 
 BINS = 4096  # of a histogram; at least its upper half is in use
 BATCH = 32
@@ -55,7 +56,9 @@ def channel_dims(name: str, values: torch.Tensor) -> tuple[int, ...]:
 
 @torch.no_grad()
 def collect(
-    model: torch.nn.Module, images: Sequence, progress: Callable[[int], object] = lambda count: None
+    model: torch.nn.Module,
+    images: torch.Tensor | CalibrationImages,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Histogram]:
     """Return {quantizer of an activation: Histogram} of a quantized network that computes in float32.
 

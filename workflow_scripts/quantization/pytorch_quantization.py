@@ -31,7 +31,7 @@ class _QuantResidualAdd(ResidualAdd):
         return super().forward(self.skipped_quantizer(skipped), branch)
 
 
-QUANTIZED = {  # {class: (quantized class, {quantizer: its axis})}
+QUANTIZED: dict[type, tuple[type, dict]] = {  # {class: (quantized class, {quantizer: its axis})}
     torch.nn.Conv2d: (_QuantConv2d, {"input": None, "weight": 0}),
     torch.nn.Linear: (_QuantLinear, {"input": None, "weight": 0}),
     MatMul: (_QuantMatMul, {"a": None, "b": None}),
