@@ -195,7 +195,7 @@ MESSAGES_10 = [
 
 
 def test_a_log_of_trtexec():
-    found = _dla.built([LOG_8_4])
+    found = _dla.read_log([LOG_8_4])
     assert found["subgraphs"] == [
         ["stem/Conv", "qkv/Conv"],
         ["c + (Unnamed Layer* 52) [Shuffle] + act/Shift", "head/Conv"],
@@ -211,7 +211,7 @@ def test_a_log_of_trtexec():
 
 
 def test_messages_of_a_logger():
-    found = _dla.built(MESSAGES_10)
+    found = _dla.read_log(MESSAGES_10)
     assert found["subgraphs"] == [["stem/Conv", "stem/Conv"]] and found["gpu"] == ["soft"]
     assert found["fallback"]["attn/Slice"] == "DLA only supports slicing 4 dimensional tensors."
     assert found["split"] == ["attn/Reshape_1"] and "attn/Reshape_1" in found["fallback"]
@@ -219,7 +219,7 @@ def test_messages_of_a_logger():
 
 
 def test_what_says_nothing_of_a_dla():
-    assert _dla.built(["some tactics do not have sufficient workspace", "LayerType: CONVOLUTION"]) is None
+    assert _dla.read_log(["some tactics do not have sufficient workspace", "LayerType: CONVOLUTION"]) is None
 
 
 def test_the_logger_keeps_what_the_builder_says_of_a_dla():
@@ -228,10 +228,10 @@ def test_the_logger_keeps_what_the_builder_says_of_a_dla():
     for severity, text in [(3, m) for m in MESSAGES_10] + [(2, "Weights are subnormal"), (4, "Timing Runner: x")]:
         logger.log(severity, text)
     logger.log(2, "Default DLA is enabled but layer y is not supported on DLA, falling back to GPU.")
-    warnings, layers, found = _tensorrt.said(trt)
+    warnings, layers, found = _tensorrt.take_build_log(trt)
     assert warnings == ["Weights are subnormal"] and layers is None
     assert found["subgraphs"] == [["stem/Conv", "stem/Conv"]] and "y" in found["fallback"]
-    assert _tensorrt.said(trt) == ([], None, None)
+    assert _tensorrt.take_build_log(trt) == ([], None, None)
 
 
 # The prediction beside it
@@ -255,13 +255,13 @@ PLACED = {"layers": 9, "supported": 7, "subgraphs": [["stem/Conv"]]}
     ],
 )
 def test_a_prediction_beside_the_build(log, same, missing, unexpected):
-    found = compare(REPORT, {"dla": {"placed": PLACED, "built": _dla.built(log)}})
+    found = compare(REPORT, {"dla": {"placed": PLACED, "built": _dla.read_log(log)}})
     assert (found["same"], found["missing"], found["unexpected"]) == (same, missing, unexpected)
     assert found["predicted"]["verdict"] == "not worth it" and found["placed"] == PLACED
 
 
 def test_the_result_says_both_in_short(tmp_path):
-    write_json(tmp_path / "c.json", compare(REPORT, {"dla": {"placed": PLACED, "built": _dla.built([LOG_8_4])}}))
+    write_json(tmp_path / "c.json", compare(REPORT, {"dla": {"placed": PLACED, "built": _dla.read_log([LOG_8_4])}}))
     found = assemble_result.dla_of(str(tmp_path / "c.json"))
     short = {"verdict": "not worth it", "predicted_subgraphs": 2, "built_subgraphs": 2, "same": True}
     assert found == {**short, "path": str(tmp_path / "c.json")} and assemble_result.dla_of(None) is None

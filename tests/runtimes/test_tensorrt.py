@@ -229,7 +229,7 @@ def test_every_layer_of_a_plans_nodes_is_told(names, metadata):
         layer.type = getattr(trt.LayerType, layer.type, layer.type)
     plan = {"nodes": [{"name": name, "precision": "fp32"} for name in names], "graph": GRAPH}
     config = Config(SURFACES["10"]["IBuilderConfig"])
-    assert tensorrt._follow(trt, config, network, plan) == (len(PLANS[names]), [])
+    assert tensorrt._apply_plan(trt, config, network, plan) == (len(PLANS[names]), [])
     assert [layer.name for layer in network.layers if layer.precision == "f32"] == PLANS[names]
     assert all(layer.types == ({0: "f32"} if layer.precision else {}) for layer in network.layers)
     assert trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS in config.noted["flags"]
@@ -239,11 +239,11 @@ def test_plan_nodes_without_a_layer_are_named():
     trt, config = library("10"), Config(SURFACES["10"]["IBuilderConfig"])
     trt.LayerType = Flags(_layers.LEFT_ALONE)
     nodes = [{"name": name, "precision": "fp32"} for name in ("m/Gemm", "m/Gone")]
-    followed, warnings = tensorrt._follow(trt, config, planned_network(True), {"nodes": nodes, "graph": GRAPH})
+    followed, warnings = tensorrt._apply_plan(trt, config, planned_network(True), {"nodes": nodes, "graph": GRAPH})
     assert followed and warnings == ["the plan's node m/Gone has no layer in TensorRT's network"]
     with pytest.raises(UserError, match=r"none of the plan's 1 nodes is a layer of this graph \(m/Gone\): plan again"):
-        tensorrt._follow(trt, config, planned_network(True), {"nodes": nodes[1:], "graph": GRAPH})
-    assert tensorrt._follow(trt, config, planned_network(True), None) == (None, [])
+        tensorrt._apply_plan(trt, config, planned_network(True), {"nodes": nodes[1:], "graph": GRAPH})
+    assert tensorrt._apply_plan(trt, config, planned_network(True), None) == (None, [])
 
 
 # Without TensorRT, or without a GPU

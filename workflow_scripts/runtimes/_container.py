@@ -1,13 +1,16 @@
-"""Engine files that say what they were built for: an uncompressed zip of engine.json and parts, always equal bytes.
+"""Engine files that record what they were built for: an uncompressed zip of engine.json and parts, reproducible.
 
 engine.json is {"format": 1, "runtime", "version", "architecture", "isa", ...}. A zip checks each part's CRC when it is
 read, so a truncated or damaged engine is known as such. `unzip -p FILE engine.json` shows the header.
 """
 
+from __future__ import annotations
+
 import json
 import struct
 import zipfile
 import zlib
+from typing import Any
 
 from core.files import UserError, canonical
 
@@ -17,21 +20,21 @@ BOUND = ("version", "architecture", "isa")  # what an engine's compiled code dep
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, KeyError, NotImplementedError)
 
 
-def write(path, header, parts):
-    """Write an engine: header is a dict, parts are {name: bytes}."""
+def write(path: str, header: dict, parts: dict[str, bytes]) -> None:
+    """Write an engine file."""
     members = {HEADER: canonical({"format": FORMAT, **header}).encode(), **parts}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             archive.writestr(zipfile.ZipInfo(name), data)  # ZipInfo's own date is 1980-01-01
 
 
-def is_container(path):
-    """Return whether a file starts like an engine of ours."""
+def is_container(path: str) -> bool:
+    """Return whether a file starts as an engine file does."""
     with open(path, "rb") as stream:
         return stream.read(4) == b"PK\x03\x04"
 
 
-def read(path, fingerprint):
+def read(path: str, fingerprint: dict) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return (header, parts) of an engine.
 
     Raises UserError where the file is truncated or damaged, or made for another runtime, version or processor than
@@ -41,11 +44,11 @@ def read(path, fingerprint):
         with zipfile.ZipFile(path) as archive:
             parts = {name: archive.read(name) for name in archive.namelist()}
         header = json.loads(parts.pop(HEADER).decode("utf-8"))
-        found = header["format"], header["runtime"]
+        kind = header["format"], header["runtime"]
     except DAMAGE:
         raise UserError(f"{path} is not a whole engine file (truncated or damaged): delete it and run again") from None
-    if found != (FORMAT, fingerprint["runtime"]):
-        raise UserError(f"{path} is an engine of {found[1]} (format {found[0]}), not of {fingerprint['runtime']}")
+    if kind != (FORMAT, fingerprint["runtime"]):
+        raise UserError(f"{path} is an engine of {kind[1]} (format {kind[0]}), not of {fingerprint['runtime']}")
     for key in BOUND:
         if header.get(key) != fingerprint.get(key):
             built, here = _difference(header.get(key), fingerprint.get(key))

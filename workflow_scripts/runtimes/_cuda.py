@@ -1,13 +1,17 @@
 """CUDA through NVIDIA's own Python bindings: memory, streams, events, graphs and the device's properties.
 
 cuda-bindings (Python 3.9 and later, from CUDA 11.8 on) has the module `cuda.bindings.runtime`, cuda-python 11.8.2 (the
-last for Python 3.8) `cuda.cudart`; their functions are the same. Later versions of cuda-python only ask for
-cuda-bindings. Every error becomes a UserError with CUDA's own name of it.
+last for Python 3.8) `cuda.cudart`; their functions are the same. Later versions of cuda-python only depend on
+cuda-bindings. Every error becomes a UserError that has CUDA's name of it.
 """
+
+from __future__ import annotations
 
 import ctypes
 import functools
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +24,7 @@ LOWER = "lower the target's batches or workspace_mb, or end what else uses the G
 
 
 @functools.lru_cache(maxsize=None)
-def library():
+def library() -> Any:
     """Return the bindings' module; raise UserError where none is installed."""
     for name in MODULES:
         try:
@@ -34,8 +38,8 @@ class CudaError(UserError):
     """A CUDA call that failed."""
 
 
-def call(function, *arguments):
-    """Return what a CUDA function gives besides its status (None, a value, or a tuple); raise CudaError."""
+def call(function: str, *arguments: Any) -> Any:
+    """Return a CUDA function's results without its status (None, a value, or a tuple); raise CudaError."""
     try:
         status, *values = getattr(library(), function)(*arguments)
     except RuntimeError as error:  # no driver: the bindings find no libcuda
@@ -51,13 +55,13 @@ def _allocate(function, what, nbytes, *arguments):
     except CudaError as error:
         if "MemoryAllocation" not in str(error):
             raise
-        raise CudaError(f"{what}: {nbytes / MIB:.1f} MiB were asked for and are not there ({error}): {LOWER}") from None
+        raise CudaError(f"{what}: {nbytes / MIB:.1f} MiB are not available ({error}): {LOWER}") from None
 
 
 class DeviceBuffer:
     """Memory of the GPU: `address`, `nbytes`."""
 
-    def __init__(self, nbytes):
+    def __init__(self, nbytes: int):
         self.nbytes = max(int(nbytes), 1)
         self.address = _allocate("cudaMalloc", "out of GPU memory", self.nbytes)
 
@@ -68,9 +72,9 @@ class DeviceBuffer:
 class PinnedArray:
     """Page-locked host memory: `array` is a numpy array over it, `address` where it starts."""
 
-    def __init__(self, shape, dtype):
-        count, dtype = int(np.prod(shape, dtype=np.int64)), np.dtype(dtype)
-        self.nbytes = max(count * dtype.itemsize, 1)
+    def __init__(self, shape: tuple[int, ...], dtype: Any):
+        count = int(np.prod(shape, dtype=np.int64))
+        self.nbytes = max(count * np.dtype(dtype).itemsize, 1)
         self.address = _allocate("cudaHostAlloc", "out of pinned host memory", self.nbytes, 0)
         memory = (ctypes.c_byte * self.nbytes).from_address(self.address)
         self.array = np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
@@ -80,18 +84,20 @@ class PinnedArray:
 
 
 class Event:
-    """A point in a stream's time. blocking: waiting for it lets the processor sleep, else it spins."""
+    """A point in a stream's time. blocking: the CPU sleeps while it waits for it, else it spins."""
 
-    def __init__(self, blocking=False):
+    def __init__(self, blocking: bool = False):
         self.handle = call("cudaEventCreateWithFlags", 1 if blocking else 0)
 
-    def record(self, stream):
+    def record(self, stream: Stream) -> None:
+        """Let the event happen when the stream's work until now is done."""
         call("cudaEventRecord", self.handle, stream.handle)
 
-    def wait(self):
+    def wait(self) -> None:
+        """Wait for the event."""
         call("cudaEventSynchronize", self.handle)
 
-    def since(self, earlier):
+    def since(self, earlier: Event) -> float:
         """Return the milliseconds since another event; both must have happened."""
         return call("cudaEventElapsedTime", earlier.handle, self.handle)
 
@@ -102,23 +108,27 @@ class Event:
 class Stream:
     """A queue of work on the GPU; copies are of whole buffers or of their first `nbytes`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.handle = call("cudaStreamCreateWithFlags", 1)  # non-blocking: does not wait for the default stream
 
-    def wait(self):
+    def wait(self) -> None:
+        """Wait for all work of the stream."""
         call("cudaStreamSynchronize", self.handle)
 
-    def wait_for(self, event):
+    def wait_for(self, event: Event) -> None:
+        """Let later work of the stream wait for an event."""
         call("cudaStreamWaitEvent", self.handle, event.handle, 0)
 
-    def to_device(self, target, source, nbytes):
+    def to_device(self, target: DeviceBuffer, source: PinnedArray, nbytes: int) -> None:
+        """Enqueue a copy from the host."""
         call("cudaMemcpyAsync", target.address, source.address, nbytes, _kind("cudaMemcpyHostToDevice"), self.handle)
 
-    def to_host(self, target, source, nbytes):
+    def to_host(self, target: PinnedArray, source: DeviceBuffer, nbytes: int) -> None:
+        """Enqueue a copy to the host."""
         call("cudaMemcpyAsync", target.address, source.address, nbytes, _kind("cudaMemcpyDeviceToHost"), self.handle)
 
-    def capture(self, work):
-        """Return a Graph of what `work()` puts into this stream; raise CudaError where something cannot be captured."""
+    def capture(self, work: Callable[[], Any]) -> Graph:
+        """Return a Graph of the work that `work()` enqueues; raise CudaError where it cannot be captured."""
         relaxed = library().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call("cudaStreamBeginCapture", self.handle, relaxed)
         try:
@@ -133,40 +143,41 @@ class Stream:
 
 
 class Graph:
-    """Captured work that is launched as one."""
+    """A CUDA graph: captured work that is launched as one."""
 
-    def __init__(self, captured):
+    def __init__(self, captured: Any):
         try:
             self.handle = call("cudaGraphInstantiateWithFlags", captured, 0)
         finally:
             _quietly("cudaGraphDestroy", captured)
 
-    def launch(self, stream):
+    def launch(self, stream: Stream) -> None:
+        """Enqueue the graph."""
         call("cudaGraphLaunch", self.handle, stream.handle)
 
     def __del__(self):
         _quietly("cudaGraphExecDestroy", self.__dict__.pop("handle", None))
 
 
-def device():
+def device() -> dict:
     """Return {"name", "compute_capability", "memory_bytes", "multiprocessors"} of the current GPU; raise UserError."""
     number = call("cudaGetDevice")
-    found = call("cudaGetDeviceProperties", number)
-    name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
+    properties = call("cudaGetDeviceProperties", number)
+    name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     return {
         "name": name.rstrip("\0"),
-        "compute_capability": f"{found.major}.{found.minor}",
-        "memory_bytes": int(found.totalGlobalMem),
-        "multiprocessors": int(found.multiProcessorCount),
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "memory_bytes": int(properties.totalGlobalMem),
+        "multiprocessors": int(properties.multiProcessorCount),
     }
 
 
-def clear_error():
+def clear_error() -> None:
     """Forget the last error, which a failed capture leaves behind."""
     _quietly("cudaGetLastError")
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Return {"runtime", "driver"}: CUDA's versions as text."""
     numbers = {"runtime": call("cudaRuntimeGetVersion"), "driver": call("cudaDriverGetVersion")}
     return {name: f"{number // 1000}.{number % 1000 // 10}" for name, number in numbers.items()}
@@ -177,7 +188,7 @@ def _kind(name):
 
 
 def _quietly(function, *arguments):
-    """Call without minding the status: when something is given back, or while another error is on its way."""
+    """Call a function and ignore its status: for releases, and while another error is raised."""
     if arguments and arguments[0] is None:
         return
     try:

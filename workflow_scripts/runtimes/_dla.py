@@ -1,11 +1,15 @@
-"""A network on a deep learning accelerator: one batch, only subgraphs that are worth loading, and what became of them.
+"""A network on a deep learning accelerator (DLA): one batch, worthwhile subgraphs alone, and the builder's report.
 
-TensorRT by itself gives a DLA every layer that one can take, single additions between two layers of the GPU included,
-and loads the subgraphs of most layers, up to 16. Here the layers that a DLA can take are asked for one by one, and
-those of subgraphs without a convolution are kept on the GPU, and so is what only moves data (docs/dla.md).
+TensorRT by default places every layer on a DLA that can run there, single additions between two GPU layers included,
+and loads the subgraphs of most layers, up to 16. Here each layer is asked for, and subgraphs without a convolution
+stay on the GPU, as do layers that only move data (docs/dla.md).
 """
 
+from __future__ import annotations
+
+import math
 import re
+from typing import Any
 
 from core.files import UserError
 from dla import partition
@@ -15,17 +19,17 @@ LOADABLES = 16  # at a time, per core
 MOVERS = ("SHUFFLE", "SLICE")  # kinds of layer
 
 
-def fix_batch(network, batch):
-    """Give the network's inputs their one batch: a DLA takes no free size."""
+def fix_batch(network: Any, batch: int) -> None:
+    """Set the batch of the network's inputs: a DLA takes no free size."""
     for number in range(network.num_inputs):
         entry = network.get_input(number)
         entry.shape = (batch,) + tuple(entry.shape)[1:]
 
 
-def place(trt, config, network):
-    """Keep on the GPU what is not worth loading; return {layers, supported, subgraphs: [names of their layers]}.
+def place(trt: Any, config: Any, network: Any) -> dict:
+    """Place the layers that are not worth loading on the GPU; return {layers, supported, subgraphs: [layer names]}.
 
-    Raises UserError where the DLA can take no convolution of the network at all.
+    Raises UserError where the DLA can run no convolution of the network.
     """
     layers = _layers.layers_of(network)
     nodes = [_node(trt, config, layer) for layer in layers]
@@ -45,8 +49,8 @@ def place(trt, config, network):
 def _node(trt, config, layer):
     supported = bool(config.can_run_on_DLA(layer))
     inputs, outputs = _layers.inputs_of(layer), _layers.outputs_of(layer)
-    moves = any(layer.type == getattr(trt.LayerType, kind, None) for kind in MOVERS)
-    batch = _batch(tuple(outputs[0].shape))  # of an input it may be that of a constant
+    moves = _layers.is_kind(trt, layer, *MOVERS)
+    batch = _batch(tuple(outputs[0].shape))  # an input may be a constant
     names = ([tensor.name for tensor in tensors] for tensors in (inputs, outputs))
     macs = _macs(trt, layer, inputs, outputs) if supported else 0
     return partition.Node(layer.name, *names, supported, batch, macs, supported and not moves)
@@ -54,30 +58,19 @@ def _node(trt, config, layer):
 
 def _batch(shape):
     """Return the product of all dimensions but the last three; of [N, C] the first."""
-    result = 1
-    for size in shape[:1] if len(shape) == 2 else shape[:-3]:
-        result *= size
-    return result
+    return math.prod(shape[:1] if len(shape) == 2 else shape[:-3])
 
 
 def _macs(trt, layer, inputs, outputs):
     """Return the multiplications and additions of a convolution, 1 for another product with weights, 0 for the rest."""
-    if layer.type == getattr(trt.LayerType, "CONVOLUTION", None):
+    if _layers.is_kind(trt, layer, "CONVOLUTION"):
         layer.__class__ = trt.IConvolutionLayer  # the network gives all layers as their base class
-        volume = _product(outputs[0].shape) * _product(layer.kernel_size_nd)
+        volume = math.prod(outputs[0].shape) * math.prod(layer.kernel_size_nd)
         return volume * inputs[0].shape[1] // layer.num_groups
-    kinds = ("FULLY_CONNECTED", "MATRIX_MULTIPLY")
-    return int(any(layer.type == getattr(trt.LayerType, kind, None) for kind in kinds))
+    return int(_layers.is_kind(trt, layer, "FULLY_CONNECTED", "MATRIX_MULTIPLY"))
 
 
-def _product(numbers):
-    result = 1
-    for number in numbers:
-        result *= number
-    return result
-
-
-# What the builder says of it, as messages of its logger or as lines of trtexec's log
+# The builder's report, from its logger's messages or trtexec's log
 
 NODE = r"\{?ForeignNode\[(.*)\]\}?"
 ON_DLA = re.compile(r"\[DlaLayer\] (?:\w+: )?" + NODE)
@@ -91,25 +84,25 @@ FALLBACKS = (
     re.compile(r"Validation failed for DLA layer: (.*)\. Switching to GPU fallback"),
 )
 SPLIT = re.compile(r"Splitting DLA subgraph at: (.*) because DLA validation failed for this layer")
-TOLD = re.compile(r"DLA|DlaLayer|GpuLayer")
+ABOUT_DLA = re.compile(r"DLA|DlaLayer|GpuLayer")
 
 
-def tells(text):
-    """Return whether a message may say something of the DLA."""
-    return TOLD.search(text) is not None
+def is_about_dla(text: str) -> bool:
+    """Return whether a message may concern the DLA."""
+    return ABOUT_DLA.search(text) is not None
 
 
-def built(texts):
-    """Return what a builder's messages say, or None where they say nothing of the DLA.
+def read_log(texts: list[str]) -> dict | None:
+    """Return the placement that a builder's messages report, or None where none is about the DLA.
 
     {subgraphs: [[first layer, last layer]], gpu: [layers], fallback: {layer: reason or None}, split: [layers],
     offloaded, candidates}: the last two are None where the log is not verbose.
     """
-    lines = [line for text in texts for line in text.splitlines() if tells(line)]
-    on_dla = _found(ON_DLA, lines) or _found(ACCEPTED, lines)
+    lines = [line for text in texts for line in text.splitlines() if is_about_dla(line)]
+    on_dla = _matches(ON_DLA, lines) or _matches(ACCEPTED, lines)
     counts = [match.groups() for match in map(COUNTS.search, lines) if match]
     offloaded, candidates = map(int, counts[-1]) if counts else (None, None)
-    fallback = {name: None for pattern in FALLBACKS for name in _found(pattern, lines)}
+    fallback: dict[str, str | None] = {name: None for pattern in FALLBACKS for name in _matches(pattern, lines)}
     for line in lines:
         name, _, reason = re.sub(r"^.*?(?:\[TRT\]|Error\[\d+\]:) (?:Error\[\d+\]: )?", "", line).partition(": ")
         if reason and fallback.get(name, reason) is None:
@@ -118,15 +111,15 @@ def built(texts):
         return None
     return {
         "subgraphs": [_ends(name) for name in on_dla],
-        "gpu": _found(ON_GPU, lines),
+        "gpu": _matches(ON_GPU, lines),
         "fallback": fallback,
-        "split": _found(SPLIT, lines),
+        "split": _matches(SPLIT, lines),
         "offloaded": offloaded,
         "candidates": candidates,
     }
 
 
-def _found(pattern, lines):
+def _matches(pattern, lines):
     """Return the first groups of a pattern's matches, each once, in order."""
     return list(dict.fromkeys(match.group(1) for match in map(pattern.search, lines) if match))
 

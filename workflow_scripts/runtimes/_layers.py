@@ -5,18 +5,21 @@ The parser calls a node's layer after the node, and a second one (a Gemm's addit
 instance, are named after no node.
 """
 
+from __future__ import annotations
+
 import re
+from typing import Any
 
 METADATA = re.compile(r"\[ONNX Layer: (.*?)\]")
-PRODUCTS = ("Conv", "Gemm", "MatMul")  # operations whose kernel also adds what an Add behind it does
-LEFT_ALONE = ("CONSTANT", "QUANTIZE", "DEQUANTIZE", "SHAPE", "CAST")  # kinds of helper that take no precision
+PRODUCTS = ("Conv", "Gemm", "MatMul")  # operations whose kernel includes a following Add
+LEFT_ALONE = ("CONSTANT", "QUANTIZE", "DEQUANTIZE", "SHAPE", "CAST")  # layer types that take no precision
 
 
-def node_of(layer, nodes):
+def node_of(layer: Any, nodes: set[str]) -> str | None:
     """Return the name of the node that a layer came from, or None for a layer that the parser added."""
-    found = METADATA.match(getattr(layer, "metadata", "") or "")
-    if found and found.group(1) in nodes:
-        return found.group(1)
+    metadata = METADATA.match(getattr(layer, "metadata", "") or "")
+    if metadata and metadata.group(1) in nodes:
+        return metadata.group(1)
     name = layer.name
     while name not in nodes:
         shorter = re.sub(r"_\d+$", "", name)
@@ -26,26 +29,32 @@ def node_of(layer, nodes):
     return name
 
 
-def layers_of(network):
+def layers_of(network: Any) -> list[Any]:
     """Return the layers of a network, in order."""
     return [network.get_layer(number) for number in range(network.num_layers)]
 
 
-def outputs_of(layer):
+def outputs_of(layer: Any) -> list[Any]:
+    """Return the tensors that a layer writes."""
     return [layer.get_output(number) for number in range(layer.num_outputs)]
 
 
-def inputs_of(layer):
-    """Return the tensors that a layer reads; one that it does without is left out."""
-    found = (layer.get_input(number) for number in range(layer.num_inputs))
-    return [tensor for tensor in found if tensor is not None]
+def inputs_of(layer: Any) -> list[Any]:
+    """Return the tensors that a layer reads, without absent optional ones."""
+    tensors = (layer.get_input(number) for number in range(layer.num_inputs))
+    return [tensor for tensor in tensors if tensor is not None]
 
 
-def follow(trt, network, plan):
-    """Give the layers of a plan's nodes their precision and outputs' type; return (layers, nodes without a layer).
+def is_kind(trt: Any, layer: Any, *kinds: str) -> bool:
+    """Return whether a layer is of one of some types; a version may lack a type."""
+    return any(layer.type == getattr(trt.LayerType, kind, None) for kind in kinds)
+
+
+def apply_plan(trt: Any, network: Any, plan: dict) -> tuple[int, list[str]]:
+    """Set precision and output types of a plan's layers; return (number of layers, nodes without a layer).
 
     plan: {"nodes": [{"name", "precision"}], "graph": [all names]}. The float layers that the parser added beside a
-    plan's node, and behind those, get its precision too: what they hold may be beyond the narrower type. So do
+    plan's node, and behind those, get its precision too, because their values may exceed the narrower type. So do
     additions behind a plan's product.
     """
     types = {"fp32": trt.float32, "fp16": trt.float16}
@@ -55,21 +64,21 @@ def follow(trt, network, plan):
     kinds = {number: wanted[origin] for number, origin in enumerate(origins) if origin in wanted}
     kinds.update(_sums(layers, origins, kinds))
     _spread(trt, layers, origins, kinds)
-    followed = 0
+    count = 0
     for number, kind in kinds.items():
         if all(output.dtype in types.values() for output in outputs_of(layers[number])):
             layers[number].precision = kind
-            for place in range(layers[number].num_outputs):
-                layers[number].set_output_type(place, kind)
-            followed += 1
-    return followed, sorted(wanted.keys() - set(origins))
+            for output in range(layers[number].num_outputs):
+                layers[number].set_output_type(output, kind)
+            count += 1
+    return count, sorted(wanted.keys() - set(origins))
 
 
 def _sums(layers, origins, kinds):
     """Return {layer number: precision} of the Add nodes that read a plan's product.
 
-    TensorRT makes one kernel of both. Told of the product alone, 8.5.3 lost a residual stream to an overflow that the
-    product in FP32 does not have (docs/measurements/plans-h200.md).
+    TensorRT fuses both. With the product alone in FP32, 8.5.3 lost a residual stream to an overflow that the product
+    does not have (docs/measurements/plans-h200.md).
     """
     held = {t.name: kind for n, kind in kinds.items() if _op(origins[n]) in PRODUCTS for t in outputs_of(layers[n])}
     sums = [number for number, origin in enumerate(origins) if number not in kinds and _op(origin) == "Add"]
@@ -99,7 +108,6 @@ def _spread(trt, layers, origins, kinds):
                 kinds[number], pending = kinds[beside[0]], True
 
 
-def takes_precision(trt, layer):
-    """Return whether a layer is of a kind that computes or moves numbers, and so can be given a precision."""
-    known = [getattr(trt.LayerType, name) for name in LEFT_ALONE if hasattr(trt.LayerType, name)]
-    return layer.type not in known
+def takes_precision(trt: Any, layer: Any) -> bool:
+    """Return whether a layer computes or moves numbers, and so takes a precision."""
+    return not is_kind(trt, layer, *LEFT_ALONE)

@@ -1,4 +1,6 @@
-"""TensorRT plugins of this project (plugins/): a library registers what it has when it is loaded."""
+"""TensorRT plugins of this project (plugins/): a library registers its plugins when it is loaded."""
+
+from __future__ import annotations
 
 import ctypes
 import functools
@@ -7,20 +9,20 @@ import os
 from core.files import UserError
 
 LIBRARY = "LEVIT_PLUGIN"  # environment: path of liblevit_attention.so; without it none is loaded
-FUNCTIONS = 25
-MISSING = ("Plugin not found", "IPluginCreator not found")  # what TensorRT says of a graph's node, of an engine's layer
+FUNCTIONS = 25  # the field of protobuf's ModelProto
+MISSING = ("Plugin not found", "IPluginCreator not found")  # TensorRT's error about a graph's node, an engine's layer
 
 
-def is_named():
-    """Return whether there is a plugin to use."""
+def is_configured() -> bool:
+    """Return whether LEVIT_PLUGIN names a library."""
     return bool(os.environ.get(LIBRARY))
 
 
 @functools.lru_cache(maxsize=None)
-def load():
-    """Load the plugin's library once; raise UserError where the one that is named cannot be loaded."""
+def load() -> None:
+    """Load the library that LEVIT_PLUGIN names, once; raise UserError where it cannot be loaded."""
     path = os.environ.get(LIBRARY)
-    if not is_named():
+    if not path:
         return
     try:
         ctypes.CDLL(os.path.abspath(path), mode=ctypes.RTLD_GLOBAL)
@@ -29,16 +31,16 @@ def load():
         raise UserError(f"{LIBRARY}={path} cannot be loaded ({error}): {remedy}") from None
 
 
-def remedy(reason, otherwise):
-    """Return what is to be done where TensorRT gives a reason: about the plugin where it lacks one."""
+def remedy(reason: str, otherwise: str) -> str:
+    """Return the remedy for TensorRT's error: to build the plugin where it lacks one, else `otherwise`."""
     if not any(text in reason for text in MISSING):
         return otherwise
     return f"it needs the attention plugin: build that and name it by {LIBRARY} (docs/tensorrt.md)"
 
 
-def without_bodies(model):
-    """Return an ONNX file's bytes without its functions, which are field 25 of protobuf's ModelProto."""
-    kept, place = [], 0
+def without_bodies(model: bytes) -> bytes:
+    """Return an ONNX file's bytes without its functions; raise UserError where it is no ONNX file."""
+    fields, place = [], 0
     while place < len(model):
         start = place
         tag, place = _varint(model, place)
@@ -50,8 +52,8 @@ def without_bodies(model):
         else:
             raise UserError("not an ONNX file: delete it and run again")
         if tag >> 3 != FUNCTIONS:
-            kept.append(model[start:place])
-    return b"".join(kept)
+            fields.append(model[start:place])
+    return b"".join(fields)
 
 
 def _varint(data, place):

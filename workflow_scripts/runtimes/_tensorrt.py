@@ -1,14 +1,17 @@
 """What the runtimes of the TensorRT family share: a logger, parsing, optimization profiles, layers and their types.
 
-Each function takes the library (`trt`) as an argument, because the family's members have one interface under several
-names. Features are looked for in the module, never guessed from its version.
+Each function takes the library (`trt`) as an argument, because the members of the family have one interface under
+several names. Features are looked up in the module, never derived from its version.
 """
+
+from __future__ import annotations
 
 import functools
 import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 from core.command import log
 from core.files import UserError
@@ -16,30 +19,36 @@ from runtimes import PRECISIONS, _cuda, _dla, _plugins
 
 TYPES = {
     **{"Float": "fp32", "FP32": "fp32", "Half": "fp16", "FP16": "fp16", "BFloat16": "bf16", "BF16": "bf16"},
-    **{
-        "Int8": "int8",
-        "INT8": "int8",
-        "UInt8": "uint8",
-        "FP8": "fp8",
-        "Int32": "int32",
-        "Int64": "int64",
-        "Bool": "bool",
-    },
+    **{"Int8": "int8", "INT8": "int8", "UInt8": "uint8", "FP8": "fp8"},
+    **{"Int32": "int32", "Int64": "int64", "Bool": "bool"},
 }
 FLAGS = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}  # builder flags of weakly typed networks, up to 10.x
 SILENCE = 20  # seconds between lines about a build's progress
-# 8.5's calls by name look for the first profile's binding, find the right one themselves, and warn at every query.
+# 8.5 looks up the first profile's binding by name, corrects that itself, and warns at every query.
 HARMLESS = re.compile(r"bindingIndex \d+ is not in profile \d+\. Using bindingIndex = \d+ instead")
 NOISE = re.compile(r"^\[?\w*\.cpp::\w+::\d+\]?\s*|\s+")  # source positions in the library's messages
 
 
-@functools.lru_cache(maxsize=None)
-def logger_of(trt):
-    """Return the one logger of a library (it keeps the first it is given).
+class Heartbeat:
+    """Logs a line about a build's progress every SILENCE seconds."""
 
-    Warnings and errors go to the log and to `messages`, each text once until these are taken, with what the builder
-    says of its layers. The builder's other messages, hundreds of thousands of them, are only counted, and a line now
-    and then tells how far it is.
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+
+    def beat(self, text: str, *values: Any) -> None:
+        """Log a progress text where the last one is long ago."""
+        now = time.monotonic()
+        if now - self.last > SILENCE:
+            self.last = now
+            log.info("building: %.0f s, " + text, now - self.start, *values)
+
+
+@functools.lru_cache(maxsize=None)
+def logger_of(trt: Any) -> Any:
+    """Return the only logger of a library, which keeps the first that it is given.
+
+    Warnings and errors go to the log and to `messages`, each text once until they are taken; the builder's lines about
+    layers go to `messages` alone. Its other messages, hundreds of thousands, are only counted for the heartbeat.
     """
     warning = int(trt.ILogger.WARNING)
 
@@ -50,28 +59,21 @@ def logger_of(trt):
             self.restart()
 
         def restart(self):
-            self.start = self.told = time.monotonic()
-            self.timed = 0
+            self.heartbeat, self.timed = Heartbeat(), 0
 
         def log(self, severity, text):
             if int(severity) <= warning:
                 if (severity, text) not in self.messages and not HARMLESS.search(text):
                     log.info("%s: %s", trt.__name__, text)
                     self.messages.append((severity, text))
-            elif "LayerType: " in text or _dla.tells(text):
+            elif "LayerType: " in text or _dla.is_about_dla(text):
                 self.messages.append((severity, text))
             elif "Timing Runner" in text:
-                self.tell()
-
-        def tell(self):
-            self.timed += 1
-            now = time.monotonic()
-            if now - self.told > SILENCE:
-                self.told = now
-                log.info("building: %.0f s, %d groups of kernels timed", now - self.start, self.timed)
+                self.timed += 1
+                self.heartbeat.beat("%d groups of kernels timed", self.timed)
 
         def take(self, *severities):
-            """Return the texts since the last call of some severities (none named: all) and forget them."""
+            """Return the texts of some severities (by default all) since the last call, and forget all."""
             texts = [text for severity, text in self.messages if not severities or severity in severities]
             self.messages = []
             return texts
@@ -84,15 +86,15 @@ def logger_of(trt):
     return Logger()
 
 
-def need_gpu():
-    """Return the GPU's facts; raise UserError where there is none that CUDA can use."""
+def need_gpu() -> dict:
+    """Return the GPU's facts; raise UserError where CUDA finds none."""
     try:
         return {**_cuda.device(), **_cuda.versions()}
     except UserError as error:
         raise UserError(f"TensorRT needs an NVIDIA GPU and its driver, and CUDA finds none here: {error}") from None
 
 
-def deserialize(trt, path):
+def deserialize(trt: Any, path: str) -> Any:
     """Return the engine in a file; raise UserError where it is damaged, or of another version or device."""
     logger, gpu = logger_of(trt), need_gpu()
     logger.take()
@@ -106,13 +108,13 @@ def deserialize(trt, path):
     return engine
 
 
-def is_strongly_typed(trt):
-    """Return whether a library takes types from the graph alone: TensorRT 11 and later, and RTX."""
+def is_strongly_typed(trt: Any) -> bool:
+    """Return whether a library reads types from the graph alone: TensorRT 11 and later, and RTX."""
     return not hasattr(trt.BuilderFlag, "FP16")
 
 
-def network_flags(trt):
-    """Return the flags that a library's networks need."""
+def network_flags(trt: Any) -> int:
+    """Return the creation flags of a library's networks."""
     flags, known = 0, trt.NetworkDefinitionCreationFlag
     if is_strongly_typed(trt) and hasattr(known, "STRONGLY_TYPED"):
         flags |= 1 << int(known.STRONGLY_TYPED)
@@ -121,7 +123,7 @@ def network_flags(trt):
     return flags
 
 
-def parse(trt, builder, path):
+def parse(trt: Any, builder: Any, path: str) -> tuple[Any, Any]:
     """Return (network, parser) of an ONNX file; raise UserError naming the first node that does not parse.
 
     The parser owns the weights: keep it until the engine is built.
@@ -134,8 +136,8 @@ def parse(trt, builder, path):
 
 
 def _parsed(trt, parser, path):
-    """Return whether a file parses; parsers of 10 and later would take a node's body before the plugin for it."""
-    if _plugins.is_named() and hasattr(trt, "IPluginV3"):
+    """Return whether a file parses; parsers of 10 and later prefer a node's function body to its plugin."""
+    if _plugins.is_configured() and hasattr(trt, "IPluginV3"):
         return parser.parse(_plugins.without_bodies(Path(path).read_bytes()))
     return parser.parse_from_file(str(path))
 
@@ -150,7 +152,7 @@ def _parser_error(parser):
     return f"TensorRT cannot take {node}: " + ": ".join(filter(None, [reason, _plugins.remedy(reason, "")]))
 
 
-def add_profile(builder, config, network, least, most):
+def add_profile(builder: Any, config: Any, network: Any, least: int, most: int) -> None:
     """Add a profile for batches from `least` to `most`, tuned for that; raise UserError where the batch is fixed."""
     profile = builder.create_optimization_profile()
     for number in range(network.num_inputs):
@@ -162,8 +164,8 @@ def add_profile(builder, config, network, least, most):
     config.add_optimization_profile(profile)
 
 
-def watch(trt, config):
-    """Let a builder tell how far it is: by its own monitor where there is one, else the logger counts its messages."""
+def watch(trt: Any, config: Any) -> Any:
+    """Log a build's progress: from the library's own monitor where it has one, else the logger counts its messages."""
     logger_of(trt).restart()
     if not hasattr(trt, "IProgressMonitor"):
         return None
@@ -171,16 +173,13 @@ def watch(trt, config):
     class Monitor(trt.IProgressMonitor):
         def __init__(self):
             trt.IProgressMonitor.__init__(self)
-            self.steps, self.told, self.start = {}, time.monotonic(), time.monotonic()
+            self.steps, self.heartbeat = {}, Heartbeat()
 
         def phase_start(self, phase, parent, steps):
             self.steps[phase] = steps
 
         def step_complete(self, phase, step):
-            now = time.monotonic()
-            if now - self.told > SILENCE:
-                self.told = now
-                log.info("building: %.0f s, %s: %d of %d", now - self.start, phase, step, self.steps.get(phase, 0))
+            self.heartbeat.beat("%s: %d of %d", phase, step, self.steps.get(phase, 0))
             return True
 
         def phase_finish(self, phase):
@@ -190,8 +189,8 @@ def watch(trt, config):
     return config.progress_monitor
 
 
-def serialize(trt, builder, network, config, onnx):
-    """Return the plan's bytes; raise UserError with the library's reason where it builds none."""
+def serialize(trt: Any, builder: Any, network: Any, config: Any, onnx: str) -> Any:
+    """Return the plan's bytes; raise UserError with the library's reason where the build fails."""
     logger = logger_of(trt)
     monitor = watch(trt, config)
     plan = builder.build_serialized_network(network, config)
@@ -203,30 +202,28 @@ def serialize(trt, builder, network, config, onnx):
     return plan
 
 
-def said(trt):
-    """Return (warnings, layers told by the builder or None, what it says of a DLA or None) since the last call.
+def take_build_log(trt: Any) -> tuple[list[str], list[dict] | None, dict | None]:
+    """Return (warnings, layers or None, DLA placement or None) from the builder's messages, and forget these.
 
-    That a layer falls back to the GPU is no warning where a network is placed on a DLA, but part of the last.
+    Where a network is placed on a DLA, a fallback to the GPU is part of the placement and no warning.
     """
     logger = logger_of(trt)
     texts = [text for _, text in logger.messages]
     warnings = {text for severity, text in logger.messages if severity == trt.ILogger.WARNING}
-    found = _dla.built(texts)
-    kept = sorted(text for text in warnings if found is None or not _dla.tells(text))
+    placement = _dla.read_log(texts)
     logger.take()
-    return kept, layers_of_log(texts), found
+    return sorted(w for w in warnings if placement is None or not _dla.is_about_dla(w)), layers_of_log(texts), placement
 
 
-def layer(name, kind, inputs, outputs):
+def layer(name: str, kind: str, inputs: list[str], outputs: list[str]) -> dict:
     """Return a layer's row. Its precision is the narrowest type that it reads, constants apart.
 
-    A layer that only quantizes therefore counts as what it reads; one that reads no number of PRECISIONS is listed
-    with the type of its first output.
+    A layer that only quantizes therefore has the precision of its input; one that reads none of PRECISIONS has the type
+    of its first input, else output.
     """
-    found = [TYPES.get(kind_of, kind_of) for kind_of in inputs]
-    known = [name_of for name_of in PRECISIONS if name_of in found]
-    others = found + [TYPES.get(kind_of, kind_of) for kind_of in outputs]
-    return {"name": name, "type": kind, "precision": (known or others or ["none"])[0]}
+    types = [TYPES.get(text, text) for text in inputs + outputs]
+    narrowest = [precision for precision in PRECISIONS if precision in types[: len(inputs)]]
+    return {"name": name, "type": kind, "precision": (narrowest or types or ["none"])[0]}
 
 
 LAYER = re.compile(
@@ -235,13 +232,13 @@ LAYER = re.compile(
 DATATYPE = re.compile(r"Datatype: (\w+)")
 
 
-def layers_of_log(texts):
-    """Return the layers that a verbose builder says its engine has, or None where it says nothing of the kind.
+def layers_of_log(texts: list[str]) -> list[dict] | None:
+    """Return the layers of an engine from its verbose builder's messages, or None where these list none.
 
-    texts: log messages. It is the same text as the engine inspector's, which needs a loaded engine and so a GPU.
+    It is the text of the engine inspector, which needs a loaded engine and so a GPU.
     """
-    found = [match for text in texts if "LayerType: " in text for match in LAYER.finditer(_flat(text))]
-    rows = [(m.group(1), m.group(2), DATATYPE.findall(m.group(3)), DATATYPE.findall(m.group(5))) for m in found]
+    matches = [match for text in texts if "LayerType: " in text for match in LAYER.finditer(_flat(text))]
+    rows = [(m.group(1), m.group(2), DATATYPE.findall(m.group(3)), DATATYPE.findall(m.group(5))) for m in matches]
     return [layer(*row) for row in rows] or None
 
 
@@ -254,8 +251,8 @@ FORMAT = re.compile(r"\b(" + "|".join(sorted(TYPES, key=len, reverse=True)) + r"
 FIELD = r'"%s"\s*:\s*"((?:[^"\\]|\\.)*)"'
 
 
-def layers_of_engine(trt, engine, context=None):
-    """Return the layers that the inspector says an engine has, with tactics; a reformat is a layer like any other.
+def layers_of_engine(trt: Any, engine: Any, context: Any = None) -> list[dict]:
+    """Return an engine's layers as the inspector lists them, with tactics; a reformat is a layer like any other.
 
     context: an execution context whose sizes are set, for an engine that has free ones.
     """
@@ -267,16 +264,16 @@ def layers_of_engine(trt, engine, context=None):
     ]
 
 
-def layers_of_json(text):
+def layers_of_json(text: str) -> list[dict] | None:
     """Return the layers of the inspector's JSON, or None where it is damaged (8.x writes numbers such as `nan`).
 
-    An engine that was built without detailed verbosity has names alone: their precision is `unknown`.
+    An engine that was built without detailed verbosity lists names alone: their precision is `unknown`.
     """
     try:
-        found = json.loads(re.sub(r"(?<=[:\[,])\s*-?(?:nan|inf)\b", "null", text))["Layers"]
+        entries = json.loads(re.sub(r"(?<=[:\[,])\s*-?(?:nan|inf)\b", "null", text))["Layers"]
     except (ValueError, KeyError, TypeError):
         return None
-    return [_layer_of_entry(entry) for entry in found]
+    return [_layer_of_entry(entry) for entry in entries]
 
 
 def _layer_of_entry(entry):
@@ -289,8 +286,8 @@ def _layer_of_entry(entry):
 
 def _type_of(tensor):
     text = " ".join(str(tensor.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format"))
-    found = FORMAT.search(text)
-    return found.group(1) if found else "none"
+    match = FORMAT.search(text)
+    return match.group(1) if match else "none"
 
 
 def _layer_of_text(text):

@@ -4,40 +4,51 @@ The engine is a container (runtimes/_container.py) with the graph as ONNX Runtim
 is loaded with the optimizer off. A plain .onnx file loads too, with the default optimizations.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import tempfile
 import time
+from typing import Any
+
+import numpy as np
 
 from core.files import UserError
 from devices import probe
-from runtimes import _container, _cpu, description, import_library, missing_precisions
+from runtimes import _container, _cpu, description, import_library, missing_precisions, requested_precisions
 
 NAME = "onnxruntime"
 REMEDY = "install onnxruntime with this Python, as envs/ pins it"
-COMPUTES = ("fp32", "int8")  # what a graph given to it may hold; int8 is in the graph's Q/DQ
+COMPUTES = ("fp32", "int8")  # int8 through the graph's Q/DQ
 PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 NARROW = ("int8", "bf16", "fp16", "fp32")  # a node's precision is the first of these among its inputs
-CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"}  # theirs is the wide side
+CONVERSIONS = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "Cast",
+}  # their precision is the wide side's
 PART = "model.onnx"
 
 
-def fingerprint():
+def fingerprint() -> dict:
     """Return the identity of ONNX Runtime and the CPU it runs on."""
     library = import_library("onnxruntime", REMEDY)
     return {**probe.facts(NAME), "build": library.get_build_info()}
 
 
-def build(onnx, recipe, plan, engine):
+def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
     """Optimize a graph (clean or with Q/DQ) for this processor; the recipe is {compute, high_precision?, batches}.
 
-    Raises UserError for a precision that ONNX Runtime has not on a CPU and for a graph that it cannot read.
+    Raises UserError for a precision that ONNX Runtime does not have on a CPU and for a graph that it cannot read.
     """
     if plan is not None:
         raise UserError("onnxruntime takes no plan of precisions: quantize fewer nodes instead (placement)")
-    if {recipe["compute"], recipe.get("high_precision") or "fp32"} - set(COMPUTES):
-        asked = recipe.get("high_precision") or recipe["compute"]
-        raise UserError(f"onnxruntime cannot compute in {asked} on a CPU: one of {', '.join(COMPUTES)}")
+    if not set(COMPUTES).issuperset(requested_precisions(recipe)):
+        raise UserError(
+            f"onnxruntime cannot compute in {requested_precisions(recipe)[-1]} on a CPU: one of {', '.join(COMPUTES)}"
+        )
     start, here = time.monotonic(), fingerprint()
     with tempfile.TemporaryDirectory() as folder:
         optimized = os.path.join(folder, PART)
@@ -50,26 +61,26 @@ def build(onnx, recipe, plan, engine):
     return description(here, layers, seconds, missing_precisions(recipe, layers), batches=None)
 
 
-def load(engine, threads=0):
-    """Return a session of an engine or a plain .onnx; raise UserError where it is damaged or made for elsewhere."""
+def load(engine: str, threads: int = 0) -> OnnxRuntimeSession:
+    """Return a session of an engine or a plain .onnx; raise UserError where it is damaged or of another machine."""
     return OnnxRuntimeSession(engine, threads)
 
 
-def inspect(engine):
+def inspect(engine: str) -> list[dict]:
     """Return the nodes that a query executes, from ONNX Runtime's own profile of one query."""
     return [{k: layer[k] for k in ("name", "type", "precision")} for layer in _executed(engine, 1, 0)]
 
 
-def profile(engine, batch, threads=0, queries=20):
-    """Return the executed nodes with the milliseconds that each takes, averaged over some queries of a batch.
+def profile(engine: str, batch: int, threads: int = 0, queries: int = 20) -> list[dict]:
+    """Return the executed nodes with the milliseconds of each, averaged over some queries of a batch.
 
-    A first query, in which it sets itself up, is not part of the average.
+    A first query, which initializes the session, is not part of the average.
     """
     return _executed(engine, batch, queries, threads)
 
 
 def _source(path):
-    """Return (what to load: bytes or a path, whether to optimize it)."""
+    """Return (bytes or path of the model, whether to optimize it)."""
     if _container.is_container(path):
         _, parts = _container.read(path, probe.facts(NAME))
         return parts[PART], False
@@ -92,8 +103,6 @@ def _session(path, source, threads, optimize, **options):
 
 
 def _executed(path, batch, queries, threads=0):
-    import numpy as np
-
     source, optimize = _source(path)
     with tempfile.TemporaryDirectory() as folder:
         options = {"enable_profiling": True, "profile_file_prefix": os.path.join(folder, "profile")}
@@ -108,7 +117,8 @@ def _executed(path, batch, queries, threads=0):
 
 def _layers(events, queries):
     """Return one layer per node of a profile's events, in order of execution, times averaged over all but the first."""
-    layers, suffix = {}, "_kernel_time"
+    layers: dict[int, dict] = {}
+    suffix = "_kernel_time"
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(suffix):
             arguments = event["args"]
@@ -131,7 +141,7 @@ def _layer(name, arguments):
 class OnnxRuntimeSession(_cpu.CpuSession):
     """One inference session that takes any batch."""
 
-    def __init__(self, path, threads):
+    def __init__(self, path: str, threads: int):
         self.name, count = str(path), _cpu.threads_of(threads)
         source, optimize = _source(path)
         self._session = _session(path, source, count, optimize)
@@ -139,7 +149,7 @@ class OnnxRuntimeSession(_cpu.CpuSession):
         self.outputs = {entry.name: _shape(entry) for entry in self._session.get_outputs()}
         self.facts = {"threads": count, "cuda_graph": None}
 
-    def query(self, images):
+    def query(self, images: np.ndarray) -> tuple[Any, Any]:  # noqa: D102
         binding = self._session.io_binding()
         binding.bind_cpu_input(next(iter(self.inputs)), images)
         binding.bind_output(next(iter(self.outputs)), "cpu")

@@ -1,11 +1,16 @@
 """OpenVINO on the CPU.
 
 The engine is a container (runtimes/_container.py) with one compiled blob per batch size, each of static shape: static
-shapes are 3 to 5 % faster here at batch 1 than a dynamic one, and the plan for each size is its own. Importing a blob
-generates the machine code again, so the hints given then must be those given when it was compiled.
+shapes are 3 to 5 % faster at batch 1 than a dynamic one. Importing a blob generates the machine code again, so it needs
+the hints with which the model was compiled.
 """
 
+from __future__ import annotations
+
 import time
+from typing import Any
+
+import numpy as np
 
 from core.files import UserError
 from devices import probe
@@ -13,12 +18,12 @@ from runtimes import _container, _cpu, description, import_library, missing_prec
 
 NAME = "openvino"
 REMEDY = "install openvino with this Python, as envs/ pins it"
-HINTS = {"fp32": "f32", "bf16": "bf16"}  # what layers that are not quantized compute in; Q/DQ decides the others
+HINTS = {"fp32": "f32", "bf16": "bf16"}  # the precision of layers that are not quantized; Q/DQ decides the others
 PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 NOT_LAYERS = ("Const", "Input", "Output")
 
 
-def fingerprint():
+def fingerprint() -> dict:
     """Return the identity of OpenVINO and the CPU it runs on."""
     core = import_library("openvino", REMEDY).Core()
     capabilities = sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
@@ -26,41 +31,39 @@ def fingerprint():
     return {**probe.facts(NAME), "build": build, "capabilities": capabilities}
 
 
-def build(onnx, recipe, plan, engine):
+def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
     """Compile a graph (clean or with Q/DQ) for each batch of the recipe: {compute, high_precision?, batches, threads?}.
 
-    BF16 is FP32 on a processor without it, with a warning: OpenVINO would emulate it, slowly and without a word.
-    Raises UserError for a precision that the CPU plug-in has not and for a graph that it cannot read or reshape.
+    A processor without BF16 computes in FP32, with a warning: OpenVINO would emulate BF16, slowly and silently.
+    Raises UserError for a precision that the CPU plug-in lacks and for a graph that it cannot read or reshape.
     """
     if plan is not None:
         raise UserError("openvino takes no plan of precisions: quantize fewer nodes instead (placement)")
     here = fingerprint()
-    start, parts, hint = time.monotonic(), {}, _hint(recipe, here["capabilities"])
-    for batch in sorted(set(recipe["batches"])):
-        parts[f"batch{batch}.blob"] = _compile(onnx, batch, hint, _cpu.threads_of(recipe.get("threads", 0)))
+    start, hint, batches = time.monotonic(), _hint(recipe, here["capabilities"]), sorted(set(recipe["batches"]))
+    threads = _cpu.threads_of(recipe.get("threads", 0))
+    parts = {f"batch{batch}.blob": _compile(onnx, batch, hint, threads) for batch in batches}
     seconds = time.monotonic() - start
     header = {**{key: here[key] for key in ("runtime",) + _container.BOUND}, "hint": hint}
-    _container.write(engine, {**header, "batches": sorted(set(recipe["batches"]))}, parts)
+    _container.write(engine, {**header, "batches": batches}, parts)
     layers = inspect(engine)
-    return description(
-        here, layers, seconds, missing_precisions(recipe, layers), batches=sorted(set(recipe["batches"]))
-    )
+    return description(here, layers, seconds, missing_precisions(recipe, layers), batches=batches)
 
 
-def load(engine, threads=0):
+def load(engine: str, threads: int = 0) -> OpenVinoSession:
     """Return a session of an engine file; raise UserError where it is damaged or of another version or processor."""
     return OpenVinoSession(engine, threads)
 
 
-def inspect(engine):
+def inspect(engine: str) -> list[dict]:
     """Return the layers that a query executes, read from the compiled model's runtime graph after one query."""
     return [{k: layer[k] for k in ("name", "type", "precision", "kernel")} for layer in _executed(engine, None, 0)]
 
 
-def profile(engine, batch, threads=0, queries=20):
-    """Return the executed layers with the milliseconds that each takes, averaged over some queries of a batch.
+def profile(engine: str, batch: int, threads: int = 0, queries: int = 20) -> list[dict]:
+    """Return the executed layers with the milliseconds of each, averaged over some queries of a batch.
 
-    OpenVINO tells whole microseconds. A first query, in which it sets itself up, is not part of the average.
+    OpenVINO counts whole microseconds. A first query, which initializes the model, is not part of the average.
     """
     return _executed(engine, batch, queries, threads)
 
@@ -107,33 +110,32 @@ def _import(path, header, parts, batch, threads, **extra):
 
 
 def _reason(error):
-    """Return the last lines of an OpenVINO error that say something, as one line."""
+    """Return the informative lines of an OpenVINO error as one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
     return " ".join(telling or lines)[:400]
 
 
 def _executed(path, batch, queries, threads=0):
-    import numpy as np
-
     header, parts = _container.read(path, probe.facts(NAME))
     batch = batch or header["batches"][0]
     model = _import(path, header, parts, batch, _cpu.threads_of(threads), PERF_COUNT=True)
     request, images = model.create_infer_request(), np.zeros(list(model.input(0).shape), np.float32)
     request.infer([images])
-    first = _told(model)
+    first = _executed_layers(model)
     if not queries:
         return first
     for _ in range(queries):
         request.infer([images])
-    means = {layer["name"]: layer["ms"] for layer in _told(model)}  # of all queries: it knows no other
+    means = {layer["name"]: layer["ms"] for layer in _executed_layers(model)}  # of all queries, the first included
     total = {layer["name"]: (queries + 1) * means.get(layer["name"], 0.0) for layer in first}
     return [{**layer, "ms": max(total[layer["name"]] - layer["ms"], 0.0) / queries} for layer in first]
 
 
-def _told(model):
-    """Return the layers that a compiled model says it executed, with the mean of its queries until now."""
-    layers, constant = [], set()
+def _executed_layers(model):
+    """Return the layers that a compiled model executed, with mean times over its queries until now."""
+    layers: list[dict] = []
+    constant: set[str] = set()
     for node in model.get_runtime_model().get_ordered_ops():
         layer, sources = _layer(node), [value.get_node().get_friendly_name() for value in node.input_values()]
         if layer["type"] == "Const" or (sources and constant.issuperset(sources)):
@@ -146,27 +148,28 @@ def _told(model):
 def _layer(node):
     """Return a node of a runtime graph as a row; `ms` is None where it is not executed (folded, or done in place).
 
-    A mean of less than a microsecond is told as not executed as well.
+    A mean of less than a microsecond counts as not executed.
     """
     info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
-    taken = info.get("execTimeMcs", "")
+    microseconds = info.get("execTimeMcs", "")
     return {
         "name": node.get_friendly_name(),
         "type": info["layerType"],
         "precision": PRECISIONS.get(info["runtimePrecision"], info["runtimePrecision"]),
         "kernel": info["primitiveType"],
-        "ms": int(taken) / 1000 if taken.isdigit() else None,
+        "ms": int(microseconds) / 1000 if microseconds.isdigit() else None,
     }
 
 
 class OpenVinoSession(_cpu.CpuSession):
     """One compiled model and one infer request per batch size, imported when first needed."""
 
-    def __init__(self, path, threads):
+    def __init__(self, path: str, threads: int):
         self.name, self._threads = path, _cpu.threads_of(threads)
         self._header, self._parts = _container.read(path, probe.facts(NAME))
-        self.batches, self._requests = self._header["batches"], {}
-        model = self._request(self.batches[-1])[0]
+        self.batches = self._header["batches"]
+        self._requests: dict[int, tuple[Any, Any]] = {}
+        model = self._request(self._header["batches"][-1])[0]
         self.inputs = {model.input(0).get_any_name(): [-1] + list(model.input(0).shape)[1:]}
         self.outputs = {model.output(0).get_any_name(): [-1] + list(model.output(0).shape)[1:]}
         self.facts = {"threads": int(model.get_property("INFERENCE_NUM_THREADS")), "cuda_graph": None}
@@ -177,7 +180,7 @@ class OpenVinoSession(_cpu.CpuSession):
             self._requests[batch] = (model, model.create_infer_request())
         return self._requests[batch]
 
-    def query(self, images):
+    def query(self, images: np.ndarray) -> tuple[Any, Any]:  # noqa: D102
         import openvino
 
         _, request = self._request(len(images))

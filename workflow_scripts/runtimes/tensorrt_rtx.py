@@ -1,11 +1,14 @@
 """TensorRT-RTX: engines are built without a GPU, from a strongly typed graph, and run on an RTX GPU.
 
-The engine is the library's own serialized plan, as its tools expect it. Kernels are chosen when it is loaded; what
-the plan computes in is read from the builder's log, because the inspector needs a loaded engine.
+The engine is the library's own serialized plan, as its tools expect it. Kernels are chosen when it is loaded; the
+layers' precisions are read from the builder's log, because the inspector needs a loaded engine.
 """
+
+from __future__ import annotations
 
 import importlib
 import time
+from typing import Any
 
 from core.files import UserError
 from devices import probe
@@ -16,7 +19,7 @@ MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")  # the meta package's name, 
 COMPUTES = ("fp32", "fp16", "bf16", "int8")
 
 
-def library():
+def library() -> Any:
     """Return the library's module; raise UserError where it is not installed."""
     for name in MODULES:
         try:
@@ -31,16 +34,16 @@ def library():
     )
 
 
-def fingerprint():
+def fingerprint() -> dict:
     """Return the identity of TensorRT-RTX and of the GPU, whose facts are None where there is none."""
     return {**probe.facts(NAME), "build": library().__version__}
 
 
-def build(onnx, recipe, plan, engine):
+def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
     """Build a plan from a strongly typed graph: {compute, high_precision?, batches, compute_capabilities?}.
 
     compute_capabilities: ["8.9", ...] to build for, or absent for the library's portable default.
-    Raises UserError naming the first node that does not parse, a capability that it cannot build for, or a failure.
+    Raises UserError naming the first node that does not parse, an unknown capability, or the library's reason.
     """
     if plan is not None:
         raise UserError("tensorrt_rtx takes no plan of precisions: the types are in the graph")
@@ -56,31 +59,31 @@ def build(onnx, recipe, plan, engine):
         stream.write(plan_bytes)
     del parser
     seconds, batches = time.monotonic() - start, sorted(set(recipe["batches"]))
-    warnings, layers, _ = _tensorrt.said(trt)
+    warnings, layers, _ = _tensorrt.take_build_log(trt)
     warnings += missing_precisions(recipe, layers)
-    more = {"batches": batches, "layers_from": "the builder's log", "compute_capabilities": _asked(recipe)}
+    more = {"batches": batches, "layers_from": "the builder's log", "compute_capabilities": _capabilities(recipe)}
     return description(fingerprint(), layers, seconds, warnings, **more)
 
 
-def load(engine, threads=0):
-    """Return a session of an engine file; raise UserError where there is no RTX GPU, or the file is not for it."""
+def load(engine: str, threads: int = 0) -> _gpu.GpuSession:
+    """Return a session of an engine file; raise UserError without an RTX GPU, or where the file is not for it."""
     reason = probe.unreachable({"runtime": NAME})
     if reason:
         raise UserError(f"{engine} cannot be loaded here: {reason}: take the engine file to a machine that can run it")
     return _gpu.GpuSession(library(), _tensorrt.deserialize(library(), engine), engine)
 
 
-def inspect(engine):
-    """Return the layers of an engine file, on an RTX GPU; elsewhere what was built is in the engine's description."""
+def inspect(engine: str) -> list[dict]:
+    """Return the layers of an engine file, on an RTX GPU; elsewhere see the engine's description."""
     return _tensorrt.layers_of_engine(library(), load(engine).engine)
 
 
-def profile(engine, batch, threads=0, queries=20):
-    """Return the layers with the milliseconds that each takes, on an RTX GPU."""
+def profile(engine: str, batch: int, threads: int = 0, queries: int = 20) -> list[dict]:
+    """Return the layers with the milliseconds of each, on an RTX GPU."""
     return _gpu.profile(load(engine), inspect(engine), batch, queries)
 
 
-def _asked(recipe):
+def _capabilities(recipe):
     return [str(text) for text in recipe.get("compute_capabilities") or []]
 
 
@@ -88,7 +91,7 @@ def _config(trt, builder, network, recipe):
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     _tensorrt.add_profile(builder, config, network, 1, max(recipe["batches"]))
-    names = ["SM" + text.replace(".", "") for text in _asked(recipe)]
+    names = ["SM" + text.replace(".", "") for text in _capabilities(recipe)]
     known = sorted(name for name in dir(trt.ComputeCapability) if _is_capability(name))
     unknown = [name for name in names if name not in known]
     if unknown:
