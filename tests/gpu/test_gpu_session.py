@@ -142,9 +142,7 @@ def test_events_spin_or_sleep(cuda):
 def test_out_of_memory_says_how_much_and_what_to_do(cuda):
     found = session(cuda)
     cuda.memory = 100
-    with pytest.raises(
-        UserError, match="MiB are not available .*MemoryAllocation.*: lower the target's b"
-    ):
+    with pytest.raises(UserError, match="MiB are not available .*MemoryAllocation.*: lower the target's b"):
         found.run(images(8))
 
 

@@ -1,1 +1,1 @@
-"""What is measured of an engine: its timing and its accuracy."""
+"""Measurement of an engine: its timing and its accuracy."""

@@ -1,6 +1,9 @@
 """Accuracy of logits against labels and against PyTorch's FP32 logits of the same images."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,43 +13,45 @@ ROWS = 1024
 CONFIDENCE, NORMAL = 0.95, 1.959963984540054
 
 
-def check_finite(logits, engine, images):
-    """Raise UserError naming the engine and the first image whose logits are not finite; images are their names."""
+def check_finite(logits: np.ndarray, engine: str, images: Sequence[str]) -> None:
+    """Raise UserError naming the engine and the first of the images whose logits are not finite."""
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(bad):
-        raise UserError(f"{engine}: {len(bad)} images have logits that are not finite, the first is {images[bad[0]]}")
+        raise UserError(
+            f"{engine}: {len(bad)} images have logits that are not finite, the first is {images[int(bad[0])]}"
+        )
 
 
-def correct(logits, labels, k):
-    """Return bool [N]: is the label among the k largest of logits [N, C]; of equal ones the lowest class counts first.
+def correct(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Return bool [N]: whether the label is among the k largest of logits [N, C]; of equal ones the lowest class wins.
 
-    With k >= C that is every image.
+    With k >= C every image is correct.
     """
     own = logits[np.arange(len(labels)), labels][:, None]
     before = np.arange(logits.shape[1])[None, :] < np.asarray(labels)[:, None]
     return ((logits > own).sum(axis=1) + ((logits == own) & before).sum(axis=1)) < k
 
 
-def percent(mask):
-    """Return how many of a bool [N] are true, in percent."""
+def percent(mask: np.ndarray) -> float:
+    """Return the percentage of a bool [N] that is true."""
     return 100.0 * int(np.count_nonzero(mask)) / len(mask)
 
 
-def pack(mask):
+def pack(mask: np.ndarray) -> str:
     """Return a bool [N] as hex: bit i of the bytes, most significant first, is element i."""
     return np.packbits(mask).tobytes().hex()
 
 
-def unpack(text, count):
-    """Return the bool [count] that `pack` made hex of."""
+def unpack(text: str, count: int) -> np.ndarray:
+    """Return the bool [count] that `pack` encoded."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))[:count].astype(bool)
 
 
-def paired(reference, other):
+def paired(reference: np.ndarray, other: np.ndarray) -> dict:
     """Compare two bool [N] of correct answers to the same images.
 
-    lost: right in the reference alone; gained: right in the other alone; net_lost: lost - gained; interval: where
-    net_lost lies with 95 % confidence, in images of a set of this size (Wald's interval for paired proportions with
+    lost: correct in the reference alone; gained: correct in the other alone; net_lost: lost - gained; interval: of
+    net_lost with 95 % confidence, in images of a set of this size (Wald's interval for paired proportions with
     half a case added to each of the four cells, after Agresti and Min).
     """
     lost, gained = int(np.count_nonzero(reference & ~other)), int(np.count_nonzero(other & ~reference))
@@ -54,19 +59,14 @@ def paired(reference, other):
     middle, error = (b - c) / n, math.sqrt(b + c - (b - c) ** 2 / n) / n
     low, high = middle - NORMAL * error, middle + NORMAL * error
     interval = [round(bound * len(reference), 3) for bound in (low, high)]
-    return {
-        "lost": lost,
-        "gained": gained,
-        "net_lost": lost - gained,
-        "interval": interval,
-        "confidence": CONFIDENCE,
-    }
+    counts = {"lost": lost, "gained": gained, "net_lost": lost - gained}
+    return {**counts, "interval": interval, "confidence": CONFIDENCE}
 
 
-def score(logits, labels, reference=None):
+def score(logits: np.ndarray, labels: np.ndarray, reference: np.ndarray | None = None) -> dict:
     """Return the accuracy of logits float [N, C] for labels [N]: percentages, and errors against the reference.
 
-    reference: PyTorch FP32's logits [N, C] of the same images; without it the figures that need it are None.
+    reference: PyTorch's FP32 logits [N, C] of the same images; without it the figures that need it are None.
     """
     if len(logits) != len(labels) or not len(labels):
         raise UserError(f"{len(logits)} rows of logits for {len(labels)} labels")
@@ -98,9 +98,9 @@ AGAINST = (  # figures that need the reference
 def _against(logits, labels, first, reference):
     """Return the figures AGAINST the reference.
 
-    logit_error_over_spread: the largest distance from one of its logits over the standard deviation of them all; the
-    margins: its largest logit of an image less the next one, of all images and of those whose largest logit is of
-    another class here. None where there is no such thing.
+    logit_error_over_spread: the largest error of a logit over the standard deviation of the reference's; margins: the
+    reference's largest logit of an image minus its second, over all images and over those whose predicted class
+    changed. None where there is no such image.
     """
     if reference is None:
         return dict.fromkeys(AGAINST)
@@ -110,21 +110,22 @@ def _against(logits, labels, first, reference):
     spread, margins = float(np.std(reference, dtype=np.float64)), margins_of(reference)
     same = logits.argmax(axis=1) == reference.argmax(axis=1)
     changed = margins[~same] if len(margins) else margins
-    found = [percent(same), error, error / spread if spread else None]
-    found += [float(of(some)) if len(some) else None for of, some in ((min, margins), (min, changed), (max, changed))]
-    return dict(zip(AGAINST, [*found, percent(other), paired(other, first)]))
+    extremes = ((min, margins), (min, changed), (max, changed))
+    figures = [percent(same), error, error / spread if spread else None]
+    figures += [float(extreme(some)) if len(some) else None for extreme, some in extremes]
+    return dict(zip(AGAINST, [*figures, percent(other), paired(other, first)]))
 
 
-def margins_of(logits):
-    """Return how far each image's largest logit is from the next one, float [N], of logits [N, C]; empty with C = 1."""
+def margins_of(logits: np.ndarray) -> np.ndarray:
+    """Return each image's largest logit minus its second, float [N], of logits [N, C]; empty with C = 1."""
     if logits.shape[1] < 2:
         return np.empty(0)
     two = np.partition(logits, -2, axis=1)[:, -2:].astype(np.float64)
     return two[:, 1] - two[:, 0]
 
 
-def largest_error(logits, reference):
-    """Return the largest distance of two arrays of logits, some rows at a time: in float64 all are too many."""
+def largest_error(logits: np.ndarray, reference: np.ndarray) -> float:
+    """Return the largest absolute difference of two arrays of logits, ROWS at a time to limit memory."""
     starts = range(0, len(logits), ROWS)
     pairs = ((logits[start : start + ROWS], reference[start : start + ROWS]) for start in starts)
     return float(max(np.abs(one.astype(np.float64) - other.astype(np.float64)).max() for one, other in pairs))

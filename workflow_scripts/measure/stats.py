@@ -1,6 +1,9 @@
-"""Statistics of latencies, by trtexec's formulas, and whether a timing can be believed."""
+"""Statistics of latencies, by trtexec's formulas, and the stability of a timing."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -8,7 +11,7 @@ STABLE = 0.025  # the coefficient of variation that trtexec warns above
 WINDOWS, MEAN_OVER_MEDIAN, P90_OVER_MEDIAN = 5, 0.05, 0.10  # of the second form of `is_stable`
 
 
-def percentile(ordered, percent):
+def percentile(ordered: Sequence[float], percent: float) -> float:
     """Return trtexec's percentile of ascending values: the element at max(n - 1 - int((1 - p / 100) n), 0).
 
     In single precision, as trtexec computes it: where p / 100 of n is whole, double precision gives its neighbor.
@@ -18,13 +21,13 @@ def percentile(ordered, percent):
     return float(ordered[max(count - 1 - excluded, 0)])
 
 
-def median(ordered):
-    """Return the middle of ascending values, the mean of the two middle ones for an even number."""
+def median(ordered: Sequence[float]) -> float:
+    """Return the middle of ascending values, or the mean of the two middle ones."""
     half = len(ordered) // 2
     return float(ordered[half]) if len(ordered) % 2 else (float(ordered[half - 1]) + float(ordered[half])) / 2
 
 
-def summary(values):
+def summary(values: Iterable[float] | None) -> dict[str, float] | None:
     """Return {mean, median, p90, p95, p99, min, max} of values, or None for None."""
     if values is None:
         return None
@@ -40,27 +43,27 @@ def summary(values):
     }
 
 
-def variation(values):
+def variation(values: Sequence[float]) -> float:
     """Return the coefficient of variation: the standard deviation over the mean."""
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values)) / mean
 
 
-def drift(values):
-    """Return how far the median of any of WINDOWS successive parts is from the whole's, relative to it."""
+def drift(values: Sequence[float]) -> float:
+    """Return the largest relative deviation of the median of any of WINDOWS successive parts from the whole's."""
     whole, parts = median(sorted(values)), min(WINDOWS, len(values))
     edges = [i * len(values) // parts for i in range(parts + 1)]
     return max(abs(median(sorted(values[a:b])) - whole) for a, b in zip(edges, edges[1:])) / whole
 
 
-def is_stable(values):
-    """Return whether a timing would come out again: values are latencies in the order they were measured.
+def is_stable(values: Sequence[float]) -> bool:
+    """Return whether a timing is reproducible; values: latencies in the order of measurement.
 
-    It is stable where the coefficient of variation is at most 2.5 % (trtexec's measure, right for a GPU), or else
-    where all hold: the medians of 5 successive windows are within 2.5 % of the whole's (nothing drifts or interferes
-    for long), the mean is at most 5 % above the median (throughput and median say the same), and so is the 90th
-    percentile at most 10 % (most queries are alike). The second form is for hosts, where a few interrupted queries
-    raise the deviation and move none of these.
+    It is stable where the coefficient of variation is at most 2.5 % (trtexec's criterion, fit for a GPU), or else
+    where all of these hold: the medians of 5 successive windows are within 2.5 % of the whole's (no drift, no long
+    interference), the mean is at most 5 % above the median (throughput and median agree), and the 90th percentile is
+    at most 10 % above it (most queries are alike). The second form is for hosts, where a few interrupted queries raise
+    the deviation and change none of these.
     """
     if variation(values) <= STABLE:
         return True

@@ -1,7 +1,9 @@
-"""trtexec, where it is installed: the options that this one has, and its own timing of an engine to compare with ours.
+"""trtexec, where it is installed: its options, and its timing of an engine to compare with benchmark.py's.
 
-Options are looked for in what `trtexec --help` lists: TensorRT 11 turned three defaults round and named the opposites.
+Options are looked up in `trtexec --help`: TensorRT 11 inverted three defaults and has options for their opposites.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -17,27 +19,27 @@ from runtimes import Timing
 
 FIELDS = ("latencyMs", "computeMs", "h2dMs", "d2hMs")
 OLDER = {"inMs": "h2dMs", "outMs": "d2hMs", "startInMs": "startH2dMs", "endOutMs": "endD2hMs"}
-PACKAGED = "/usr/src/tensorrt/bin/trtexec"  # where JetPack and Debian packages put it, which is not on PATH
+PACKAGED = "/usr/src/tensorrt/bin/trtexec"  # of JetPack and Debian packages, not on PATH
 SWITCHES = {  # key of a target's row: the option that turns it on, and the one that turns it off
     "cuda_graph": ("--useCudaGraph", "--noCudaGraph"),
     "spin_wait": ("--useSpinWait", "--noSpinWait"),
     "transfers": ("--includeDataTransfers", "--noDataTransfers"),
 }
-OPTION = re.compile(r"^ {1,8}(--\w+)", re.MULTILINE)  # further in, it is what a description speaks of
+OPTION = re.compile(r"^ {1,8}(--\w+)", re.MULTILINE)  # further in, a description mentions it
 BANNER = re.compile(r"\[TensorRT v([\d.]+)\]")
 ERROR = re.compile(r"\[E\]\s*(.*)")
 
 
-def programs():
+def programs() -> list[str]:
     """Return the paths of the installed ones: that on PATH, then the packages'."""
-    found = [shutil.which("trtexec"), PACKAGED if os.access(PACKAGED, os.X_OK) else None]
-    return list(dict.fromkeys(path for path in found if path))
+    paths = [shutil.which("trtexec"), PACKAGED if os.access(PACKAGED, os.X_OK) else None]
+    return list(dict.fromkeys(path for path in paths if path))
 
 
-def find(version=None):
-    """Return the Trtexec of a TensorRT version such as 8.5.2.2, else the first there is, or None without any.
+def find(version: str | None = None) -> Trtexec | None:
+    """Return the Trtexec of a TensorRT version such as 8.5.2.2, else the first, or None without any.
 
-    One on PATH may be of another TensorRT than the one that built the engine, which it could not load.
+    The one on PATH may be of another TensorRT than the engine's, which it could not load.
     """
     tools = [Trtexec(program) for program in programs()]
     return next((tool for tool in tools if version and tool.is_of(version)), tools[0] if tools else None)
@@ -46,65 +48,65 @@ def find(version=None):
 class Trtexec:
     """An installed trtexec: `version` as it prints it, `known` the names of its options."""
 
-    def __init__(self, program):
-        """Ask a program for its help; raise UserError where that lists no options."""
-        self.program, text = program, _said([program, "--help"])
+    def __init__(self, program: str):
+        """Read a program's help; raise UserError where that lists no options."""
+        self.program, text = program, _output_of([program, "--help"])
         banner = BANNER.search(text)
         self.version, self.known = banner.group(1) if banner else None, set(OPTION.findall(text))
         if "--loadEngine" not in self.known:
             raise UserError(f"{program} --help lists no --loadEngine: it is no trtexec, take it off PATH")
 
-    def is_of(self, version):
-        """Return whether it is of a version (8.5.2.2): it prints its own as 8502, from 10 on as 100300."""
+    def is_of(self, version: str) -> bool:
+        """Return whether it is of a version (8.5.2.2); it prints its own as 8502, from 10 on as 100300."""
         digits = re.sub(r"\D", "", self.version or "") or "0"
         number, wide = int(digits), len(digits) > 4
         parts = [number // 10000, number // 100 % 100, number % 100] if wide else [number // 1000, number // 100 % 10]
-        found = [int(part) for part in re.findall(r"\d+", version)]
-        return parts[:2] == found[:2] and (parts[2] if wide else number % 100) == (found + [0, 0, 0])[2]
+        wanted = [int(part) for part in re.findall(r"\d+", version)]
+        return parts[:2] == wanted[:2] and (parts[2] if wide else number % 100) == (wanted + [0, 0, 0])[2]
 
-    def serves(self, profile):
-        """Return whether it can run an engine's optimization profile of that number: older ones run the first alone."""
+    def serves(self, profile: int) -> bool:
+        """Return whether it can run an engine's optimization profile of that number; older ones run the first alone."""
         return profile == 0 or "--useProfile" in self.known
 
-    def arguments(self, engine, shapes, profile, recipe, times):
-        """Return its arguments for a query of `shapes` (name:1x3x4x4, or None), timed as a benchmark's recipe says.
+    def arguments(self, engine: str, shapes: str | None, profile: int, recipe: dict, times: str) -> list[str]:
+        """Return its arguments for a query of `shapes` (name:1x3x4x4, or None), timed as a benchmark's recipe asks.
 
-        An option that it does not list is what it does by itself. times: path of the file that it writes.
+        An option that it does not list is its default. times: path of the file that it writes.
         """
-        given = [
-            f"--loadEngine={engine}",
-            *([f"--shapes={shapes}"] if shapes else []),
+        options = [f"--loadEngine={engine}"] + ([f"--shapes={shapes}"] if shapes else [])
+        options += [
             f"--warmUp={recipe['warmup_ms']}",
+            f"--duration={recipe['duration_ms'] / 1000:g}",
+            f"--iterations={recipe['iterations']}",
         ]
-        given += [f"--duration={recipe['duration_ms'] / 1000:g}", f"--iterations={recipe['iterations']}"]
         wanted = [pair[0 if recipe.get(key, True) else 1] for key, pair in SWITCHES.items()]
-        given += [option for option in wanted if option in self.known]
-        return given + ([f"--useProfile={profile}"] if profile else []) + [f"--exportTimes={times}"]
+        options += [option for option in wanted if option in self.known]
+        return options + ([f"--useProfile={profile}"] if profile else []) + [f"--exportTimes={times}"]
 
-    def time(self, engine, shapes, profile, recipe):
+    def time(self, engine: str, shapes: str | None, profile: int, recipe: dict) -> Timing:
         """Return its Timing of an engine; raise UserError with its last error where it fails."""
         with tempfile.TemporaryDirectory() as folder:
             times = os.path.join(folder, "times.json")
-            _said([self.program, *self.arguments(engine, shapes, profile, recipe, times)])
+            _output_of([self.program, *self.arguments(engine, shapes, profile, recipe, times)])
             return read(times, recipe["warmup_ms"])
 
 
-def _said(command):
-    """Return what a command prints; raise UserError with the last error that it prints."""
+def _output_of(command):
+    """Return a command's output; raise UserError with the last error that it prints."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except OSError as error:
         raise UserError(f"{command[0]} does not start ({error.strerror}): set `trtexec: false` in the row") from None
     text = done.stdout.decode("utf-8", "replace")
     if done.returncode:
-        errors = ERROR.findall(text) or [line for line in text.splitlines() if line.strip()] or ["it says nothing"]
+        errors = ERROR.findall(text) or [line for line in text.splitlines() if line.strip()] or ["it prints nothing"]
         reason = f"{command[0]} failed with status {done.returncode}: {errors[-1].strip()}"
         raise UserError(f"{reason}: set `trtexec: false` in the target's row to do without it")
     return text
 
 
-def read(path, warmup_ms=0):
-    """Return the Timing in a file of --exportTimes, less the queries whose network began within the warm-up.
+def read(path: str, warmup_ms: float = 0) -> Timing:
+    """Return the Timing of a file of --exportTimes, without the queries whose network began within the warm-up.
 
     Some versions export the warm-up as well, others leave it out; all count from its start. Queries per second are
     trtexec's: from the first query's copy to the device to the last one's copy back. Copies are None where none was
@@ -120,4 +122,5 @@ def read(path, warmup_ms=0):
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise UserError(f"{path} is no file of trtexec --exportTimes with queries after the warm-up") from None
     latency, compute, *copies = columns
-    return Timing(latency, compute, *(column if column.any() else None for column in copies), enqueue, wall)
+    h2d, d2h = (column if column.any() else None for column in copies)
+    return Timing(latency, compute, h2d, d2h, enqueue, wall)
