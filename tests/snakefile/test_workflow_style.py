@@ -13,7 +13,7 @@ from workflow import REPOSITORY, Workflow
 BIN = Path(sys.executable).parent
 RULE = re.compile(r"^rule (\w+):\n((?:[ ]+.*\n|\n(?=[ ]))*)", re.MULTILINE)
 # folders whose public functions are all annotated ("." is the commands)
-ANNOTATED = ("reporting", "measure", "runtimes")
+ANNOTATED = ("data", "dla", "graph", "measure", "planning", "quantization", "reporting", "runtimes")
 LINT = re.search(r"^lint:.*\n((?:\t.+\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE).group(1)
 # what `snakemake --lint` may say, and why that is right here
 ALLOWED = {

@@ -13,7 +13,7 @@ ROWS = 1024
 CONFIDENCE, NORMAL = 0.95, 1.959963984540054
 
 
-def check_finite(logits: np.ndarray, engine: str, images: Sequence[str]) -> None:
+def check_finite(logits: np.ndarray, engine: str, images: Sequence) -> None:
     """Raise UserError naming the engine and the first of the images whose logits are not finite."""
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(bad):

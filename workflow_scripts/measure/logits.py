@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from data import cache, preprocess
 BATCH = 32  # images at a time, where the engine takes any batch
 
 
-def logits_of(session: Any, name: str, images: np.ndarray, model: dict) -> np.ndarray:
+def logits_of(session: Any, name: str, images: np.ndarray, model: Mapping) -> np.ndarray:
     """Return float32 [N, C] logits of uint8 images [N, size, size, 3], normalized as the model's row says."""
     logits = np.empty((0, 0), np.float32)
     with progress.bar(len(images), f"evaluate {name}") as bar:
