@@ -82,7 +82,7 @@ def _target(row, tables) -> Iterator[str]:
             yield ": its dla needs a dla_generation and a dla_graph"
         tables.row("graph", row["dla_graph"])
     if row["typed"] and row["graph"] != STRONGLY_TYPED_GRAPH:
-        yield f": typed graphs are made of the graph {STRONGLY_TYPED_GRAPH}, not {row['graph']}"
+        yield f": typed graphs are made of the graph variant {STRONGLY_TYPED_GRAPH}, not {row['graph']}"
     for key, needed in NEED_EACH_OTHER.items():
         if key in row and needed not in row:
             yield f".{key}: it has no effect without {needed}"

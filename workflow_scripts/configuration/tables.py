@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from configuration.schema import nearest
 from core import sources
 from core.files import UserError
+from core.suggest import nearest
 
 STRONGLY_TYPED_GRAPH = "gpu"  # the graph variant that strongly typed graphs are made from
 DRAWN = "glyphs"  # the builtin dataset that is drawn

@@ -1,9 +1,11 @@
-"""Configuration files as text: what YAML would read otherwise than it is written is refused, with its line.
+"""Configuration files as text: refuse, with its line, what YAML reads as something other than it looks like.
 
-Snakemake's own reading takes the last of two equal keys, 010 as 8 and 12:30 as 750, and answers bytes that are no
-UTF-8 with its own frames; so the text is looked at first. What keys mean is schema.py's. Read while Snakemake
+Snakemake's own reader takes the last of two equal keys, reads 010 as 8 and 12:30 as 750, and prints a traceback for
+bytes that are not UTF-8; so the text is checked first. schema.py checks what the keys mean. Read while Snakemake
 parses: the standard library and Snakemake's PyYAML, Python 3.8.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -24,10 +26,10 @@ MOST = 100_000  # values in a file once its aliases are written out
 SETS_CONFIG = ("--config", "-C")  # options of Snakemake that take key=value
 
 
-def check_all(more, arguments):
-    """Raise UserError for the first configuration file, or value on Snakemake's command line, that is misread.
+def check_all(more: list[str], arguments: list[str]) -> None:
+    """Raise UserError for the first configuration file, or value on Snakemake's command line, that YAML misreads.
 
-    more: the files of --configfile, beside which config.yaml need not be there.
+    more: the files of --configfile; with them, config.yaml may be missing.
     """
     for path in more if more and not os.path.exists(MAIN) else [MAIN, *more]:
         check(path)
@@ -40,8 +42,8 @@ def check_all(more, arguments):
             check_text(value, f"--config {key}", written=False)
 
 
-def check(path):
-    """Raise UserError where a configuration file is no readable UTF-8 text, no YAML, or misread as YAML."""
+def check(path: str | os.PathLike) -> None:
+    """Raise UserError where a configuration file is not readable as UTF-8, is not YAML, or is misread as YAML."""
     if not os.path.exists(path):
         raise UserError(f"{path} is not there: the tables are read from it, in the folder that snakemake runs in")
     if not os.path.isfile(path):
@@ -55,11 +57,11 @@ def check(path):
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8: save it as UTF-8") from None
-    check_text(text, path)
+    check_text(text, str(path))
 
 
-def check_text(text, name, written=True):
-    """Raise UserError where a YAML text is misread; `written` texts are files: a table, in YAML 1.1's types."""
+def check_text(text: str, name: str, written: bool = True) -> None:
+    """Raise UserError where a YAML text is misread; `written` texts are files: tables, with YAML 1.1's types."""
     import yaml
 
     control = CONTROLS.search(text)
@@ -79,7 +81,7 @@ def check_text(text, name, written=True):
 
 
 def _is_json(text, name):
-    """Return whether a text that is no YAML is JSON (one with tabs is); raise UserError for an equal key."""
+    """Return whether a text that is not YAML is JSON (with tabs, say); raise UserError for a duplicate key."""
 
     def table(pairs):
         keys = [key for key, _ in pairs]
@@ -103,8 +105,8 @@ def _place(error):
 def _problem(error):
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    said = " ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
-    return " ".join((said or getattr(error, "reason", None) or str(error)).split())
+    text = " ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+    return " ".join((text or getattr(error, "reason", None) or str(error)).split())
 
 
 class _Walk:
@@ -135,16 +137,16 @@ class _Walk:
         return self._table(node, where)
 
     def _table(self, node, where):
-        seen, total = {}, 0
+        lines, total = {}, 0
         for key, value in node.value:
             if not isinstance(key.value, str):
                 self._refuse(key, f"a key of {where or 'the file'} is no text")
             path = f"{where}.{key.value}" if where else key.value
             self._check_scalar(key, f"the name {path}")
-            if key.value in seen:
-                lines = f"lines {seen[key.value]} and {key.start_mark.line + 1}" if self.written else "given twice"
-                raise UserError(f"{self.name}: the key {path} is there twice ({lines}): rename or remove one")
-            seen[key.value] = key.start_mark.line + 1
+            if key.value in lines:
+                where = f"lines {lines[key.value]} and {key.start_mark.line + 1}" if self.written else "given twice"
+                raise UserError(f"{self.name}: the key {path} is there twice ({where}): rename or remove one")
+            lines[key.value] = key.start_mark.line + 1
             if key.tag == CORE + "merge" and isinstance(value.value, str):
                 self._refuse(value, f"{path}: {value.value} is no table to merge")
             total += self.size(value, path)

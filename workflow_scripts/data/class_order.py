@@ -17,8 +17,8 @@ import json
 import re
 from collections.abc import Callable, Iterable
 
-from configuration.schema import nearest
 from core.files import UserError
+from core.suggest import nearest
 from data import labels
 
 SYNSET = re.compile(r"(n\d{8})\s+(\S.*)")

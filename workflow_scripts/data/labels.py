@@ -17,8 +17,8 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from configuration.schema import nearest
 from core.files import UserError
+from core.suggest import nearest
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})")
 BETWEEN = re.compile(r"[\s,]+")

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from configuration.schema import nearest
 from core.files import UserError
+from core.suggest import nearest
 from graph import names
 
 QMAX = 127  # symmetric INT8, -127..127: zero is exact, and both signs have the same range

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from configuration.schema import nearest
 from core.files import UserError, read_json
+from core.suggest import nearest
 from graph.names import module_of
 
 LEFT = 0.5  # share of the noise that may remain when a plan has grown
