@@ -81,7 +81,7 @@ def assign(
     strange = sorted(set(assigned) - set(assigned if names is None else names))
     if strange:
         raise UserError(
-            f"{path} has the class {strange[0]}, which the dataset does not have: {nearest(strange[0], names)} "
+            f"{path} has the class {strange[0]}, which the dataset does not have: {nearest(strange[0], names or ())} "
             "(`synsets` may name all classes)"
         )
     return assigned

@@ -53,7 +53,7 @@ def _fonts_of(row):
 
 def _images_fingerprint(row, root):
     places = [os.path.join(root, row.get(half) or half) for half in HALVES]
-    stamps: list = [_stamp(path) for path in places if os.path.isfile(path)]
+    stamps = [_stamp(path) for path in places if os.path.isfile(path)]
     stamps += [(key, _content(beside(row, key))) for key in LISTS if beside(row, key)]
     folders = [path for path in places if os.path.isdir(path)] or [root]
     images = []
