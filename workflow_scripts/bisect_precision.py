@@ -42,10 +42,10 @@ def run(args: Job) -> None:
         start = time.monotonic()
         text = output_of(search, folder)
         seconds = time.monotonic() - start
-    found = described(text, seconds)
-    write_json(args.bisect, {**found, "versions": version, "tolerance": float(TOLERANCE), "command": search[1:]})
+    outcome = described(text, seconds)
+    write_json(args.bisect, {**outcome, "versions": version, "tolerance": float(TOLERANCE), "command": search[1:]})
     log.info(
-        "%d engine builds in %.0f s: %s of %s layers", *(found[k] for k in ("builds", "seconds", "kept", "layers"))
+        "%d engine builds in %.0f s: %s of %s layers", *(outcome[k] for k in ("builds", "seconds", "kept", "layers"))
     )
 
 
@@ -119,8 +119,8 @@ def described(text: str, seconds: float) -> dict:
     builds, tried = BUILT.findall(text), [int(number) for number in SELECTED.findall(text)]
     if not builds or not tried:
         raise UserError(f"{TOOL} debug precision printed no iterations: this version of it is not supported")
-    found = FOUND.findall(text)
-    kept = int(found[-1]) if found else None
+    sufficient = FOUND.findall(text)
+    kept = int(sufficient[-1]) if sufficient else None
     return {
         "builds": int(builds[-1]),
         "seconds": round(seconds, 3),

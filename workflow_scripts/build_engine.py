@@ -50,9 +50,9 @@ def build(runtime, args: Job) -> dict:
 def check_identity(identity: dict | None, here: dict) -> None:
     """Raise UserError if the identity in the job's arguments is not that of this machine's runtime and processor."""
     for key in ("runtime", "version", "architecture", "compute_capability", "driver"):
-        expected, found = identity and identity.get(key), here.get(key)
-        if expected != found and (expected is not None or key in REQUIRED):
-            raise UserError(f"the target's {key} is {expected}, and here it is {found}: build it on the target")
+        expected, actual = identity and identity.get(key), here.get(key)
+        if expected != actual and (expected is not None or key in REQUIRED):
+            raise UserError(f"the target's {key} is {expected}, and here it is {actual}: build it on the target")
 
 
 def selected(args: Job) -> list:

@@ -1,4 +1,6 @@
-"""Calibrate the folded network: the range (amax) of every quantizer, and what is scaled and corrected before."""
+"""Calibrate the folded network: scale and correct it as the recipe says, then find the amax of every quantizer."""
+
+from __future__ import annotations
 
 from core import progress, resolved
 from core.command import Command, Job, log
@@ -30,12 +32,12 @@ def command() -> Command:
         __file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy"), heavy=True
     )
     c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
-    c.input("--sweep", required=False, help="JSON of sweep_calibration.py: its choice is the recipe")
+    c.input("--sweep", required=False, help="JSON of sweep_calibration.py, which chooses the recipe")
     c.input(
         "--imported",
         foreign=True,
         required=False,
-        help="checkpoint of another program's quantized network, with its ranges",
+        help="checkpoint of a network quantized elsewhere, with its ranges",
     )
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.json_param("--recipe", help="JSON of the precision's `calibration` row")

@@ -1,4 +1,6 @@
-"""Clean an ONNX graph by the named surgeon passes; each pass proves that the logits stay."""
+"""Clean an ONNX graph with surgeon passes, each of which proves that the logits stay the same."""
+
+from __future__ import annotations
 
 from core.command import Command, Job
 

@@ -1,4 +1,6 @@
-"""Put the DLA-fit report's prediction beside what the engine's builder did."""
+"""Compare the DLA-fit report's prediction with the engine that was built."""
+
+from __future__ import annotations
 
 from core.command import Command, Job, log
 from core.files import UserError, read_json, write_json
@@ -9,21 +11,21 @@ def run(args: Job) -> None:
 
     described = read_json(args.description)
     if not described.get("dla"):
-        raise UserError(f"{args.description} says nothing of a DLA: delete it and run again")
-    found = compare(read_json(args.report), described)
-    write_json(args.comparison, found)
-    log.info("predicted: %d subgraphs; %s", found["predicted"]["subgraphs"], spoken(found))
+        raise UserError(f"{args.description} has no DLA: delete it and run again")
+    comparison = compare(read_json(args.report), described)
+    write_json(args.comparison, comparison)
+    log.info("predicted: %d subgraphs; %s", comparison["predicted"]["subgraphs"], format_built(comparison))
 
 
-def spoken(found):
-    """Return in words what was built."""
-    if found["built"] is None:
-        return "its builder told nothing of them"
-    count = len(found["built"]["subgraphs"])
-    if found["same"]:
+def format_built(comparison: dict) -> str:
+    """Return a text on the subgraphs that were built."""
+    if comparison["built"] is None:
+        return "the builder does not report its own"
+    count = len(comparison["built"]["subgraphs"])
+    if comparison["same"]:
         return f"built: the same {count}"
-    others = ", ".join(" ... ".join(ends) for ends in found["unexpected"])
-    return f"built: {count}, without {found['missing'] or 'none'} of them{' and with ' + others if others else ''}"
+    others = ", ".join(" ... ".join(ends) for ends in comparison["unexpected"])
+    return f"built: {count}, without {comparison['missing'] or 'none'} of them{' and with ' + others if others else ''}"
 
 
 def command() -> Command:

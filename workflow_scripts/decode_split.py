@@ -1,7 +1,9 @@
 """Decode and preprocess the images of a split once, in parallel, into one memory-mapped file of uint8.
 
-A killed run goes on where it stopped. The store knows the result by the images' contents, not by where they are.
+A killed job resumes where it stopped. The store's key has the contents of the images, not their paths.
 """
+
+from __future__ import annotations
 
 import time
 
@@ -20,8 +22,8 @@ def run(args: Job) -> None:
     log.info("%d of %d images in %.1f s: %.0f images/s", decoded, len(images), seconds, decoded / seconds)
 
 
-def contents(args):
-    """Return what decides the pixels: the SHA-256 of each image of the split."""
+def contents(args: Job) -> list[str]:
+    """Return the SHA-256 of each image of the split."""
     from data import index
 
     return index.digests(index.read(args.index), args.split)
@@ -32,8 +34,8 @@ def command() -> Command:
     c.input("--index", help="index.json", content=contents)
     c.model(resolved.GEOMETRY)
     c.param("--split", required=True, choices=["calib", "select", "val"])
-    c.output("--images", help=".npy of uint8 [N, size, size, 3] to write")
-    c.untracked("--workers", type=int, default=0, help="processes (0: one a core)")
+    c.output("--images", help=".npy of uint8 [N, size, size, 3]")
+    c.untracked("--workers", type=int, default=0, help="processes (0: one per core)")
     return c
 
 

@@ -1,5 +1,7 @@
 """Draw the layers of an engine along time, from its profile."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from core.command import Command, Job
@@ -11,13 +13,13 @@ def run(args: Job) -> None:
 
     profiles = read_json(args.profile).get("profile")
     if not profiles:
-        raise UserError(f"{args.profile} is no profile: delete it and run again")
+        raise UserError(f"{args.profile} is not a profile: delete it and run again")
     Path(args.timeline).write_text(timeline.draw(profiles, args.title), encoding="utf-8")
 
 
 def command() -> Command:
-    c = Command(__file__, __doc__).input("--profile", help="profile_engine.py's").param("--title", required=True)
-    return c.output("--timeline", help="SVG to write")
+    c = Command(__file__, __doc__).input("--profile", help="JSON of profile_engine.py").param("--title", required=True)
+    return c.output("--timeline", help="SVG")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Score the PyTorch FP32 network on a split: the reference of every engine's accuracy, and of every plan."""
+"""Score the PyTorch FP32 network on a split: the reference for the accuracy of engines and plans."""
+
+from __future__ import annotations
 
 from core import progress, resolved
 from core.command import Command, Job, log

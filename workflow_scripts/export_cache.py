@@ -1,9 +1,13 @@
 """Write a TensorRT calibration cache from calibrated ranges: implicit INT8, for a DLA and for users of older tools.
 
-Every activation of the clean graph has a scale there, because TensorRT computes no layer in INT8 that reads or writes
-a tensor without one. The scales are those of the Q/DQ pairs that the class's placement would put on the graph's
-tensors, and for all others the largest magnitude over the calibration images.
+The cache has a scale for every activation of the clean graph, because TensorRT runs no layer in INT8 that reads or
+writes a tensor without a scale. Tensors that the Q/DQ placement quantizes have the scale of their Q/DQ pair; all others
+have the largest magnitude over the calibration images.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -12,10 +16,12 @@ from core.command import Command, Job, log
 from core.files import UserError, read_json, replacing
 
 BATCH = 8  # images; LeViT-128S has 25 MB of activations for each
-POOLING = ("AveragePool", "MaxPool")  # a DLA wants one scale for what goes in and what comes out (NvInfer.h)
+POOLING = ("AveragePool", "MaxPool")  # on a DLA, input and output have the same scale (NvInfer.h)
 
 
-def scales_of(graph, amax, placement, batches, threads=0):
+def scales_of(
+    graph, amax: dict[str, float], placement: list[str], batches: Iterable[np.ndarray], threads: int = 0
+) -> dict[str, float]:
     """Return {tensor name: scale} of all float32 activations of a clean graph.
 
     amax: {quantizer: range}; batches: float32 [N, 3, H, W] each. Raises UserError as qdq.activation_scales does.
@@ -33,7 +39,7 @@ def scales_of(graph, amax, placement, batches, threads=0):
     return scales
 
 
-def batches_of(path, count, model):
+def batches_of(path: str, count: int, model: dict) -> Iterator[np.ndarray]:
     """Yield the first `count` images of a split in small batches, float32 [N, 3, H, W], under a progress bar."""
     from quantization.calibration_images import CalibrationImages
 
@@ -50,14 +56,14 @@ def run(args: Job) -> None:
 
     if not args.version:
         raise UserError(
-            "the target's TensorRT version is not known here: give it in the target's row (version), or bring "
+            "the target's TensorRT version is unknown: give it in the target's row (version), or copy "
             "results/targets/ from the target"
         )
     calibration = read_json(args.calibration)
     if calibration.get("scaling"):
         raise UserError(
-            f"{args.calibration} is of a scaled network (equalize or smoothing), and a cache is read with the graph as "
-            "it was: calibrate without them"
+            f"{args.calibration} is of a scaled network (equalize or smoothing), but a cache belongs to the unscaled "
+            "graph: calibrate without them"
         )
     amax = split_state(checkpoint.read(args.qat))[1] if args.qat else calibration["amax"]
     batches = batches_of(args.images, args.count, resolved.read(args.model, resolved.NORMALIZATION))
@@ -71,9 +77,9 @@ def command() -> Command:
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime"))
     c.input("--clean", help="clean graph").input("--calibration").input("--qat", required=False)
     c.input("--images", help="preprocessed calib split (.u8)")
-    c.model(resolved.NORMALIZATION).json_param("--count", help="how many of the images are used")
+    c.model(resolved.NORMALIZATION).json_param("--count", help="number of images")
     c.json_param("--placement", help="kinds of nodes with quantized inputs")
-    c.param("--version", required=True, help="the target's version of TensorRT")
+    c.param("--version", required=True, help="TensorRT version of the target")
     return c.output("--cache").untracked("--threads", type=int, default=0)
 
 

@@ -1,4 +1,6 @@
-"""Export a checkpoint to ONNX: BatchNorm and attention scale folded, heads averaged, dynamic batch."""
+"""Export a checkpoint to ONNX: BatchNorm and attention scale folded, heads averaged, dynamic batch size."""
+
+from __future__ import annotations
 
 from core import resolved
 from core.command import Command, Job, log
@@ -23,7 +25,7 @@ def run(args: Job) -> None:
 
 
 def _prove(model, exported, size):
-    """Raise UserError where ONNX Runtime's logits differ from the trained module's."""
+    """Raise UserError if ONNX Runtime's logits differ from the trained module's."""
     import numpy as np
     import torch
 
@@ -45,7 +47,7 @@ def _prove(model, exported, size):
 
 def command() -> Command:
     c = Command(__file__, __doc__, tools=("torch", "timm", "onnx"))
-    c.input("--checkpoint").input("--images", help=".u8 of a split, on which folding is proved")
+    c.input("--checkpoint").input("--images", help=".u8 of a split, on which folding is checked")
     return c.model(resolved.VISION).param("--classes", type=int, required=True).output("--onnx")
 
 

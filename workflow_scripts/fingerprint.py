@@ -1,4 +1,6 @@
-"""Record what a target is: runtime, version, device. Nothing that changes by itself (clocks, power, free memory)."""
+"""Record the identity of a target: runtime, version, device; no state that changes (clocks, power, free memory)."""
+
+from __future__ import annotations
 
 from core.command import Command, Job
 from core.files import UserError, write_json

@@ -1,4 +1,6 @@
-"""Write the index of a dataset: its images, labels and splits. A builtin dataset writes its PNG files first."""
+"""Write the index of a dataset: its images, labels and splits. For a built-in dataset, write the PNG files first."""
+
+from __future__ import annotations
 
 import importlib
 import os
@@ -7,7 +9,7 @@ from pathlib import Path
 from core.command import Command, Job, log
 from core.files import UserError, write_json
 
-BUILTINS = ("digits", "glyphs")  # data/{name}.py: write_tree(folder, row) -> what else the index says
+BUILTINS = ("digits", "glyphs")  # data/{name}.py: write_tree(folder, row) -> further keys of the index
 
 
 def run(args: Job) -> None:
@@ -29,11 +31,11 @@ def run(args: Job) -> None:
     Path(args.train_images).write_bytes(lines)
     Path(args.seen).write_text(args.state + "\n", encoding="utf-8")
     write_json(args.index, index)
-    tell(root, index)
+    log_summary(root, index)
 
 
-def tell(root, index):
-    """Log what an index holds, in what order its classes stand where that is open, and what was left out and why."""
+def log_summary(root: str, index: dict) -> None:
+    """Log the size of an index, a warning if its class order is ambiguous, and the files left out with the reason."""
     from data import class_order
 
     sizes = {"train": index["train"]["images"], **{name: len(part) for name, part in index["splits"].items()}}
@@ -45,19 +47,20 @@ def tell(root, index):
         log.info("left out: %s", ", ".join(f"{count} {reason}" for reason, count in index["left_out"].items()))
 
 
-def writers(args):
+def writers(args: Job) -> list[str]:
+    """Return the script that writes a built-in dataset."""
     return [f"data/{name}.py" for name in BUILTINS if name == args.dataset.get("builtin")]
 
 
 def command() -> Command:
     c = Command(__file__, __doc__, tools=("numpy", "pillow", "scikit-learn"), modules=writers)
     c.json_param("--dataset", help="JSON row of `datasets`: builtin (and drawing) or path, classes, splits")
-    c.param("--seed", type=int, required=True, help="of the splits")
-    c.param("--state", default="", help="what was seen of the user's folder before: data/watch.py")
-    c.output("--index", help="JSON file to write")
-    c.output("--train-images", help="file of the images that train, to write beside it")
-    c.output("--seen", help="text file of the state, to write")
-    c.untracked("--images-root", default="images", help="folder where a builtin dataset writes its PNG files")
+    c.param("--seed", type=int, required=True, help="seed of the splits")
+    c.param("--state", default="", help="fingerprint of the user's folder: data/watch.py")
+    c.output("--index", help="JSON")
+    c.output("--train-images", help="list of the training images, beside the index")
+    c.output("--seen", help="text file of the state")
+    c.untracked("--images-root", default="images", help="folder for the PNG files of a built-in dataset")
     return c
 
 

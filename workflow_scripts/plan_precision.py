@@ -1,8 +1,12 @@
-"""Plan which nodes keep a higher precision: measured on a simulation of the lower one, judged on the select split.
+"""Plan which nodes keep a higher precision, by simulating the lower one and scoring it on the select split.
 
-The recipe is {"compute", "budget", "criterion"?}: a plan is searched for that meets it; one that was made by hand is
-checked and judged as it is. Nodes are those of the clean graph of the weights that the precision is made of.
+The recipe is {"compute", "budget", "criterion"?}. The search looks for a plan that meets it; a manual plan is checked
+and scored as it is. The nodes are those of the clean graph of the precision's weights.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 from core import resolved
 from core.command import Command, Job, log
@@ -23,11 +27,11 @@ def run(args: Job) -> None:
         *(measured[name] for name in ("top1", "fp32_top1", "agreement_with_fp32", "num_images")),
     )
     if not found["met"]:
-        log.warning("warning: no plan meets the criterion %s: this is the best that was found", found["criterion"])
+        log.warning("warning: no plan meets the criterion %s: this is the best one", found["criterion"])
 
 
-def inputs_of(args):
-    """Return the images, labels and reference logits that a plan is judged on: planning.planner.Inputs."""
+def inputs_of(args: Job):
+    """Return the images, labels and reference logits on which plans are scored: planning.planner.Inputs."""
     from data import cache, index
     from measure.logits import read_logits
     from planning import planner
@@ -38,8 +42,8 @@ def inputs_of(args):
     return planner.Inputs(calibration, images, labels, read_logits(args.reference), row)
 
 
-def decides(args):
-    """Return what of the index decides the choice."""
+def decides(args: Job) -> Any:
+    """Return the part of the index that decides the plan."""
     from data import index
 
     return index.relevant(args.index, "select")
@@ -49,9 +53,9 @@ def command() -> Command:
     tools = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy")
     c = Command(__file__, __doc__, tools=tools, heavy=True)
     c.input("--checkpoint").input("--qat", nargs="?", required=False).input("--calibration", nargs="?", required=False)
-    c.input("--given", foreign=True, nargs="?", required=False, help="a plan made by hand")
+    c.input("--given", foreign=True, nargs="?", required=False, help="manual plan")
     c.input("--calib-images", help=".u8 of the calib split").input("--images", help=".u8 of the select split")
-    c.input("--index", content=decides).input("--reference", help=".npy of PyTorch FP32's logits of the select split")
+    c.input("--index", content=decides).input("--reference", help=".npy of PyTorch FP32 logits of the select split")
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.json_param("--graph", help="JSON row of `graphs`: passes, and placement of quantizers")
     c.json_param("--recipe", help="JSON: compute, budget, criterion")

@@ -1,4 +1,6 @@
-"""Write the explicit Q/DQ graph: the clean graph of the (retrained) weights, with a Q/DQ pair for each range."""
+"""Write the explicit Q/DQ graph: the clean graph of the (retrained) weights with a Q/DQ pair for each range."""
+
+from __future__ import annotations
 
 from core import resolved
 from core.command import Command, Job, log
@@ -22,10 +24,10 @@ def command() -> Command:
     tools = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime")
     c = Command(__file__, __doc__, tools=tools)
     c.input("--checkpoint").input("--qat", required=False).input("--calibration")
-    c.input("--images", help=".u8 of a split, on which folding is proved")
-    c.input("--plan", nargs="?", required=False, help="of nodes that are not quantized")
+    c.input("--images", help=".u8 of a split, on which folding is checked")
+    c.input("--plan", nargs="?", required=False, help="plan of nodes that are not quantized")
     c.model(resolved.VISION).param("--classes", type=int, required=True)
-    c.json_param("--passes", help="names, in order")
+    c.json_param("--passes", help="surgeon passes, in order")
     c.json_param("--placement", help="kinds of nodes with quantized inputs")
     return c.output("--quantized")
 

@@ -1,4 +1,6 @@
-"""Draw the accuracy and speed of all results, and what their plans keep, as one self-contained page."""
+"""Write the report: accuracy, speed and mixed-precision plans of all results on one self-contained HTML page."""
+
+from __future__ import annotations
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
-"""Gather results in one tab-separated table, or print them: a table for each dataset and target.
+"""Write results as one tab-separated table, or print a table of models by precisions per dataset and target."""
 
-In a printed table a row is a model, and a column a precision.
-"""
+from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.command import Command, Job
@@ -26,11 +26,8 @@ def _cell(value):
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def show(folder="results"):
-    """Print the results in a folder, a table for each dataset and target; print nothing where there is none.
-
-    Return a line for each file that cannot be shown.
-    """
+def show(folder: str = "results") -> list[str]:
+    """Print the results in a folder, a table per dataset and target; return a line for each unreadable file."""
     from reporting import comparison
 
     results, problems = readable(sorted(map(str, Path(folder).glob("*.*.*.json"))))
@@ -48,11 +45,12 @@ def show(folder="results"):
     return problems
 
 
-def readable(paths):
-    """Return the results in the files, and a line for each file that holds none or was changed."""
+def readable(paths: Iterable[str]) -> tuple[list[dict], list[str]]:
+    """Return the results in the files, and a line for each file that is no result or was changed."""
     from reporting import comparison
 
-    results, problems = [], []
+    results: list[dict] = []
+    problems: list[str] = []
     for path in paths:
         try:
             results += comparison.load([path])

@@ -1,12 +1,20 @@
-"""Choose a calibration recipe by measurement: each candidate quantizes the network, the `select` split judges it.
+"""Choose a calibration recipe: quantize the network with each candidate, and score it on the select split.
 
-The choice is the least KL divergence from the FP32 network's logits: it tells recipes apart long before a few hundred
-images change their top-1. Each candidate's top-1, agreement and largest error stand beside it.
+The choice has the least KL divergence from the logits of the FP32 network, which separates recipes long before a few
+hundred images change their top-1. The output has top-1, agreement and largest error of each candidate too.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from core import progress, resolved
 from core.command import Command, Job, log
 from core.files import write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 REPORTED = ("top1", "agreement_with_fp32", "max_abs_logit_error")
 
@@ -31,7 +39,7 @@ def run(args: Job) -> None:
     write_json(args.sweep, summary(found, len(pixels), len(labels), judge(model, shown, labels, reference)["top1"]))
 
 
-def logits(model, images):
+def logits(model: torch.nn.Module, images: Any) -> torch.Tensor:
     """Return a network's float32 logits [N, classes] of all images."""
     import torch
 
@@ -41,7 +49,7 @@ def logits(model, images):
         return torch.cat([model(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
 
 
-def judge(network, images, labels, reference):
+def judge(network: torch.nn.Module, images: Any, labels: np.ndarray, reference: torch.Tensor) -> dict[str, Any]:
     """Return a network's figures on images, against labels int64 [N] and the FP32 network's logits [N, classes]."""
     from measure import accuracy
     from quantization.distillation import divergence
@@ -52,9 +60,9 @@ def judge(network, images, labels, reference):
     return {"kl": kl, "net_lost": scores["paired_with_fp32"]["net_lost"], **{k: scores[k] for k in REPORTED}}
 
 
-def summary(found, images, judged, top1):
-    """Return the sweep's table: candidates from the least divergence to the largest, the first one chosen, and why."""
-    table = sorted(found, key=lambda row: (row["kl"], -row["top1"], len(row["recipe"])))
+def summary(candidates: list[dict], images: int, judged: int, top1: float) -> dict[str, Any]:
+    """Return the sweep's output: candidates by ascending divergence, the first of which is chosen, and why."""
+    table = sorted(candidates, key=lambda row: (row["kl"], -row["top1"], len(row["recipe"])))
     why = (
         f"least KL divergence from FP32 of {len(table)} candidates on {judged} images of select "
         f"({table[0]['kl']:.2e}; the last has {table[-1]['kl']:.2e})"
@@ -70,8 +78,8 @@ def summary(found, images, judged, top1):
     }
 
 
-def decides(args):
-    """Return what of the index decides the choice."""
+def decides(args: Job) -> Any:
+    """Return the part of the index that decides the choice."""
     from data import index
 
     return index.relevant(args.index, "select")

@@ -1,4 +1,6 @@
-"""Write the strongly typed graph that TensorRT-RTX and TensorRT 11 build from: float types by Casts, INT8 by Q/DQ."""
+"""Write the strongly typed graph that TensorRT-RTX and TensorRT 11 need: float types by Casts, INT8 by Q/DQ."""
+
+from __future__ import annotations
 
 from core.command import Command, Job, log
 
@@ -19,7 +21,7 @@ def run(args: Job) -> None:
 def command() -> Command:
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon"))
     c.input("--onnx", help="clean or quantized graph")
-    c.input("--plan", nargs="?", required=False, help="of nodes that stay in fp32")
+    c.input("--plan", nargs="?", required=False, help="plan of nodes that stay in FP32")
     c.json_param("--recipe", help="JSON: compute, and high_precision for what is not INT8")
     return c.output("--typed")
 

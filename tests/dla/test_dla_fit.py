@@ -460,7 +460,7 @@ def test_the_picture_keeps_inside(files):
 def test_a_version_that_is_not_known_is_asked_for(files, capsys):
     with pytest.raises(SystemExit):
         command(files, {**XAVIER, "version": ""})
-    assert "the TensorRT version of xavier is not known here" in capsys.readouterr().err
+    assert "the TensorRT version of xavier is unknown" in capsys.readouterr().err
 
 
 def test_a_release_without_dla_is_a_verdict(cleaned):

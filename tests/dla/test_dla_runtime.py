@@ -270,4 +270,4 @@ def test_the_result_says_both_in_short(tmp_path):
 
 def test_a_builder_that_tells_nothing_agrees_with_nothing():
     found = compare(REPORT, {"dla": {"placed": PLACED, "built": None}})
-    assert found["same"] is None and "told nothing" in compare_dla.spoken(found)
+    assert found["same"] is None and "does not report" in compare_dla.format_built(found)

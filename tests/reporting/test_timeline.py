@@ -106,7 +106,7 @@ def test_command(tmp_path):
     assert pictures[0] == pictures[1]
     (tmp_path / "profile.json").write_text("{}")
     status, said = call("draw_timeline.py", *arguments)
-    assert status == 1 and said.startswith("error: ") and "is no profile" in said
+    assert status == 1 and said.startswith("error: ") and "is not a profile" in said
 
 
 def capture(tmp_path, path):

@@ -84,12 +84,12 @@ def check_all(paths: Iterable[str], remedy: str = "delete it and run again") -> 
 
 def lineage(records: dict[str, dict | None]) -> dict[str, dict]:
     """Return {path: INHERITED keys} of inputs, given as {path: record or None}, and of all they were made from."""
-    found = {}
+    ancestors: dict[str, dict] = {}
     for path, record in sorted(records.items()):
         if record:
-            found.update(record.get("lineage", {}))
-            found[path] = {key: record[key] for key in INHERITED if key in record}
-    return found
+            ancestors.update(record.get("lineage", {}))
+            ancestors[path] = {key: record[key] for key in INHERITED if key in record}
+    return ancestors
 
 
 def _refusal(path, record, remedy):

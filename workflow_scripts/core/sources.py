@@ -44,8 +44,8 @@ def _modules(source):
 
 @functools.lru_cache(maxsize=None)
 def _direct(path):
-    found = {c for name in _modules(path.read_text(encoding="utf-8")) for c in _candidates(name) if c.is_file()}
-    return found | {init for c in found for init in [c.parent / "__init__.py"] if init.is_file()}
+    paths = {c for name in _modules(path.read_text(encoding="utf-8")) for c in _candidates(name) if c.is_file()}
+    return paths | {init for c in paths for init in [c.parent / "__init__.py"] if init.is_file()}
 
 
 def closure(*scripts: str | Path) -> list[Path]:
