@@ -18,16 +18,16 @@ def run(args: Job) -> None:
     from quantization import clean_graph
 
     graph, amax = clean_graph.build(args, args.graph["passes"], args.graph["placement"], args.calib_images)
-    found = planner.plan(graph, amax, args.graph["placement"], args.recipe, inputs_of(args), args.given, args.threads)
-    write_json(args.plan, found)
-    measured = found["measured"]
+    plan = planner.plan(graph, amax, args.graph["placement"], args.recipe, inputs_of(args), args.given, args.threads)
+    write_json(args.plan, plan)
+    measured = plan["measured"]
     log.info(
         "%d of %d nodes keep a higher precision: top-1 %.2f %% (FP32 %.2f %%), agreement %.2f %% of %d select images",
-        *(found[name] for name in ("nodes_high_precision", "nodes_total")),
+        *(plan[name] for name in ("nodes_high_precision", "nodes_total")),
         *(measured[name] for name in ("top1", "fp32_top1", "agreement_with_fp32", "num_images")),
     )
-    if not found["met"]:
-        log.warning("warning: no plan meets the criterion %s: this is the best one", found["criterion"])
+    if not plan["met"]:
+        log.warning("warning: no plan meets the criterion %s: this is the best one", plan["criterion"])
 
 
 def inputs_of(args: Job):

@@ -32,11 +32,12 @@ def run(args: Job) -> None:
     shown = calibration_images.CalibrationImages(args.select, len(labels), row)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     model = deploy.fold(source, equivalence.images(args.images, row))
-    calibrator, reference, found = Calibrator(model, pixels), logits(model, shown), []
+    calibrator, reference, candidates = Calibrator(model, pixels), logits(model, shown), []
     for candidate in progress.over(args.recipe["candidates"], "sweep", "recipe"):
-        found.append({"recipe": candidate, **judge(calibrator.calibrate(candidate)[1], shown, labels, reference)})
-        log.info("%-60s KL %.6f top-1 %.2f %%", format_recipe(candidate), found[-1]["kl"], found[-1]["top1"])
-    write_json(args.sweep, summary(found, len(pixels), len(labels), judge(model, shown, labels, reference)["top1"]))
+        candidates.append({"recipe": candidate, **judge(calibrator.calibrate(candidate)[1], shown, labels, reference)})
+        log.info("%-60s KL %.6f top-1 %.2f %%", format_recipe(candidate), candidates[-1]["kl"], candidates[-1]["top1"])
+    top1 = judge(model, shown, labels, reference)["top1"]
+    write_json(args.sweep, summary(candidates, len(pixels), len(labels), top1))
 
 
 def logits(model: torch.nn.Module, images: Any) -> torch.Tensor:
@@ -54,9 +55,9 @@ def judge(network: torch.nn.Module, images: Any, labels: np.ndarray, reference: 
     from measure import accuracy
     from quantization.distillation import divergence
 
-    found = logits(network, images)
-    scores = accuracy.score(found.numpy(), labels, reference.numpy())
-    kl = max(divergence(found.double(), reference.double()).item(), 0.0)
+    predictions = logits(network, images)
+    scores = accuracy.score(predictions.numpy(), labels, reference.numpy())
+    kl = max(divergence(predictions.double(), reference.double()).item(), 0.0)
     return {"kl": kl, "net_lost": scores["paired_with_fp32"]["net_lost"], **{k: scores[k] for k in REPORTED}}
 
 

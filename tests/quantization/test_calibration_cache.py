@@ -37,7 +37,7 @@ def test_no_cache_is_written_for_a_scaled_network(folded, tmp_path):
     ]
     given += ["--placement", "[]", "--version", "8.5", "--cache", "x"]
     with pytest.raises(
-        UserError, match=r"c.json is of a scaled network \(equalize or smoothing\), and a cache is read"
+        UserError, match=r"c.json is of a scaled network \(equalize or smoothing\), but a cache belongs to"
     ):
         export_cache.run(export_cache.command().parser.parse_args(given))
 

@@ -61,18 +61,18 @@ def is_result(value: Any) -> bool:
 
 def completed(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result with null for the keys that it is too old to have."""
-    found = {**dict.fromkeys(LATER[""]), "schema_version": 1, "notes": [], **result}
+    complete = {**dict.fromkeys(LATER[""]), "schema_version": 1, "notes": [], **result}
     for part, names in LATER.items():
-        if part and found[part] is not None:
-            found[part] = {**dict.fromkeys(names), **found[part]}
-    found["engine"] = {"warnings": [], **found["engine"]}
-    found["provenance"] = {
+        if part and complete[part] is not None:
+            complete[part] = {**dict.fromkeys(names), **complete[part]}
+    complete["engine"] = {"warnings": [], **complete["engine"]}
+    complete["provenance"] = {
         "versions": {},
         "recipe": {},
         "trained": {},
         "weights_part": None,
         "git_commit": None,
-        **found["provenance"],
+        **complete["provenance"],
     }
-    found["benchmark"] = [{**dict.fromkeys(TIMED), **entry} for entry in found["benchmark"]]
-    return found
+    complete["benchmark"] = [{**dict.fromkeys(TIMED), **entry} for entry in complete["benchmark"]]
+    return complete
