@@ -54,7 +54,7 @@ migrate: $(READY)  ## adopt checkpoints of an earlier version, so that an upgrad
 fuzz: $(READY)  ## try kills, bad configurations, checkpoints, images and inputs for an hour
 	$(BIN)/python tests/fuzz
 
-lint: $(READY)  ## check format and style
+lint: $(READY)  ## check format, style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
