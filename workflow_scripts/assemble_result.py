@@ -252,15 +252,7 @@ def command() -> Command:
     c = Command(__file__, __doc__)
     for name in ("--model", "--precision", "--target", "--dataset"):
         c.param(name, required=True, help="name in config.yaml")
-    for name in (
-        "--description",
-        "--engine",
-        "--accuracy",
-        "--benchmark",
-        "--identity",
-        "--checkpoint",
-        "--index",
-    ):
+    for name in ("--description", "--engine", "--accuracy", "--benchmark", "--identity", "--checkpoint", "--index"):
         c.input(name)
     c.input("--resolved", help="JSON of resolve.py")
     c.input("--graph", help="graph that the engine was built from")

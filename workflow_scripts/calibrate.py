@@ -1,7 +1,5 @@
 """Calibrate the folded network: scale and correct it as the recipe says, then find the amax of every quantizer."""
 
-from __future__ import annotations
-
 from core import progress, resolved
 from core.command import Command, Job, log
 from core.files import read_json, write_json

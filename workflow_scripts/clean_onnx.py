@@ -1,7 +1,5 @@
 """Clean an ONNX graph with surgeon passes, each of which proves that the logits stay the same."""
 
-from __future__ import annotations
-
 from core.command import Command, Job
 
 

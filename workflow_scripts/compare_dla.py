@@ -1,7 +1,5 @@
 """Compare the DLA-fit report's prediction with the engine that was built."""
 
-from __future__ import annotations
-
 from core.command import Command, Job, log
 from core.files import UserError, read_json, write_json
 

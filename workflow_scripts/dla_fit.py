@@ -4,8 +4,6 @@ The report is of the clean graph, with the placement that the builder is given; 
 before surgery, with TensorRT's own placement. The recipe is {"batch", "compute", "generation", "version"}.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from core.command import Command, Job, log

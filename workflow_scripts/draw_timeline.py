@@ -1,7 +1,5 @@
 """Draw the layers of an engine along time, from its profile."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from core.command import Command, Job

@@ -1,7 +1,5 @@
 """Score the PyTorch FP32 network on a split: the reference for the accuracy of engines and plans."""
 
-from __future__ import annotations
-
 from core import progress, resolved
 from core.command import Command, Job, log
 from core.files import write_json

@@ -5,8 +5,6 @@ writes a tensor without a scale. Tensors that the Q/DQ placement quantizes have 
 have the largest magnitude over the calibration images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np

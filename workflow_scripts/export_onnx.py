@@ -1,7 +1,5 @@
 """Export a checkpoint to ONNX: BatchNorm and attention scale folded, heads averaged, dynamic batch size."""
 
-from __future__ import annotations
-
 from core import resolved
 from core.command import Command, Job, log
 from core.files import UserError

@@ -1,7 +1,5 @@
 """Record the identity of a target: runtime, version, device; no state that changes (clocks, power, free memory)."""
 
-from __future__ import annotations
-
 from core.command import Command, Job
 from core.files import UserError, write_json
 

@@ -1,7 +1,5 @@
 """Write the index of a dataset: its images, labels and splits. For a built-in dataset, write the PNG files first."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from pathlib import Path

@@ -4,8 +4,6 @@ The recipe is {"compute", "budget", "criterion"?}. The search looks for a plan t
 and scored as it is. The nodes are those of the clean graph of the precision's weights.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from core import resolved

@@ -1,7 +1,5 @@
 """Write the explicit Q/DQ graph: the clean graph of the (retrained) weights with a Q/DQ pair for each range."""
 
-from __future__ import annotations
-
 from core import resolved
 from core.command import Command, Job, log
 

@@ -1,7 +1,5 @@
 """Write the report: accuracy, speed and mixed-precision plans of all results on one self-contained HTML page."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from core.command import Command, Job

@@ -4,8 +4,6 @@ The record (`pretrained_cfg`) is part of timm's code, so nothing is downloaded. 
 the file name contradictions. The network is run once to check that it accepts images of this size.
 """
 
-from __future__ import annotations
-
 from core import resolved
 from core.command import Command, Job, log
 from core.files import write_json

@@ -1,7 +1,5 @@
 """Write the strongly typed graph that TensorRT-RTX and TensorRT 11 need: float types by Casts, INT8 by Q/DQ."""
 
-from __future__ import annotations
-
 from core.command import Command, Job, log
 
 

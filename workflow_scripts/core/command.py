@@ -146,8 +146,8 @@ class Command:
 
     def whole_inputs(self, args: Job) -> dict[str, list[str]]:
         """Return {name: paths} of the present inputs of which every byte decides the outputs."""
-        given = {name: getattr(args, name) for name in self.inputs if name not in self.contents}
-        return {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
+        several = {name: _paths(args, name) for name in self.inputs if name not in self.contents}
+        return {name: paths for name, paths in several.items() if paths}
 
     def key_parts(self, args: Job) -> dict[str, Any]:
         """Return everything that decides the outputs, as a JSON value."""
@@ -195,8 +195,7 @@ class Command:
 
     def _doubts(self, args):
         """Return a hint that names the inputs without a record, which may have caused an unexpected error."""
-        given = [getattr(args, name) for name in self.inputs]
-        paths = [path for value in given for path in (value if isinstance(value, list) else [value]) if path]
+        paths = [path for name in self.inputs for path in _paths(args, name)]
         doubtful = [path for path in paths if not provenance.recorded([path])]
         return f" (no record says what wrote {', '.join(doubtful)}: delete it and run again)" if doubtful else ""
 
@@ -242,8 +241,7 @@ class Command:
         """Return {path: record} of the inputs; raise UserError for a missing or changed one."""
         artifacts = []
         for name in self.inputs:
-            value = getattr(args, name)
-            for path in filter(None, value if isinstance(value, list) else [value]):
+            for path in _paths(args, name):
                 if not os.path.exists(path):
                     raise UserError(f"--{name.replace('_', '-')} {path}: no such file")
                 artifacts += [] if name in self.foreign else [path]
@@ -255,6 +253,12 @@ def engine_command(script: str, doc: str, heavy: bool = False) -> Command:
     c = Command(script, doc, heavy=heavy, modules=lambda args: [f"runtimes/{args.runtime}.py"])
     c.param("--runtime", required=True, help="a file of runtimes/")
     return c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
+
+
+def _paths(args, name):
+    """Return the paths of an input as a list, empty if it is absent."""
+    value = getattr(args, name)
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _publish(partials, finals, hashes, record):
