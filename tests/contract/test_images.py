@@ -6,7 +6,6 @@ Snakemake and the command lines are real, and so is the work.
 import json
 import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -33,7 +32,7 @@ def base(tmp_path_factory):
         config["datasets"]["mine"]["splits"] = {"calib": 4, "select": 2}
 
     workflow.config(mine)
-    workflow.variables["LEVIT_PYTHON"] = sys.executable
+    workflow.variables["LEVIT_PYTHON"] = str(workflow.quick_python())
     assert decoded(workflow) == ["calib", "val"]
     assert workflow.plan(VAL, CALIB) == []
     return workflow

@@ -50,7 +50,8 @@ def workflow(request, tmp_path_factory):
 
 def dry(workflow, command):
     """Run a line of a shell with the workflow's Snakemake and Python first on the path; return (status, output)."""
-    path = f"{workflow.snakemake.parent}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    folders = [workflow.quick_snakemake(), workflow.snakemake.parent, os.path.dirname(sys.executable)]
+    path = ":".join([*map(str, folders), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-c", f"{command} --dry-run"],
         cwd=workflow.folder,

@@ -14,18 +14,18 @@ from pathlib import Path
 SERVER = Path(__file__).with_name("fork_server.py")
 QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # what is forked has no threads but its own
 CLIENT = '''#!{python} -IS
-"""Run fake_interpreter.py, or what follows -c, as a fork of the server of $LEVIT_FORKS; without one, as a process."""
+"""Run a program as a fork of a server (fork_server.py); without one, as a process."""
 import posix
 import sys
 
 words = [word.encode("utf-8", "surrogateescape") for word in sys.argv[1:]]
-words = words if words[:1] == [b"-c"] else [{fake!r}, *words]
+words = words if words[:1] == [b"-c"] else {program!r} + words
 environment = [name + b"=" + value for name, value in posix.environ.items()]
 try:
     import _socket
 
     server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    server.connect(b"\\0" + posix.environ[b"LEVIT_FORKS"])
+    server.connect(b"\\0" + ({address!r} or posix.environ[b"LEVIT_FORKS"]))
     files = b"".join(number.to_bytes(4, sys.byteorder) for number in range(3))
     request = b"\\0".join([posix.getcwd().encode("utf-8", "surrogateescape"), b"%d" % len(words), *words, *environment])
     server.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
@@ -39,9 +39,13 @@ posix._exit(status >> 8)
 '''
 
 
-def client(path, fake):
-    """Write an interpreter that runs a fake one."""
-    path.write_text(CLIENT.format(python=sys.executable, fake=os.fsencode(fake)))
+def client(path, *program, python=sys.executable, address=""):
+    """Write an executable that runs a program (or none: it is an interpreter) as a fork of a server.
+
+    address: of the server; by default, $LEVIT_FORKS when it is run.
+    """
+    words = [os.fsencode(word) for word in program]
+    path.write_text(CLIENT.format(python=str(python), program=words, address=address.encode()))
     path.chmod(0o755)
 
 

@@ -78,9 +78,8 @@ class Workflow:
     def start(self, *arguments, **variables):
         """Start Snakemake with the fake interpreter, in a process group of its own."""
         if self.snakemake in MODULES:  # a fork of a process that has imported it
-            address = forks.address_of(self.snakemake.with_name("python"), *MODULES[self.snakemake])
             command = [self.snakemake, *arguments]
-            return forks.Fork(address, command, cwd=self.folder, env=self.environment(**variables))
+            return forks.Fork(self.server(), command, cwd=self.folder, env=self.environment(**variables))
         return subprocess.Popen(
             [str(self.snakemake), *arguments],
             cwd=self.folder,
@@ -97,6 +96,23 @@ class Workflow:
         fake = {"LEVIT_PYTHON": str(self.interpreter()), "LEVIT_WORK": str(self.path("work.log"))}
         fake["LEVIT_FORKS"] = forks.address_of(sys.executable, *OF_JOBS)
         return {**kept, **fake, **self.variables, **variables}
+
+    def server(self):
+        """Return the address of a server of forks that has imported this workflow's Snakemake."""
+        return forks.address_of(self.snakemake.with_name("python"), *MODULES[self.snakemake])
+
+    def quick_python(self):
+        """Return a real interpreter whose programs start as forks: for jobs that do their work."""
+        path = self.path("quick-python")
+        forks.client(path)
+        return path
+
+    def quick_snakemake(self):
+        """Return a folder for PATH with a `snakemake` that starts as a fork."""
+        folder, python = self.path("quick"), self.snakemake.with_name("python")
+        folder.mkdir(exist_ok=True)
+        forks.client(folder / "snakemake", self.snakemake, python=python, address=self.server())
+        return folder
 
     def interpreter(self):
         path = self.path("fake-python")
