@@ -14,6 +14,9 @@ FAST := -m "not slow"
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(FAST)
 # apart from torch, as in the workflow: OpenVINO 2026.4 and torch 2.15 in one process end in a broken heap
 APART := tests/runtimes
+T := tests
+TOGETHER = $(filter-out $(APART) $(APART)/%,$(T))
+ALONE = $(if $(filter tests,$(T)),$(APART),$(filter $(APART) $(APART)/%,$(T)))
 MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cpu int8_qat.cpu fp32.ort)
 
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
@@ -29,9 +32,9 @@ help:  ## print the version and these targets
 demo: $(READY)  ## make one measured INT8 result from nothing: results/LeViT-128S.int8_qat.cpu.json
 	$(BIN)/snakemake results/LeViT-128S.int8_qat.cpu.json
 
-test: $(READY) $(READY7) $(READY8) $(BOARD)  ## run the whole suite, format and lint included
-	$(PYTEST) $(APART:%=--ignore=%) < /dev/null
-	$(PYTEST) $(APART) < /dev/null
+test: $(READY) $(READY7) $(READY8) $(BOARD)  ## run the suite, format and lint included, or T="tests/core tests/..."
+	$(if $(TOGETHER),$(PYTEST) $(TOGETHER) $(APART:%=--ignore=%) < /dev/null)
+	$(if $(ALONE),$(PYTEST) $(ALONE) < /dev/null)
 
 check: FAST :=
 check: test  ## run the suite with the tests that are too slow for every change
