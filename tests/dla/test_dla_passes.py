@@ -75,7 +75,7 @@ def test_a_split_is_slices_where_the_table_says_so(exported):
 
 
 def test_one_lineage(exported, clean):
-    """Plans, ranges and caches name modules: each has one node that computes, whatever its class of graph."""
+    """Plans, ranges and caches name modules: each has one node that computes, whatever its graph variant."""
     gpu = passes.apply(onnx_io.from_model(exported), [*CPU.split(), "linear_to_gemm"])
     assert modules(clean) == modules(gpu) == modules(onnx_io.from_model(exported))
     skips = [{qdq.module_of(n) for n in g.nodes if qdq.kind_of(n) == "residual"} for g in (clean, gpu)]

@@ -20,7 +20,8 @@ from quantizing import VISION, Digits, calibrated, quantized, random_images
 from workflow import REPOSITORY
 
 AUGMENTATION = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.9, 1.1], "flip": 0.0}
-QAT = {"epochs": 1, "batch": 32, "learning_rate": 3e-4, "temperature": 1.0}
+FROZEN = {"scales": "frozen", "scale_learning_rate": 3e-4, "features": 0.0, "ema": 0.0}
+QAT = {"epochs": 1, "batch": 32, "learning_rate": 3e-4, "temperature": 1.0, **FROZEN}
 SHORT = {"epochs": 3, "batch": 300, "ema": 0.9, "scales": "learned", "features": 1.0}  # 4 steps an epoch
 CLIPPED = 0.3  # of the calibrated range: a start that quantization-aware training has something to repair in
 

@@ -86,6 +86,7 @@ class Half:
         self._weights = {}
 
     def __call__(self, node: Node, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the outputs of a node, as `compute` does, rounded to FP16."""
         inputs = [self._rounded(node, index, value) for index, value in enumerate(inputs)]
         outputs = self.compute(node, inputs)
         return outputs if node.op in LAYOUT else [half(output) for output in outputs]
@@ -109,6 +110,7 @@ class Quantized:
         self.amax, self._weights = amax, {}
 
     def __call__(self, node: Node, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the outputs of a node, as `compute` does, of quantized inputs."""
         inputs = list(inputs)
         for index, quantizer in qdq.SLOTS.get(node.kind or "", {}).items():
             name = f"{node.module}.{quantizer}"

@@ -14,15 +14,6 @@ from quantization.distillation import divergence
 from quantization.lsq import LearnedScales
 
 EVERY = 200  # steps between saved states; the end of each epoch saves one as well
-DEFAULTS = {
-    "epochs": 1,
-    "steps": 0,
-    "temperature": 1.0,
-    "features": 0.0,
-    "scales": "frozen",
-    "scale_learning_rate": 3e-4,
-    "ema": 0.0,
-}
 
 
 class Observed(torch.nn.Module):
@@ -89,13 +80,12 @@ class QatTrainer:
     ):
         """Set up.
 
-        teacher, student: folded networks on the device, the student calibrated; recipe: the precision's `qat` row;
-        row: of `models`.
+        teacher, student: folded networks on the device, the student calibrated; recipe: the precision's `qat` row
+        with its defaults; row: of `models`.
         """
-        self.recipe = recipe = {**DEFAULTS, **recipe}
-        self.images, self.seed, self.row, self.device = images, seed, row, device
+        self.recipe, self.images, self.seed, self.row, self.device = recipe, images, seed, row, device
         self.per_epoch = len(images) // recipe["batch"]
-        self.steps = recipe["steps"] or recipe["epochs"] * self.per_epoch
+        self.steps = recipe.get("steps") or recipe["epochs"] * self.per_epoch
         scales = self._scales(student) if recipe["scales"] == "learned" else None
         self.teacher, self.student = Observed(teacher), Observed(student, scales)
         groups = [{"params": list(student.parameters()), "weight_decay": 0.0}]
