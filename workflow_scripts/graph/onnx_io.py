@@ -72,6 +72,12 @@ def observer(graph: gs.Graph, threads: int = 0) -> onnxruntime.InferenceSession:
     return runner(model, threads)
 
 
+def activations(session: onnxruntime.InferenceSession, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return {tensor name: value} of a session of `observer`, its input included; images: float32 [N, 3, H, W]."""
+    names = [output.name for output in session.get_outputs()]
+    return {INPUT: images, **dict(zip(names, session.run(names, {INPUT: images})))}
+
+
 def random_batch(graph: gs.Graph, batch: int, seed: int = 0) -> np.ndarray:
     """Return standard normal images, float32 [batch, 3, H, W], of the graph's input size."""
     shape = graph.inputs[0].shape[1:]

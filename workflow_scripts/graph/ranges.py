@@ -16,10 +16,8 @@ def magnitudes(graph: gs.Graph, batches: Iterable[np.ndarray], threads: int = 0)
     Raises UserError naming an activation that is not finite.
     """
     session, largest = onnx_io.observer(graph, threads), {}
-    names = [output.name for output in session.get_outputs()]
     for batch in batches:
-        feed = {onnx_io.INPUT: batch}
-        for name, value in [*feed.items(), *zip(names, session.run(names, feed))]:
+        for name, value in onnx_io.activations(session, batch).items():
             if value.dtype == np.float32:
                 largest[name] = np.maximum(largest.get(name, 0), np.abs(value).max())  # NaN stays NaN
     for name, value in largest.items():

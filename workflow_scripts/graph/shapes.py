@@ -17,12 +17,9 @@ def measured(graph: gs.Graph, batches: Sequence[int] = BATCHES) -> tuple[dict, d
 
     ONNX Runtime runs the graph once for each batch, with every tensor as an output.
     """
-    session = onnx_io.observer(graph)
-    names = [output.name for output in session.get_outputs()]
-    shapes, dtypes = {}, {}
+    session, shapes, dtypes = onnx_io.observer(graph), {}, {}
     for batch in batches:
-        feed = {onnx_io.INPUT: onnx_io.random_batch(graph, batch)}
-        for name, value in [*feed.items(), *zip(names, session.run(None, feed))]:
+        for name, value in onnx_io.activations(session, onnx_io.random_batch(graph, batch)).items():
             shapes.setdefault(name, []).append(list(value.shape))
             dtypes[name] = value.dtype
     return shapes, dtypes

@@ -44,17 +44,11 @@ def unquantized(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 @contextlib.contextmanager
 def observed(model: torch.nn.Module, observe: Callable[[str, torch.Tensor], None]) -> Iterator[torch.nn.Module]:
     """As `unquantized`, and call observe(quantizer name, its input) for every activation that is computed."""
-
-    def hook(name):
-        return lambda _, inputs: observe(name, inputs[0])
-
-    hooks = [quantizer.register_forward_pre_hook(hook(name)) for name, quantizer in activations(model).items()]
-    try:
-        with unquantized(model):
-            yield model
-    finally:
-        for handle in hooks:
-            handle.remove()
+    with contextlib.ExitStack() as hooks, unquantized(model):
+        for name, quantizer in activations(model).items():
+            hook = quantizer.register_forward_pre_hook(lambda _, inputs, name=name: observe(name, inputs[0]))
+            hooks.enter_context(hook)
+        yield model
 
 
 def load(model: torch.nn.Module, ranges: dict) -> None:

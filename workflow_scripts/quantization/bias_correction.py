@@ -65,9 +65,7 @@ def _channels(layer, output):
 @contextlib.contextmanager
 def _hooked(layers, function):
     """Call function(name, output) whenever a layer has computed; a result other than None replaces the output."""
-    hooks = [m.register_forward_hook(lambda _, __, o, name=name: function(name, o)) for name, m in layers.items()]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, module in layers.items():
+            hooks.enter_context(module.register_forward_hook(lambda _, __, out, name=name: function(name, out)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
