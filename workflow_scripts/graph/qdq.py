@@ -26,10 +26,7 @@ SLOTS = {
     "residual": {0: "skipped_quantizer"},
 }
 
-OPTIONAL = (
-    "attention",
-    "residual",
-)  # kinds that are quantized only in networks with modules for them (model/deploy.py)
+OPTIONAL = ("attention", "residual")  # quantized only in networks with modules for them (model/deploy.py)
 
 
 def module_of(node: gs.Node) -> str:
@@ -53,13 +50,9 @@ def slots(kind: str | None, amax: Mapping, placement: Collection[str]) -> dict[i
 
     A network whose skip connections or attention products are not modules has no quantizers for them, and no pairs.
     """
-    if (
-        kind is None
-        or kind not in placement
-        or (kind in OPTIONAL and not any(name.endswith(SLOTS[kind][0]) for name in amax))
-    ):
+    if kind is None or kind not in placement:
         return {}
-    return SLOTS[kind]
+    return SLOTS[kind] if kind not in OPTIONAL or any(name.endswith(SLOTS[kind][0]) for name in amax) else {}
 
 
 def weight_axis(node: gs.Node) -> int:

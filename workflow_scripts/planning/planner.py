@@ -125,11 +125,10 @@ class Planner:
             return
         images = self.inputs.calibration
         near, far = images[:EFFECT_IMAGES], images[EFFECT_IMAGES:within] if within else images[:0]
-        passes = len(members) * len(self.treatments) * len(self._chunks(near))
-        with progress.bar(passes, f"effects of {self.compute}", "pass") as bar:
-            tensors, effects = sensitivity.measure(
-                self.network, self._chunks(near), members, self.treatments, self.workers, bar
-            )
+        chunks = self._chunks(near)
+        passes, title = len(members) * len(self.treatments) * len(chunks), f"effects of {self.compute}"
+        with progress.bar(passes, title, "pass") as bar:
+            tensors, effects = sensitivity.measure(self.network, chunks, members, self.treatments, self.workers, bar)
         self.effects.update(effects)
         if within:
             more = simulate.each(lambda c: ranges.of_chunk(self.network.tensors(c())), self._chunks(far), self.workers)
@@ -203,9 +202,7 @@ class Planner:
             ],
             "graph": list(ops),
             "kinds": kinds,
-            "groups": [
-                {"name": n, "nodes": nodes, **self.effects[n], "macs": self._share(nodes)} for n, nodes in blocks
-            ],
+            "groups": [{"name": n, "nodes": b, **self.effects[n], "macs": self._share(b)} for n, b in blocks],
         }
 
     def _share(self, names):
