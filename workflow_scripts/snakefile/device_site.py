@@ -1,4 +1,4 @@
-"""On a device (`site: device`) the host's artifacts are brought, never made: their jobs are named and do not start.
+"""On a device (`site: device`) host artifacts are copied in, never built; jobs that would build them are refused.
 
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
@@ -18,10 +18,10 @@ SKEW = 1.0  # seconds that a file may seem to come from the future
 
 
 def trust(rules, tables):
-    """On a device, let the times of what the host's artifacts were made of decide nothing.
+    """On a device, mark the inputs of host-built artifacts `ancient`: their times come from another clock.
 
-    Files that were copied have the times of another clock, or of the copying, and those of a checkout are its own.
-    What the host's metadata records (params, sets of inputs) still counts, where that was copied as well.
+    Copied files have the times of the host or of the copying; a checkout has its own. The host's recorded params and
+    sets of inputs still count if the records were copied too.
     """
     if not tables.on_device:
         return
@@ -42,7 +42,7 @@ def _timeless(item):
 
 
 def start(dag, tables):
-    """On a device, before any job: end where the host's work is missing or stale; set times of the future to now."""
+    """On a device, before any job: stop if host artifacts are missing or stale; set future mtimes to now."""
     if not tables.on_device:
         return
     jobs = list(dag.needrun_jobs())
@@ -53,19 +53,19 @@ def start(dag, tables):
     ahead = clamp_future_mtimes({str(path) for job in jobs for path in job.input})
     if ahead:
         print(
-            f"clock skew: {len(ahead)} brought files were up to {max(ahead):.0f} s in the future: set to now",
+            f"clock skew: {len(ahead)} copied files were up to {max(ahead):.0f} s in the future: set to now",
             file=sys.stderr,
         )
 
 
 def missing(dag):
-    """Return one line for each artifact that jobs here lack of the host's, with the command that brings it."""
+    """Return one line for each missing or stale host artifact, with the command that copies it."""
     jobs = list(dag.needrun_jobs())
-    brought = [job for job in jobs if is_host_built(job.rule)]
+    host_jobs = [job for job in jobs if is_host_built(job.rule)]
     read = {str(path) for job in jobs if not is_host_built(job.rule) for path in job.input}
-    passed = {str(path) for job in brought for path in job.input}
+    passed = {str(path) for job in host_jobs for path in job.input}
     lines = []
-    for job in brought:
+    for job in host_jobs:
         outputs, reason = [str(path) for path in job.output], dag.reason(job)
         asked = [path for path in outputs if path in read] or ([] if passed & set(outputs) else outputs[:1])
         lines += [_line(path, "is missing here") for path in asked if not os.path.exists(path)]
@@ -80,9 +80,9 @@ def _line(path, problem):
 
 
 def clamp_future_mtimes(paths):
-    """Give files with times of the future the time now; return the seconds by which each was ahead.
+    """Set mtimes in the future to now; return how many seconds each was ahead.
 
-    A job that ends before the time of its input would be stale at once, and for ever.
+    An output that is older than its input would be stale as soon as it is written.
     """
     now, ahead = time.time(), []
     for path in sorted(paths):

@@ -1,4 +1,4 @@
-"""Which packages are installed where jobs run, read from the names of their metadata's folders: nothing is imported.
+"""Which packages are installed where jobs run, read from the names of their metadata folders without any import.
 
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
@@ -15,7 +15,7 @@ METADATA = re.compile(r"([^-]+)-([^-]+?)(-py[\d.]+)?\.(dist-info|egg-info)")
 
 
 def versions(names: Iterable[str], python: str) -> Dict[str, Optional[str]]:
-    """Return {distribution: its version in an interpreter, or None where it is not installed there}."""
+    """Return {distribution: its version in an interpreter, or None if it is not installed}."""
     found = _installed(python, os.environ.get("PYTHONPATH"))
     return {name: found.get(_normal(name)) for name in sorted(names)}
 
@@ -33,7 +33,7 @@ def _installed(python, _):
 
 
 def _path(python):
-    """Return the folders in which an interpreter looks for packages; none where it does not run."""
+    """Return the folders in which an interpreter looks for packages; none if it does not run."""
     if os.path.abspath(python) == os.path.abspath(sys.executable):
         return sys.path
     try:

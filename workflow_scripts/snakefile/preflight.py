@@ -1,4 +1,4 @@
-"""Before the first job: is each target that jobs are for what its row says, be it this machine or a board elsewhere.
+"""Before the first job: check that every target with pending jobs, local or over ssh, matches its row.
 
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
@@ -13,9 +13,9 @@ STARTED_OVER = "LEVIT_STARTED_OVER"
 
 
 def check(purposes, tables):
-    """Raise UserError with a line for each target that cannot do what is asked: {target: [`build`, `run`]}.
+    """Raise UserError with a line for each target that cannot serve its purposes: {target: [`build`, `run`]}.
 
-    A board that is another one than when it was last asked is recorded, and Snakemake started over with that.
+    If a board's identity differs from the recorded one, record it and restart Snakemake, which then plans with it.
     """
     boards = {target: board for target in purposes for board in [reach.board(tables, target)] if board}
     problems = [text for target in purposes if target not in boards for text in _here(target, purposes, tables)]
@@ -48,7 +48,7 @@ def _ask(boards, purposes, tables):
 
 
 def _note(target, identity):
-    """Record what a board is; return whether that is news, by which the jobs of this run were not yet chosen."""
+    """Record a board's identity; return whether it is new, so that this run was planned without it."""
     path = f"{reach.IDENTITIES}/{target}.json"
     if os.path.exists(path) and read_json(path) == identity:
         return False
@@ -57,7 +57,7 @@ def _note(target, identity):
 
 
 def _start_over(targets):
-    """Start Snakemake again with the same command line: what is stale depends on what a board is."""
+    """Restart Snakemake with the same command line: what is stale depends on the board's identity."""
     if os.environ.get(STARTED_OVER):
         raise UserError(f"{', '.join(targets)}: another identity each time it is asked: is it one board?")
     print(f"{', '.join(targets)}: recorded what the board is; planning with that", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Before the first job: requested names are checked, targets compared with this machine, runs kept apart.
+"""Before the first job: check requested names, compare targets with their rows, and lock the folder.
 
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
@@ -24,13 +24,13 @@ _held, _making = [], []
 
 
 def stop(problem):
-    """Print one line and end Snakemake at once: an exception would come out as a page of Snakemake's own frames."""
+    """Print one line and exit at once: an exception would print a page of Snakemake's own frames."""
     print(f"error: {problem}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def one_line(function):
-    """Return the function with a UserError's one line in place of its traceback."""
+    """Return the function such that a UserError prints one line, without a traceback."""
 
     @functools.wraps(function)
     def stopping(*args, **options):
@@ -44,7 +44,7 @@ def one_line(function):
 
 @one_line
 def check_requested(arguments, rules, tables):
-    """Raise UserError where a requested file under results/ has a name that no table has, or makes no sense."""
+    """Raise UserError if a requested file under results/ has a name that no table has, or an invalid combination."""
     for before, argument in zip([""] + arguments, arguments):
         path = os.path.normpath(argument)
         if path.startswith("results/"):
@@ -87,7 +87,7 @@ def _check_names(rule, names, rules, tables):
 
 
 def _check_needs(rule, names, rules, tables):
-    """Raise UserError where a precision has not what a rule needs, or a rule that makes one of its fixed inputs."""
+    """Raise UserError if a precision lacks what a rule, or a rule that makes one of its fixed inputs, needs."""
     wanted = rule_facts.needs(rule)
     if wanted:
         row = tables.row("precision", names["precision"])
@@ -105,7 +105,7 @@ def _check_needs(rule, names, rules, tables):
 
 @one_line
 def start(dag, tables):
-    """Take the folder's lock, then compare the targets of a run's pending jobs with the machines that they are for."""
+    """Lock the folder, then compare the targets of pending jobs with their machines."""
     lock()
     _making.extend(str(path) for job in dag.needrun_jobs() if rule_facts.is_result(job.rule) for path in job.output)
     purposes = {}
@@ -128,7 +128,7 @@ def _without_version(target):
 
 
 def _check_power_mode(target, row):
-    """Raise UserError where a row asks for a power mode that this board is not in; what tells none is asked later."""
+    """Raise UserError if this board is not in the power mode that a row demands; a board over ssh checks it itself."""
     found = None if row.get("ssh") else power_modes.current()
     reason = found and power_modes.refusal(row, found)
     if reason:
@@ -136,9 +136,9 @@ def _check_power_mode(target, row):
 
 
 def lock():
-    """Keep this folder's runs apart; the kernel lets go of a lock when its process dies, however it dies.
+    """Allow one run at a time in this folder; the kernel releases the lock when the process dies.
 
-    Each job holds a shared lock (core/command.py), so that jobs that a killed run leaves behind are noticed.
+    Each job holds a shared lock (core/command.py), so a new run notices jobs that a killed run left behind.
     """
     _held.append(_exclusive(RUN_LOCK, "another snakemake is at work in this folder"))
     _exclusive(JOBS_LOCK, "a job of an earlier, killed run is still at work in this folder").close()
@@ -154,10 +154,9 @@ def _exclusive(path, problem):
 
 
 def show():
-    """Print the table of the results there are; let Snakemake end with status 1 where one of this run's is no success.
+    """Print the results table; exit 1 if a result of this run misses its accuracy budget or plan criterion.
 
-    All files are there then, as after any success: what is missed is a budget of accuracy or a plan's criterion, or a
-    result that is shown is not what was written.
+    Outputs are kept. Also exit 1 if a result file is not as it was written.
     """
     shown = subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)
     if shown.returncode:
@@ -183,4 +182,4 @@ def _complain(problem, paths):
 
 
 def _end_with_1():
-    atexit.register(os._exit, 1)  # once Snakemake has put everything away
+    atexit.register(os._exit, 1)  # after Snakemake has finished

@@ -1,8 +1,8 @@
-"""What makes a job stale beside its recipe and its artifacts: its code, the packages that it runs with, user files.
+"""What makes a job stale besides its params and input artifacts: its code, its packages, the user's files.
 
-Each rule gets a param `basis` with their hashes and versions: times decide nothing of it, so what was dated back, moved
-or linked anew counts by its content, and what only moved counts for nothing. Read while Snakemake parses, on hosts and
-devices alike: standard library only, Python 3.8.
+Each rule gets a param `basis` with their hashes and versions. Content decides, never times: a file that is moved,
+linked or dated back changes nothing. Read while Snakemake parses, on hosts and devices alike: standard library only,
+Python 3.8.
 """
 
 import ast
@@ -23,7 +23,7 @@ START = '{"code":"'  # of a basis
 
 
 class Untracked:
-    """A param that decides nothing: Snakemake does not record what it can only print."""
+    """A param that makes nothing stale: Snakemake can print it but does not record it."""
 
     def __init__(self, text):
         self.text = text
@@ -36,7 +36,7 @@ class Untracked:
 
 
 def script(name, others=lambda wildcards: (), **facts):
-    """Return a function of wildcards for a rule's input `code`: a script; its modules and `others` are in the basis.
+    """Return a function of wildcards for a rule's input `code`: a script. The basis covers its modules and `others`.
 
     facts: `on_host` or a `purpose`, where the rule runs (snakefile/rule_facts.py).
     """
@@ -50,14 +50,14 @@ def script(name, others=lambda wildcards: (), **facts):
 
 
 def modules(path, *others):
-    """Return the paths of all that a rule's script imports of ours, with that of `others`."""
+    """Return the paths of the project's modules that a rule's script and `others` import."""
     return code(os.path.basename(path), *others)
 
 
 def user_file(key, tables, rules):
-    """Return a function of wildcards for a rule's input: the path that a key of a row names, where a rule makes it.
+    """Return a function of wildcards for a rule's input: the path that a key of a row names, if a rule makes it.
 
-    Any other path is a user's file: it must be there, is no input, and its content is in the basis.
+    Any other path is a user's file: it must exist, is not an input, and the basis covers its content.
     key: as in config.yaml, with the kind of row in place of its table and name (`dataset.weights`).
     """
     of, (kind, rest) = user_path(key), key.split(".", 1)
@@ -89,7 +89,7 @@ def dataset_files(tables):
 
 
 def _require(path, key, test):
-    """End Snakemake where a user's file or folder is not there, is the other of the two, or cannot be read."""
+    """End Snakemake if a user's file or folder does not exist, is the other of the two, or cannot be read."""
     if not os.path.exists(path):
         stop(f"{path} does not exist: correct {key} in config.yaml, or put it there")
     if not test(path):
@@ -105,7 +105,7 @@ def _is_made(path, rules):
 
 
 def attach(rules, tables):
-    """Add to each rule that runs a script the param `basis`."""
+    """Add the param `basis` to each rule that runs a script."""
     for rule in rules:
         inputs = dict(rule.input.items())
         if "code" in inputs:
@@ -113,11 +113,11 @@ def attach(rules, tables):
 
 
 def _basis(rule, inputs, tables):
-    """Return a function of wildcards: what a job of a rule rests on, as text."""
+    """Return a function of wildcards: the hashes and versions that a job of a rule depends on, as text."""
     if tables.on_device and is_host_built(rule):
         return lambda wildcards: recorded(str(rule.output[0].apply_wildcards(wildcards)))
     kept = is_training(rule) and not tables.config["retrain_on_upgrade"]
-    versioned = is_host_built(rule) and not kept  # of a device's job, the target's identity names the package
+    versioned = is_host_built(rule) and not kept  # for a device's job, the target's identity has the version
     own = [str(path) for path in rule.input if not callable(path) and str(path).startswith("workflow_scripts/")]
     given = {name: item.user_file for name, item in inputs.items() if hasattr(item, "user_file")}
 
@@ -133,12 +133,12 @@ def _basis(rule, inputs, tables):
 
 
 def record_of(path: str) -> str:
-    """Return the path of what Snakemake recorded of a file."""
+    """Return the path of Snakemake's record of a file."""
     return os.path.join(RECORDS, base64.urlsafe_b64encode(path.encode()).decode())
 
 
 def recorded(path):
-    """Return the basis that Snakemake recorded of a file, or nothing."""
+    """Return the basis that Snakemake recorded for a file, or an empty text."""
     record = record_of(path)
     params = read_json(record).get("params") if os.path.isfile(record) else None
     found = [text for text in params or () if text.startswith(repr(START)[:-1])]
@@ -152,5 +152,5 @@ def _code(paths):
 
 @functools.lru_cache(maxsize=None)
 def _packages(paths):
-    """Return {package: version} of those that the scripts among some files declare, where jobs run."""
+    """Return {package: version} of the tools that these files declare, in the interpreter of jobs."""
     return packages.versions(sources.tools(paths), os.environ["LEVIT_PYTHON"])
