@@ -65,11 +65,11 @@ def plan(results: Iterable[str]) -> Plan:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "jobs.json")
         run_snakemake("--force", "--nolock", "--ignore-incomplete", "--cores", "1", "--", *results, **{JOBS_FILE: path})
-        planned = read_json(path)
-    found = Plan(planned["dataset"], [PlannedJob(**job) for job in planned["jobs"]], planned["products"])
-    for path in results:
-        found.result(path)
-    return found
+        content = read_json(path)
+    planned = Plan(content["dataset"], [PlannedJob(**job) for job in content["jobs"]], content["products"])
+    for result in results:
+        planned.result(result)
+    return planned
 
 
 def inputs_of(jobs: list[PlannedJob]) -> list[str]:

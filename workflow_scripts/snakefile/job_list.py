@@ -56,10 +56,10 @@ def _products(jobs, rules):
     patterns = [pattern for rule in rules if not is_host_built(rule) for pattern in rule.output]
     patterns = [(pattern, set(pattern.get_wildcard_names())) for pattern in patterns]
     wildcards = [dict(job.wildcards.items()) for job in jobs if not is_host_built(job.rule)]
-    found = [
+    products = {
         str(pattern.apply_wildcards(values))
         for values in wildcards
         for pattern, names in patterns
         if "target" in names and names <= values.keys()
-    ]
-    return sorted(set(found))
+    }
+    return sorted(products)
