@@ -4,7 +4,6 @@ import argparse
 import functools
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch
 import yaml
 
 import bad_checkpoints
+import forks
 import original_levit
 from conftest import ROOT
 from core import provenance
@@ -371,7 +371,12 @@ def test_a_row_that_makes_no_network_is_refused(change, said):
 
 
 def import_weights(source, target, *more, classes=10):
-    line = [sys.executable, str(ROOT / "workflow_scripts" / "import_checkpoint.py"), "--source", str(source)]
+    line = [
+        forks.python_with_torch(),
+        str(ROOT / "workflow_scripts" / "import_checkpoint.py"),
+        "--source",
+        str(source),
+    ]
     line += ["--model", model_file(target.parent, TINY), "--classes", str(classes), "--checkpoint", str(target), *more]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stderr

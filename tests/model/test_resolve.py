@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import timm
 import torch
 from PIL import Image
 
+import forks
 from conftest import ROOT
 from core import resolved
 from core.files import UserError, read_json
@@ -20,7 +20,14 @@ LEVIT = {"timm": "levit_128s", "options": {"embed_dim": [32, 48, 64], "num_heads
 
 
 def run(row, target):
-    line = [sys.executable, ROOT / "workflow_scripts/resolve.py", "--row", json.dumps(row), "--model", str(target)]
+    line = [
+        forks.python_with_torch(),
+        ROOT / "workflow_scripts/resolve.py",
+        "--row",
+        json.dumps(row),
+        "--model",
+        str(target),
+    ]
     done = subprocess.run(line, capture_output=True, text=True, timeout=100)
     return done.returncode, done.stderr
 

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
+import forks
 from conftest import ROOT
 from core.files import UserError, sha256_file, write_json
 from data import augment, index, indexing, integrity, preprocess
@@ -48,7 +48,7 @@ def stripes(tmp_path_factory):
 
 def command_of(listing, target, seed=0, classes=2, options=(), **recipe):
     """Return the command line and the environment of a training; recipe: keys of RECIPE that are others."""
-    line = [sys.executable, str(ROOT / "workflow_scripts" / "train.py"), "--index", str(listing)]
+    line = [forks.python_with_torch(), str(ROOT / "workflow_scripts" / "train.py"), "--index", str(listing)]
     line += ["--model", model_file(target.parent, ROW), "--classes", str(classes)]
     line += ["--training", json.dumps(dict(RECIPE, **recipe))]
     line += ["--seed", str(seed), "--checkpoint", str(target), "--threads", "1", "--device", "cpu", *options]

@@ -5,9 +5,11 @@ import atexit
 import functools
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -47,6 +49,19 @@ def client(path, *program, python=sys.executable, address=""):
     words = [os.fsencode(word) for word in program]
     path.write_text(CLIENT.format(python=str(python), program=words, address=address.encode()))
     path.chmod(0o755)
+
+
+@functools.cache
+def interpreter(*modules):
+    """Return an interpreter whose programs start as forks of one that has imported some modules."""
+    folder = tempfile.mkdtemp(prefix="levit-forks-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    client(Path(folder) / "python", address=address_of(sys.executable, *modules))
+    return f"{folder}/python"
+
+
+def python_with_torch():
+    return interpreter("torch", "timm")
 
 
 @functools.cache
