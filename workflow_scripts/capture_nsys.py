@@ -38,7 +38,8 @@ def run(args: Job) -> None:
     command = [program, "profile", f"--trace={TRACED}", "--force-overwrite=true", f"--output={stem}"]
     command += queries.command(args.runtime, args.engine, args.recipe)
     try:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path}
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
         output = done.stdout.decode("utf-8", "replace").strip()
         log.info("%s", output)
