@@ -32,7 +32,7 @@ os.environ.update(reach.environment(tables, sys.executable))
 wildcard_constraints:
     dataset="[A-Za-z0-9_-]+",
     model="[A-Za-z0-9_-]+",
-    precision=rf"(?!(?:{CHOOSING})\.)[A-Za-z0-9_-]+",  # those that choose have nothing of their own but results
+    precision=rf"(?!(?:{CHOOSING})\.)[A-Za-z0-9_-]+",  # a precision that chooses has results and no other artifacts
     target="[A-Za-z0-9_]+",
     graph="[A-Za-z0-9_-]+",
     split="calib|select|val",
@@ -60,14 +60,14 @@ def device_code(script, purpose="run"):
 
 
 def device_cores(w):
-    """Return a job's share of this machine: all of it, or little where the job runs on a board elsewhere."""
+    """Return a job's threads on this machine: all cores, or one if the job runs on a board."""
     return 1 if reach.board(tables, w.target) else EVERY_CORE
 
 
 def on_device(wildcards, input, output):
-    """Return what starts a target's command line in a shell: its interpreter, or what runs it on its board.
+    """Return the start of a target's command line: its interpreter, or the command that runs the job on its board.
 
-    Where a target is decides nothing.
+    Takes `input`, so Snakemake treats the value as derived: a board's address makes no artifact stale.
     """
     if not reach.board(tables, wildcards.target):
         return staleness.Untracked(f'"$LEVIT_PYTHON_{wildcards.target}"')
