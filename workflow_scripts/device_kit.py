@@ -127,7 +127,7 @@ def _extract(path, folder):
             members = {member.name: member for member in archive.getmembers() if member.isfile()}
             if KIT not in members:
                 raise UserError(f"{path} has no {KIT}: give the {OUTPUTS} that `device_kit.py run` wrote")
-            kit = parse_kit(f"{path}: {KIT}", archive.extractfile(members[KIT]).read())
+            kit = parse_kit(f"{path}: {KIT}", archive.extractfile(members[KIT]).read())  # type: ignore[union-attr]
             _check_unchanged(kit)
             outputs = {name for job in kit["jobs"] for name in job["outputs"]}
             files = sorted(members.keys() & {*outputs, *map(provenance.beside, outputs)})

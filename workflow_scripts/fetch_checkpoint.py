@@ -76,7 +76,7 @@ def _transfer(args):
     whole, shown = addresses.whole(args.url), addresses.public(args.url)
     start = os.path.getsize(args.checkpoint) if os.path.exists(args.checkpoint) else 0
     place, authorization = addresses.without_user(whole)  # requests sends the header to this host alone
-    headers = {"Accept-Encoding": "identity", "Authorization": authorization}
+    headers: dict = {"Accept-Encoding": "identity", "Authorization": authorization}
     headers["Range"] = f"bytes={start}-" if start else None  # requests leaves out what is None
     try:
         with requests.get(place, headers=headers, stream=True, timeout=args.patience) as answer:
@@ -89,9 +89,10 @@ def _transfer(args):
     except ValueError as error:
         raise UserError(f"{shown}: {addresses.hide(str(error), whole)}: correct `url` in config.yaml") from None
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        while error.__context__ is not None:
-            error = error.__context__
-        raise Interrupted(f"the connection broke ({addresses.hide(str(error), whole)})") from None
+        cause: BaseException = error
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        raise Interrupted(f"the connection broke ({addresses.hide(str(cause), whole)})") from None
 
 
 def _receive(answer, args, start):

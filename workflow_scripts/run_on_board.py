@@ -105,7 +105,12 @@ class BoardJob:
             self.moved["sent"] += self.board.rsync("--recursive", "--copy-links", f"{staging}/", objects)
 
     def _run(self):
-        state = {"sizes": self.sizes, "client": self.board.client, "token": self.token, "offset": self.offset}
+        state: dict = {
+            "sizes": self.sizes,
+            "client": self.board.client,
+            "token": self.token,
+            "offset": self.offset,
+        }
         return self.board.ask("run", _LogStream(self), job=self.request, **state)
 
     def _forget(self):
@@ -135,7 +140,8 @@ class _LogStream:
     START = re.compile(LOG.format(r"(\d+)").encode())
 
     def __init__(self, job):
-        self.job, self.header = job, b""
+        self.job = job
+        self.header: bytes | None = b""
 
     def __call__(self, block):
         if self.header is not None:

@@ -23,7 +23,7 @@ READERS = {  # of each type, a function of text that returns the value or raises
     "null": {"null": None, "~": None}.__getitem__,
 }
 UNPRINTED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
-TYPES = {
+TYPES: dict = {
     "object": dict,
     "array": list,
     "string": str,

@@ -209,8 +209,10 @@ class Command:
             entry = self._fetch(keys, partials)
             if not entry:
                 self._work(work, job, parts, partials)
-                for key in keys if self.heavy and Store.default() else ():
-                    Store.default().keep(key, partials, parts)
+                store = Store.default() if self.heavy else None
+                if store:
+                    for key in keys:
+                        store.keep(key, partials, parts)
             hashes = entry["outputs"] if entry else {name: sha256_file(path) for name, path in partials.items()}
             record = self.record(keys[0], {**parts, **entry["parts"]} if entry else parts)
             _publish(partials, job._finals, hashes, {**record, "descent": descent, "lineage": lineage})
@@ -284,7 +286,7 @@ def _log_to(path):
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, mode="w", encoding="utf-8")
-        handler.stream.reconfigure(errors="backslashreplace")  # file names may not be valid text
+        handler.stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may be no text
         _add(handler)
 
 
@@ -298,6 +300,7 @@ def _fail(text, error=None):
     log.error("error: %s", " ".join(text.split()))
     for handler in log.handlers:
         if error is not None and isinstance(handler, logging.FileHandler):
-            handler.stream.write("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+            handler.stream.write("".join(lines))  # type: ignore[union-attr]
     logging.shutdown()
     sys.exit(1)

@@ -99,16 +99,16 @@ def _plain(node):
     if not isinstance(node, ast.AST):
         return node
     kind = type(node).__name__
-    if kind == "arg":
+    if isinstance(node, ast.arg):
         return [kind, node.arg]
     if kind == "Index":  # 3.8 wraps subscripts
-        return _plain(node.value)
+        return _plain(vars(node)["value"])
     if kind == "ExtSlice":
-        return ["Tuple", ["elts", _plain(node.dims)]]
+        return ["Tuple", ["elts", _plain(vars(node)["dims"])]]
     fields = [(name, getattr(node, name, None)) for name in sorted(node._fields) if name not in NO_EFFECT]
     if isinstance(node, DOCUMENTED):
         fields = [(name, _undocumented(value) if name == "body" else value) for name, value in fields]
-    if kind == "JoinedStr":  # 3.12 adds an empty constant to some
+    if isinstance(node, ast.JoinedStr):  # 3.12 adds an empty constant to some
         fields = [("values", [part for part in node.values if getattr(part, "value", None) != ""])]
     return [kind, *([name, _plain(value)] for name, value in fields if value is not None and value != [])]
 

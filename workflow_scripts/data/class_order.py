@@ -42,7 +42,8 @@ class Order:
         wanted = row.get("class_order")
         self.explicit = bool(wanted or row.get("builtin"))
         self.name = wanted if wanted in ORDERS else "file" if wanted else "sorted"
-        self.titles, self.all = None, labels.class_names(path_of(row["synsets"])) if row.get("synsets") else None
+        self.titles: list[str] | None = None
+        self.all = labels.class_names(path_of(row["synsets"])) if row.get("synsets") else None
         if self.name == "file":
             self._read(path_of(row["class_order"]))
         elif self.all is not None:
@@ -95,9 +96,9 @@ def _listed(path):
     lines = labels.lines_of(path, "class_order")
     if lines[0].startswith(("[", "{")):
         return [_entry(item, path) for item in _parsed(path)]
-    synsets = [SYNSET.fullmatch(line) for line in lines]
-    if all(synsets):
-        return [match.groups() for match in synsets]
+    synsets = [match.groups() for match in map(SYNSET.fullmatch, lines) if match]
+    if len(synsets) == len(lines):
+        return synsets
     pairs = [line.split("\t", 1) for line in lines]
     return [_entry([part.strip() for part in pair] if len(pair) > 1 else pair[0], path) for pair in pairs]
 

@@ -84,7 +84,7 @@ def _inspect(task):
     inks = {character: _ink(image) for character, image in images.items()}
     if None in inks.values() or missing in inks.values():
         return None
-    shapes = np.stack([np.asarray(image.resize((SHAPE, SHAPE), Image.BOX)) for image in images.values()])
+    shapes = np.stack([np.asarray(image.resize((SHAPE, SHAPE), Image.BOX)) for image in images.values() if image])
     if _shared(inks, classes) or _one_case(dict(zip(images, _unit(shapes))), classes):
         return None
     digest = hashlib.sha256(b"".join(inks.values())).hexdigest()

@@ -40,7 +40,8 @@ def class_names(path: str) -> list[str]:
 
 def _imagenet():
     """Return timm's file of the synsets, without importing timm."""
-    return os.path.join(find_spec("timm").submodule_search_locations[0], "data/_info/imagenet_synsets.txt")
+    (folder,) = find_spec("timm").submodule_search_locations  # type: ignore[union-attr, misc]
+    return os.path.join(folder, "data/_info/imagenet_synsets.txt")
 
 
 def kit_names(path: str) -> dict[int, str]:
@@ -108,8 +109,9 @@ def numbered(classes: int) -> list[str]:
 
 def _in_order(files, labels, path, synsets):
     """Return the labels of the files by position: the number in an ImageNet file name, or the place among all files."""
-    places = [NUMBERED.search(file) for file in files]
-    places = [int(place[1]) - 1 for place in places] if all(places) else range(len(files))
+    matches = [NUMBERED.search(file) for file in files]
+    numbers = [int(match[1]) - 1 for match in matches if match]
+    places = numbers if len(numbers) == len(files) else range(len(files))
     if max(places) >= len(labels) or (isinstance(places, range) and len(files) != len(labels)):
         raise UserError(
             f"{path} has {len(labels)} lines for {len(files)} images: it needs one line per image, in file order"

@@ -1,6 +1,7 @@
 """Find the images of a dataset in class folders, in flat folders with a label file, or in tar archives of either."""
 
 import collections
+import functools
 import os
 import posixpath
 import re
@@ -27,7 +28,7 @@ class ImageFile(NamedTuple):
 
     path: str
     bytes: int
-    changed: int  # nanoseconds since 1970
+    changed: int | None  # nanoseconds since 1970
     archive: str | None = None
     offset: int | None = None
     name: str = ""  # of its class
@@ -141,7 +142,7 @@ def _files(place, root, flat, own, left_out):
     prefix, images = _prefix(place, root), []
     for path, state in walk.files(place, left_out):
         file = os.path.join(place, path)
-        reason = image_formats.refusal(posixpath.basename(path), state.st_size, lambda file=file: _head(file))
+        reason = image_formats.refusal(posixpath.basename(path), state.st_size, functools.partial(_head, file))
         if reason is None:
             images.append(ImageFile(_plain(prefix + path), state.st_size, state.st_mtime_ns))
         elif os.path.realpath(file) not in own:
@@ -195,7 +196,7 @@ def _members(place, root, left_out):
                     images[name] = ImageFile(_plain(name), member.size, changed, prefix, member.offset_data)
                 elif not member.isdir():
                     left_out[reason] += 1
-                archive.members.clear()  # else tarfile holds them all in memory
+                archive.members.clear()  # type: ignore[attr-defined]  # else tarfile holds them all in memory
     except tarfile.TarError as error:
         raise UserError(f"{place} is not a complete, uncompressed tar ({error}): copy it again, or unpack it") from None
     return images.values()

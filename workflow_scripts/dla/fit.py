@@ -60,9 +60,9 @@ def _row(node, known, recipe, movers):
     """Return a node's row of the report, with its partition.Node under `node`."""
     reason = rules.problem(known, node, recipe["generation"], recipe["version"])
     read, macs, idle = rules.activations(node), macs_of(node), node.op in movers
-    names = [[tensor.name for tensor in tensors] for tensors in (read, node.outputs)]
+    sources, results = ([tensor.name for tensor in tensors] for tensors in (read, node.outputs))
     batch = rules.batch_of((read or node.outputs)[0])
-    viewed = partition.Node(node.name, *names, reason is None, batch, macs, reason is None and not idle)
+    viewed = partition.Node(node.name, sources, results, reason is None, batch, macs, reason is None and not idle)
     row = {"name": node.name, "op": node.op, "supported": reason is None, "macs": macs, "node": viewed}
     return {**row, "reason": reason or ("it only moves data" if idle else None)}
 

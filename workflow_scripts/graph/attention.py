@@ -66,7 +66,7 @@ def _end(product):
     nothing = (None, None)
     swap = surgery.consumer(product.outputs[0], "Transpose") if product is not None else None
     joined = surgery.consumer(swap.outputs[0], "Reshape") if swap is not None else None
-    if joined is None or list(swap.attrs["perm"]) != HEADS_FIRST or len(joined.outputs[0].shape) != 3:
+    if swap is None or joined is None or list(swap.attrs["perm"]) != HEADS_FIRST or len(joined.outputs[0].shape) != 3:
         return nothing
     readers = joined.outputs[0].outputs
     if [n.op for n in readers] == ["HardSwish"]:

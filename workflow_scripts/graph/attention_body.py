@@ -93,7 +93,8 @@ def function(op: str) -> gs.Function:
 
 def _text(op):
     kind = op.removesuffix(IMAGE)
-    layout, names = TOKENS if kind == op else IMAGES, INPUTS[kind]
+    layout: dict = TOKENS if kind == op else IMAGES
+    names = INPUTS[kind]
     parts = {
         "heads": "\n".join(layout["heads"].format(name=name, depth=DEPTH[name]) for name in names),
         "split": SPLIT[kind].format(axis=layout["axis"]),

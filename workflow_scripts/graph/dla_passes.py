@@ -39,8 +39,8 @@ class _Images:
 
     def visit(self, node):
         """Make the image of a node's output if its inputs have images, or if images and tokens meet there."""
-        handler = {"MatMul": self.linear, "Gemm": self.gemm, "Reshape": self.reshape, "Transpose": self.transpose}
-        handler = self.elementwise if node.op in ELEMENTWISE else handler.get(node.op)
+        handlers = {"MatMul": self.linear, "Gemm": self.gemm, "Reshape": self.reshape, "Transpose": self.transpose}
+        handler = self.elementwise if node.op in ELEMENTWISE else handlers.get(node.op)
         handler = self.attention if node.op in attention.OPS else handler
         if handler:
             handler(node)
@@ -226,7 +226,7 @@ def _subsampled(tensor):
     flat = surgery.producer(tensor, "Reshape")
     cut = surgery.producer(flat.inputs[0], "Slice") if flat is not None else None
     wide = surgery.producer(cut.inputs[0], "Reshape") if cut is not None else None
-    if wide is None or len(wide.inputs[0].shape) != 3 or len(cut.inputs) != 5:
+    if cut is None or wide is None or len(wide.inputs[0].shape) != 3 or len(cut.inputs) != 5:
         return tensor, 1
     starts, _, axes, steps = (t.values.tolist() for t in cut.inputs[1:])
     whole = [cut.outputs[0].shape[a] == -(-cut.inputs[0].shape[a] // steps[0]) for a in (1, 2)]

@@ -128,7 +128,7 @@ def _numbers():
     """Return what pickled scalars and arrays of NumPy import, under the names of either of its generations."""
     import numpy as np
 
-    core = np._core.multiarray
+    core = np._core.multiarray  # type: ignore[attr-defined]
     named = [(core.scalar, f"numpy.{c}.multiarray.scalar") for c in ("core", "_core")]
     named += [(core._reconstruct, f"numpy.{c}.multiarray._reconstruct") for c in ("core", "_core")]
     kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}

@@ -90,13 +90,13 @@ def _imports(pickled):
     while start < len(pickled):
         texts = []
         for operation, argument, place in pickletools.genops(pickled[start:]):
-            if operation.name in ("GLOBAL", "INST"):
+            if operation.name in ("GLOBAL", "INST") and argument:
                 yield argument.replace(" ", ".")
             elif operation.name == "STACK_GLOBAL" and len(texts) > 1:
                 yield f"{texts[-2]}.{texts[-1]}"
             elif isinstance(argument, str):
                 texts.append(argument)
-            end = place + 1
+            end = (place or 0) + 1
         start += end
         if pickled[start : start + 1] != b"\x80":  # what follows the pickles are the tensors
             return

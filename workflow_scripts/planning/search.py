@@ -33,8 +33,8 @@ class Search:
         """Return the groups by effect per cost, the largest first; an effect of None is infinite."""
 
         def worth(name):
-            effect = math.inf if effects[name] is None else effects[name]
-            return effect / self.costs.more(self.forced, members[name])
+            effect = effects[name]
+            return (math.inf if effect is None else effect) / self.costs.more(self.forced, members[name])
 
         return sorted(members, key=lambda name: (-worth(name), name))
 

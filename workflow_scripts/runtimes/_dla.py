@@ -51,9 +51,9 @@ def _node(trt, config, layer):
     inputs, outputs = _layers.inputs_of(layer), _layers.outputs_of(layer)
     moves = _layers.is_kind(trt, layer, *MOVERS)
     batch = _batch(tuple(outputs[0].shape))  # an input may be a constant
-    names = ([tensor.name for tensor in tensors] for tensors in (inputs, outputs))
+    read, written = ([tensor.name for tensor in tensors] for tensors in (inputs, outputs))
     macs = _macs(trt, layer, inputs, outputs) if supported else 0
-    return partition.Node(layer.name, *names, supported, batch, macs, supported and not moves)
+    return partition.Node(layer.name, read, written, supported, batch, macs, supported and not moves)
 
 
 def _batch(shape):

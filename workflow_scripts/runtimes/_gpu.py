@@ -7,6 +7,7 @@ interfaces to an engine's inputs and outputs.
 
 from __future__ import annotations
 
+import functools
 import gc
 import re
 import time
@@ -270,7 +271,7 @@ class Pipeline:
             log.info("%s: without a CUDA graph: %s", self.session.name, error)
             return False
         for slot, graph in zip(self.slots, graphs):
-            slot.work = lambda graph=graph: graph.launch(compute)
+            slot.work = functools.partial(graph.launch, compute)
             slot.work()
         compute.wait()
         return True
@@ -388,7 +389,7 @@ def profile(session: GpuSession, layers: list[dict], batch: int, queries: int) -
 
 
 def _profiler(trt):
-    class Profiler(trt.IProfiler):
+    class Profiler(trt.IProfiler):  # type: ignore[name-defined]
         def __init__(self):
             trt.IProfiler.__init__(self)
             self.rows = {}

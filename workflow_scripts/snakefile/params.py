@@ -29,6 +29,7 @@ class Slice:
         self.of, self.keys = of, keys
 
     def __call__(self, tables: Tables, w):
+        """Return the slice of a job."""
         return self.of(tables, w)
 
     def __or__(self, other: Slice) -> Slice:

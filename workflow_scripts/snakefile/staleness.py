@@ -44,8 +44,7 @@ def script(name, others=lambda wildcards: (), **facts):
     def path(wildcards):
         return [f"workflow_scripts/{name}"]
 
-    path.files = lambda wildcards: code(name, *others(wildcards))
-    vars(path).update(facts)
+    vars(path).update(facts, files=lambda wildcards: code(name, *others(wildcards)))
     return path
 
 
@@ -70,7 +69,7 @@ def user_file(key, tables, rules):
             _require(named, f"{kind}s.{getattr(wildcards, kind)}.{rest}", os.path.isfile)
         return []
 
-    path.user_file = lambda w: "" if _is_made(of(tables, w), rules) else of(tables, w)
+    vars(path).update(user_file=lambda w: "" if _is_made(of(tables, w), rules) else of(tables, w))
     return path
 
 
