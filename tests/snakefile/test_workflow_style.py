@@ -13,7 +13,8 @@ from workflow import REPOSITORY, Workflow
 BIN = Path(sys.executable).parent
 RULE = re.compile(r"^rule (\w+):\n((?:[ ]+.*\n|\n(?=[ ]))*)", re.MULTILINE)
 # folders whose public functions are all annotated ("." is the commands)
-ANNOTATED = ("data", "dla", "graph", "measure", "planning", "quantization", "reporting", "runtimes")
+ANNOTATED = ("configuration", "core", "data", "devices", "dla", "graph", "measure", "planning", "quantization")
+ANNOTATED += ("reporting", "runtimes")
 LINT = re.search(r"^lint:.*\n((?:\t.+\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE).group(1)
 # what `snakemake --lint` may say, and why that is right here
 ALLOWED = {

@@ -64,7 +64,7 @@ def tools(paths: Iterable[str]) -> set[str]:
     return {name for path in paths for given in TOOLS.findall(_text(path)) for name in re.findall(r"[\w-]+", given)}
 
 
-def is_training(path):
+def is_training(path: str) -> bool:
     """Return whether the command in a script (a path from the repository's root) declares that it trains."""
     return bool(TRAINED.search(_text(path)))
 

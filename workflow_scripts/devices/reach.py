@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from configuration.tables import Tables, pick
 from core import addresses, sources
@@ -25,7 +26,7 @@ ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # keys that say what a device is
 
 
-def ask(row: dict, question: str, *more):
+def ask(row: dict, question: str, *more: object) -> Any:
     """Return what devices/probe.py's function `question` answers of a target's row, in the interpreter of its jobs."""
     if row.get("ssh"):
         return None
