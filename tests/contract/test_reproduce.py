@@ -134,7 +134,7 @@ def test_what_took_training_is_made_first_as_it_was():
         ("", "r.json is not JSON"),
         ("[1]", "r.json is not a result: delete it and run again"),
         ('{"model": "m"}', "r.json is not a result: delete it and run again"),
-        (OLD.read_text(), "does not record its dataset: it is of an older version"),
+        (OLD.read_text(), "does not record its dataset: an older version of the project wrote it"),
     ],
 )
 def test_what_is_no_result_to_build_again_is_said_in_one_line(text, said, tmp_path):
