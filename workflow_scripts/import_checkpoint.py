@@ -1,30 +1,32 @@
-"""Take a user's own weights as a model's checkpoint: they must fit it exactly, and are then copied as they are."""
+"""Use a user's own weights as a model's checkpoint: check that they fit exactly, then copy the file."""
 
 import shutil
 
 from core import resolved
-from core.command import Command
+from core.command import Command, Job
 
 
-def run(args):
+def run(args: Job) -> None:
+    """Write the checkpoint; raise UserError if the weights do not fit."""
     from model import checkpoint, zoo
 
     row = resolved.read(args.model, resolved.NETWORK)
     checkpoint.load_into(zoo.create(row, args.classes), args.source, key=args.part)
-    if checkpoint.taken(args.source, args.part) == checkpoint.taken(args.source):
+    if checkpoint.part_of(args.source, args.part) == checkpoint.part_of(args.source):
         shutil.copyfile(args.source, args.checkpoint)
-    else:  # whoever reads a copy would take another part
+    else:  # readers of a copy would use another state dict
         checkpoint.save(checkpoint.read(args.source, args.part), args.checkpoint)
 
 
-def context(args):
-    """Return which part of the user's file is taken: None where it is one state dict."""
+def context(args: Job) -> dict:
+    """Return the key of the state dict that is used, or None if the file is a bare one."""
     from model import checkpoint
 
-    return {"weights": checkpoint.taken(args.source, args.part)}
+    return {"weights": checkpoint.part_of(args.source, args.part)}
 
 
-def command():
+def command() -> Command:
+    """Return the command line."""
     c = Command(__file__, __doc__, tools=("torch", "timm"), context=context)
     c.input(
         "--source",
@@ -33,7 +35,7 @@ def command():
     )
     c.model(resolved.NETWORK)
     c.param("--classes", type=int, required=True)
-    c.param("--part", help="which state dict of the file is taken, where it has several")
+    c.param("--part", help="the state dict to use, if the file has several")
     c.output("--checkpoint", help="file to write")
     return c
 

@@ -1,17 +1,26 @@
-"""Train a model on a dataset's training images: from scratch, or from other weights (fine-tuning).
+"""Train a model on a dataset's training images, from scratch or from other weights (fine-tuning).
 
-Where the other weights are of another number of classes, the layers that give the classes start anew, and nothing else.
+If the other weights have another number of classes, the classifiers alone start from random weights.
 """
 
+from __future__ import annotations
+
 import os
-from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
-from core import resolved
-from core.command import Command, log
+from core import progress, resolved
+from core.command import Command, Job, log
+from core.files import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from data import augment
+    from model.trainer import Trainer
 
 
-def run(args):
-    from core.files import UserError
+def run(args: Job) -> None:
+    """Train in one process or several; raise UserError if the dataset does not fit the parameters."""
     from data import index
     from model import context, parallel, training
 
@@ -27,54 +36,53 @@ def run(args):
         parallel.launch(train, processes, args)
     else:
         train(args)
-    log.info(
-        "trained on %d images in %s on %s, %d processes", images, _spoken(context.fast_type(device)), device, processes
-    )
+    dtype = str(context.fast_type(device) or "torch.float32").rpartition(".")[2]
+    log.info("trained on %d images in %s on %s, %d processes", images, dtype, device, processes)
 
 
-def train(args):
-    """Train in one of the processes; the first of them writes the checkpoint."""
-    from core import progress
+def train(args: Job) -> None:
+    """Train in one of the processes; rank 0 writes the checkpoint."""
     from model import checkpoint, parallel, training
     from model.resume import Resume
 
     device = training.start(args.seed, args.threads, args.device)
     resume = Resume(args.final("checkpoint"), args.key)
     with parallel.group(device, args.threads) as (rank, processes, device):
-        job, clean = setup(args, device)
-        total = args.training["epochs"] * len(job.images) + len(clean)
-        with progress.bar(total, f"train {job.row['timm']}") if rank == 0 else nullcontext(parallel.Silent()) as bar:
-            job.run(rank, processes, resume, bar)
+        trainer, clean = setup(args, device)
+        total = args.training["epochs"] * len(trainer.images) + len(clean)
+        with progress.bar(total, f"train {trainer.row['timm']}", disable=rank > 0) as bar:
+            trainer.run(rank, processes, resume, bar)
             if rank == 0:
-                recalibrate(job, clean, args, bar)
-                checkpoint.save(job.model.state_dict(), args.checkpoint)
+                recalibrate(trainer, clean, args, bar)
+                checkpoint.save(trainer.model.state_dict(), args.checkpoint)
                 resume.remove()
 
 
-def setup(args, device):
-    """Return the job, and the training images as evaluation looks at them."""
+def setup(args: Job, device: torch.device) -> tuple[Trainer, augment.TrainImages]:
+    """Return the trainer, and the training images under evaluation preprocessing."""
     from data import augment, index
-    from model import checkpoint, trainer, zoo
+    from model import checkpoint, zoo
+    from model.trainer import DEFAULTS, Trainer
 
     listing, row = index.read(args.index), resolved.read(args.model, resolved.AUGMENTED)
     model = zoo.create(row, args.classes)
     if args.start:
         checkpoint.load_into(model, args.start, new_heads=True, key=args.training.get("checkpoint_key"))
     geometry = {name: row[name] for name in resolved.GEOMETRY}
-    recipe = {**trainer.DEFAULTS, **args.training}
+    recipe = {**DEFAULTS, **args.training}
     images = augment.TrainImages(listing, args.index, geometry, recipe, args.seed)
     clean = augment.TrainImages(listing, args.index, geometry, None, args.seed)
-    return trainer.Trainer(model.to(device), images, recipe, args.seed, row, device), clean
+    return Trainer(model.to(device), images, recipe, args.seed, row, device), clean
 
 
-def recalibrate(job, clean, args, bar):
-    """Let BatchNorm's statistics be those of the training images as evaluation looks at them."""
+def recalibrate(trainer: Trainer, clean: augment.TrainImages, args: Job, bar: Any) -> None:
+    """Re-estimate BatchNorm statistics under evaluation preprocessing."""
     from data import augment
     from model import training
 
     order = augment.order(len(clean), args.seed, "clean")
-    batches = training.batches(clean, order, args.training["batch"], job.row, job.device)
-    training.recalibrate_batchnorm(job.model, _inputs(batches, bar), job.frozen)
+    batches = training.batches(clean, order, args.training["batch"], trainer.row, trainer.device)
+    training.recalibrate_batchnorm(trainer.model, _inputs(batches, bar), trainer.frozen)
 
 
 def _inputs(batches, bar):
@@ -83,36 +91,33 @@ def _inputs(batches, bar):
         bar.update(len(labels))
 
 
-def decides(args):
-    """Return what of the index decides the checkpoint."""
+def index_content(args: Job) -> dict:
+    """Return the content of the index that the checkpoint depends on."""
     from data import index
 
     return index.relevant(args.index, "train")
 
 
-def _spoken(kind):
-    return "float32" if kind is None else str(kind).rpartition(".")[2]
-
-
-def context(args):
-    """Return what of this machine decides the weights."""
+def context(args: Job) -> dict:
+    """Return the properties of this machine that the weights depend on."""
     from model import context
 
-    return {**context.of_training(args.device, args.threads, args.processes), **started(args)}
+    return {**context.of_training(args.device, args.threads, args.processes), **start_part(args)}
 
 
-def started(args):
-    """Return which part of a file of weights training starts from, where it does."""
+def start_part(args: Job) -> dict:
+    """Return the key of the state dict that fine-tuning starts from; {} when training from scratch."""
     from model import checkpoint
 
-    return {"weights": checkpoint.taken(args.start, args.training.get("checkpoint_key"))} if args.start else {}
+    return {"weights": checkpoint.part_of(args.start, args.training.get("checkpoint_key"))} if args.start else {}
 
 
-def command():
+def command() -> Command:
+    """Return the command line."""
     c = Command(
         __file__, __doc__, tools=("torch", "timm", "numpy", "pillow"), heavy=True, trained=True, context=context
     )
-    c.input("--index", help="index.json of the dataset", content=decides)
+    c.input("--index", help="index.json of the dataset", content=index_content)
     c.input("--start", required=False, help="weights to fine-tune; without them, training is from scratch")
     c.model(resolved.AUGMENTED)
     c.param("--classes", type=int, required=True)
@@ -121,9 +126,9 @@ def command():
     c.output("--checkpoint", help="state dict to write")
     c.untracked("--threads", type=int, default=0, help="CPU threads (0: all cores)")
     c.untracked("--device", default="auto", help="auto, cpu or cuda")
-    wanted = int(os.environ.get("LEVIT_PROCESSES") or 0)
+    processes = int(os.environ.get("LEVIT_PROCESSES") or 0)
     return c.untracked(
-        "--processes", type=int, default=wanted, help="sharing each batch; 0: one a GPU ($LEVIT_PROCESSES)"
+        "--processes", type=int, default=processes, help="that share each batch; 0: one per GPU ($LEVIT_PROCESSES)"
     )
 
 

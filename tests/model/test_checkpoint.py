@@ -313,7 +313,7 @@ def test_a_key_chooses_which_part_is_taken(model, tmp_path, caplog):
     ]:
         loaded = checkpoint.load_into(zoo.create(TINY, 10), tmp_path / "w.pth", key=key).state_dict()
         assert all(torch.equal(value, loaded[name]) for name, value in state.items())
-        assert checkpoint.taken(tmp_path / "w.pth", key) == (key or "model_ema")
+        assert checkpoint.part_of(tmp_path / "w.pth", key) == (key or "model_ema")
     with pytest.raises(UserError, match="checkpoint_key: ema: .*: it has model_ema, model, teacher, deep.state_dict"):
         checkpoint.load_into(model, tmp_path / "w.pth", key="ema")
     torch.save(states["model"], tmp_path / "w.pth")
@@ -321,7 +321,7 @@ def test_a_key_chooses_which_part_is_taken(model, tmp_path, caplog):
         UserError, match="checkpoint_key: ema: .*: it is one state dict, without parts: take the key out"
     ):
         checkpoint.load_into(model, tmp_path / "w.pth", key="ema")
-    assert checkpoint.taken(tmp_path / "w.pth") is None
+    assert checkpoint.part_of(tmp_path / "w.pth") is None
 
 
 SIZES = [("LeViT-tiny", 96, 64), ("LeViT-tiny", 64, 128), ("LeViT-128S", 224, 256)]

@@ -9,9 +9,10 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(total: int, desc: str, unit: str = "image") -> tqdm:
-    """Return a context manager with `update(n)` and `set_postfix_str(text)`."""
-    return tqdm(total=total, desc=desc, unit=unit, mininterval=0.2 if sys.stderr.isatty() else 5.0)
+def bar(total: int, desc: str, unit: str = "image", disable: bool = False) -> tqdm:
+    """Return a context manager with `update(n)` and `set_postfix_str(text)`; disable: show nothing."""
+    interval = 0.2 if sys.stderr.isatty() else 5.0
+    return tqdm(total=total, desc=desc, unit=unit, mininterval=interval, disable=disable)
 
 
 def over(items: Sequence[Any], desc: str, unit: str = "image") -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the layer before it, in any network: which layer that is, one observed forward pass shows."""
+"""Fold BatchNorm into the layer before it, in any network; one observed forward pass shows which layer that is."""
 
 import collections
 
@@ -12,16 +12,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 LAYERS = {nn.Conv2d: fusion.fuse_conv_bn_weights, nn.Linear: fusion.fuse_linear_bn_weights}
 CHANNELS = {nn.Conv2d: 1, nn.Linear: -1}  # which dimension of an output a layer's channels are
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # of a BatchNorm's output against the formula
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # tolerance of a BatchNorm's output against its formula
 
 
 @torch.no_grad()
-def fold(model, images):
-    """Fold every BatchNorm that alone reads the output of a convolution or linear layer into it, in place.
+def fold(model: nn.Module, images: torch.Tensor) -> list[str]:
+    """Fold each BatchNorm that alone reads a convolution's or linear layer's output into that layer, in place.
 
-    model: in evaluation mode; images: float32 [N, 3, H, W] to observe it with. What timm's BatchNorms do besides (an
-    activation) stays in their place. What is computed more than once in a pass, has hooks, shares its parameters or is
-    read by any other operation stays as it is. Returns the names of the layers that something was folded into.
+    model: in evaluation mode; images: float32 [N, 3, H, W] for the observed pass. The activation of timm's BatchNorms
+    stays in their place. Modules that run more than once in a pass, have hooks, share parameters or have other readers
+    are not changed. Returns the names of the layers that a BatchNorm was folded into.
     """
     pairs = Observation(model).pairs(images)
     for norm, layer in pairs.items():
@@ -35,18 +35,22 @@ def fold(model, images):
 
 
 class Observation(TorchDispatchMode):
-    """A forward pass in which every operation is seen that reads a layer's output or a parameter.
+    """A forward pass that records every operation that reads a layer's output or a parameter.
 
-    Tensors are known by their storage, so a view is what it is a view of; a module reads what is read while it runs.
+    Storages identify tensors, so that a view counts as its base; an operation counts as read by the running module.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model, self.running, self.paused = model, [], False
         self.runs, self.readers = collections.Counter(), collections.defaultdict(list)  # by module, by storage
-        self.written, self.read, self.plain = {}, {}, set()  # {layer: output}, {norm: input}, norms that are no more
+        self.written, self.read, self.plain = (
+            {},
+            {},
+            set(),
+        )  # {layer: output}, {norm: input}, norms without further effects
         self.candidates = [module for module in model.modules() if _is_plain(module)]
-        self.kept = {
+        self.watched = {
             _storage(p): p
             for m in self.candidates
             for p in (*m._parameters.values(), *m._buffers.values())
@@ -54,32 +58,32 @@ class Observation(TorchDispatchMode):
         }
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
         if not self.paused:
-            self._record(function, _tensors((args, kwargs)), _tensors(found))
-        return found
+            self._record(function, _tensors((args, kwargs)), _tensors(result))
+        return result
 
     def _record(self, function, inputs, outputs):
         shared = set() if function._schema.is_mutable else {_storage(tensor) for tensor in outputs}
         for key in {_storage(tensor) for tensor in inputs} - shared:
-            if key in self.kept:
+            if key in self.watched:
                 self.readers[key].append(self.running[-1] if self.running else None)
 
-    def pairs(self, images):
+    def pairs(self, images: torch.Tensor) -> dict[nn.Module, nn.Module]:
         """Run the network and return {BatchNorm: the layer whose output it alone reads}."""
         hooks = [module.register_forward_pre_hook(self._enter) for module in self.candidates]
         hooks += [module.register_forward_hook(self._leave) for module in self.candidates]
         try:
             with self:
-                given = self.model(images)
+                outputs = self.model(images)
         finally:
             for hook in hooks:
                 hook.remove()
-        for tensor in _tensors(given):
+        for tensor in _tensors(outputs):
             self.readers[_storage(tensor)].append(None)
         layer_of = {_storage(output): layer for layer, output in self.written.items()}
-        found = {norm: layer_of.get(_storage(value)) for norm, value in self.read.items()}
-        return {norm: layer for norm, layer in found.items() if layer is not None and self._fits(norm, layer)}
+        before = {norm: layer_of.get(_storage(value)) for norm, value in self.read.items()}
+        return {norm: layer for norm, layer in before.items() if layer is not None and self._fits(norm, layer)}
 
     def _enter(self, module, inputs):
         self.running.append(module)
@@ -94,7 +98,7 @@ class Observation(TorchDispatchMode):
                 self.plain.add(module)
         else:
             self.written[module] = output
-            self.kept[_storage(output)] = output  # a storage that lives keeps its address
+            self.watched[_storage(output)] = output  # a live storage keeps its address
         self.paused = False
 
     def _fits(self, norm, layer):
@@ -105,7 +109,7 @@ class Observation(TorchDispatchMode):
 
 
 def _is_plain(module):
-    """Return whether a module is a BatchNorm or layer of parameters of its own that nothing else changes."""
+    """Return whether a module is a BatchNorm or layer with parameters of its own and without hooks."""
     hooked = module._forward_hooks or module._forward_pre_hooks
     if hooked or not (isinstance(module, _BatchNorm) or type(module) in LAYERS):
         return False
@@ -113,7 +117,7 @@ def _is_plain(module):
 
 
 def _is_formula(norm, value, output):
-    """Return whether a BatchNorm gave its statistics' formula, followed by the rest that would take its place."""
+    """Return whether a BatchNorm's output is its formula followed by the activation that would replace it."""
     if (
         norm.training
         or norm.running_mean is None
@@ -133,17 +137,17 @@ def _statistics(norm):
 
 
 def _same_channels(output, dimension, value):
-    """Return whether dimension 1 of `value` is that dimension of `output`, of whose storage it is a view."""
+    """Return whether dimension 1 of `value` is the given dimension of `output`, of whose storage it is a view."""
     channels = torch.arange(output.shape[dimension], dtype=torch.int32)
     if value.ndim < 2 or value.shape[1] != len(channels) or value.dtype != output.dtype:
         return False
     places = torch.full((output.untyped_storage().nbytes() // output.element_size(),), -1, dtype=torch.int32)
-    seen = [
+    views = [
         places.as_strided(t.shape, t.stride(), t.storage_offset()).movedim(d, -1)
         for t, d in ((output, dimension), (value, 1))
     ]
-    seen[0].copy_(channels.expand_as(seen[0]))
-    return torch.equal(seen[1], channels.expand_as(seen[1]))
+    views[0].copy_(channels.expand_as(views[0]))
+    return torch.equal(views[1], channels.expand_as(views[1]))
 
 
 def _tensors(tree):
@@ -155,6 +159,6 @@ def _storage(tensor):
 
 
 def _rest(norm):
-    """Return what a BatchNorm does besides: the activation of timm's, or nothing."""
+    """Return what replaces a folded BatchNorm: the activation of timm's, or the identity."""
     more = [part for part in norm.children() if not isinstance(part, nn.Identity)]
     return nn.Sequential(*more) if more else nn.Identity()

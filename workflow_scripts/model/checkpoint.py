@@ -1,4 +1,6 @@
-"""Weights as files: read strictly and as tensors only, under either of the known names, written reproducibly."""
+"""Checkpoint files: read strictly, as tensors only, with timm's or the original LeViT's names; written reproducibly."""
+
+from __future__ import annotations
 
 import argparse
 import collections
@@ -7,23 +9,26 @@ import io
 import os
 import pickle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.files import UserError
 from model import formats, mismatch, unreadable
 
+if TYPE_CHECKING:
+    from torch import nn
+
 DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
-ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")  # of files that a folder is looked through for
-LISTED = 6  # keys of each kind that an error names
+ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")  # of the files that the error for a folder suggests
+LISTED = 6  # names of each kind in an error
 
 
-def load_into(model, path, new_heads=False, key=None):
-    """Load a file of weights into `model` (in place) and return the model.
+def load_into(model: nn.Module, path: str | os.PathLike, new_heads: bool = False, key: str | None = None) -> nn.Module:
+    """Load a checkpoint into `model` (in place) and return the model.
 
-    The file is what torch.save or safetensors writes: a state dict, bare or wrapped (formats.WRAPPERS), with timm's
-    names or the original LeViT's. new_heads: classifiers of another number of classes stay as they are in the model.
-    key: which of a file's state dicts is taken; by default the preferred.
-    Raises UserError where it is not such a file, or where a tensor is missing, unexpected, mis-shaped or not finite,
-    under its name in the file.
+    The file is one of torch.save or safetensors: a state dict, bare or wrapped (formats.WRAPPERS), with timm's names or
+    the original LeViT's. new_heads: keep the model's classifiers if the file's have another number of classes;
+    key: the state dict to use, if the file has several. Raises UserError if the file is of another kind, or if a tensor
+    is missing, unexpected, mis-shaped or not finite, by its name in the file.
     """
     own, originals = model.state_dict(), formats.original_names(model)
     state, _ = formats.without_prefixes(read(path, key), own.keys() | originals.keys())
@@ -31,79 +36,77 @@ def load_into(model, path, new_heads=False, key=None):
     _check_kinds(state, path)
     _check_alone(state, names, path)
     state = {name: _as_wide(value, shapes.get(name)) for name, value in state.items()}
-    kept = other_heads(state, names, model) if new_heads else ()
-    remedy = functools.partial(mismatch.of, state=state, names=names, model=model, heads=classifiers(model))
-    _check(_without(state, kept), _without(shapes, kept), path, remedy)
-    model.load_state_dict({target: (own[target] if name in kept else state[name]) for name, target in names.items()})
+    new = other_heads(state, names, model) if new_heads else []
+    remedy = functools.partial(mismatch.hint, state=state, names=names, model=model, heads=classifiers(model))
+    _check(_without(state, new), _without(shapes, new), path, remedy)
+    model.load_state_dict({target: (own[target] if name in new else state[name]) for name, target in names.items()})
     return model
 
 
-def load_state(model, state, path):
-    """Load tensors under the model's own names, strictly, and return the model; `path` is what errors name."""
+def load_state(model: nn.Module, state: dict, path: str | os.PathLike) -> nn.Module:
+    """Load tensors with the model's own names, strictly, and return the model; errors name `path`."""
     _check(state, model.state_dict(), path)
     model.load_state_dict(state, strict=True)
     return model
 
 
-def other_heads(state, names, model):
-    """Return the names in a file of the tensors of classifiers that have another number of classes there.
+def other_heads(state: dict, names: dict[str, str], model: nn.Module) -> list[str]:
+    """Return the names of a file's classifier tensors whose number of classes differs from the model's.
 
     state: the file's tensors; names: {name in the file: name in the model}.
     """
     own, heads = model.state_dict(), classifiers(model)
     pairs = {name: (state[name].shape, own[target].shape) for name, target in names.items() if name in state}
-    found = [name for name, target in names.items() if target.rpartition(".")[0] in heads and name in pairs]
-    return [name for name in found if pairs[name][0] != pairs[name][1] and pairs[name][0][1:] == pairs[name][1][1:]]
+    tensors = [name for name, target in names.items() if target.rpartition(".")[0] in heads and name in pairs]
+    return [name for name in tensors if pairs[name][0] != pairs[name][1] and pairs[name][0][1:] == pairs[name][1][1:]]
 
 
-def classifiers(model):
-    """Return the names of the layers whose outputs are the classes, as timm's description of the network gives them."""
+def classifiers(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the classifier layers, from timm's pretrained_cfg."""
     names = model.pretrained_cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def read(path, key=None):
-    """Return the file's state dict {name: CPU tensor}, names as they are in the file; key: which, where it has several.
+def read(path: str | os.PathLike, key: str | None = None) -> dict:
+    """Return the file's state dict {name: CPU tensor} with the file's names; key: the one to use, if it has several.
 
-    Nothing but tensors and plain values is unpickled. Raises UserError for every other content.
+    Only tensors and plain values are unpickled. Raises UserError for any other content.
     """
     content = _content(path)
-    found = formats.parts(content, _is_state)
-    if found or key:
-        return dict(found[formats.choose(found, key, path)])
+    parts = formats.parts(content, _is_state)
+    if parts or key:
+        return dict(parts[formats.choose(parts, key, path)])
     if not _is_state(content):
-        raise UserError(f"{path} holds no state dict: {_held(content)}; {unreadable.SAVE}")
+        raise UserError(f"{path} holds no state dict: {_describe(content)}; {unreadable.SAVE}")
     return dict(content)
 
 
-def taken(path, key=None):
-    """Return the key of the part of a file that `read` takes, or None where the file is one state dict."""
-    found = formats.parts(_content(path), _is_state)
-    return formats.choose(found, key, path) if found or key else None
+def part_of(path: str | os.PathLike, key: str | None = None) -> str | None:
+    """Return the key of the state dict that `read` uses, or None if the file is a bare one."""
+    parts = formats.parts(_content(path), _is_state)
+    return formats.choose(parts, key, path) if parts or key else None
 
 
 def _content(path):
     if os.path.isdir(path):
         inside = sorted(name for name in os.listdir(path) if name.endswith(ENDINGS))
-        raise UserError(
-            f"{path} is a folder: name the file of weights in it ({', '.join(inside[:3]) or 'it has none'})"
-        )
-    with open(path, "rb") as stream:  # a missing or forbidden file is its own error, not damage
+        raise UserError(f"{path} is a folder: name the checkpoint in it ({', '.join(inside[:3]) or 'it has none'})")
+    with open(path, "rb") as stream:  # a missing or unreadable file is an OSError, not damage
         head = stream.read(9)
     try:
         return (_read_safetensors if head[8:] == b"{" else _read_torch)(path)
     except DAMAGE as error:
-        raise UserError(f"{path} {unreadable.what(path, error)}") from None
+        raise UserError(f"{path} {unreadable.diagnose(path, error)}") from None
 
 
-def _held(content):
-    """Return what the content of a file is that is no state dict."""
+def _describe(content):
+    """Return what content is that is not a state dict."""
     if not isinstance(content, dict):
         return f"it is one {type(content).__name__}"
     if not content:
         return "it is empty"
     odd = [f"{key!r} ({type(value).__name__})" for key, value in content.items() if not _is_entry(key, value)]
-    return f"names of tensors are wanted, and it has {', '.join(odd[:3])}"
+    return f"it must map names to tensors, and has {', '.join(odd[:3])}"
 
 
 def _is_entry(key, value):
@@ -120,19 +123,21 @@ def _is_state(content):
 def _read_torch(path):
     import torch
 
-    with torch.serialization.safe_globals([argparse.Namespace, *_numbers()]):  # what training programs keep beside
+    with torch.serialization.safe_globals(
+        [argparse.Namespace, *_numbers()]
+    ):  # what training programs save beside weights
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _numbers():
-    """Return what pickled scalars and arrays of NumPy import, under the names of either of its generations."""
+    """Return what pickled NumPy scalars and arrays import, under the names of NumPy 1 and 2."""
     import numpy as np
 
     core = np._core.multiarray  # type: ignore[attr-defined]
     named = [(core.scalar, f"numpy.{c}.multiarray.scalar") for c in ("core", "_core")]
     named += [(core._reconstruct, f"numpy.{c}.multiarray._reconstruct") for c in ("core", "_core")]
-    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
-    return [*named, np.ndarray, np.dtype, *kinds]
+    types = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    return [*named, np.ndarray, np.dtype, *types]
 
 
 def _read_safetensors(path):
@@ -145,12 +150,12 @@ def _read_safetensors(path):
         raise ValueError(str(error)) from None
 
 
-def save(state, path):
-    """Write a state dict to `path`: equal tensors give equal bytes, whatever device or view they lived in."""
+def save(state: dict, path: str | os.PathLike) -> None:
+    """Write a state dict to `path`; equal tensors give equal bytes, on whatever device or in whatever view they are."""
     import torch
 
     plain = collections.OrderedDict((name, value.detach().cpu().contiguous().clone()) for name, value in state.items())
-    buffer = io.BytesIO()  # torch.save puts a file's name into the archive, and our names end in .partial
+    buffer = io.BytesIO()  # torch.save stores the file's name in the archive, and ours ends in .partial
     torch.save(plain, buffer)
     Path(path).write_bytes(buffer.getvalue())
 
@@ -166,15 +171,15 @@ def _without(values, names):
 
 
 def _check_kinds(state, path):
-    """Raise UserError naming the first tensor that is not plain numbers in memory, with what makes it so."""
+    """Raise UserError naming the first tensor that is not real, dense numbers in memory, with the remedy."""
     import torch
 
     remedies = {
         "complex": lambda t: t.is_complex() and "it must be real",
-        "meta": lambda t: t.is_meta and "it has no values: load the weights before they are saved",
-        "quantized": lambda t: t.is_quantized and "save the network of before quantization",
-        "nested": lambda t: t.is_nested and "save each tensor by itself",
-        "sparse": lambda t: t.layout != torch.strided and "tensor.to_dense() before it is saved",
+        "meta": lambda t: t.is_meta and "it has no values: load the weights before saving",
+        "quantized": lambda t: t.is_quantized and "save the network before quantization",
+        "nested": lambda t: t.is_nested and "save each tensor separately",
+        "sparse": lambda t: t.layout != torch.strided and "call tensor.to_dense() before saving",
     }
     for name, value in state.items():
         for kind, remedy in remedies.items():
@@ -183,17 +188,17 @@ def _check_kinds(state, path):
 
 
 def _check_alone(state, names, path):
-    """Raise UserError where the weights are under a prefix and others stand beside them."""
+    """Raise UserError if the weights have a common prefix and other tensors stand beside them."""
     prefix, others = formats.beside(state, names.keys())
     if others:
         raise UserError(
-            f"{path}: its weights are under {prefix} and {len(others)} others beside them ({_some(others)}): save "
+            f"{path}: its weights are under {prefix}, with {len(others)} others beside them ({_some(others)}): save "
             "the network's own state_dict() alone"
         )
 
 
 def _check(state, expected, path, hint=lambda names: ""):
-    """Raise one UserError that lists what does not fit; hint: what to do, by the names of the wrong shapes."""
+    """Raise one UserError that lists all differences; hint: returns the remedy for the names of wrong shapes."""
     import torch
 
     missing = [name for name in expected if name not in state]

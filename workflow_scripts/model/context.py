@@ -1,6 +1,6 @@
-"""What of a machine decides the bytes of trained weights: its device, the type of products, threads, instructions.
+"""The properties of a machine that the bytes of trained weights depend on: device, dtype, threads, instructions.
 
-Asked before the store is, which must not wait for torch: it is imported only where a GPU's driver is.
+The store's key needs them before any work, so torch is imported only on a machine with a GPU driver.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import os
 
 from core.files import system_text
 
-# sets of vector instructions that kernels are chosen by
+# instruction sets that select kernels
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
-BFLOAT16 = ("avx512_bf16", "amx_bf16")  # those with fast products of bfloat16
+BFLOAT16 = ("avx512_bf16", "amx_bf16")  # those with fast bfloat16 products
 
 
 def of_training(device: str, threads: int, processes: int) -> dict:
-    """Return what decides the bytes that training writes, but for its inputs, recipe and code.
+    """Return what the bytes of trained weights depend on besides inputs, parameters and code.
 
     device: auto, cpu or cuda; threads: of the processor (0: all cores); processes: sharing each batch, or 0.
     """
@@ -33,12 +33,12 @@ def of_training(device: str, threads: int, processes: int) -> dict:
 
 
 def of_processor(threads: int) -> int:
-    """Return the number of threads that 0 stands for, or the given one."""
+    """Return the number of CPU threads; 0 stands for all cores."""
     return threads or len(os.sched_getaffinity(0))
 
 
 def device_kind(device: str) -> str:
-    """Return cpu or cuda for the name of a device: `auto` is a CUDA GPU where torch sees one."""
+    """Return cpu or cuda for a device name; `auto` is a CUDA GPU if torch sees one."""
     if device != "auto":
         return device.partition(":")[0]
     if not _has_driver():
@@ -77,7 +77,7 @@ def fast_type(device):
 
 
 def instructions() -> list[str]:
-    """Return those of INSTRUCTIONS that this processor has, sorted."""
+    """Return the sorted members of INSTRUCTIONS that this processor has."""
     lines = system_text("/proc/cpuinfo").splitlines()
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return sorted(set(flags.split()) & set(INSTRUCTIONS))

@@ -1,10 +1,9 @@
-"""A network as it is deployed: what training needs and inference does not is folded into the weights.
+"""The deployed form of a network: everything that only training needs is folded into the weights.
 
-Of a LeViT, BatchNorm goes into the convolution or linear layer beside it, the attention scale into the query rows of
-the weights, the two heads into their average; the variants with 1x1 convolutions on maps become what they compute,
-linear layers on tokens. Of any other network, BatchNorm goes into the layer before it. Everything that changes
-arithmetic happens here, once, so the plain export, the quantized export and quantization-aware training share one set
-of compute nodes under the same names.
+In a LeViT, BatchNorm is folded into the adjacent convolution or linear layer, the attention scale into the query rows
+of the weights, and the two heads into their average; 1x1 convolutions on maps become linear layers on tokens.
+In any other network, BatchNorm is folded into the layer before it. All changes of arithmetic happen here, so that the
+plain export, the quantized export and quantization-aware training share the same compute nodes and names.
 """
 
 import copy
@@ -20,23 +19,23 @@ SCALED = ("qkv", "q", "q.ln")  # layers of attention that the scale is folded in
 
 
 class MatMul(nn.Module):
-    """Product of two activations, as a module so that both inputs can have a quantizer: [..., m, k] x [..., k, n]."""
+    """Product of two activations [..., m, k] x [..., k, n]: a module, so that both inputs can be quantized."""
 
     def forward(self, a, b):
         return a @ b
 
 
 class ResidualAdd(nn.Module):
-    """A skip connection, as a module so that the skipped input can have a quantizer."""
+    """A skip connection: a module, so that the skipped input can be quantized."""
 
     def forward(self, skipped, branch):
         return skipped + branch
 
 
 class Attention(nn.Module):
-    """LeViT attention with folded scale and materialised bias; x [B, N, C] -> [B, M, C']; M < N where it subsamples.
+    """LeViT attention with folded scale and materialised bias: x [B, N, C] -> [B, M, C'], M < N if it subsamples.
 
-    `qkv` holds queries, keys and values; an attention that subsamples has `kv` and a `q` of its own.
+    `qkv` computes queries, keys and values; subsampling attention has `kv` and a separate `q`.
     """
 
     def __init__(self, source):
@@ -71,7 +70,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to what skips it."""
+    """Attention and MLP, each with a skip connection."""
 
     def __init__(self, source):
         super().__init__()
@@ -84,7 +83,7 @@ class Block(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Attention that subsamples the tokens, then an MLP added to what skips it."""
+    """Attention that subsamples the tokens, then an MLP with a skip connection."""
 
     def __init__(self, source):
         super().__init__()
@@ -101,7 +100,7 @@ def _scale_rows(linear, factors):
 
 
 def _average_heads(model):
-    """Replace the two heads of a distilled LeViT by the one that gives the mean of their logits."""
+    """Replace the two heads of a distilled LeViT by one that gives the mean of their logits."""
     if not isinstance(model, levit.LevitDistilled):
         return model
     heads = [model.head, model.head_dist]
@@ -115,7 +114,7 @@ def _average_heads(model):
     return plain
 
 
-# What replaces which module of timm's LeViT; children are replaced before their parents.
+# Replacements of modules of timm's LeViT; children are replaced before their parents.
 REPLACEMENTS = {
     levit.ConvNorm: lambda module: module.fuse(),
     levit.LinearNorm: lambda module: module.fuse(),
@@ -130,11 +129,11 @@ REPLACEMENTS = {
 def _replace(module):
     for name, child in module.named_children():
         setattr(module, name, _replace(child))
-    return REPLACEMENTS.get(type(module), lambda kept: kept)(module)
+    return REPLACEMENTS.get(type(module), lambda unchanged: unchanged)(module)
 
 
 def _on_tokens(model):
-    """Turn a LeViT of 1x1 convolutions on maps into the one of linear layers on tokens, which computes the same."""
+    """Turn a LeViT with 1x1 convolutions on maps into the equal one with linear layers on tokens."""
     for module in model.modules():
         if getattr(module, "use_conv", False):
             module.use_conv = False
@@ -154,10 +153,10 @@ def _linear_norm(source):
 
 
 def _of_any(model, images):
-    """Fold a network other than LeViT; its attention is computed in single steps, which every runtime has.
+    """Fold a network other than LeViT; unfuse its attention into operators that every runtime has.
 
-    Branches that exist for training alone (RepViT, MobileOne) become the one layer that timm makes of them. Returns the
-    network and the names of layers whose outputs are another's now.
+    timm merges branches that exist for training alone (RepViT, MobileOne) into one layer. Returns the network and the
+    names of the layers whose outputs have changed.
     """
     for module in model.modules():
         if getattr(module, "fused_attn", False):
@@ -165,9 +164,9 @@ def _of_any(model, images):
     model = utils.reparameterize_model(model)
     moved = batchnorm.fold(model, images[:1])
     for module in model.modules():
-        if type(module) is layers.Linear:  # torch's own but for scripting; backends quantize torch's
+        if type(module) is layers.Linear:  # equals torch's, which is what backends quantize
             module.__class__ = nn.Linear
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is None:  # what quantization corrects
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is None:  # bias correction needs one
             module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]))
     return model, moved
 
@@ -184,15 +183,14 @@ def _folded(model, images):
 
 
 @torch.no_grad()
-def fold(model, images):
-    """Return the deployed form of a network in evaluation mode: float32 [B, 3, H, W] -> logits [B, classes].
+def fold(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Return the deployed form of a network of zoo.py, in evaluation mode: float32 [B, 3, H, W] -> logits [B, classes].
 
-    The network is a timm LeViT, or another that zoo.py made. The input model is left as it was. images: float32
-    [N, 3, H, W], on which the logits are held to those of `model.eval()`: raises UserError where they differ, naming
-    the first module.
+    The model itself is not changed. images: float32 [N, 3, H, W] on which its logits and the folded network's are
+    compared. Raises UserError if they differ, naming the first module that does.
     """
     source = copy.deepcopy(model).float().eval()
-    equivalence.reference(source, images[:1])  # whether it takes them at all
+    equivalence.reference(source, images[:1])  # raises if the network cannot take them
     folded, moved = _folded(source, images)
     equivalence.check(source, folded.eval(), images, moved, lambda: _folded(source.double(), images.double())[0].eval())
     return folded

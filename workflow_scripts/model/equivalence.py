@@ -1,6 +1,8 @@
-"""A folded network is held to the unfolded one on images, before anything is made of it."""
+"""Check that a folded network computes the unfolded network's logits, before anything is built from it."""
 
 import contextlib
+import os
+from collections.abc import Callable, Container
 
 import numpy as np
 import torch
@@ -9,78 +11,85 @@ from core.command import log
 from core.files import UserError
 from data import cache, preprocess
 
-IMAGES = 8  # that a folded network is compared on
+IMAGES = 8  # number of images on which the networks are compared
 MAX_ERROR = 1e-4  # of logits, relative to the largest
 FAILURES = (RuntimeError, AssertionError, AttributeError, LookupError, TypeError, ValueError)  # of a network's own code
 
 
-def images(path, row):
-    """Return the first images of a preprocessed split as the network takes them: float32 [IMAGES, 3, size, size].
+def images(path: str | os.PathLike, row: dict) -> torch.Tensor:
+    """Return the first images of a preprocessed split, normalized: float32 [IMAGES, 3, size, size].
 
-    row: of `models` (mean, std). Where the split has fewer, random ones stand in for the others, and it is said.
+    row: of `models` (mean, std). Random images complete a smaller split; the log says so.
     """
     pixels = np.array(cache.read(path)[:IMAGES])
     wanted = IMAGES - len(pixels)
     if wanted:
-        log.info("folding is proved on %d images and %d random ones: %s has no more", len(pixels), wanted, path)
-        made = np.random.default_rng(0).integers(0, 256, (wanted, *pixels.shape[1:]), np.uint8)
-        pixels = np.concatenate([pixels, made])
+        log.info("folding is checked on %d images and %d random ones: %s has no more", len(pixels), wanted, path)
+        random = np.random.default_rng(0).integers(0, 256, (wanted, *pixels.shape[1:]), np.uint8)
+        pixels = np.concatenate([pixels, random])
     return torch.from_numpy(preprocess.normalize(pixels, row["mean"], row["std"]))
 
 
 @torch.no_grad()
-def reference(model, images):
-    """Return an unfolded network's logits of images; raise UserError where it cannot compute them."""
+def reference(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return an unfolded network's logits; raise UserError if it cannot compute them or they are not finite."""
     try:
         logits = model(images)
     except FAILURES as error:
         size = images.shape[-1]
-        raise UserError(f"the network cannot take images of size {size} ({_said(error)}): correct `size`") from None
+        raise UserError(f"the network cannot take images of size {size} ({_text(error)}): correct `size`") from None
     if not logits.isfinite().all():
-        raise UserError(f"the network's own logits of {len(images)} images are not finite: its weights are of no use")
+        raise UserError(f"the network's own logits of {len(images)} images are not finite: its weights are unusable")
     return logits
 
 
 @torch.no_grad()
-def check(model, folded, images, moved, exact):
-    """Raise UserError naming the first module that differs, where a folded network's logits are not the unfolded one's.
+def check(
+    model: torch.nn.Module,
+    folded: torch.nn.Module,
+    images: torch.Tensor,
+    moved: Container[str],
+    exact: Callable[[], torch.nn.Module],
+) -> None:
+    """Raise UserError naming the first module that differs if a folded network's logits are not the unfolded one's.
 
-    images: float32 [N, 3, H, W]; moved: names of modules whose outputs folding changes by right; exact: function that
-    makes the network one of float64 and gives its folded form: that tells a wrong folding from amplified rounding.
+    images: float32 [N, 3, H, W]; moved: names of modules whose outputs folding changes by design; exact: converts the
+    network to float64 and returns its folded form, which tells a wrong folding from amplified rounding.
     """
     try:
         error = _apart(folded(images), reference(model, images))
     except FAILURES as failure:
-        raise UserError(f"the folded network does not run ({_said(failure)}): take another network") from None
+        raise UserError(f"the folded network does not run ({_text(failure)}): use another network") from None
     if error <= MAX_ERROR:
-        return log.info("folded: logits of %d images within %.1e of the unfolded network's", len(images), error)
+        log.info("folded: logits of %d images within %.1e of the unfolded network's", len(images), error)
+        return
     changes = f"changes the network's logits of {len(images)} images by {error:.1e} of the largest"
-    where = _first(model, folded, images, moved)  # before the network is made one of float64
+    where = _first(model, folded, images, moved)  # before the network becomes float64
     if _is_rounding(model, exact, images, error):
         raise UserError(
             f"float32 rounding alone {changes} (at most {MAX_ERROR:.0e}), as its weights amplify it: are they trained, "
             "and are size, mean and std what they were trained with?"
         )
     raise UserError(
-        f"folding BatchNorm {changes} (at most {MAX_ERROR:.0e}), first at {where}: take another network, this one "
+        f"folding BatchNorm {changes} (at most {MAX_ERROR:.0e}), first at {where}: use another network, this one "
         "cannot be deployed"
     )
 
 
 def _is_rounding(model, exact, images, error):
-    """Return whether folding in float64 is right, so that an error in float32 is one of rounding."""
+    """Return whether folding is right in float64, so that the float32 error is rounding."""
     wide = images.double()
-    with contextlib.suppress(*FAILURES):  # some networks compute in float32 alone
+    with contextlib.suppress(*FAILURES):  # some networks run in float32 alone
         return _apart(exact()(wide), model(wide)) < error / 1000
     return False
 
 
-def _said(error):
+def _text(error):
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _first(model, folded, images, moved):
-    """Return the name and type of the first module that both networks have and whose outputs differ."""
+    """Return the name and type of the first common module whose outputs differ."""
     expected, got = _outputs(model, images, moved), _outputs(folded, images, moved)
     for name, value in expected.items():
         if name in got and not _apart(got[name], value) <= MAX_ERROR:
@@ -89,13 +98,13 @@ def _first(model, folded, images, moved):
 
 
 def _outputs(model, images, moved):
-    """Return {name: output tensor} of a network's modules, in the order in which they end."""
-    found, hooks = {}, []
+    """Return {name: output tensor} of a network's modules, in execution order."""
+    outputs, hooks = {}, []
 
     def keep(name):
         def hook(module, inputs, output):
             if isinstance(output, torch.Tensor):
-                found.setdefault(name, output.clone())  # what comes next may change it in place
+                outputs.setdefault(name, output.clone())  # a later operation may change it in place
 
         return hook
 
@@ -105,7 +114,7 @@ def _outputs(model, images, moved):
     model(images)
     for hook in hooks:
         hook.remove()
-    return found
+    return outputs
 
 
 def _apart(got, expected):

@@ -1,24 +1,23 @@
-"""From the folded torch module to ONNX, with readable names; the one exporter for every precision."""
+"""Export a folded torch module to ONNX with readable names; every precision uses this exporter."""
 
 import io
 import warnings
 
+import onnx
 import torch
 
 from graph import names
 from graph.onnx_io import INPUT, OUTPUT
 
-OPSET = 13  # the newest that TensorRT 8.4 and 8.5 parse in full, and the oldest with per-channel QuantizeLinear
+OPSET = 13  # the newest that TensorRT 8.4 and 8.5 support fully, the oldest with per-channel QuantizeLinear
 
 
 @torch.no_grad()
-def to_onnx(model, size):
+def to_onnx(model: torch.nn.Module, size: int) -> onnx.ModelProto:
     """Return the ONNX model of a folded network: float32 `input_0` [batch, 3, size, size] -> `output_0` logits.
 
-    The batch is dynamic. The exporter folds nothing: that is the surgeon's work, where it is logged and proven.
+    The batch is dynamic. The exporter folds no constants: the graph passes do, and they are logged and verified.
     """
-    import onnx
-
     buffer, example = io.BytesIO(), torch.zeros(2, 3, size, size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but it alone keeps module names

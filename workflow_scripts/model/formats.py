@@ -1,70 +1,76 @@
-"""What programs write around weights, and what they call them: wrappers, prefixes, the original LeViT's names."""
+"""How programs wrap and name weights: wrappers, prefixes, the original LeViT's names."""
+
+from __future__ import annotations
 
 import collections
+import os
+from collections.abc import Callable, Set
+from typing import TYPE_CHECKING
 
 from core.command import log
 from core.files import UserError
 
-# Where training programs keep the weights, the preferred first: an average of the weights is what was judged and
-# published where there is one, so it goes before the weights of the last step. None of them: the file is the weights.
+if TYPE_CHECKING:
+    from torch import nn
+
+# Keys under which training programs save the weights, in order of preference: averaged weights, if saved, are the
+# evaluated and published ones, so they precede the weights of the last step.
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict")
-INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # what torch.compile and others add
-COUNTER = "n_averaged"  # that torch's AveragedModel saves beside its weights
-INDICES = (
-    "attention_bias_idxs"  # which entry of a LeViT's table of biases each pair of tokens has: follows from its size
-)
+INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # added by torch.compile and others
+COUNTER = "n_averaged"  # saved by torch's AveragedModel beside its weights
+INDICES = "attention_bias_idxs"  # maps pairs of tokens to a LeViT's attention biases; the image size determines it
 
 
-def parts(content, is_state):
-    """Return {key: state dict} of a file's content, the preferred first; a key of two levels has a dot."""
-    found = {}
+def parts(content: object, is_state: Callable[[object], bool]) -> dict[str, dict]:
+    """Return {key: state dict} of a file's content in order of preference; a key of two levels has a dot."""
+    states = {}
     for name, value in content.items() if isinstance(content, dict) else ():
         if is_state(value):
-            found[str(name)] = value
+            states[str(name)] = value
         elif isinstance(value, dict):
-            found.update({f"{name}.{inner}": state for inner, state in value.items() if is_state(state)})
+            states.update({f"{name}.{inner}": state for inner, state in value.items() if is_state(state)})
     order = {name: place for place, name in enumerate(WRAPPERS)}
-    return dict(sorted(found.items(), key=lambda item: order.get(item[0].partition(".")[0], len(order))))
+    return dict(sorted(states.items(), key=lambda item: order.get(item[0].partition(".")[0], len(order))))
 
 
-def choose(found, key, path):
-    """Return the key of the part of a file that is taken: `key`, or else the preferred; found: as `parts` gives it.
+def choose(states: dict[str, dict], key: str | None, path: str | os.PathLike) -> str:
+    """Return `key`, or else the preferred key of the state dicts that `parts` returns.
 
-    Raises UserError where the file has no such part, or several and none that is known.
+    Raises UserError if the file has no such state dict, or several without a known key.
     """
     if key:
-        if key not in found:
-            has = f"it has {', '.join(found)}" if found else "it is one state dict, without parts: take the key out"
+        if key not in states:
+            has = f"it has {', '.join(states)}" if states else "it is a bare state dict: remove the key"
             raise UserError(f"checkpoint_key: {key}: {path} has no such state dict: {has}")
         return key
-    first, *others = found
+    first, *others = states
     if others and first.partition(".")[0] not in WRAPPERS:
-        raise UserError(f"{path} holds several state dicts ({', '.join(found)}): say which as `checkpoint_key`")
+        raise UserError(f"{path} holds several state dicts ({', '.join(states)}): select one by `checkpoint_key`")
     if others:
-        log.info("weights: %s is taken, not %s (checkpoint_key chooses)", first, " or ".join(others))
+        log.info("weights: using %s, not %s (`checkpoint_key` selects)", first, " or ".join(others))
     return first
 
 
-def without_prefixes(state, wanted):
-    """Return a state dict without what programs put before names, and the prefix that went, {name: tensor}, text.
+def without_prefixes(state: dict, wanted: Set[str]) -> tuple[dict, str]:
+    """Return ({name without prefixes: tensor}, common prefix that was removed).
 
-    wanted: names of which some are in the file; as long as none is, the first part that all names have goes.
+    wanted: names; the common first parts of all names are removed until one of them is a wanted name.
     """
-    found = {_without_wrappers(name): value for name, value in state.items()}
-    found = found if len(found) == len(state) else dict(state)
-    if any(name.startswith("module.") for name in found):
-        found.pop(COUNTER, None)
+    stripped = {_without_wrappers(name): value for name, value in state.items()}
+    stripped = stripped if len(stripped) == len(state) else dict(state)
+    if any(name.startswith("module.") for name in stripped):
+        stripped.pop(COUNTER, None)
     prefix = ""
-    while found and not found.keys() & wanted:
-        first = next(iter(found)).partition(".")[0] + "."
-        if not all(name.startswith(first) for name in found):
+    while stripped and not stripped.keys() & wanted:
+        first = next(iter(stripped)).partition(".")[0] + "."
+        if not all(name.startswith(first) for name in stripped):
             return dict(state), ""
-        prefix, found = prefix + first, {name[len(first) :]: value for name, value in found.items()}
-    return found, prefix
+        prefix, stripped = prefix + first, {name[len(first) :]: value for name, value in stripped.items()}
+    return stripped, prefix
 
 
-def beside(state, wanted):
-    """Return (prefix, names without it) where most of what is wanted has a prefix and others stand beside it."""
+def beside(state: dict, wanted: Set[str]) -> tuple[str, list[str]]:
+    """Return (prefix of most wanted names, names without it), or ("", [])."""
     tally = collections.Counter(
         name[: -len(inner)] for name in state for inner in _tails(name) if inner in wanted and inner != name
     )
@@ -83,11 +89,11 @@ def _without_wrappers(name):
     return name
 
 
-def expected(state, model):
-    """Return ({name in the file: name in the model}, {name in the file: tensor that tells shape and type}).
+def expected(state: dict, model: nn.Module) -> tuple[dict[str, str], dict]:
+    """Return ({name in the file: name in the model}, {name in the file: tensor of the expected shape and type}).
 
-    The names are the original LeViT's where the file has those, else the model's own. A LeViT's indices of biases are
-    expected where the file has any: the original saves them, they are no weights and have no name in the model.
+    The names are the original LeViT's if the file has them, else the model's own. Indices of attention biases are
+    expected if the file has any: the original saves these buffers, which the model's state dict does not contain.
     """
     own = model.state_dict()
     originals = original_names(model)
@@ -99,10 +105,10 @@ def expected(state, model):
     return names, shapes
 
 
-def original_names(model):
-    """Return {name in the original LeViT's state dict: name in timm's} for a timm LeViT, nothing for other networks.
+def original_names(model: nn.Module) -> dict[str, str]:
+    """Return {name in the original LeViT's state dict: name in timm's}; {} for a network other than a timm LeViT.
 
-    The original is one flat sequence of blocks; timm groups it by stage, a downsampling pair first in each.
+    The original is one flat sequence of blocks; timm groups them by stage, each with its downsampling pair first.
     """
     from timm.models import levit
 
@@ -110,8 +116,8 @@ def original_names(model):
 
 
 def _indices(model, original):
-    found = {name: value for name, value in model.named_buffers() if name.endswith(INDICES)}
-    return {_original(name, model): value for name, value in found.items()} if original else found
+    buffers = {name: value for name, value in model.named_buffers() if name.endswith(INDICES)}
+    return {_original(name, model): value for name, value in buffers.items()} if original else buffers
 
 
 def _original(name, model):

@@ -1,38 +1,46 @@
-"""What to correct where a file's tensors have other shapes than the model's: the size of images, or the classes."""
+"""What to correct if a checkpoint's tensors have other shapes than the model's: the image size, or the classes."""
+
+from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FROM_SIZE = re.compile(r"attention_bias|pos_embed|position_embed|relative_position|rel_pos|attn_mask|pos_bias")
-STEP = 8  # pixels that sizes are multiples of
+STEP = 8  # image sizes are multiples of it, in pixels
 
 
-def of(wrong, state, names, model, heads):
-    """Return "" or what to do, by the names of a file's tensors of another shape.
+def hint(wrong: Sequence[str], state: dict, names: dict[str, str], model: nn.Module, heads: Sequence[str]) -> str:
+    """Return the remedy for a file's tensors of another shape, or "".
 
-    state: the file's tensors; names: {name in the file: name in the model}; heads: the model's classifiers.
+    wrong: their names; state: the file's tensors; names: {name in the file: name in the model};
+    heads: the model's classifiers.
     """
     own = model.state_dict()
     heads_of = [name for name in wrong if names.get(name, "").rpartition(".")[0] in heads]
     ends = [name for name in heads_of if state[name].shape[:1] != own[names[name]].shape[:1]]
     sized = [name for name in wrong if FROM_SIZE.search(name)]
     others = set(wrong) - set(heads_of) - set(sized)
-    found = []
+    remedies = []
     if ends:
-        found.append(f"correct `classes`: the file has {state[ends[0]].shape[0]}")
+        remedies.append(f"correct `classes`: the file has {state[ends[0]].shape[0]}")
     if sized and not others:
         guess = _size(state[sized[0]].shape, own[names[sized[0]]].shape, model.size) if sized[0] in names else None
         likely = f", {guess} px fits" if guess else ""
-        found.append(f"correct `size`: {model.size} px is not what the weights were trained at{likely}")
-    if others or (wrong and not found):
-        found.append("these are weights of another network, or of other `options`")
-    return f": {'; '.join(found)}" if found else ""
+        remedies.append(f"correct `size`: {model.size} px is not what the weights were trained at{likely}")
+    if others or (wrong and not remedies):
+        remedies.append("these are weights of another network, or of other `options`")
+    return f": {'; '.join(remedies)}" if remedies else ""
 
 
 def _size(shape, own, size):
-    """Return the size of images that gives a tensor this shape where `size` gives `own`, or None.
+    """Return the image size that gives a tensor this shape if `size` gives `own`, or None.
 
-    What is seen are the places of a square grid, which grows as the size does, with up to two tokens before it.
+    The dimension that differs counts the cells of a square grid, proportional to the size, plus up to two tokens.
     """
     differing = [(a, b) for a, b in zip(shape, own) if a != b]
     for count, ours in differing[:1]:

@@ -1,11 +1,12 @@
-"""Several processes on one machine, each with a share of every batch: torchrun's launcher, called and not typed.
+"""Data-parallel training in several processes of one machine, started by torchrun's launcher.
 
-Gradients are averaged by DistributedDataParallel, through NCCL between GPUs and through gloo between processors.
+DistributedDataParallel averages gradients, by NCCL between GPUs and by gloo between CPU processes.
 """
 
 import contextlib
 import os
 import uuid
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -16,11 +17,11 @@ from core.files import UserError
 from model import context
 
 
-def count(wanted, batch, device, name):
-    """Return how many processes to start. wanted: their number, or 0 for one a GPU (on a CPU: one).
+def count(wanted: int, batch: int, device: torch.device, name: str) -> int:
+    """Return the number of processes to start.
 
-    batch: images a step, `name` in config.yaml. Of 0, fewer where a batch cannot be shared evenly; raises UserError
-    where a wanted number cannot share it.
+    wanted: their number, or 0 for one per GPU (one on a CPU), fewer if they cannot share a batch evenly;
+    batch: images per step, `name` in config.yaml. Raises UserError if a wanted number cannot share it evenly.
     """
     if wanted and batch % wanted:
         raise UserError(f"--processes {wanted}: {name} {batch} cannot be shared evenly among them")
@@ -28,9 +29,9 @@ def count(wanted, batch, device, name):
     return next(number for number in range(most, 0, -1) if batch % number == 0)
 
 
-def launch(function, processes, *arguments):
-    """Run function(*arguments) in several processes; raise UserError with the text of the first one's that failed."""
-    os.environ["NCCL_NVLS_ENABLE"] = "0"  # no NVLink multicast: not every host that reports it has it
+def launch(function: Callable, processes: int, *arguments: object) -> None:
+    """Run function(*arguments) in several processes; raise UserError with the text of the first failure."""
+    os.environ["NCCL_NVLS_ENABLE"] = "0"  # no NVLink multicast: some hosts report it and lack it
     name = f"levit-{uuid.uuid4().hex}"
     config = api.LaunchConfig(
         1, 1, processes, run_id=name, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
@@ -43,26 +44,16 @@ def launch(function, processes, *arguments):
         raise UserError(f"one of {processes} processes failed: {text.rpartition('UserError: ')[2]}") from None
 
 
-@record  # keeps an error's text for the launcher
+@record  # passes an error's text to the launcher
 def _member(function, *arguments):
     function(*arguments)
 
 
-class Silent:
-    """The progress bar of the processes that show none."""
-
-    def update(self, count):
-        pass
-
-    def set_postfix_str(self, text, refresh):
-        pass
-
-
 @contextlib.contextmanager
-def group(device, threads):
-    """Join the processes that `launch` started; yield (rank, their number, device): (0, 1, device) in a lone process.
+def group(device: torch.device, threads: int) -> Iterator[tuple[int, int, torch.device]]:
+    """Join the processes that `launch` started; yield (rank, number of processes, device), or (0, 1, device) if alone.
 
-    threads: of all processes together on a processor (0: all cores); GPUs are taken in turn.
+    threads: CPU threads of all processes together (0: all cores); each process has its own GPU.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield 0, 1, device

@@ -1,4 +1,4 @@
-"""The state of a long job beside its output, `{output}.resume`: a killed job goes on from it, to the same bytes."""
+"""The saved state of a long job, `{output}.resume`, from which a killed job continues to the same bytes."""
 
 import os
 
@@ -6,13 +6,13 @@ from core.files import replacing
 
 
 class Resume:
-    """One job's state; `key` is of everything that decides its result, so that no other job goes on from it."""
+    """One job's state; `key` hashes everything that its result depends on, so that no other job uses it."""
 
-    def __init__(self, output, key):
+    def __init__(self, output: str, key: str) -> None:
         self.path, self.key = f"{output}.resume", key
 
-    def load(self):
-        """Return the state that was saved under this key, or None; what is damaged or another job's counts as none."""
+    def load(self) -> dict | None:
+        """Return the state saved with this key, or None if there is none, or a damaged one or another job's."""
         import torch
 
         from model.checkpoint import DAMAGE
@@ -23,14 +23,14 @@ class Resume:
             return None
         return saved["state"] if isinstance(saved, dict) and saved.get("key") == self.key else None
 
-    def save(self, state):
-        """Keep a state of tensors and plain values, in place of an earlier one."""
+    def save(self, state: dict) -> None:
+        """Replace the saved state; state: tensors and plain values."""
         import torch
 
         with replacing(self.path) as partial:
             torch.save({"key": self.key, "state": state}, partial)
 
-    def remove(self):
-        """Forget the state: the job is done."""
+    def remove(self) -> None:
+        """Delete the state of a finished job."""
         if os.path.exists(self.path):
             os.unlink(self.path)

@@ -1,7 +1,8 @@
-"""Training a classifier on labels: every epoch, in one process or several, to go on from after a kill."""
+"""Supervised training of a classifier, in one process or several; a killed job continues after its last epoch."""
 
 import contextlib
 import fnmatch
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from core.files import UserError
 from data import augment
 from model import context, training
+from model.resume import Resume
 
 DEFAULTS = {
     "small_epochs": 0,
@@ -20,17 +22,17 @@ DEFAULTS = {
 }
 
 
-def freeze(model, patterns):
-    """Keep the parameters whose names match one of the shell patterns as they are; return the BatchNorms among them.
+def freeze(model: torch.nn.Module, patterns: list[str]) -> list[torch.nn.Module]:
+    """Freeze the parameters whose names match a shell pattern; return the BatchNorms without trainable parameters.
 
-    Raises UserError for a pattern that matches nothing, and where nothing is left to train.
+    Raises UserError if a pattern matches nothing, or if nothing is left to train.
     """
     names = dict(model.named_parameters())
     for pattern in patterns:
-        found = fnmatch.filter(names, pattern)
-        if not found:
+        matches = fnmatch.filter(names, pattern)
+        if not matches:
             raise UserError(f"training.freeze: {pattern!r} matches none of {', '.join(_tops(names))}")
-        for name in found:
+        for name in matches:
             names[name].requires_grad_(False)
     if not any(value.requires_grad for value in names.values()):
         raise UserError(f"training.freeze {patterns} leaves nothing to train")
@@ -43,10 +45,18 @@ def _tops(names):
 
 
 class Trainer:
-    """The training of one network: what it needs in every process, and what is saved to go on from."""
+    """Trains one network; every process has one, and its state is saved after each epoch."""
 
-    def __init__(self, model, images, recipe, seed, row, device):
-        """Set up. images: TrainImages; recipe: the dataset's `training` row; row: of `models`."""
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        images: augment.TrainImages,
+        recipe: dict,
+        seed: int,
+        row: dict,
+        device: torch.device,
+    ) -> None:
+        """Prepare. model: on the device; recipe: the dataset's `training` row; row: of `models`."""
         self.recipe = recipe = {**DEFAULTS, **recipe}
         self.model, self.images, self.seed, self.row, self.device = model, images, seed, row, device
         self.kind = context.fast_type(device)
@@ -56,25 +66,28 @@ class Trainer:
         options = {name: recipe[name] for name in ("learning_rate", "warmup", "clip", "betas")}
         self.optimizer = training.Optimizer(groups, recipe["epochs"] * self.per_epoch, **options)
 
-    def state(self):
-        """Return all that an epoch changes, as tensors and plain values."""
+    def state(self) -> dict:
+        """Return everything that an epoch changes, as tensors and plain values."""
         return {"model": self.model.state_dict(), **self.optimizer.state()}
 
-    def restore(self, state):
-        """Take up what `state` gave."""
+    def restore(self, state: dict) -> None:
+        """Restore what `state` returned."""
         self.model.load_state_dict(state["model"], strict=True)
         self.optimizer.restore(state)
 
-    def run(self, rank, processes, resume, bar):
-        """Train every epoch that is not done: AdamW on the mean cross-entropy of the network's heads."""
+    def run(self, rank: int, processes: int, resume: Resume, bar: Any) -> None:
+        """Train the remaining epochs: AdamW on the mean cross-entropy of the network's heads.
+
+        rank: of this process; bar: tqdm.
+        """
         saved = resume.load()
         if saved:
             self.restore(saved)
             bar.update(saved["epochs"] * len(self.images))
-        self._learning()
+        self._train_mode()
         model = self.model if processes == 1 else torch.nn.parallel.DistributedDataParallel(self.model)
         for epoch in range(saved["epochs"] if saved else 0, self.recipe["epochs"]):
-            torch.manual_seed(self.seed + 7919 * epoch + rank)  # of dropout; images have seeds of their own
+            torch.manual_seed(self.seed + 7919 * epoch + rank)  # for dropout; images have their own seeds
             self._resize(self._size_at(epoch))
             with contextlib.closing(self._batches(epoch, rank, processes)) as batches:
                 for inputs, labels in batches:
@@ -85,8 +98,8 @@ class Trainer:
                 resume.save({"epochs": epoch + 1, **self.state()})
         self._resize(self.row["size"])
 
-    def _learning(self):
-        """Let the network learn, both heads of a distilled one by a loss of their own; frozen statistics stay."""
+    def _train_mode(self):
+        """Set training mode, with a loss for each head of a distilled network; frozen BatchNorms stay in eval mode."""
         self.model.train()
         for norm in self.frozen:
             norm.eval()
@@ -105,13 +118,13 @@ class Trainer:
         return loss.item()
 
     def _batches(self, epoch, rank, processes):
-        """Return an epoch's batches, this process's share of each: (float32 [N, 3, S, S], labels [N])."""
+        """Return this process's share of an epoch's batches: (float32 [N, 3, S, S], labels [N])."""
         size, self.images.epoch = self.recipe["batch"], epoch
         order = augment.order(len(self.images), self.seed, epoch)[: self.per_epoch * size]
         return training.batches(self.images, order[rank::processes], size // processes, self.row, self.device)
 
     def _size_at(self, epoch):
-        """Return an epoch's size of images: small ones teach nearly as much at first, in a fraction of the time."""
+        """Return an epoch's image size: small images teach early epochs nearly as much, in a fraction of the time."""
         if epoch >= self.recipe["small_epochs"] or not training.resizable(self.model):
             return self.row["size"]
         stride = self.model.stem.stride

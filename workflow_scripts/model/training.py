@@ -1,16 +1,26 @@
-"""What training needs whatever the model: where and in what precision, the learning rate's course, BatchNorm's end."""
+"""Training utilities for any model: device and precision, optimizer and LR schedule, BatchNorm re-estimation."""
+
+from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from core.files import UserError
 from model import context
 
+if TYPE_CHECKING:
+    import torch
+    from timm.models import levit
 
-def start(seed, threads, device):
-    """Seed torch, set its threads (0: all cores this process may use) and return the torch device.
+    from data.augment import TrainImages
 
-    device: auto (a CUDA GPU where there is one, else the CPU), cpu or cuda. Raises UserError where it is not there.
+
+def start(seed: int, threads: int, device: str) -> torch.device:
+    """Seed torch, set its threads (0: all cores available to this process) and return the torch device.
+
+    device: auto (a CUDA GPU if there is one, else the CPU), cpu or cuda. Raises UserError if it is not available.
     """
     import torch
 
@@ -19,29 +29,29 @@ def start(seed, threads, device):
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {device}: torch {torch.__version__} sees no CUDA GPU: use cpu or auto")
+        raise UserError(f"--device {device}: torch {torch.__version__} finds no CUDA GPU: use cpu or auto")
     if device == "cpu":
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # 5 to 10 times slower, and nothing reads it
+        torch.utils.deterministic.fill_uninitialized_memory = False  # 5 to 10 times slower, without effect
     return torch.device(device)
 
 
-def autocast(device, kind):
-    """Return a context in which matrix products run in `kind` (None: nothing changes)."""
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
+    """Return a context in which matrix products run in `dtype` (None: unchanged)."""
     import torch
 
-    return torch.autocast(device.type, dtype=kind) if kind is not None else contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype) if dtype is not None else contextlib.nullcontext()
 
 
-def rate_at(step, steps, warmup):
-    """Return the share of the full learning rate at a step: linear over the `warmup` share of steps, then cosine."""
+def rate_at(step: int, steps: int, warmup: float) -> float:
+    """Return the factor of the learning rate at a step: linear over the `warmup` share of all steps, then cosine."""
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def parameter_groups(model, weight_decay):
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     """Return AdamW's groups: matrices and kernels decay; biases, norms and attention biases do not."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     plain = {name for name, value in named if value.ndim < 2 or name.endswith("attention_biases")}
@@ -52,10 +62,18 @@ def parameter_groups(model, weight_decay):
 
 
 class Optimizer:
-    """AdamW over a known number of steps: linear warm-up, then cosine; gradients clipped to a norm."""
+    """AdamW over a fixed number of steps: linear warm-up, then cosine; gradients clipped by norm."""
 
-    def __init__(self, groups, steps, learning_rate, warmup=0.1, clip=1.0, betas=(0.9, 0.999)):
-        """Start at step 0. groups: AdamW's; warmup: share of all steps; clip: norm of all gradients together."""
+    def __init__(
+        self,
+        groups: list[dict],
+        steps: int,
+        learning_rate: float,
+        warmup: float = 0.1,
+        clip: float = 1.0,
+        betas: Sequence[float] = (0.9, 0.999),
+    ) -> None:
+        """Start at step 0. groups: AdamW's; warmup: share of all steps; clip: largest norm of all gradients."""
         import torch
 
         self.parameters = [parameter for group in groups for parameter in group["params"]]
@@ -63,8 +81,8 @@ class Optimizer:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate_at(step, steps, warmup))
         self.clip = clip
 
-    def step(self, loss, diverged):
-        """Take one step down a scalar loss; raise UserError with the text `diverged` where it is not finite."""
+    def step(self, loss: torch.Tensor, diverged: str) -> None:
+        """Take one step on a scalar loss; raise UserError with the text `diverged` if it is not finite."""
         import torch
 
         if not loss.isfinite():
@@ -75,21 +93,23 @@ class Optimizer:
         self.adamw.step()
         self.scheduler.step()
 
-    def state(self):
-        """Return all that a step changes but the parameters themselves."""
+    def state(self) -> dict:
+        """Return everything that a step changes, except the parameters."""
         return {"optimizer": self.adamw.state_dict(), "scheduler": self.scheduler.state_dict()}
 
-    def restore(self, state):
-        """Take up what `state` gave; other keys are not looked at."""
+    def restore(self, state: dict) -> None:
+        """Restore what `state` returned; other keys are ignored."""
         self.adamw.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
 
 
-def batches(images, order, size, row, device):
-    """Yield (inputs float32 [N, 3, S, S], labels [N]) on the device.
+def batches(
+    images: TrainImages, order: Sequence[int], size: int, row: dict, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield (inputs float32 [N, 3, S, S], labels int64 [N]) on the device.
 
-    images: a map-style data set of uint8 images and labels; order: positions; size: images a batch;
-    row: of `models` (mean, std). Images that are not kept in memory are decoded by one process a thread.
+    order: positions; size: images per batch; row: of `models` (mean, std). One process per thread decodes images that
+    do not stay in memory.
     """
     import torch
 
@@ -100,12 +120,12 @@ def batches(images, order, size, row, device):
     try:
         for pixels, labels in loader:
             yield to_input(pixels, row["mean"], row["std"], device), labels.to(device)
-    except UserError as error:  # of a loading process it comes with that one's traceback
+    except UserError as error:  # a loading process adds its traceback to the text
         raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
-def to_input(batch, mean, std, device):
-    """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] on the device: what `preprocess.normalize` does, in torch."""
+def to_input(batch: torch.Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> torch.Tensor:
+    """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] on the device, like `preprocess.normalize`."""
     import torch
 
     scaled = batch.to(device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
@@ -113,10 +133,12 @@ def to_input(batch, mean, std, device):
     return scaled.div_(255).sub_(centers).div_(spreads)
 
 
-def recalibrate_batchnorm(model, batches, frozen=()):
-    """Replace BatchNorm's running statistics by the averages over `batches` of inputs; the model is left evaluating.
+def recalibrate_batchnorm(
+    model: torch.nn.Module, batches: Iterable[torch.Tensor], frozen: Container[torch.nn.Module] = ()
+) -> None:
+    """Re-estimate BatchNorm's running statistics as averages over `batches` of inputs; leave the model in eval mode.
 
-    frozen: those whose statistics stay.
+    frozen: BatchNorms whose statistics do not change.
     """
     import torch
 
@@ -126,7 +148,7 @@ def recalibrate_batchnorm(model, batches, frozen=()):
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch then keeps the plain average of all batches
+        norm.momentum = None  # makes torch average all batches equally
         norm.train()
     with torch.no_grad():
         for batch in batches:
@@ -136,17 +158,17 @@ def recalibrate_batchnorm(model, batches, frozen=()):
     model.eval()
 
 
-def resizable(model):
-    """Return whether `set_size` knows the network: a LeViT."""
+def resizable(model: torch.nn.Module) -> bool:
+    """Return whether `set_size` supports the network: a LeViT."""
     from timm.models import levit
 
     return isinstance(model, levit.Levit)
 
 
-def set_size(model, size):
-    """Let a timm LeViT take images of size x size, a multiple of its stem's stride and at most what it was made for.
+def set_size(model: levit.Levit, size: int) -> None:
+    """Make a timm LeViT take images of size x size: a multiple of its stem's stride, at most its original size.
 
-    Weights stay: attention biases are a table by distance between tokens, of which a smaller grid uses a corner.
+    The weights do not change: attention biases are a table by token distance, of which a smaller grid uses a corner.
     """
     import torch
 

@@ -1,10 +1,11 @@
-"""What a file is that holds no weights which can be read, and what to do about it, by its content: one line each."""
+"""Diagnose a file that is not a readable checkpoint: what it is, by its content, and what to do about it."""
 
+import os
 import pickletools
 import zipfile
 
-SAVE = "where it was made, save the weights alone: torch.save(model.state_dict(), path)"
-STARTS = {  # first bytes of a file: what it is
+SAVE = "in the program that wrote it, save the weights alone: torch.save(model.state_dict(), path)"
+STARTS = {  # {first bytes of a file: diagnosis}
     b"": "is empty: copy or download it again",
     b"version https://git-lfs": "is a Git LFS pointer, not the file: git lfs pull fetches it",
     b"\x89HDF": f"is an HDF5 file (Keras): convert it to torch's names and {SAVE}",
@@ -14,7 +15,7 @@ STARTS = {  # first bytes of a file: what it is
     b"BZh": "is compressed (bzip2): unpack it and name the file in it",
     b"7z\xbc\xaf": "is a 7-Zip archive: unpack it and name the file in it",
     b"GGUF": f"is a GGUF file: {SAVE}",
-    b"\x08": f"may be an ONNX graph, which is made here: {SAVE}",
+    b"\x08": f"may be an ONNX graph, which this project exports itself: {SAVE}",
 }
 PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 MODULES = """
@@ -22,20 +23,20 @@ MODULES = """
     timeit commands builtins __builtin__ asyncio multiprocessing threading signal tempfile dill cloudpickle joblib types
     inspect operator functools pip site requests urllib http
 """
-SERVED: tuple[str, ...] = ("torch._utils.", "collections.OrderedDict", "argparse.Namespace")  # beginnings of names
-SERVED += ("_codecs.encode", "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray.", "numpy._core.multiarray.")
+ALLOWED: tuple[str, ...] = ("torch._utils.", "collections.OrderedDict", "argparse.Namespace")  # prefixes of names
+ALLOWED += ("_codecs.encode", "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray.", "numpy._core.multiarray.")
 PLAIN = "set frozenset dict list tuple int float complex bool str bytes bytearray slice range object type"
-DANGEROUS, HARMLESS = frozenset(MODULES.split()), frozenset(PLAIN.split())  # modules; what of builtins only holds
+DANGEROUS, HARMLESS = frozenset(MODULES.split()), frozenset(PLAIN.split())  # modules; builtins that are data
 
 
-def what(path, error):
-    """Return what a file is that could not be read for `error`, and what to do: the rest of a line that names it."""
+def diagnose(path: str | os.PathLike, error: Exception) -> str:
+    """Return what a file is and what to do, as the predicate of a sentence; error: of the attempt to read it."""
     with open(path, "rb") as stream:
         head = stream.read(512)
-    known = _by_start(head) or (_of_archive(path) if head.startswith(b"PK") else None)
-    if known:
-        return known
-    names = [name for name in globals_of(path) if not _is_served(name)]
+    diagnosis = _by_start(head) or (_of_archive(path) if head.startswith(b"PK") else None)
+    if diagnosis:
+        return diagnosis
+    names = [name for name in globals_of(path) if not _is_allowed(name)]
     return _of_pickle(names, path) if names else _damaged(error)
 
 
@@ -68,8 +69,8 @@ def _of_archive(path):
     return None
 
 
-def globals_of(path):
-    """Return the names (module.name) that a pickle would import, without opening it: [] where it cannot be told."""
+def globals_of(path: str | os.PathLike) -> list[str]:
+    """Return the names (module.name) that a pickle would import, without loading it; [] if it cannot be parsed."""
     try:
         return sorted(set(_imports(_pickle(path))))
     except (ValueError, OSError, LookupError, zipfile.BadZipFile):
@@ -85,7 +86,7 @@ def _pickle(path):
 
 
 def _imports(pickled):
-    """Yield the names that pickles in bytes would import: an older file of torch's is several, one after another."""
+    """Yield the names that consecutive pickles would import: torch's legacy format has several of them."""
     start = 0
     while start < len(pickled):
         texts = []
@@ -98,17 +99,17 @@ def _imports(pickled):
                 texts.append(argument)
             end = (place or 0) + 1
         start += end
-        if pickled[start : start + 1] != b"\x80":  # what follows the pickles are the tensors
+        if pickled[start : start + 1] != b"\x80":  # the tensors follow the pickles
             return
 
 
-def _is_served(name):
+def _is_allowed(name):
     plain = name.startswith(("builtins.", "__builtin__.")) and name.rpartition(".")[2] in HARMLESS
-    return plain or name.startswith(SERVED) or name.endswith("Storage")
+    return plain or name.startswith(ALLOWED) or name.endswith("Storage")
 
 
-def is_dangerous(name):
-    """Return whether a pickle that imports this could run code of its maker's choice."""
+def is_dangerous(name: str) -> bool:
+    """Return whether a pickle that imports this name could run arbitrary code."""
     module, _, inner = name.rpartition(".")
     return module.partition(".")[0] in DANGEROUS and inner not in HARMLESS
 
@@ -117,12 +118,12 @@ def _of_pickle(names, path):
     dangerous = [name for name in names if is_dangerous(name)]
     if dangerous:
         return (
-            f"is dangerous: opening it would run code ({', '.join(dangerous[:3])}): refused, do not load it elsewhere"
+            f"is dangerous: loading it would run code ({', '.join(dangerous[:3])}): refused, do not load it elsewhere"
         )
     trusted = f"import torch; c = torch.load({str(path)!r}, weights_only=False); torch.save(c['state_dict'], 'w.pth')"
     return (
         f"is a pickle with more than weights in it (it imports {', '.join(names[:3])}), which could run code when "
-        f'opened: refused; {SAVE}; or, if you trust its maker: python -c "{trusted}"'
+        f'loaded: refused; {SAVE}; or, if you trust its author: python -c "{trusted}"'
     )
 
 
@@ -130,5 +131,5 @@ def _damaged(error):
     text = " ".join(str(error).split())[:120]
     return (
         f"is not a file of weights, or is a damaged one ({type(error).__name__}: {text}): "
-        "torch.save(model.state_dict(), path) makes one"
+        "torch.save(model.state_dict(), path) writes one"
     )

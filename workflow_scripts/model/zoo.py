@@ -1,35 +1,41 @@
-"""Networks by row of the `models` table: timm's definitions with the row's own options, weights never downloaded."""
+"""Networks of the `models` table: timm's definitions with the row's options; no weights are downloaded."""
+
+from __future__ import annotations
 
 import difflib
+from typing import TYPE_CHECKING
 
 from core import resolved
 from core.files import UserError
 
+if TYPE_CHECKING:
+    import torch
+
 PROBLEMS = (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError, OSError, LookupError)
 
 
-def create(row, classes):
-    """Return the row's network in evaluation mode with freshly drawn weights.
+def create(row: dict, classes: int) -> torch.nn.Module:
+    """Return the row's network in evaluation mode with random weights.
 
     row: {timm, size, options?, ...} of a model's file; classes: outputs of each head.
-    The network maps [N, 3, size, size] float32 to [N, classes] logits; a distilled LeViT averages its two heads.
+    The network maps float32 [N, 3, size, size] to logits [N, classes]; a distilled LeViT averages its two heads.
     Its attribute `size` is the row's.
-    Raises UserError for a name that timm has not, or options that the network does not take.
+    Raises UserError for a name unknown to timm, or options that the network does not take.
     """
     options = row.get("options") or {}
     check_name(row["timm"])
     resolved.check_options(options)
     try:
-        model = _made(row["timm"], classes, options, row["size"])
+        model = _create(row["timm"], classes, options, row["size"])
     except PROBLEMS as error:
-        given = dict(options, img_size=row["size"])
-        raise UserError(f"models: timm's {row['timm']} cannot be made with {given}: {said(error)}") from None
+        options = dict(options, img_size=row["size"])
+        raise UserError(f"models: timm's {row['timm']} cannot be created with {options}: {one_line(error)}") from None
     model.size = row["size"]
     return model.eval()
 
 
-def check_name(name):
-    """Raise UserError with the nearest names where timm has no network of that name."""
+def check_name(name: str) -> None:
+    """Raise UserError with similar names if timm has no network of this name."""
     import timm
 
     if not timm.is_model(name):
@@ -38,8 +44,8 @@ def check_name(name):
         raise UserError(f"models: timm {timm.__version__} has no network named {name!r}{hint}")
 
 
-def _made(name, classes, options, size):
-    """Return timm's network, told its images' size where it is made for one: convolutions alone take any."""
+def _create(name, classes, options, size):
+    """Return timm's network; the image size is passed unless the network takes any size, as convolutions do."""
     import timm
 
     try:
@@ -50,6 +56,6 @@ def _made(name, classes, options, size):
     return timm.create_model(name, pretrained=False, num_classes=classes, **options)
 
 
-def said(error):
-    """Return in one line what an exception says."""
+def one_line(error: Exception) -> str:
+    """Return an exception's text in one line."""
     return " ".join(str(error).split()) or "lengths differ"
