@@ -317,9 +317,7 @@ def test_a_key_chooses_which_part_is_taken(model, tmp_path, caplog):
     with pytest.raises(UserError, match="checkpoint_key: ema: .*: it has model_ema, model, teacher, deep.state_dict"):
         checkpoint.load_into(model, tmp_path / "w.pth", key="ema")
     torch.save(states["model"], tmp_path / "w.pth")
-    with pytest.raises(
-        UserError, match="checkpoint_key: ema: .*: it is one state dict, without parts: take the key out"
-    ):
+    with pytest.raises(UserError, match="checkpoint_key: ema: .*: it is a bare state dict: remove the key"):
         checkpoint.load_into(model, tmp_path / "w.pth", key="ema")
     assert checkpoint.part_of(tmp_path / "w.pth") is None
 
@@ -361,8 +359,8 @@ def test_networks_come_in_evaluation_mode_and_average_their_heads(model):
     ("change", "said"),
     [
         ({"timm": "levit_129s"}, "no network named 'levit_129s'; near: levit_128s"),
-        ({"options": {"colour": 1}}, "cannot be made with.*colour"),
-        ({"options": {"depth": [1]}}, "cannot be made with.*depth"),
+        ({"options": {"colour": 1}}, "cannot be created with.*colour"),
+        ({"options": {"depth": [1]}}, "cannot be created with.*depth"),
     ],
 )
 def test_a_row_that_makes_no_network_is_refused(change, said):

@@ -203,7 +203,7 @@ def test_rounding_that_a_network_amplifies_is_called_that():
 def test_a_network_that_reads_a_batchnorm_that_was_folded_is_refused():
     model = Network(lambda n, x: n.bn(n.conv(x)) * n.bn.eps).eval()
     model(noise())
-    with pytest.raises(UserError, match=r"the folded network does not run \(AttributeError: .*eps.*take another"):
+    with pytest.raises(UserError, match=r"the folded network does not run \(AttributeError: .*eps.*use another"):
         deploy.fold(families.randomized(model, noise()), noise())
 
 

@@ -85,8 +85,8 @@ def test_the_published_rows_need_say_nothing(name):
 REFUSED = {
     "size of LeViT": ({**LEVIT, "size": 60}, "size: 60: timm's levit_128s takes no such images .*: 64 or .* fits"),
     "size of MaxViT": ({"timm": "maxvit_tiny_tf_224", "size": 100}, "size: 100: timm's maxvit_tiny_tf_224 takes no"),
-    "not square": ({"timm": "vit_base_patch16_sapiens2"}, "1024x768 pixels, not square: say `size`"),
-    "borders": ({"timm": "deepseek_vit_412m"}, "crop_mode border: say crop_mode: center"),
+    "not square": ({"timm": "vit_base_patch16_sapiens2"}, "1024x768 pixels, not square: set `size`"),
+    "borders": ({"timm": "deepseek_vit_412m"}, "crop_mode border: set crop_mode: center"),
     "unknown name": ({"timm": "mobilevit_xxx"}, "no network named 'mobilevit_xxx'; near: mobilevit_xxs"),
     "no logits": ({"timm": "resnet18", "options": {"global_pool": ""}}, "gives no logits: "),
     "unknown option": ({"timm": "resnet18", "options": {"colour": 1}}, "gives no logits: .*colour"),

@@ -117,7 +117,7 @@ def quantized(value):
     return torch.quantize_per_tensor(value, 0.1, 0, torch.qint8)
 
 
-DANGER = "is dangerous: opening it would run code"
+DANGER = "is dangerous: loading it would run code"
 MORE = r"is a pickle with more than weights in it \(it imports {}.*torch.save\(model.state_dict"
 NONE = "holds no state dict: "
 FILES = {
@@ -165,7 +165,7 @@ FILES = {
     "TorchScript": (script, r"TorchScript archive: torch.save\(torch.jit.load"),
     "a zip of something": (archive("readme.txt", "w.pth"), r"torch did not write \(it has readme.txt"),
     "a tar": (legacy_tar, "is not a file of weights, or is a damaged one"),
-    "a folder": (folder("a.safetensors", "b.txt"), r"is a folder: name the file of weights in it \(a.safetensors\)"),
+    "a folder": (folder("a.safetensors", "b.txt"), r"is a folder: name the checkpoint in it \(a.safetensors\)"),
     "a folder of nothing": (folder(), r"is a folder: .*\(it has none\)"),
     # safetensors
     "a header cut short": (content(lambda data: struct.pack("<Q", 5000) + b'{"a"'), "damaged one.*eader"),
@@ -188,7 +188,7 @@ FILES = {
     "arrays": (saved(lambda state: {n: v.numpy() for n, v in state.items()}), rf"{NONE}.*\(ndarray\)"),
     "two that nobody knows": (
         saved(lambda state: {"g": state, "d": state}),
-        r"several state dicts \(g, d\): say which as `checkpoint_key`",
+        r"several state dicts \(g, d\): select one by `checkpoint_key`",
     ),
     # tensors that are no plain numbers
     "sparse": (one(lambda value: value.flatten(1).to_sparse()), rf"{FIRST} is a sparse tensor: tensor.to_dense"),
@@ -216,7 +216,7 @@ FILES = {
     ),
     "a loss beside the network": (
         saved(lambda state: {"state_dict": {**prefixed(state, "model."), "criterion.weight": torch.ones(2)}}),
-        r"its weights are under model. and 1 others beside them \(criterion.weight\)",
+        r"its weights are under model., with 1 others beside them \(criterion.weight\)",
     ),
     "a prefix of a part": (
         saved(lambda state: {**state, **{"module." + FIRST: state[FIRST]}}),

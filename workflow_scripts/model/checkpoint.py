@@ -106,7 +106,7 @@ def _describe(content):
     if not content:
         return "it is empty"
     odd = [f"{key!r} ({type(value).__name__})" for key, value in content.items() if not _is_entry(key, value)]
-    return f"it must map names to tensors, and has {', '.join(odd[:3])}"
+    return f"it must map names to tensors, but it has {', '.join(odd[:3])}"
 
 
 def _is_entry(key, value):
@@ -179,7 +179,7 @@ def _check_kinds(state, path):
         "meta": lambda t: t.is_meta and "it has no values: load the weights before saving",
         "quantized": lambda t: t.is_quantized and "save the network before quantization",
         "nested": lambda t: t.is_nested and "save each tensor separately",
-        "sparse": lambda t: t.layout != torch.strided and "call tensor.to_dense() before saving",
+        "sparse": lambda t: t.layout != torch.strided and "tensor.to_dense() before saving",
     }
     for name, value in state.items():
         for kind, remedy in remedies.items():
