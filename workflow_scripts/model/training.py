@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from core.files import UserError
@@ -105,7 +105,7 @@ class Optimizer:
 
 def batches(
     images: TrainImages, order: Sequence[int], size: int, row: dict, device: torch.device
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
     """Yield (inputs float32 [N, 3, S, S], labels int64 [N]) on the device.
 
     order: positions; size: images per batch; row: of `models` (mean, std). One process per thread decodes images that
