@@ -1,11 +1,11 @@
 """Accuracy of PyTorch, of the exported graph and of each engine.
 
-Under accuracy/ on the val split, which results speak of; under select/ on the select split, which all that chooses reads.
+accuracy/ has the scores on the val split, for results; select/ those on the select split, for everything that chooses.
 """
 
 
 rule evaluate_torch:
-    """Evaluate the FP32 checkpoint in PyTorch and keep its logits as everyone's reference."""
+    """Evaluate the FP32 checkpoint in PyTorch; its logits are the reference of all other evaluations."""
     input:
         model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
@@ -27,7 +27,7 @@ rule evaluate_torch:
 
 
 rule evaluate_onnx:
-    """Evaluate the exported graph in ONNX Runtime."""
+    """Evaluate the exported graph in ONNX Runtime on the val split."""
     input:
         model="results/{dataset}/models/{model}.json",
         onnx="results/{dataset}/onnx/{model}.onnx",
@@ -49,7 +49,7 @@ rule evaluate_onnx:
 
 
 rule evaluate_engine:
-    """Evaluate an engine on its target, from its file."""
+    """Evaluate an engine file on its target."""
     input:
         model="results/{dataset}/models/{model}.json",
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",

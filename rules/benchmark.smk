@@ -1,8 +1,8 @@
-"""Latency and throughput of an engine, ours and trtexec's, and what each of its layers takes."""
+"""Latency and throughput of engines, by our timing and by trtexec, and the time of each layer."""
 
 
 rule benchmark:
-    """Time an engine on its target, alone on the machine, from its file."""
+    """Time an engine file on its target, with no other job on the machine."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
         code=device_code("benchmark.py"),
@@ -22,7 +22,7 @@ rule benchmark:
 
 
 rule paired_benchmark:
-    """Time the finalists of a choice in turns, in one job: those within the budget on the select split."""
+    """Time the engines of a choice that meet the budget on the select split, in turns."""
     input:
         code=device_code("paired_benchmark.py"),
         engines=candidates("results/{d}/engines/{m}.{p}.{t}.engine"),
@@ -45,7 +45,7 @@ rule paired_benchmark:
 
 
 rule run_trtexec:
-    """Time an engine with trtexec as well, where that is installed."""
+    """Time an engine with trtexec, where it is installed."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
         code=device_code("run_trtexec.py"),
@@ -65,7 +65,7 @@ rule run_trtexec:
 
 
 rule profile_engine:
-    """Time each layer of an engine, in a run of its own: nothing else needs it, so it is asked for by name."""
+    """Time each layer of an engine, in a run of its own; made on request only."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
         code=device_code("profile_engine.py"),

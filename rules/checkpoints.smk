@@ -1,8 +1,8 @@
-"""A model's weights: downloaded, trained or fine-tuned here, or the user's, by the dataset's `weights`."""
+"""A model's checkpoint: downloaded, trained, fine-tuned or imported, as the dataset's `weights` says."""
 
 
 rule download:
-    """Fetch the official weights and check their SHA-256."""
+    """Download the official checkpoint and check its SHA-256."""
     input:
         code=host_code("fetch_checkpoint.py"),
     output:
@@ -27,7 +27,7 @@ use rule download as download_start with:
 
 
 rule train:
-    """Train the model on the dataset's train split, from scratch or from other weights."""
+    """Train a checkpoint on the train split, from scratch or from another checkpoint."""
     input:
         model="results/{dataset}/models/{model}.json",
         start=user_file("dataset.from"),
@@ -50,7 +50,7 @@ rule train:
 
 
 rule import_checkpoint:
-    """Check the user's own weights against the model and copy them."""
+    """Check the user's checkpoint against the model and copy its weights."""
     input:
         model="results/{dataset}/models/{model}.json",
         source=user_file("dataset.weights"),

@@ -1,4 +1,4 @@
-"""What the rules share: the checked tables, and functions of wildcards over them."""
+"""What the rules share: the checked tables, and functions of wildcards that return inputs and params."""
 
 import functools
 import os
@@ -22,17 +22,19 @@ tables = run_checks.one_line(checks.load)(config, os.path.join(workflow.basedir,
 options = functools.partial(slices.options, tables)
 device_options = functools.partial(options, runtime=target.runtime, identity=slices.runtime_identity)
 dataset_files = staleness.dataset_files(tables)
-CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a constraint: precisions that choose an engine
-EVERY_CORE = workflow.cores or os.cpu_count()  # of jobs that run alone; threads never make a job stale
+CHOOSING = (
+    "|".join(map(re.escape, tables.choosing())) or "(?!)"
+)  # a wildcard constraint: precisions that choose an engine
+EVERY_CORE = workflow.cores or os.cpu_count()  # threads of jobs that run alone; they never make a job stale
 BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in reach.boards(tables).values()}
-workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board that is reached by ssh
+workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board over ssh
 os.environ.update(reach.environment(tables, sys.executable))
 
 
 wildcard_constraints:
     dataset="[A-Za-z0-9_-]+",
     model="[A-Za-z0-9_-]+",
-    precision=rf"(?!(?:{CHOOSING})\.)[A-Za-z0-9_-]+",  # a precision that chooses has results and no other artifacts
+    precision=rf"(?!(?:{CHOOSING})\.)[A-Za-z0-9_-]+",  # those that choose make results alone
     target="[A-Za-z0-9_]+",
     graph="[A-Za-z0-9_-]+",
     split="calib|select|val",
@@ -45,29 +47,29 @@ def active(path):
 
 
 def host_code(script, *others):
-    """Return a rule's input `code`: the script of a job on the host, `others` being what it loads by name."""
+    """Return a rule's input `code`: the script of a job on the host; others: modules that it loads by name."""
     return staleness.script(script, lambda wildcards: others, on_host=True)
 
 
 def result_code(script):
-    """Return the same of a script that gathers results, on the host and on devices alike."""
+    """Return the input `code` of a job that gathers results, on the host and on devices alike."""
     return staleness.script(script)
 
 
 def device_code(script, purpose="run"):
-    """Return the same of a script that loads its target's runtime, there, to `build` or `run` engines."""
+    """Return the input `code` of a job on its target, where it loads the runtime to `build` or `run` engines."""
     return staleness.script(script, lambda wildcards: [tables.runtime_file(wildcards.target)], purpose=purpose)
 
 
 def device_cores(w):
-    """Return a job's threads on this machine: all cores, or one if the job runs on a board."""
+    """Return a job's cores: all of this machine's, or one where the job runs on a board over ssh."""
     return 1 if reach.board(tables, w.target) else EVERY_CORE
 
 
 def on_device(wildcards, input, output):
-    """Return the start of a target's command line: its interpreter, or the command that runs the job on its board.
+    """Return what starts a target's command line in a shell: its interpreter, or run_on_board.py for a board.
 
-    Takes `input`, so Snakemake treats the value as derived: a board's address makes no artifact stale.
+    Takes `input` so that Snakemake treats the value as derived: a board's address must not invalidate artifacts.
     """
     if not reach.board(tables, wildcards.target):
         return staleness.Untracked(f'"$LEVIT_PYTHON_{wildcards.target}"')
@@ -78,42 +80,42 @@ def on_device(wildcards, input, output):
 
 
 def dataset_code(script):
-    """Return the same of a script that loads the one that writes a builtin dataset."""
+    """Return the input `code` of a job on the host that loads the script of a builtin dataset."""
     return staleness.script(script, lambda wildcards: tables.builtin_files(wildcards.dataset), on_host=True)
 
 
 def user_file(key):
-    """Return a rule's input of a path that a key of a row names; the user's own files count by their content."""
+    """Return a rule's input of the path that a key of a row names; a user's file counts by its content."""
     return staleness.user_file(key, tables, workflow.rules)
 
 
 def user_path(key):
-    """Return that path as a param that decides nothing, or "" where the row names none."""
+    """Return the same path, or "", as a param that makes no job stale."""
     return lambda wildcards: staleness.Untracked(slices.user_path(key)(tables, wildcards))
 
 
 def images(split):
-    """Return the images of a split as the model looks at them."""
+    """Return the images of a split, preprocessed for a model."""
     return f"results/{{dataset}}/data/{{model}}.{split}.u8"
 
 
 def scored_images(w):
-    """Return the images that the scores in a folder are of."""
+    """Return the preprocessed images of the split that a folder of scores is about."""
     return f"results/{w.dataset}/data/{w.model}.{SCORED[w.scores]}.u8"
 
 
 def proof_images(w):
-    """Return the images that a folded network is compared on: of calib, or of the split that there is."""
+    """Return the images on which a folded network is compared: those of calib, or of a split that is not empty."""
     return f"results/{w.dataset}/data/{w.model}.{tables.proving_split(w.dataset)}.u8"
 
 
 def datasets_with(*sources):
-    """Return a constraint that only datasets with one of these sources of weights meet."""
+    """Return a wildcard constraint: the datasets whose weights come from one of these sources."""
     return "|".join(re.escape(name) for name in tables.names("dataset") if tables.source(name) in sources) or "(?!)"
 
 
 def sweep_choice(w):
-    """Return the sweep that chooses a precision's calibration, or nothing where its row says all."""
+    """Return the sweep that chooses a precision's calibration recipe, or nothing where its row has the recipe."""
     return f"results/{w.dataset}/sweeps/{w.model}.{w.precision}.json" if tables.is_swept(w.precision) else []
 
 
@@ -123,7 +125,7 @@ def qat_checkpoint(w):
 
 
 def calibration(w):
-    """Return the ranges of a precision's quantizers, or nothing where it has none."""
+    """Return the calibrated ranges of a precision, or nothing where it has no quantizers."""
     path = f"results/{w.dataset}/calibration/{w.model}.{w.precision}.json"
     return path if tables.is_calibrated(w.precision) else []
 
@@ -134,20 +136,20 @@ def plan(w):
 
 
 def select(w):
-    """Return the select split's images, index and FP32 logits, which an engine is held to where it has a plan."""
+    """Return the select split's images, index and FP32 logits, for a precision with a plan, or nothing."""
     folder = f"results/{w.dataset}"
     reference = f"{folder}/select/{w.model}.torch.npy"
     files = [f"{folder}/data/{w.model}.select.u8", f"{folder}/data/index.json", reference]
     return files if tables.has_plan(w.precision) else []
 
 
-def held_model(w):
-    """Return the file of a model whose engine is held to a plan on the select split, or nothing without a plan."""
+def verified_model(w):
+    """Return the resolved model of an engine that is verified on the select split, or nothing without a plan."""
     return f"results/{w.dataset}/models/{w.model}.json" if tables.has_plan(w.precision) else []
 
 
 def weakly_typed_graph(w):
-    """Return the graph that the strongly typed one is made from."""
+    """Return the graph that a strongly typed one is made from."""
     return tables.weakly_typed_graph(w.dataset, w.model, w.precision)
 
 
@@ -157,18 +159,18 @@ def engine_graph(w):
 
 
 def peer_cache(w):
-    """Return the calibration cache of an INT8 precision, whatever its engine takes, or nothing."""
+    """Return the calibration cache of an INT8 precision, even if its engine takes none, or nothing."""
     calibrated = tables.is_calibrated(w.precision)
     return f"results/{w.dataset}/calibration/{w.model}.{w.precision}.{w.target}.cache" if calibrated else []
 
 
 def engine_cache(w):
-    """Return the calibration cache that an engine is built with, or nothing where its graph says all."""
+    """Return the calibration cache that an engine is built with, or nothing where it takes none."""
     return peer_cache(w) if tables.is_implicit(w.precision, w.target) else []
 
 
 def clean_graph(w):
-    """Return the clean graph of the class that a target's engine is built from."""
+    """Return the clean graph of the variant that an engine is built from."""
     return f"results/{w.dataset}/clean/{w.model}.{tables.graph_variant(w.precision, w.target)}.onnx"
 
 
@@ -190,7 +192,7 @@ def optional_inputs(w):
 
 
 def candidates(path):
-    """Return a function of wildcards: a path with {m}, {p}, {t} and perhaps {d} for each precision one chooses from."""
+    """Return a function of wildcards: a path with {m}, {p}, {t} and {d}, for each precision that one chooses from."""
 
     def paths(w):
         dataset = getattr(w, "dataset", tables.active)
@@ -201,13 +203,13 @@ def candidates(path):
 
 
 def as_flags(wildcards, input):
-    """Return a rule's inputs but its code as `--name=path`: empty where there is no such file."""
+    """Return a rule's inputs except its code as `--name=path`, with an empty path where there is no file."""
     files = {name: path for name, path in input.items() if name != "code"}
     return staleness.Untracked(" ".join(f"--{name}={shlex.quote(str(path))}" for name, path in files.items()))
 
 
 def listed_results(wildcards):
-    """Return the results that config.yaml lists for targets within reach; name the others on stderr."""
+    """Return the results that config.yaml lists for targets within reach; name the other targets on stderr."""
     return [f"results/{m}.{p}.{t}.json" for m, p, t in reach.reachable_results(tables)]
 
 
@@ -218,7 +220,7 @@ def listed_plans(wildcards):
 
 
 def listed_bisects(wildcards):
-    """Return the bisections of listed results that somebody asked for: those that are there."""
+    """Return the bisections of listed results that exist: they are made on request only."""
     paths = [active(f"bisect/{m}.{p}.{t}.json") for m, p, t in reach.reachable_results(tables) if tables.has_plan(p)]
     return [path for path in paths if os.path.exists(path)]
 
@@ -229,10 +231,10 @@ def listed_onnx_accuracies(wildcards):
 
 
 def listed_dla_reports(wildcards):
-    """Return the DLA-fit reports of the listed results that are for a DLA: they need no device."""
+    """Return the DLA-fit reports of listed results on a DLA, which need no device."""
     return [active(f"dla/{m}.{p}.{t}.json") for m, p, t in tables.valid(tables.listed) if tables.is_dla(p)]
 
 
 def every_result(wildcards):
-    """Return all results that make sense, here or anywhere."""
+    """Return every valid result, within reach or not."""
     return [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.names)]

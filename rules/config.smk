@@ -1,4 +1,4 @@
-"""config.yaml is looked at as text before Snakemake reads it: what it would misread is refused."""
+"""Check config.yaml as text, before Snakemake reads it: refuse what YAML would misread."""
 
 import os
 import sys

@@ -1,8 +1,8 @@
-"""A dataset's index, what a model looks at, and the images as it does."""
+"""A dataset's index, a model's preprocessing, and the preprocessed images."""
 
 
 rule index_dataset:
-    """Describe a dataset: its images, their labels and the splits; write the PNG files of a builtin one."""
+    """Index a dataset's images, labels and splits, with the list of training images; write the images of a builtin one."""
     input:
         user=dataset_files,
         code=dataset_code("index_dataset.py"),
@@ -26,7 +26,7 @@ rule index_dataset:
 
 
 rule resolve:
-    """Say what a model looks at: its row's values, and timm's record for what the row leaves out."""
+    """Resolve a model's input size, preprocessing and normalization from its row, or timm's record where that is silent."""
     input:
         code=host_code("resolve.py"),
     output:
@@ -40,7 +40,7 @@ rule resolve:
 
 
 rule decode_split:
-    """Decode, resize and crop the images of a split once, as uint8."""
+    """Decode, resize and crop the images of a split, from the index to one uint8 file."""
     input:
         index="results/{dataset}/data/index.json",
         model="results/{dataset}/models/{model}.json",

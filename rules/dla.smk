@@ -1,8 +1,8 @@
-"""Whether a deep learning accelerator can pay, said before anything is built for it, and how a build turned out."""
+"""Whether a DLA can pay: predicted before anything is built, and compared with what the builder did."""
 
 
 rule dla_fit:
-    """Report what a DLA would run of a network, in which subgraphs, and whether that can pay; works on every machine."""
+    """Predict which nodes of a clean graph a DLA runs, in which subgraphs, and whether that pays; draw it. Any machine."""
     input:
         clean=clean_graph,
         onnx="results/{dataset}/onnx/{model}.onnx",
@@ -23,7 +23,7 @@ rule dla_fit:
 
 
 rule compare_dla:
-    """Put a DLA-fit report's prediction beside what the builder did."""
+    """Compare a DLA-fit report with the description of the engine that was built."""
     input:
         report="results/{dataset}/dla/{model}.{precision}.{target}.json",
         description="results/{dataset}/engines/{model}.{precision}.{target}.json",

@@ -1,14 +1,14 @@
-"""The engine that a runtime builds from a graph, and what it is."""
+"""Engines: built from a graph by a target's runtime, with a description."""
 
 
 rule build_engine:
-    """Build an engine with the target's runtime and read back what it computes in."""
+    """Build an engine from an ONNX graph and its calibration cache or plan; describe the precision of each layer."""
     input:
         onnx=engine_graph,
         cache=engine_cache,
         plan=plan,
         select=select,
-        model=held_model,
+        model=verified_model,
         code=device_code("build_engine.py", purpose="build"),
     output:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",

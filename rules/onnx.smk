@@ -1,8 +1,8 @@
-"""The ONNX graph of a model, as exported and as each class of runtime wants it."""
+"""ONNX graphs: exported, cleaned for a graph variant, strongly typed."""
 
 
 rule export_onnx:
-    """Export with BatchNorm folded, the heads averaged and a dynamic batch."""
+    """Export a checkpoint to ONNX: BatchNorm folded, heads averaged, dynamic batch."""
     input:
         model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
@@ -20,7 +20,7 @@ rule export_onnx:
 
 
 rule clean_onnx:
-    """Run the surgeon's passes of a graph variant."""
+    """Run a graph variant's passes over the exported graph."""
     input:
         onnx="results/{dataset}/onnx/{model}.onnx",
         code=host_code("clean_onnx.py"),
@@ -35,7 +35,7 @@ rule clean_onnx:
 
 
 rule type_onnx:
-    """Make a strongly typed graph: Casts say what each layer computes in."""
+    """Make a strongly typed graph from a weakly typed one and its plan: Casts set the precision of each layer."""
     input:
         onnx=weakly_typed_graph,
         plan=plan,

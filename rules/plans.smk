@@ -1,8 +1,8 @@
-"""Which nodes keep a higher precision, found on the host and judged on the select split."""
+"""Plans: which nodes keep a higher precision, searched for on the host, scored on the select split."""
 
 
 rule plan_precision:
-    """Find the cheapest nodes that must keep a higher precision, or check those of a plan made by hand."""
+    """Search for the cheapest nodes to keep in a higher precision, or check the nodes of a manual plan."""
     input:
         model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
@@ -28,7 +28,7 @@ rule plan_precision:
 
 
 rule evaluate_typed:
-    """Evaluate the strongly typed graph in ONNX Runtime on the select split: what a plan predicts of its engines."""
+    """Evaluate a strongly typed graph in ONNX Runtime on the select split: a plan's prediction for its engines."""
     input:
         model="results/{dataset}/models/{model}.json",
         onnx="results/{dataset}/typed/{model}.{precision}.onnx",
@@ -48,7 +48,7 @@ rule evaluate_typed:
 
 
 rule bisect_precision:
-    """Find the fallback as the original did, with an engine build per step: a peer to compare plans with."""
+    """Bisect the fallback with an engine build per step, as the original did, to compare plans with."""
     input:
         model="results/{dataset}/models/{model}.json",
         onnx=clean_graph,

@@ -2,7 +2,7 @@
 
 
 rule sweep_calibration:
-    """Try the calibration recipes that a precision lists and choose one, on the select split."""
+    """Score a precision's candidate calibration recipes on the select split and choose one."""
     input:
         model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
@@ -26,7 +26,7 @@ rule sweep_calibration:
 
 
 rule calibrate:
-    """Find each quantizer's amax over the calibration images."""
+    """Calibrate each quantizer's amax on the calib split, with the precision's recipe or the sweep's choice."""
     input:
         model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
@@ -49,7 +49,7 @@ rule calibrate:
 
 
 rule train_qat:
-    """Train the quantized model, with the FP32 model as teacher."""
+    """Train a QAT checkpoint from the calibrated model, with the FP32 model as teacher."""
     input:
         model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
@@ -74,7 +74,7 @@ rule train_qat:
 
 
 rule quantize_onnx:
-    """Export the quantized model as an explicit Q/DQ graph and run the surgeon's passes over it."""
+    """Export the calibrated or QAT model as an explicit Q/DQ graph and run a graph variant's passes over it."""
     input:
         model="results/{dataset}/models/{model}.json",
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
@@ -96,7 +96,7 @@ rule quantize_onnx:
 
 
 rule export_cache:
-    """Write TensorRT's calibration cache: the Q/DQ graph's scales, and one for every other activation."""
+    """Write TensorRT's calibration cache: the Q/DQ graph's scales, and calibrated ones of all other activations."""
     input:
         model="results/{dataset}/models/{model}.json",
         clean=clean_graph,

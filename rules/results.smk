@@ -2,7 +2,7 @@
 
 
 rule assemble_result:
-    """Merge what was measured and where it came from."""
+    """Merge an engine's measurements and its provenance into one result."""
     input:
         unpack(optional_inputs),
         code=result_code("assemble_result.py"),
@@ -28,7 +28,7 @@ rule assemble_result:
 
 
 rule choose_precision:
-    """Choose the fastest of a target's engines that is accurate enough."""
+    """Choose the fastest result of a target within the budget, by the paired timings."""
     input:
         code=result_code("choose_precision.py"),
         results=candidates("results/{m}.{p}.{t}.json"),
@@ -48,7 +48,7 @@ rule choose_precision:
 
 
 rule summarize:
-    """Gather the listed results in one table."""
+    """Gather the listed results in one table of tab-separated values."""
     input:
         code=result_code("summarize.py"),
         results=listed_results,
@@ -61,7 +61,7 @@ rule summarize:
 
 
 rule report:
-    """Draw the accuracy and speed of all results, and what their plans keep, as one self-contained page."""
+    """Draw accuracy, speed and plans of the listed results as one self-contained HTML page."""
     input:
         code=result_code("report.py"),
         template="workflow_scripts/reporting/page.html",

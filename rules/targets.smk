@@ -1,4 +1,4 @@
-"""What a target is."""
+"""Identities of targets, and every result."""
 
 
 rule fingerprint:
@@ -20,6 +20,6 @@ rule fingerprint:
 
 
 rule everything:
-    """All results that make sense, here or anywhere: for dry runs."""
+    """Every valid result, within reach or not: for dry runs."""
     input:
         every_result,

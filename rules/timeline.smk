@@ -1,8 +1,8 @@
-"""An engine's layers along time: a picture from its profile, or a capture with NVIDIA's Nsight Systems. Asked for by name."""
+"""An engine's timeline: drawn from its profile, or captured with Nsight Systems. Made on request only."""
 
 
 rule draw_timeline:
-    """Draw the layers of an engine along time."""
+    """Draw a profile's layers along time, as SVG."""
     input:
         profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
         code=result_code("draw_timeline.py"),

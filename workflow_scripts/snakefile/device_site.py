@@ -1,7 +1,9 @@
-"""On a device (`site: device`) host artifacts are copied in, never built; jobs that would build them are refused.
+"""On a device (`site: device`), host artifacts are copied in, never built; jobs that would build them are refused.
 
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
+
+from __future__ import annotations
 
 import functools
 import getpass
@@ -11,17 +13,17 @@ import shlex
 import sys
 import time
 
+from configuration.tables import Tables
 from snakefile.rule_facts import is_host_built
 from snakefile.run_checks import stop
 
-SKEW = 1.0  # seconds that a file may seem to come from the future
+SKEW = 1.0  # seconds that an mtime may be in the future
 
 
-def trust(rules, tables):
-    """On a device, mark the inputs of host-built artifacts `ancient`: their times come from another clock.
+def trust(rules, tables: Tables) -> None:
+    """On a device, mark inputs of host-built artifacts `ancient`: their mtimes come from another clock.
 
-    Copied files have the times of the host or of the copying; a checkout has its own. The host's recorded params and
-    sets of inputs still count if the records were copied too.
+    What the host's metadata records (params, sets of inputs) still counts, where it was copied as well.
     """
     if not tables.on_device:
         return
@@ -41,12 +43,12 @@ def _timeless(item):
     return ancient(str(item) if isinstance(item, str) else [str(path) for path in item])
 
 
-def start(dag, tables):
-    """On a device, before any job: stop if host artifacts are missing or stale; set future mtimes to now."""
+def start(dag, tables: Tables) -> None:
+    """On a device, before any job: end where host artifacts are missing or stale; clamp mtimes in the future to now."""
     if not tables.on_device:
         return
     jobs = list(dag.needrun_jobs())
-    for line in missing(dag):
+    for line in _missing(dag):
         print(f"error: {line}", file=sys.stderr)
     if any(is_host_built(job.rule) for job in jobs):
         stop("a device makes none of that (site: device in the config); results/ may also be copied as a whole")
@@ -58,8 +60,8 @@ def start(dag, tables):
         )
 
 
-def missing(dag):
-    """Return one line for each missing or stale host artifact, with the command that copies it."""
+def _missing(dag):
+    """Return one line for each host artifact that jobs here lack, with the command that copies it."""
     jobs = list(dag.needrun_jobs())
     host_jobs = [job for job in jobs if is_host_built(job.rule)]
     read = {str(path) for job in jobs if not is_host_built(job.rule) for path in job.input}
@@ -79,10 +81,10 @@ def _line(path, problem):
     return f"{path} {problem}: on the host run snakemake {path} && rsync -rlcR {path}* {here}"
 
 
-def clamp_future_mtimes(paths):
-    """Set mtimes in the future to now; return how many seconds each was ahead.
+def clamp_future_mtimes(paths: set[str]) -> list[float]:
+    """Set mtimes in the future to now; return the seconds by which each was ahead.
 
-    An output that is older than its input would be stale as soon as it is written.
+    An output that is older than its input would be stale at once, and forever.
     """
     now, ahead = time.time(), []
     for path in sorted(paths):

@@ -1,33 +1,36 @@
-"""Before the first job: check that every target with pending jobs, local or over ssh, matches its row.
+"""Check that every target with pending jobs (local or over ssh) matches its row.
 
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 
+from configuration.tables import Tables
 from core.files import UserError, read_json, write_json
 from devices import reach
 
 STARTED_OVER = "LEVIT_STARTED_OVER"
 
 
-def check(purposes, tables):
-    """Raise UserError with a line for each target that cannot serve its purposes: {target: [`build`, `run`]}.
+def check(purposes: dict[str, list[str]], tables: Tables) -> None:
+    """Raise UserError with a line for each target that cannot do what its jobs need: {target: [`build`, `run`]}.
 
-    If a board's identity differs from the recorded one, record it and restart Snakemake, which then plans with it.
+    Where a board's identity has changed, record it and start Snakemake again: staleness depends on it.
     """
     boards = {target: board for target in purposes for board in [reach.board(tables, target)] if board}
     problems = [text for target in purposes if target not in boards for text in _here(target, purposes, tables)]
-    found = _ask(boards, purposes, tables) if boards else {}
+    answers = _ask(boards, purposes, tables) if boards else {}
     problems += [
-        f"{boards[target]['ssh']} cannot {seen['purpose']} engines of the target {target}: {seen['reason']}"
-        for target, seen in found.items()
-        if seen["reason"]
+        f"{boards[target]['ssh']} cannot {answer['purpose']} engines of the target {target}: {answer['reason']}"
+        for target, answer in answers.items()
+        if answer["reason"]
     ]
     if problems:
         raise UserError("\nerror: ".join(problems))
-    changed = [target for target, seen in found.items() if _note(target, seen["identity"])]
+    changed = [target for target, answer in answers.items() if _record(target, answer["identity"])]
     if changed:
         _start_over(changed)
 
@@ -47,8 +50,8 @@ def _ask(boards, purposes, tables):
     return survey({t: (tables.row("target", t), purposes[t], board) for t, board in boards.items()})
 
 
-def _note(target, identity):
-    """Record a board's identity; return whether it is new, so that this run was planned without it."""
+def _record(target, identity):
+    """Record a board's identity; return whether it differs from the one by which this run's jobs were planned."""
     path = f"{reach.IDENTITIES}/{target}.json"
     if os.path.exists(path) and read_json(path) == identity:
         return False
@@ -57,7 +60,7 @@ def _note(target, identity):
 
 
 def _start_over(targets):
-    """Restart Snakemake with the same command line: what is stale depends on the board's identity."""
+    """Start Snakemake again with the same command line, which plans with the recorded identities."""
     if os.environ.get(STARTED_OVER):
         raise UserError(f"{', '.join(targets)}: another identity each time it is asked: is it one board?")
     print(f"{', '.join(targets)}: recorded what the board is; planning with that", file=sys.stderr, flush=True)

@@ -1,7 +1,9 @@
-"""Before the first job: check requested names, compare targets with their rows, and lock the folder.
+"""Checks before the first job (requested names, targets, the lock of this folder) and the results table after the last.
 
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
+
+from __future__ import annotations
 
 import atexit
 import difflib
@@ -11,26 +13,28 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
+from configuration.tables import Tables
 from core.files import UserError, read_json
 from devices import power_modes
 from devices.reach import JOBS_LOCK
 from snakefile import preflight, rule_facts
 
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
-UNVERSIONED = "--version ''"  # in the parameters of a job that needs a version which is not known
+UNVERSIONED = "--version ''"  # in the options of a job that needs a version which is not known
 RUN_LOCK = ".snakemake/levit.run.lock"
-_held, _making = [], []
+_locks, _pending_results = [], []
 
 
-def stop(problem):
-    """Print one line and exit at once: an exception would print a page of Snakemake's own frames."""
+def stop(problem: str):
+    """Print one line and end Snakemake at once: it would print an exception as a page of its own frames."""
     print(f"error: {problem}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
-def one_line(function):
-    """Return the function such that a UserError prints one line, without a traceback."""
+def one_line(function: Callable) -> Callable:
+    """Return the function, ending Snakemake with one line where it raises UserError."""
 
     @functools.wraps(function)
     def stopping(*args, **options):
@@ -43,8 +47,8 @@ def one_line(function):
 
 
 @one_line
-def check_requested(arguments, rules, tables):
-    """Raise UserError if a requested file under results/ has a name that no table has, or an invalid combination."""
+def check_requested(arguments: list[str], rules, tables: Tables) -> None:
+    """Raise UserError where a requested file under results/ names no row, or makes no sense."""
     for before, argument in zip([""] + arguments, arguments):
         path = os.path.normpath(argument)
         if path.startswith("results/"):
@@ -87,7 +91,7 @@ def _check_names(rule, names, rules, tables):
 
 
 def _check_needs(rule, names, rules, tables):
-    """Raise UserError if a precision lacks what a rule, or a rule that makes one of its fixed inputs, needs."""
+    """Raise UserError where a precision lacks what a rule, or a rule that makes one of its fixed inputs, needs."""
     wanted = rule_facts.needs(rule)
     if wanted:
         row = tables.row("precision", names["precision"])
@@ -104,10 +108,12 @@ def _check_needs(rule, names, rules, tables):
 
 
 @one_line
-def start(dag, tables):
-    """Lock the folder, then compare the targets of pending jobs with their machines."""
+def start(dag, tables: Tables) -> None:
+    """Take the lock of this folder, then check the targets that have pending jobs; raise UserError."""
     lock()
-    _making.extend(str(path) for job in dag.needrun_jobs() if rule_facts.is_result(job.rule) for path in job.output)
+    _pending_results.extend(
+        str(path) for job in dag.needrun_jobs() if rule_facts.is_result(job.rule) for path in job.output
+    )
     purposes = {}
     for job in dag.needrun_jobs():
         if rule_facts.device_purpose(job.rule):
@@ -128,19 +134,19 @@ def _without_version(target):
 
 
 def _check_power_mode(target, row):
-    """Raise UserError if this board is not in the power mode that a row demands; a board over ssh checks it itself."""
-    found = None if row.get("ssh") else power_modes.current()
-    reason = found and power_modes.refusal(row, found)
+    """Raise UserError where this board is in another power mode than its row asks for; jobs over ssh check it there."""
+    mode = None if row.get("ssh") else power_modes.current()
+    reason = mode and power_modes.refusal(row, mode)
     if reason:
         raise UserError(f"nothing can be timed for the target {target}: {reason}")
 
 
-def lock():
-    """Allow one run at a time in this folder; the kernel releases the lock when the process dies.
+def lock() -> None:
+    """Take the exclusive lock of this folder's runs; the kernel releases it when this process dies.
 
-    Each job holds a shared lock (core/command.py), so a new run notices jobs that a killed run left behind.
+    Each job holds a shared lock (core/command.py): a starting run refuses while jobs of a killed run are at work.
     """
-    _held.append(_exclusive(RUN_LOCK, "another snakemake is at work in this folder"))
+    _locks.append(_exclusive(RUN_LOCK, "another snakemake is at work in this folder"))
     _exclusive(JOBS_LOCK, "a job of an earlier, killed run is still at work in this folder").close()
 
 
@@ -153,21 +159,23 @@ def _exclusive(path, problem):
     return stream
 
 
-def show():
+def show() -> None:
     """Print the results table; exit 1 if a result of this run misses its accuracy budget or plan criterion.
 
-    Outputs are kept. Also exit 1 if a result file is not as it was written.
+    Outputs are kept. Exit 1 as well where a result is not what was written.
     """
-    shown = subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)
-    if shown.returncode:
+    done = subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)
+    if done.returncode:
         _end_with_1()
         return
-    made = {path: read_json(path) for path in _making}
+    results = {path: read_json(path) for path in _pending_results}
     _complain(
-        "not within the budget of top-1 points", [p for p in made if not _of(made[p], "accuracy", "within_budget")]
+        "not within the budget of top-1 points",
+        [p for p in results if not _of(results[p], "accuracy", "within_budget")],
     )
     _complain(
-        "its plan's criterion is not met on the select split", [p for p in made if not _of(made[p], "plan", "met")]
+        "its plan's criterion is not met on the select split",
+        [p for p in results if not _of(results[p], "plan", "met")],
     )
 
 
@@ -182,4 +190,4 @@ def _complain(problem, paths):
 
 
 def _end_with_1():
-    atexit.register(os._exit, 1)  # after Snakemake has finished
+    atexit.register(os._exit, 1)  # once Snakemake has cleaned up

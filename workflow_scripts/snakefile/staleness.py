@@ -1,15 +1,19 @@
-"""What makes a job stale besides its params and input artifacts: its code, its packages, the user's files.
+"""What makes a job stale besides its options and its inputs: its code, the packages that it runs with, user files.
 
-Each rule gets a param `basis` with their hashes and versions. Content decides, never times: a file that is moved,
-linked or dated back changes nothing. Read while Snakemake parses, on hosts and devices alike: standard library only,
-Python 3.8.
+Each rule gets a param `basis` with their hashes and versions. They count by content: a new mtime alone makes nothing
+stale, and a new content with an old mtime does. Read while Snakemake parses, on hosts and devices alike: standard
+library only, Python 3.8.
 """
+
+from __future__ import annotations
 
 import ast
 import base64
 import functools
 import os
+from collections.abc import Callable
 
+from configuration.tables import Tables
 from core import sources
 from core.files import canonical, read_json
 from core.user_files import sha256_of
@@ -23,7 +27,7 @@ START = '{"code":"'  # of a basis
 
 
 class Untracked:
-    """A param that makes nothing stale: Snakemake can print it but does not record it."""
+    """A param that makes no job stale: Snakemake does not record a value of a type of ours."""
 
     def __init__(self, text):
         self.text = text
@@ -35,8 +39,8 @@ class Untracked:
         return format(self.text, form)
 
 
-def script(name, others=lambda wildcards: (), **facts):
-    """Return a function of wildcards for a rule's input `code`: a script. The basis covers its modules and `others`.
+def script(name: str, others: Callable = lambda wildcards: (), **facts) -> Callable:
+    """Return a function of wildcards for a rule's input `code`: a script. Its modules and `others` are in the basis.
 
     facts: `on_host` or a `purpose`, where the rule runs (snakefile/rule_facts.py).
     """
@@ -48,13 +52,13 @@ def script(name, others=lambda wildcards: (), **facts):
     return path
 
 
-def modules(path, *others):
-    """Return the paths of the project's modules that a rule's script and `others` import."""
+def modules(path: str, *others: str) -> list[str]:
+    """Return the paths of a rule's script, of `others`, and of all modules of ours that they import."""
     return code(os.path.basename(path), *others)
 
 
-def user_file(key, tables, rules):
-    """Return a function of wildcards for a rule's input: the path that a key of a row names, if a rule makes it.
+def user_file(key: str, tables: Tables, rules) -> Callable:
+    """Return a function of wildcards for a rule's input: the path that a key of a row names, where a rule makes it.
 
     Any other path is a user's file: it must exist, is not an input, and the basis covers its content.
     key: as in config.yaml, with the kind of row in place of its table and name (`dataset.weights`).
@@ -73,8 +77,8 @@ def user_file(key, tables, rules):
     return path
 
 
-def dataset_files(tables):
-    """Return a function of wildcards for a rule's input: no file, after a check that what a dataset names is there."""
+def dataset_files(tables: Tables) -> Callable:
+    """Return a function of wildcards for a rule's input: no file, once the files a dataset names are checked to exist."""
 
     def check(wildcards):
         row, name = tables.row("dataset", wildcards.dataset), wildcards.dataset
@@ -88,7 +92,7 @@ def dataset_files(tables):
 
 
 def _require(path, key, test):
-    """End Snakemake if a user's file or folder does not exist, is the other of the two, or cannot be read."""
+    """End Snakemake where a user's file or folder does not exist, is the other of the two, or is not readable."""
     if not os.path.exists(path):
         stop(f"{path} does not exist: correct {key} in config.yaml, or put it there")
     if not test(path):
@@ -103,8 +107,8 @@ def _is_made(path, rules):
     return path.startswith("results/") and any(product.match(path) for rule in rules for product in rule.output)
 
 
-def attach(rules, tables):
-    """Add the param `basis` to each rule that runs a script."""
+def attach(rules, tables: Tables) -> None:
+    """Add to each rule that runs a script the param `basis`."""
     for rule in rules:
         inputs = dict(rule.input.items())
         if "code" in inputs:
@@ -112,7 +116,7 @@ def attach(rules, tables):
 
 
 def _basis(rule, inputs, tables):
-    """Return a function of wildcards: the hashes and versions that a job of a rule depends on, as text."""
+    """Return a function of wildcards: the basis of a rule's job, as canonical JSON."""
     if tables.on_device and is_host_built(rule):
         return lambda wildcards: recorded(str(rule.output[0].apply_wildcards(wildcards)))
     kept = is_training(rule) and not tables.config["retrain_on_upgrade"]
@@ -122,11 +126,11 @@ def _basis(rule, inputs, tables):
 
     def basis(wildcards):
         files = inputs["code"].files(wildcards)
-        found = {"code": _code(tuple(files + own))}
+        parts = {"code": _code(tuple(files + own))}
         if versioned:
-            found["packages"] = _packages(tuple(files))
+            parts["packages"] = _packages(tuple(files))
         contents = {name: sha256_of(path) for name, path in ((n, of(wildcards)) for n, of in given.items()) if path}
-        return canonical({**found, **({"files": contents} if contents else {})})
+        return canonical({**parts, **({"files": contents} if contents else {})})
 
     return basis
 
@@ -136,8 +140,8 @@ def record_of(path: str) -> str:
     return os.path.join(RECORDS, base64.urlsafe_b64encode(path.encode()).decode())
 
 
-def recorded(path):
-    """Return the basis that Snakemake recorded for a file, or an empty text."""
+def recorded(path: str) -> str:
+    """Return the basis that Snakemake recorded for a file, or ""."""
     record = record_of(path)
     params = read_json(record).get("params") if os.path.isfile(record) else None
     found = [text for text in params or () if text.startswith(repr(START)[:-1])]
@@ -151,5 +155,5 @@ def _code(paths):
 
 @functools.lru_cache(maxsize=None)
 def _packages(paths):
-    """Return {package: version} of the tools that these files declare, in the interpreter of jobs."""
+    """Return {package: version} of the packages that scripts declare, as installed where jobs run."""
     return packages.versions(sources.tools(paths), os.environ["LEVIT_PYTHON"])
