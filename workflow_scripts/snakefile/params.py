@@ -93,7 +93,7 @@ def timing_in_turns(tables: Tables, w) -> dict:
     return {**common, "budget": precision.budget(tables, w), "candidates": rows}
 
 
-timing_in_turns.keys = TIMING.keys  # type: ignore[attr-defined]
+vars(timing_in_turns).update(keys=TIMING.keys)
 
 
 def seed(tables: Tables, w) -> int:
@@ -235,8 +235,8 @@ def options(tables: Tables, needs: str = "", **slices: Callable) -> Callable:
             texts[key] = " ".join(_option(flag, value) for flag, value in values.items() if value is not OMITTED)
         return texts[key]
 
-    arguments.needs = needs  # type: ignore[attr-defined]
-    arguments.keys = frozenset().union(*(getattr(of, "keys", ()) for of in slices.values()))  # type: ignore[attr-defined]
+    keys = {key for of in slices.values() for key in getattr(of, "keys", ())}
+    vars(arguments).update(needs=needs, keys=keys)
     return arguments
 
 

@@ -78,7 +78,7 @@ def user_file(key: str, tables: Tables, rules) -> Callable:
 
 
 def dataset_files(tables: Tables) -> Callable:
-    """Return a function of wildcards for a rule's input: no file, once the files a dataset names are checked to exist."""
+    """Return a function of wildcards that checks that a dataset's files exist: an input without a path."""
 
     def check(wildcards):
         row, name = tables.row("dataset", wildcards.dataset), wildcards.dataset
