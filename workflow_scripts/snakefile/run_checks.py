@@ -41,7 +41,7 @@ def one_line(function: Callable) -> Callable:
         try:
             return function(*args, **options)
         except UserError as problem:
-            return stop(problem)
+            return stop(str(problem))
 
     return stopping
 
