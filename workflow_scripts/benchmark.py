@@ -7,6 +7,12 @@ and whether it is new or cached (measure/benchmark_cache.py). A value that a dev
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from measure.benchmark_cache import BenchmarkCache
+    from runtimes import Session
+
 from core.command import Command, Job, engine_command, log
 from core.files import sha256_file, write_json
 
@@ -25,7 +31,7 @@ def run(args: Job) -> None:
     write_json(args.benchmark, {"engine_sha256": digest, "benchmark": entries})
 
 
-def cached_or_new(cache, session, batch: int, recipe: dict) -> dict:
+def cached_or_new(cache: BenchmarkCache, session: Session, batch: int, recipe: dict) -> dict:
     """Return the timing of a batch size: a cached one of the same power mode, or a new one."""
     from measure import meters
 
@@ -37,7 +43,7 @@ def cached_or_new(cache, session, batch: int, recipe: dict) -> dict:
     return timed
 
 
-def entry(session, batch: int, recipe: dict) -> dict:
+def entry(session: Session, batch: int, recipe: dict) -> dict:
     """Time a batch size and return its entry of the result JSON."""
     from measure import jetson, meters, stats, timing
 

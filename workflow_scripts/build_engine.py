@@ -8,6 +8,7 @@ The identity is that of the target (`probe.identity` or results/targets/), and m
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from core import resolved
 from core.command import Command, Job, engine_command, log
@@ -33,7 +34,7 @@ def run(args: Job) -> None:
     )
 
 
-def build(runtime, args: Job) -> dict:
+def build(runtime: Any, args: Job) -> dict:
     """Build the engine, checking it on the select split if there is a plan, and return its description."""
     from devices import probe
     from planning import verify

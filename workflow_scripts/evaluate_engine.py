@@ -5,6 +5,8 @@ For the runtime onnxruntime, an engine is a plain .onnx file. The recipe is {"th
 
 from __future__ import annotations
 
+from typing import Any
+
 from core import resolved
 from core.command import Command, Job, engine_command, log
 from core.files import UserError, sha256_file, write_json
@@ -37,7 +39,7 @@ def run(args: Job) -> None:
         log.info("the largest error of a logit is %.2g of their spread", scores["logit_error_over_spread"])
 
 
-def check_classes(logits, table: dict, engine: str) -> None:
+def check_classes(logits: Any, table: dict, engine: str) -> None:
     """Raise UserError if the engine has another number of classes than the dataset; logits: [N, classes]."""
     if logits.shape[1] != len(table["classes"]):
         raise UserError(f"{engine} has {logits.shape[1]} classes, and the dataset {len(table['classes'])}")

@@ -5,7 +5,10 @@ writes a tensor without a scale. Tensors that the Q/DQ placement quantizes have 
 have the largest magnitude over the calibration images.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +21,7 @@ POOLING = ("AveragePool", "MaxPool")  # on a DLA, input and output have the same
 
 
 def scales_of(
-    graph, amax: dict[str, float], placement: list[str], batches: Iterable[np.ndarray], threads: int = 0
+    graph: Any, amax: dict[str, float], placement: list[str], batches: Iterable[np.ndarray], threads: int = 0
 ) -> dict[str, float]:
     """Return {tensor name: scale} of all float32 activations of a clean graph.
 

@@ -8,6 +8,8 @@ timed. All are loaded at once, and together they take as long as a benchmark of 
 
 from __future__ import annotations
 
+from typing import Any
+
 from core.command import Command, Job, engine_command, log
 from core.files import UserError, read_json, sha256_file, write_json
 
@@ -35,7 +37,7 @@ def check(engines: list[str], hashes: list[str], scores: list[dict]) -> None:
             raise UserError(f"the score on the select split is of another engine than {engine}: run again")
 
 
-def time(rows: list[dict], runtime: str, recipe: dict, cache) -> list[dict]:
+def time(rows: list[dict], runtime: str, recipe: dict, cache: Any) -> list[dict]:
     """Return an entry for each batch size that at least two finalists have, in ascending order."""
     from measure.interleaved import EngineProcess
 
@@ -53,7 +55,7 @@ def time(rows: list[dict], runtime: str, recipe: dict, cache) -> list[dict]:
             contender.end()
 
 
-def entry(batch: int, rows: list[dict], contenders: list, recipe: dict, cache) -> dict:
+def entry(batch: int, rows: list[dict], contenders: list, recipe: dict, cache: Any) -> dict:
     """Return the entry of a batch size in the result JSON, from a cached timing or a new one."""
     from measure import meters
 
@@ -75,7 +77,7 @@ def without_names(recipe: dict) -> dict:
     return {key: value for key, value in recipe.items() if key not in ("budget", "candidates", "batches")}
 
 
-def take(batch: int, contenders: list, recipe: dict, meter, mode: str | None) -> dict:
+def take(batch: int, contenders: list, recipe: dict, meter: Any, mode: str | None) -> dict:
     """Time a batch size: return the milliseconds of each round, and whether their ratios are stable."""
     from measure import interleaved, paired, timing
 

@@ -4,6 +4,8 @@ The recipe is {"compute", "budget", "criterion"?}. The search looks for a plan t
 and scored as it is. The nodes are those of the clean graph of the precision's weights.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 from core import resolved
@@ -28,7 +30,7 @@ def run(args: Job) -> None:
         log.warning("warning: no plan meets the criterion %s: this is the best one", plan["criterion"])
 
 
-def inputs_of(args: Job):
+def inputs_of(args: Job) -> Any:
     """Return the images, labels and reference logits on which plans are scored: planning.planner.Inputs."""
     from data import cache, index
     from measure.logits import read_logits

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 from core.command import Command, Job, engine_command, log
 from core.files import sha256_file, write_json
@@ -28,7 +29,7 @@ def run(args: Job) -> None:
     write_json(args.trtexec, output)
 
 
-def entries(tool, args: Job, digest: str) -> Iterator[dict]:
+def entries(tool: Any, args: Job, digest: str) -> Iterator[dict]:
     """Yield the timing, cached or new, of each batch size that this trtexec can run."""
     from measure.benchmark_cache import BenchmarkCache
     from measure.meters import meter_of
@@ -60,7 +61,7 @@ def queries(runtime: str, engine: str, batches: list[int]) -> list[tuple[int, st
     return [(batch, shapes, session.optimization_profile(batch)) for batch, shapes in given.items()]
 
 
-def entry(batch: int, tool, query: tuple) -> dict:
+def entry(batch: int, tool: Any, query: tuple) -> dict:
     """Time a batch size, and return the summaries that benchmark.py has too."""
     from measure import stats
 

@@ -5,6 +5,11 @@ The store's key needs them before any work, so torch is imported only on a machi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
 import ctypes
 import os
 
@@ -64,7 +69,7 @@ def _of_gpu(processes):
     return {"device": "cuda", "dtype": name, "processes": processes or torch.cuda.device_count()}
 
 
-def fast_type(device):
+def fast_type(device: torch.device) -> torch.dtype | None:
     """Return the torch type that matrix products are fast in on the device, or None for float32.
 
     On a CPU that is bfloat16 where the instruction set has it; without, it is emulated and slow.

@@ -6,6 +6,8 @@ In any other network, BatchNorm is folded into the layer before it. All changes 
 plain export, the quantized export and quantization-aware training share the same compute nodes and names.
 """
 
+from __future__ import annotations
+
 import copy
 
 import torch
@@ -21,14 +23,16 @@ SCALED = ("qkv", "q", "q.ln")  # layers of attention that the scale is folded in
 class MatMul(nn.Module):
     """Product of two activations [..., m, k] x [..., k, n]: a module, so that both inputs can be quantized."""
 
-    def forward(self, a, b):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return the product [..., m, n]."""
         return a @ b
 
 
 class ResidualAdd(nn.Module):
     """A skip connection: a module, so that the skipped input can be quantized."""
 
-    def forward(self, skipped, branch):
+    def forward(self, skipped: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+        """Return the sum of two tensors of one shape."""
         return skipped + branch
 
 
@@ -53,7 +57,8 @@ class Attention(nn.Module):
         self.qk, self.av, self.proj = MatMul(), MatMul(), source.proj
         self.bias = nn.Parameter(source.attention_biases.detach()[:, source.attention_bias_idxs].contiguous())
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [B, M, C'] of tokens [B, N, C]."""
         batch, tokens, _ = x.shape
         if self.subsamples:
             k, v = self.kv(x).view(batch, tokens, self.num_heads, -1).split([self.key_dim, self.val_dim], dim=3)
@@ -77,7 +82,8 @@ class Block(nn.Module):
         self.attn, self.mlp = source.attn, source.mlp
         self.add1, self.add2 = ResidualAdd(), ResidualAdd()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return tokens [B, N, C] of tokens of the same shape."""
         x = self.add1(x, self.attn(x))
         return self.add2(x, self.mlp(x))
 
@@ -89,7 +95,8 @@ class Downsample(nn.Module):
         super().__init__()
         self.attn_downsample, self.mlp, self.add = source.attn_downsample, source.mlp, ResidualAdd()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [B, M, C'] of tokens [B, N, C], M < N."""
         x = self.attn_downsample(x)
         return self.add(x, self.mlp(x))
 
