@@ -13,8 +13,6 @@ from workflow import REPOSITORY, Workflow
 BIN = Path(sys.executable).parent
 RULE = re.compile(r"^rule (\w+):\n((?:[ ]+.*\n|\n(?=[ ]))*)", re.MULTILINE)
 # folders whose public functions are all annotated ("." is the commands)
-ANNOTATED = ("configuration", "core", "data", "devices", "dla", "graph", "measure", "planning", "quantization")
-ANNOTATED += ("reporting", "runtimes")
 LINT = re.search(r"^lint:.*\n((?:\t.+\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE).group(1)
 # what `snakemake --lint` may say, and why that is right here
 ALLOWED = {
@@ -84,11 +82,9 @@ def is_annotated(function):
 
 
 def test_public_functions_are_annotated():
-    root = REPOSITORY / "workflow_scripts"
-    for path in sorted(root.rglob("*.py")):
-        if str(path.parent.relative_to(root)) in ANNOTATED:
-            bare = [node.name for node in public_functions(ast.parse(path.read_text()).body) if not is_annotated(node)]
-            assert not bare, f"{path}: annotate the arguments and the result of {', '.join(bare)}"
+    for path in sorted((REPOSITORY / "workflow_scripts").rglob("*.py")):
+        bare = [node.name for node in public_functions(ast.parse(path.read_text()).body) if not is_annotated(node)]
+        assert not bare, f"{path}: annotate the arguments and the result of {', '.join(bare)}"
 
 
 def test_parsing_needs_the_standard_library_alone():

@@ -12,6 +12,7 @@ import platform
 import shlex
 import sys
 import time
+from typing import Any
 
 from configuration.tables import Tables
 from snakefile.rule_facts import is_host_built
@@ -20,7 +21,7 @@ from snakefile.run_checks import stop
 SKEW = 1.0  # seconds that an mtime may be in the future
 
 
-def trust(rules, tables: Tables) -> None:
+def trust(rules: Any, tables: Tables) -> None:
     """On a device, mark inputs of host-built artifacts `ancient`: their mtimes come from another clock.
 
     What the host's metadata records (params, sets of inputs) still counts, where it was copied as well.
@@ -43,7 +44,7 @@ def _timeless(item):
     return ancient(str(item) if isinstance(item, str) else [str(path) for path in item])
 
 
-def start(dag, tables: Tables) -> None:
+def start(dag: Any, tables: Tables) -> None:
     """On a device, before any job: end where host artifacts are missing or stale; clamp mtimes in the future to now."""
     if not tables.on_device:
         return

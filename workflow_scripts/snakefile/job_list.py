@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import shlex
+from typing import Any
 
 from core.files import write_json
 from devices.result_jobs import ANYWHERE, DEVICE, HOST, JOBS_FILE
 from snakefile.rule_facts import code_files, device_purpose, is_host_built, is_result, is_timed
 
 
-def write(dag, rules, tables) -> None:
+def write(dag: Any, rules: Any, tables: Any) -> None:
     """Write the plan and end Snakemake before its first job, where the environment names a file for that."""
     path = os.environ.get(JOBS_FILE)
     if path:

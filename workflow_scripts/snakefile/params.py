@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Callable
+from typing import Any
 
 from configuration.tables import SCORED, STRONGLY_TYPED_GRAPH, Tables, pick
 from core import addresses, resolved, sources
@@ -84,7 +85,7 @@ TRAINING = dataset.training | dataset["checkpoint_key"]
 AUGMENTATION = dataset.training["crop_scale crop_ratio flip"]  # what QAT has of it
 
 
-def timing_in_turns(tables: Tables, w) -> dict:
+def timing_in_turns(tables: Tables, w: Any) -> dict:
     """Return how the finalists of a choice are timed in turns, with each candidate's batches and the budget."""
     place, names = tables.row("target", w.target), tables.candidates(w.model, w.precision, w.target, w.dataset)
     batches = {name: tables.row("precision", name).get("batches") or place["batches"] for name in names}
@@ -96,42 +97,42 @@ def timing_in_turns(tables: Tables, w) -> dict:
 vars(timing_in_turns).update(keys=TIMING.keys)
 
 
-def seed(tables: Tables, w) -> int:
+def seed(tables: Tables, w: Any) -> int:
     """Return the seed of splits and trainings."""
     return tables.config["seed"]
 
 
-def active(tables: Tables, w) -> str:
+def active(tables: Tables, w: Any) -> str:
     """Return the active dataset's name."""
     return tables.active
 
 
-def split(tables: Tables, w) -> str:
+def split(tables: Tables, w: Any) -> str:
     """Return the split that the scores in a folder are of."""
     return SCORED[w.scores]
 
 
-def runtime_identity(tables: Tables, w) -> dict:
+def runtime_identity(tables: Tables, w: Any) -> dict:
     """Return a target's identity."""
     return reach.identity(tables, w.target)
 
 
-def version(tables: Tables, w) -> str:
+def version(tables: Tables, w: Any) -> str:
     """Return the version of a target's runtime, or "" where it is not known here."""
     return runtime_identity(tables, w).get("version") or ""
 
 
-def onnx_identity(tables: Tables, w) -> dict:
+def onnx_identity(tables: Tables, w: Any) -> dict:
     """Return the identity of what evaluates exported graphs."""
     return reach.onnx_identity()
 
 
-def published(tables: Tables, w) -> dict[str, float]:
+def published(tables: Tables, w: Any) -> dict[str, float]:
     """Return the published top-1 of the models that have one, in percent."""
     return {name: row["top1"] for name, row in tables.names("model").items() if row.get("top1")}
 
 
-def network(tables: Tables, w) -> dict:
+def network(tables: Tables, w: Any) -> dict:
     """Return the network and the preprocessing of a model's row; raise UserError for options that are not served."""
     row = model[" ".join(resolved.AUGMENTED)](tables, w)
     try:
@@ -141,24 +142,24 @@ def network(tables: Tables, w) -> dict:
     return row
 
 
-def url(tables: Tables, w) -> str | None:
+def url(tables: Tables, w: Any) -> str | None:
     """Return the address of a model's weights without secrets: its job has those from the environment."""
     address = model.url(tables, w)
     return address and addresses.public(address)
 
 
-def image_state(tables: Tables, w) -> str:
+def image_state(tables: Tables, w: Any) -> str:
     """Return the fingerprint of a dataset's images or fonts, or that of its last index where they are not here."""
     state = image_stamp.fingerprint(tables.row("dataset", w.dataset))
     return state if state is not None else system_text(f"results/{w.dataset}/data/seen.txt").strip()
 
 
-def checkpoint_part(tables: Tables, w):
+def checkpoint_part(tables: Tables, w: Any) -> Any:
     """Return which state dict of the user's checkpoint is taken, where the row says it."""
     return tables.row("dataset", w.dataset).get("checkpoint_key", OMITTED)
 
 
-def calibration(tables: Tables, w) -> dict:
+def calibration(tables: Tables, w: Any) -> dict:
     """Return a precision's calibration recipe; a sweep's candidates count by the choice, imports by their content."""
     row = precision.calibration(tables, w)
     if tables.is_swept(w.precision):
@@ -166,25 +167,25 @@ def calibration(tables: Tables, w) -> dict:
     return {key: value for key, value in row.items() if key != "import"}
 
 
-def plan_graph(tables: Tables, w) -> dict:
+def plan_graph(tables: Tables, w: Any) -> dict:
     """Return the passes of the graph variant whose nodes plans name, and what any variant quantizes."""
     placed = {kind for row in tables.names("graph").values() for kind in row["placement"]}
     return {"passes": tables.row("graph", STRONGLY_TYPED_GRAPH)["passes"], "placement": sorted(placed)}
 
 
-def engine_placement(tables: Tables, w) -> list[str]:
+def engine_placement(tables: Tables, w: Any) -> list[str]:
     """Return the placement of the graph variant that a target's engine is built from."""
     return tables.row("graph", tables.graph_variant(w.precision, w.target))["placement"]
 
 
-def accelerator(tables: Tables, w) -> dict:
+def accelerator(tables: Tables, w: Any) -> dict:
     """Return what decides which nodes a target's DLA takes, and in what they compute there."""
     row, place = tables.row("precision", w.precision), tables.row("target", w.target)
     facts = {"generation": place["dla_generation"], "version": version(tables, w)}
     return {"batch": row["batches"][0], "compute": row["compute"], **facts}
 
 
-def lineage(tables: Tables, w) -> dict:
+def lineage(tables: Tables, w: Any) -> dict:
     """Return the config rows that a result records, without keys that cannot change a number.
 
     With the commit they are enough to build it again (reproduce.py).

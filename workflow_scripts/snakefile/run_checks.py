@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from configuration.tables import Tables
 from core.files import UserError, read_json
@@ -27,7 +28,7 @@ RUN_LOCK = ".snakemake/levit.run.lock"
 _locks, _pending_results = [], []
 
 
-def stop(problem: str):
+def stop(problem: str) -> NoReturn:
     """Print one line and end Snakemake at once: it would print an exception as a page of its own frames."""
     print(f"error: {problem}", file=sys.stderr, flush=True)
     os._exit(1)
@@ -47,7 +48,7 @@ def one_line(function: Callable) -> Callable:
 
 
 @one_line
-def check_requested(arguments: list[str], rules, tables: Tables) -> None:
+def check_requested(arguments: list[str], rules: Any, tables: Tables) -> None:
     """Raise UserError where a requested file under results/ names no row, or makes no sense."""
     for before, argument in zip([""] + arguments, arguments):
         path = os.path.normpath(argument)
@@ -108,7 +109,7 @@ def _check_needs(rule, names, rules, tables):
 
 
 @one_line
-def start(dag, tables: Tables) -> None:
+def start(dag: Any, tables: Tables) -> None:
     """Take the lock of this folder, then check the targets that have pending jobs; raise UserError."""
     lock()
     _pending_results.extend(

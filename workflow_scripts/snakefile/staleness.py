@@ -12,6 +12,7 @@ import base64
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 from configuration.tables import Tables
 from core import sources
@@ -39,7 +40,7 @@ class Untracked:
         return format(self.text, form)
 
 
-def script(name: str, others: Callable = lambda wildcards: (), **facts) -> Callable:
+def script(name: str, others: Callable = lambda wildcards: (), **facts: Any) -> Callable:
     """Return a function of wildcards for a rule's input `code`: a script. Its modules and `others` are in the basis.
 
     facts: `on_host` or a `purpose`, where the rule runs (snakefile/rule_facts.py).
@@ -57,7 +58,7 @@ def modules(path: str, *others: str) -> list[str]:
     return code(os.path.basename(path), *others)
 
 
-def user_file(key: str, tables: Tables, rules) -> Callable:
+def user_file(key: str, tables: Tables, rules: Any) -> Callable:
     """Return a function of wildcards for a rule's input: the path that a key of a row names, where a rule makes it.
 
     Any other path is a user's file: it must exist, is not an input, and the basis covers its content.
@@ -107,7 +108,7 @@ def _is_made(path, rules):
     return path.startswith("results/") and any(product.match(path) for rule in rules for product in rule.output)
 
 
-def attach(rules, tables: Tables) -> None:
+def attach(rules: Any, tables: Tables) -> None:
     """Add to each rule that runs a script the param `basis`."""
     for rule in rules:
         inputs = dict(rule.input.items())
