@@ -107,7 +107,9 @@ def parse_kit(path: str, data: bytes) -> dict:
     except (ValueError, LookupError, TypeError, RecursionError):
         jobs = None
     if not jobs or not isinstance(kit.get("inputs"), dict) or not isinstance(kit.get("results"), list):
-        raise UserError(f"{path} is no description that `device_kit.py pack` of this version writes: pack another kit")
+        raise UserError(
+            f"{path} is not a description that `device_kit.py pack` of this version writes: pack another kit"
+        )
     return kit
 
 
@@ -135,7 +137,7 @@ def _extract(path, folder):
                 raise UserError(f"{path} lacks files that {KIT} in it names: fetch it again from the target")
             archive.extractall(folder, [members[name] for name in files], filter="data")
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path} is no whole tar ({error}): fetch it again from the target") from None
+        raise UserError(f"{path} is not a whole tar ({error}): fetch it again from the target") from None
     return kit, files
 
 

@@ -129,7 +129,7 @@ def flat(value: object, name: str = "") -> dict[str, object]:
 
 
 def read(path: str) -> dict:
-    """Return a result to rebuild; raise UserError where the file is no result or lacks part of its provenance."""
+    """Return a result to rebuild; raise UserError where the file is not a result or lacks part of its provenance."""
     result = result_file.read(path)
     missing = [name for name in ("dataset", "target", "graphs", "seed") if name not in result["provenance"]["recipe"]]
     if missing and not result["chosen"]:

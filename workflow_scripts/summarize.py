@@ -46,7 +46,7 @@ def show(folder: str = "results") -> list[str]:
 
 
 def readable(paths: Iterable[str]) -> tuple[list[dict], list[str]]:
-    """Return the results in the files, and a line for each file that is no result or was changed."""
+    """Return the results in the files, and a line for each file that is not a result or was changed."""
     from reporting import comparison
 
     results: list[dict] = []

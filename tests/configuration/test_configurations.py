@@ -66,7 +66,7 @@ def test_a_configuration_that_is_no_file(tmp_path, kind):
     {"missing": bool, "folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "dangling": lambda: path.symlink_to("x")}[
         kind
     ]()
-    with pytest.raises(UserError, match="config.yaml is (not there|no file)"):
+    with pytest.raises(UserError, match="config.yaml is (not there|not a file)"):
         yaml_text.check(path)
 
 

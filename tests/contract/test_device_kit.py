@@ -141,8 +141,8 @@ def test_a_damaged_input_is_not_packed_and_a_damaged_output_is_not_copied_in(tra
 
 
 KITS = {
-    "empty": (b"", "is no whole tar"),
-    "no tar": (b"results\n" * 100, "is no whole tar"),
+    "empty": (b"", "is not a whole tar"),
+    "no tar": (b"results\n" * 100, "is not a whole tar"),
     "half": (None, "fetch it again from the target"),
     "foreign": ({"other.txt": "hello"}, "has no kit.json"),
     "no JSON": ({"kit.json": "{"}, "pack another kit"),

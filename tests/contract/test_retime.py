@@ -77,7 +77,7 @@ def test_several_results_and_options_of_snakemake(built, tmp_path):
     "result, problem",
     [
         ("results/LeViT-tiny.fp23.cpu.json", "unknown precision fp23: did you mean fp32"),
-        ("results/summary.tsv", "results/summary.tsv is no result"),
+        ("results/summary.tsv", "results/summary.tsv is not a result"),
         ("results/LeViT-tiny.fp16.cpu.json", "fp16 on cpu: openvino there computes in"),
     ],
 )

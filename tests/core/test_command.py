@@ -155,7 +155,7 @@ def test_what_took_training_comes_from_the_store_with_the_versions_that_made_it(
 
 @pytest.mark.parametrize("what", ["trained", "context"])
 def test_what_decides_the_key(folder, what):
-    """Versions are no part of the key of what took training, the machine's context always is."""
+    """Versions are not part of the key of what took training, the machine's context always is."""
     options = {"trained": what == "trained", "context": lambda args: {"threads": 2}}
     c = command.Command(__file__, "doc", tools=("numpy",), **options)
     parts = {"tools": {"numpy": "1"}, "context": {"threads": 2}, "command": "x"}

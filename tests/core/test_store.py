@@ -224,7 +224,7 @@ def test_sizes_that_are_none_are_refused_and_nothing_goes(tmp_path, made, size):
     store = Store(tmp_path / ".cache/store")
     store.put(KEY, {"made": made}, {})
     status, text = tool(tmp_path, "prune", f"--keep-gb={size}")
-    assert status == 1 and text == f"error: --keep-gb {size} is no size: give gigabytes, 0 or more\n"
+    assert status == 1 and text == f"error: --keep-gb {size} is not a size: give gigabytes, 0 or more\n"
     assert store.entry(KEY).exists()
 
 

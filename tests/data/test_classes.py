@@ -1,4 +1,4 @@
-"""The order of classes is the one that weights have learned, and folders that are splits are no classes."""
+"""The order of classes is the one that weights have learned, and folders that are splits are not classes."""
 
 import json
 import os

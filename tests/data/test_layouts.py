@@ -33,7 +33,7 @@ def jpeg(seed):
 
 
 def meta(path):
-    """Write a development kit's meta.mat: numbers in no order, and a synset that is no class."""
+    """Write a development kit's meta.mat: numbers in no order, and a synset that is not a class."""
     kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
     rows = np.array([(i, name, f"a, b {i}", "gloss", int(i == 5)) for i, name in KIT.items()], dtype=kinds)
     savemat(path, {"synsets": rows[:, None]})

@@ -220,7 +220,7 @@ LEFT_OUT = {  # case: (how it is made, the reason that the index gives)
     "a folder named like an image": (named("folder.png/a.png", encoded("PNG")), {}, 1),
     "hard link": (lambda root: os.link(root / "c0/0.png", root / "c0/again.png"), {}, 1),
     "link to an image": (link("again.png", "0.png"), {}, 1),
-    "tabs in a name that is no image": (named("a\tb\nc"), {"not an image": 1}),
+    "tabs in a name that is not an image": (named("a\tb\nc"), {"not an image": 1}),
     "folders with odd names": (named("a b/ü/'$x/a.png", encoded("PNG")), {}, 1),
     "no permission (root reads it)": (lambda root: put(root, "x.png", encoded("PNG")).chmod(0), {}, 1),
 }
@@ -246,7 +246,7 @@ REFUSED = {
     "a class without images": (named("../c2/notes.txt"), "pictures/c2 holds no image (JPEG, PNG"),
     "a class that is a loop": (link("../c2", ".."), "pictures/c2 holds no image"),
     "a class that is another's link": (link("../c2", "c1"), "and is a link to"),
-    "a system's folder is no class": (named("../__MACOSX/._a.png"), None),
+    "a system's folder is not a class": (named("../__MACOSX/._a.png"), None),
     "no text in a class's name": (named("../c\udcff/notes.txt"), "holds no image"),
 }
 

@@ -92,7 +92,7 @@ def test_copies_that_were_not_timed_are_none(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", "[1]", '[{"latencyMs": 1}]'])
 def test_other_files(tmp_path, text):
     (tmp_path / "times.json").write_text(text)
-    with pytest.raises(UserError, match="times.json is no file of trtexec --exportTimes"):
+    with pytest.raises(UserError, match="times.json is not a file of trtexec --exportTimes"):
         trtexec.read(tmp_path / "times.json")
 
 
@@ -136,7 +136,7 @@ def test_profile_of_the_engine(tmp_path):
 
 
 def test_what_is_no_trtexec(tmp_path):
-    with pytest.raises(UserError, match="true --help lists no --loadEngine: it is no trtexec"):
+    with pytest.raises(UserError, match="true --help lists no --loadEngine: it is not trtexec"):
         trtexec.Trtexec("/bin/true")
     (tmp_path / "trtexec").write_bytes(b"\x7fELF of another machine")
     (tmp_path / "trtexec").chmod(0o755)

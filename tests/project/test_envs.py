@@ -19,7 +19,7 @@ def pins(path):
     for line in path.read_text().splitlines():
         if line and not line.startswith("#"):
             match = PIN.match(line)
-            assert match, f"{path.name}: {line!r} is no exact pin"
+            assert match, f"{path.name}: {line!r} is not an exact pin"
             name, version, marker, reason = match.groups()
             assert name not in found, f"{path.name}: {name} stands twice"
             found[name] = (version, marker.strip(" ;"), reason)

@@ -1,4 +1,4 @@
-"""Every command line answers what is no input of it in one line, and leaves nothing half written."""
+"""Every command line answers what is not an input of it in one line, and leaves nothing half written."""
 
 import concurrent.futures
 

@@ -1,4 +1,4 @@
-"""Files that are no checkpoint of a model, each with what its refusal says: {name: (write(path, state), regex)}."""
+"""Files that are not a checkpoint of a model, each with what its refusal says: {name: (write(path, state), regex)}."""
 
 import builtins
 import collections
@@ -169,7 +169,7 @@ FILES = {
     "a folder of nothing": (folder(), r"is a folder: .*\(it has none\)"),
     # safetensors
     "a header cut short": (content(lambda data: struct.pack("<Q", 5000) + b'{"a"'), "damaged one.*eader"),
-    "a header that is no JSON": (content(header('{"a": nonsense}')), "damaged one.*eader"),
+    "a header that is not JSON": (content(header('{"a": nonsense}')), "damaged one.*eader"),
     "a header without tensors": (
         content(header('{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}')),
         "damaged",
@@ -190,7 +190,7 @@ FILES = {
         saved(lambda state: {"g": state, "d": state}),
         r"several state dicts \(g, d\): select one by `checkpoint_key`",
     ),
-    # tensors that are no plain numbers
+    # tensors that are not plain numbers
     "sparse": (one(lambda value: value.flatten(1).to_sparse()), rf"{FIRST} is a sparse tensor: tensor.to_dense"),
     "sparse rows": (
         one(lambda value: value.flatten(1).to_sparse_csr()),

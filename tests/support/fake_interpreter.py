@@ -79,5 +79,5 @@ if "--print" not in sys.argv:  # the table that is printed after a run reads rea
     if os.path.basename(script) == "train.py":  # a kit has no model/
         from model import checkpoint
 
-        checkpoint.part_of = lambda *_: None  # weights that the replaced work wrote are no weights
+        checkpoint.part_of = lambda *_: None  # weights that the replaced work wrote are not weights
     runpy.run_path(script, run_name="__main__")

@@ -153,7 +153,7 @@ def _finite(value, where):
             return float(value)
     except OverflowError:
         pass
-    raise Invalid(f"{where}: {_shown(value)} is no finite number")
+    raise Invalid(f"{where}: {_shown(value)} is not a finite number")
 
 
 def _printable(text, where):

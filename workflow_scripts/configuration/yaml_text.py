@@ -19,7 +19,7 @@ PLAIN = {CORE + kind for kind in ("str", "int", "float", "bool", "null", "seq", 
 MISREAD = {  # kind of value: (what its text looks like, why it is refused)
     "timestamp": (r".", "YAML reads a date"),
     "int": (r"[-+]?0[0-7_]+$|.*:", "YAML reads a number to the base 8 or 60"),
-    "float": (r".*:|[-+]?[.](?:nan|inf)$", "it is no finite decimal number"),
+    "float": (r".*:|[-+]?[.](?:nan|inf)$", "it is not a finite decimal number"),
 }
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 MOST = 100_000  # values in a file once its aliases are written out
@@ -47,7 +47,7 @@ def check(path: str | os.PathLike) -> None:
     if not os.path.exists(path):
         raise UserError(f"{path} is not there: the tables are read from it, in the folder that snakemake runs in")
     if not os.path.isfile(path):
-        raise UserError(f"{path} is no file")
+        raise UserError(f"{path} is not a file")
     try:
         with open(path, "rb") as stream:
             data = stream.read()
@@ -67,15 +67,15 @@ def check_text(text: str, name: str, written: bool = True) -> None:
     control = CONTROLS.search(text)
     if control:
         line = text.count("\n", 0, control.start()) + 1
-        raise UserError(f"{name}, line {line}: the character {control.group()!r} is none of a text: take it out")
+        raise UserError(f"{name}, line {line}: the character {control.group()!r} does not belong in text: take it out")
     try:
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError) as error:
         if written and _is_json(text, name):
             return
-        raise UserError(f"{name}{_place(error)}: no YAML: {_problem(error)}") from None
+        raise UserError(f"{name}{_place(error)}: not YAML: {_problem(error)}") from None
     if written and not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{name}: no table: give `key: value` lines, as the config.yaml that came with this project")
+        raise UserError(f"{name}: not a table: give `key: value` lines, as the config.yaml that came with this project")
     if root is not None:
         _Walk(name, written).size(root, "")
 
@@ -131,7 +131,7 @@ class _Walk:
         if isinstance(node.value, str):
             return self._check_scalar(node, where) or 0
         if node.tag not in PLAIN:
-            self._refuse(node, f"{where}: {_short(node.tag)} is no type of a configuration")
+            self._refuse(node, f"{where}: {_short(node.tag)} is not a type of a configuration")
         if node.tag == CORE + "seq":
             return sum(self.size(item, f"{where}[{place}]") for place, item in enumerate(node.value))
         return self._table(node, where)
@@ -140,7 +140,7 @@ class _Walk:
         lines, total = {}, 0
         for key, value in node.value:
             if not isinstance(key.value, str):
-                self._refuse(key, f"a key of {where or 'the file'} is no text")
+                self._refuse(key, f"a key of {where or 'the file'} is not text")
             path = f"{where}.{key.value}" if where else key.value
             self._check_scalar(key, f"the name {path}")
             if key.value in lines:
@@ -148,7 +148,7 @@ class _Walk:
                 raise UserError(f"{self.name}: the key {path} is there twice ({where}): rename or remove one")
             lines[key.value] = key.start_mark.line + 1
             if key.tag == CORE + "merge" and isinstance(value.value, str):
-                self._refuse(value, f"{path}: {value.value} is no table to merge")
+                self._refuse(value, f"{path}: {value.value} is not a table to merge")
             total += self.size(value, path)
         return total
 
@@ -161,7 +161,7 @@ class _Walk:
         if not node.style and re.match(pattern, node.value, re.IGNORECASE):
             self._refuse(node, f"{where}: {node.value}: {reason}: write a decimal number, or quotes around a name")
         if node.tag not in PLAIN and kind not in MISREAD:
-            self._refuse(node, f"{where}: {kind} is no type of a configuration")
+            self._refuse(node, f"{where}: {kind} is not a type of a configuration")
 
     def _refuse(self, node, problem):
         raise UserError(f"{self.name}, line {node.start_mark.line + 1}: {problem}")

@@ -170,14 +170,14 @@ def manifest(folder: Path) -> dict | None:
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{MANIFEST}: {error}") from None
     if not isinstance(recorded, dict) or not all(isinstance(recorded.get(k), dict) for k in ("outputs", "parts")):
-        raise Damaged(f"{MANIFEST} is no record of an entry")
+        raise Damaged(f"{MANIFEST} is not a record of an entry")
     return recorded
 
 
 def _opened(path):
-    """Open a file to read its bytes; raise Damaged if it is no regular file, since reading a pipe would never end."""
+    """Open a file to read its bytes; raise Damaged if it is not a regular file: reading a pipe would never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise Damaged(f"{path.name} is no file")
+        raise Damaged(f"{path.name} is not a file")
     return open(path, "rb")
 
 
@@ -252,7 +252,7 @@ def _gigabytes(text):
     with contextlib.suppress(ValueError):
         if 0 <= float(text) < math.inf:
             return float(text)
-    raise UserError(f"--keep-gb {text} is no size: give gigabytes, 0 or more")
+    raise UserError(f"--keep-gb {text} is not a size: give gigabytes, 0 or more")
 
 
 def prune(store: Store, keep_gb: float) -> None:

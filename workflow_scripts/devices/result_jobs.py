@@ -56,7 +56,7 @@ class Plan(NamedTuple):
         """Return the job that writes a result; raise UserError for another file."""
         jobs = [job for job in self.jobs if job.is_result and os.path.normpath(path) in job.outputs]
         if not jobs:
-            raise UserError(f"{path} is no result: give results/{{model}}.{{precision}}.{{target}}.json")
+            raise UserError(f"{path} is not a result: give results/{{model}}.{{precision}}.{{target}}.json")
         return jobs[0]
 
 
@@ -94,7 +94,7 @@ def staging() -> Iterator[str]:
 
 
 def copy_in(folder: str, files: list[str], remedy: str) -> list[str]:
-    """Give checked files in a staging folder their names here; return those that are no records.
+    """Give checked files in a staging folder their names here; return those that are not records.
 
     Snakemake records them as outputs of the current rules, so that a later change makes them stale. Raises UserError
     with the remedy where the bytes of one are not those that its record names.

@@ -109,7 +109,7 @@ def throttling(root: str = "/") -> dict[str, float]:
 
 
 def board_delta(before: dict, after: dict) -> dict | None:
-    """Return a result's `board` from two states of a meter, or None where the meter is no Jetson's.
+    """Return a result's `board` from two states of a meter, or None where the meter is not a Jetson's.
 
     rails_mw are means over the warm-up and the timed queries; clocks and the temperature are those at the end.
     """

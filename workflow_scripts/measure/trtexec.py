@@ -54,7 +54,7 @@ class Trtexec:
         banner = BANNER.search(text)
         self.version, self.known = banner.group(1) if banner else None, set(OPTION.findall(text))
         if "--loadEngine" not in self.known:
-            raise UserError(f"{program} --help lists no --loadEngine: it is no trtexec, take it off PATH")
+            raise UserError(f"{program} --help lists no --loadEngine: it is not trtexec, take it off PATH")
 
     def is_of(self, version: str) -> bool:
         """Return whether it is of a version (8.5.2.2); it prints its own as 8502, from 10 on as 100300."""
@@ -120,7 +120,7 @@ def read(path: str, warmup_ms: float = 0) -> Timing:
         enqueue = np.array([row["endEnqMs"] - row["startEnqMs"] for row in rows]) if "endEnqMs" in rows[0] else None
         wall = (max(row["endD2hMs"] for row in rows) - rows[0]["startH2dMs"]) / 1e3
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        raise UserError(f"{path} is no file of trtexec --exportTimes with queries after the warm-up") from None
+        raise UserError(f"{path} is not a file of trtexec --exportTimes with queries after the warm-up") from None
     latency, compute, *copies = columns
     h2d, d2h = (column if column.any() else None for column in copies)
     return Timing(latency, compute, h2d, d2h, enqueue, wall)

@@ -65,7 +65,7 @@ class Ratio(NamedTuple):
 
 
 def load(paths: Iterable[str]) -> list[dict]:
-    """Return the results in the files, sorted; raise UserError for a file that is no result or was changed."""
+    """Return the results in the files, sorted; raise UserError for a file that is not a result or was changed."""
     return in_order(map(result_file.read, paths))
 
 

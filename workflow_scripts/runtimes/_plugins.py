@@ -39,7 +39,7 @@ def remedy(reason: str, otherwise: str) -> str:
 
 
 def without_bodies(model: bytes) -> bytes:
-    """Return an ONNX file's bytes without its functions; raise UserError where it is no ONNX file."""
+    """Return an ONNX file's bytes without its functions; raise UserError where it is not an ONNX file."""
     fields, place = [], 0
     while place < len(model):
         start = place

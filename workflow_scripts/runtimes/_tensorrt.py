@@ -104,7 +104,7 @@ def deserialize(trt: Any, path: str) -> Any:
         reason = logger.errors() if data else "it is empty"
         here = f"{trt.__name__} {trt.__version__} on {gpu['name']}"
         remedy = _plugins.remedy(reason, "delete it and run again")
-        raise UserError(f"{path} is no engine that {here} can run ({reason}): {remedy}")
+        raise UserError(f"{path} is not an engine that {here} can run ({reason}): {remedy}")
     return engine
 
 
@@ -291,7 +291,7 @@ def _type_of(tensor):
 
 
 def _layer_of_text(text):
-    """Return a layer's row from text that is no JSON."""
+    """Return a layer's row from text that is not JSON."""
     entries = layers_of_json(f'{{"Layers": [{text.strip().rstrip(",")}]}}')
     if entries:
         return entries[0]

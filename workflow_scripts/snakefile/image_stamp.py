@@ -20,7 +20,7 @@ from data import walk
 
 FEW = 10000
 LISTS = ("labels", "synsets", "class_order")  # keys of a row that may name files, which count by their content
-NAMED = ("imagenet", "sorted", "natural")  # values of these keys that are no files
+NAMED = ("imagenet", "sorted", "natural")  # values of these keys that are not files
 HALVES = ("train", "val")
 FONTS = (".ttf", ".otf")
 

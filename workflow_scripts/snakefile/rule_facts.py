@@ -17,7 +17,7 @@ def device_purpose(rule: Any) -> str | None:
 
 
 def is_host_built(rule: Any) -> bool:
-    """Return whether only the host makes what a rule does: it is no job of a target and gathers no results."""
+    """Return whether only the host makes what a rule does: it is not a job of a target and gathers no results."""
     return getattr(_code(rule), "on_host", False)
 
 
