@@ -42,6 +42,7 @@ check: test  ## run the suite with the tests that are too slow for every change
 bench: $(READY)  ## measure the speed ratios that this project promises
 	$(BIN)/snakemake --quiet rules -- $(MEASURED)
 	$(BIN)/python tests/bench/ratios.py
+	$(BIN)/python tests/bench/busy.py
 
 reproduce: $(READY)  ## rebuild RESULT=results/X.json from what it records and list what differs
 	@test -n "$(RESULT)" || { echo "error: which one? make reproduce RESULT=results/X.json" >&2; exit 1; }

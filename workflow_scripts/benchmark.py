@@ -85,7 +85,7 @@ def log_summary(timed: dict) -> None:
 
 
 def command() -> Command:
-    return engine_command(__file__, __doc__).input("--engine").output("--benchmark")
+    return engine_command(__file__, __doc__, timed=True).input("--engine").output("--benchmark")
 
 
 if __name__ == "__main__":

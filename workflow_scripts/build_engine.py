@@ -65,7 +65,7 @@ def selected(args: Job) -> list:
 
 
 def command() -> Command:
-    c = engine_command(__file__, __doc__, heavy=True).input("--onnx")
+    c = engine_command(__file__, __doc__, heavy=True, timed=True).input("--onnx")
     c.input("--cache", nargs="?", required=False, help="TensorRT calibration cache, for INT8 without Q/DQ")
     c.input("--plan", nargs="?", required=False, help="nodes that keep a higher precision, and the criterion")
     files = "with a plan: .u8 of the select split, index, .npy of FP32 logits"

@@ -54,7 +54,7 @@ def run(args: Job) -> None:
 
 
 def command() -> Command:
-    return engine_command(__file__, __doc__).input("--engine").output("--capture")
+    return engine_command(__file__, __doc__, timed=True).input("--engine").output("--capture")
 
 
 if __name__ == "__main__":

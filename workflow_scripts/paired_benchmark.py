@@ -101,7 +101,7 @@ def log_summary(timed: dict) -> None:
 
 
 def command() -> Command:
-    c = engine_command(__file__, __doc__)
+    c = engine_command(__file__, __doc__, timed=True)
     c.input("--engines", nargs="+").input("--select", nargs="+", help="their scores on the select split")
     return c.output("--paired-benchmark")
 

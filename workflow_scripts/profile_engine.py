@@ -59,7 +59,7 @@ def log_summary(entry: dict) -> None:
 
 
 def command() -> Command:
-    return engine_command(__file__, __doc__).input("--engine").output("--profile")
+    return engine_command(__file__, __doc__, timed=True).input("--engine").output("--profile")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def log_summary(timed: dict) -> None:
 
 
 def command() -> Command:
-    return engine_command(__file__, __doc__).input("--engine").output("--trtexec")
+    return engine_command(__file__, __doc__, timed=True).input("--engine").output("--trtexec")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from core.user_files import sha256_of
 
 log = logging.getLogger("levit")
 
+SPIN_COUNT = "1000"  # iterations that an OpenMP thread spins before it sleeps (tests/bench/busy.py measures it)
+
 
 def tool_versions(names: Iterable[str]) -> dict[str, str | None]:
     """Return {distribution: installed version or None}, with Python's major.minor version."""
@@ -85,6 +87,7 @@ class Command:
         trained: bool = False,
         modules: Callable[[Job], list[str]] | None = None,
         context: Callable[[Job], Any] | None = None,
+        timed: bool = False,
     ) -> None:
         """Describe a command.
 
@@ -92,10 +95,10 @@ class Command:
         heavy: whether outputs are stored; trained: whether outputs that other versions of the tools wrote may come from
         the store, with these versions in their record (unless config.yaml sets `retrain_on_upgrade`); modules: scripts
         that the command loads by name; context: JSON value of the machine's properties that decide the outputs
-        (threads, device).
+        (threads, device); timed: whether it measures time, and so keeps the runtimes' own spinning.
         """
         self.script, self.tools, self.heavy, self.modules = Path(script), tools, heavy, modules
-        self.trained, self.context = trained, context or (lambda args: {})
+        self.trained, self.timed, self.context = trained, timed, context or (lambda args: {})
         self.parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.parser.add_argument("--log", help="also write log lines and tracebacks to this file")
         self.inputs, self.outputs, self.params, self.contents, self.foreign = [], [], [], {}, set()
@@ -181,6 +184,8 @@ class Command:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             _log_to(job.log)
+            if not self.timed:
+                os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # libgomp reads it when torch is imported
             self._held = hold(os.environ.get("LEVIT_JOBS"))
             self._run(work, job)
         except KeyboardInterrupt:
@@ -250,9 +255,9 @@ class Command:
         return dict(zip(artifacts, provenance.check_all(artifacts)))
 
 
-def engine_command(script: str, doc: str, heavy: bool = False) -> Command:
+def engine_command(script: str, doc: str, heavy: bool = False, timed: bool = False) -> Command:
     """Return a command that loads a runtime: with the runtime's name, its recipe, and the identity of its target."""
-    c = Command(script, doc, heavy=heavy, modules=lambda args: [f"runtimes/{args.runtime}.py"])
+    c = Command(script, doc, heavy=heavy, timed=timed, modules=lambda args: [f"runtimes/{args.runtime}.py"])
     c.param("--runtime", required=True, help="a file of runtimes/")
     return c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
 

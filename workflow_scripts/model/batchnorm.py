@@ -44,11 +44,8 @@ class Observation(TorchDispatchMode):
         super().__init__()
         self.model, self.running, self.paused = model, [], False
         self.runs, self.readers = collections.Counter(), collections.defaultdict(list)  # by module, by storage
-        self.written, self.read, self.plain = (
-            {},
-            {},
-            set(),
-        )  # {layer: output}, {norm: input}, norms without further effects
+        self.written, self.read = {}, {}  # {layer: output}, {norm: input}
+        self.plain = set()  # norms that compute the formula of BatchNorm and nothing else
         self.candidates = [module for module in model.modules() if _is_plain(module)]
         self.watched = {
             _storage(p): p
