@@ -5,7 +5,7 @@
         [--model LeViT-128S] [--stages unpack,train,score,calibrate,qat] [--training '{"epochs": 6}'] [--piece BYTES]
         [--in-memory]       one process decodes all images once, where /dev/shm is too small for processes that load
 
-The recipes are config.yaml's (PyYAML reads them), the work is done by the workflow's own scripts, and a stage that is
+The recipes are config.yaml's, the work is done by the workflow's own scripts, and a stage that is
 done is not repeated. OUT gets the checkpoints in pieces (`cat NAME.pth.* > NAME.pth`) and what was found as JSON.
 """
 
@@ -18,8 +18,12 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "workflow_scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from configuration import checks  # noqa: E402
+
 KEEPING = """import sys; sys.path.insert(0, {folder!r})
 import {name}; from data import augment
 augment.IN_MEMORY = 1 << 40
@@ -29,7 +33,8 @@ augment.IN_MEMORY = 1 << 40
 class Visit:
     def __init__(self, args):
         self.args, self.work, self.out = args, Path(args.work), Path(args.out)
-        config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+        rows = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+        config = checks.load(rows, ROOT / "rules" / "schemas" / "config.schema.yaml").config  # with its defaults
         self.row, self.dataset = config["models"][args.model], config["datasets"]["glyphs"]
         self.training = {**self.dataset["training"], **json.loads(args.training)}
         self.precision = config["precisions"]["int8_qat"]
