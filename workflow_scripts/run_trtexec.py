@@ -1,6 +1,6 @@
 """Time an engine with NVIDIA's trtexec in the same way as benchmark.py, to check our own timing.
 
-The recipe is benchmark.py's. If trtexec is not installed, the file says so and has no timing.
+The recipe is benchmark.py's. Without trtexec the output has `installed: false` and no timing.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def read_on_device(plan: result_jobs.Plan) -> list[str]:
 def records(plan: result_jobs.Plan) -> list[str]:
     """Return the paths of what Snakemake recorded of the host's artifacts in a plan.
 
-    A calibration cache's is left out: its version of TensorRT is a guess until the device has told its own.
+    A calibration cache's is left out: its version of TensorRT is a guess until the device reports its own.
     """
     outputs = [path for job in plan.at(result_jobs.HOST) for path in job.outputs if not path.endswith(".cache")]
     return sorted(filter(os.path.isfile, map(record_of, outputs)))

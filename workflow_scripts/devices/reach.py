@@ -1,7 +1,7 @@
 """Which targets this machine is, or reaches, and what they are; the environment in which their jobs run.
 
-A board that is reached by ssh is not asked here: it counts as reachable, and its identity is the one that it told when
-a run last started (snakefile/preflight.py). Read while Snakemake parses: standard library only, Python 3.8.
+A board that is reached by ssh is not asked here: it counts as reachable, and its identity is the one that it reported
+when a run last started (snakefile/preflight.py). Read while Snakemake parses: standard library only, Python 3.8.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from devices import probe
 TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast; they decide nothing about an engine
 BENCHMARKS = ".cache/benchmarks"  # timings of this machine (measure/benchmark_cache.py); deleted ones are taken again
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock, a starting run tries it
-IDENTITIES = ".cache/boards"  # what boards told of themselves when a run last started
+IDENTITIES = ".cache/boards"  # identities that boards reported when a run last started
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
 FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # keys that say what a device is
 
@@ -79,7 +79,7 @@ def identity(tables: Tables, target: str) -> dict:
 
 
 def _recorded(target, row):
-    """Return the identity that a board told when a run last started, or that its target's file has, or None."""
+    """Return the identity that a board reported when a run last started, or that of its target's file, or None."""
     for path in ([f"{IDENTITIES}/{target}.json"] if row.get("ssh") else []) + [f"results/targets/{target}.json"]:
         if os.path.exists(path):
             return {key: value for key, value in read_json(path).items() if key not in probe.OF_THE_LIBRARY}

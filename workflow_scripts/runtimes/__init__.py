@@ -84,7 +84,7 @@ def requested_precisions(recipe: dict) -> list[str]:
 def missing_precisions(recipe: dict, layers: list[dict] | None) -> list[str]:
     """Return a warning for each precision that a recipe asks for and no layer computes in; converting does not count.
 
-    Where the layers cannot be read back (None) the one warning says so.
+    A warning says where the layers cannot be read back (None).
     """
     asked = requested_precisions(recipe)
     if not layers:
