@@ -12,7 +12,7 @@ import time
 import pytest
 
 from conftest import ROOT
-from core.files import sha256_file
+from core.files import STAGED, sha256_file
 from core.store import MANIFEST, Store
 
 KEY = f"{7:064x}"
@@ -249,7 +249,8 @@ def test_list_names_damaged_entries_among_whole_ones(tmp_path, made):
 def test_prune_takes_the_leftovers_of_killed_jobs_once_nobody_writes_to_them(tmp_path, made):
     store = Store(tmp_path / ".cache/store")
     store.put(KEY, {"made": made}, {})
-    old = [store.root / "00/.new-old", tmp_path / ".cache/brought-old", tmp_path / "results/a/x.pth.partial"]
+    old = [store.root / "00/.new-old", *(tmp_path / f".cache/{name}" for name in ("brought-old", f"{STAGED}old"))]
+    old.append(tmp_path / "results/a/x.pth.partial")
     young = [store.root / "00/.new-now", tmp_path / "results/a/y.pth.partial"]
     for path in (*old, *young):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -260,6 +261,6 @@ def test_prune_takes_the_leftovers_of_killed_jobs_once_nobody_writes_to_them(tmp
             (path / "half").write_bytes(b"half")
     for path in old:
         age(path)
-    assert tool(tmp_path, "prune") == (0, ".cache/store: removed 0 entries and 3 leftovers of killed jobs\n")
+    assert tool(tmp_path, "prune") == (0, ".cache/store: removed 0 entries and 4 leftovers of killed jobs\n")
     assert not any(path.exists() for path in old) and all(path.exists() for path in young)
     assert store.entry(KEY).exists()

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
+STAGED = "copied-"  # prefix of a folder in .cache/ with files to check before they get their names
+
 
 class UserError(Exception):
     """A problem that the user can solve: one line that names the thing, the value and the remedy."""

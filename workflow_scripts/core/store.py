@@ -26,13 +26,13 @@ import time
 import uuid
 from pathlib import Path
 
-from core.files import UserError, partial_of, sha256_file, write_json
+from core.files import STAGED, UserError, partial_of, sha256_file, write_json
 
 log = logging.getLogger("levit")
 
 MANIFEST = "entry.json"
 NEW = ".new-"  # prefix of an unfinished entry
-LEFT = (f"{NEW}*", "brought-*", f"*{partial_of('')}")  # names that a killed job may leave behind
+LEFT = (f"{NEW}*", f"{STAGED}*", "brought-*", f"*{partial_of('')}")  # of killed jobs; brought-* is older than 0.3.0
 BELOW = (".cache", "results")  # folders besides the store that may hold leftovers
 IDLE_S = 3600.0  # seconds without a write after which a file is a leftover
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)  # another job has stored the key first

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from core import provenance
-from core.files import UserError, read_json
+from core.files import STAGED, UserError, read_json
 
 JOBS_FILE = "LEVIT_JOBS_FILE"  # names the file that Snakemake writes its plan to
 DEVICE, HOST, ANYWHERE = "device", "host", "anywhere"  # where a job runs
@@ -89,7 +89,7 @@ def check_present(paths: Iterable[str]) -> None:
 def staging() -> Iterator[str]:
     """Yield a folder on this file system for files that are to be checked before they get their names."""
     os.makedirs(".cache", exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="copied-", dir=".cache") as folder:
+    with tempfile.TemporaryDirectory(prefix=STAGED, dir=".cache") as folder:
         yield folder
 
 

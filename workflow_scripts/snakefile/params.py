@@ -263,7 +263,7 @@ def user_path(key: str) -> Slice:
 
 @functools.lru_cache(maxsize=None)
 def code(*scripts: str) -> list[str]:
-    """Return the paths of scripts and of all that they import of ours: the first script first."""
+    """Return the paths of scripts and of all project modules that they import, the first script first."""
     first, *others = [sources.ROOT / script for script in scripts]
     if not first.is_file():
         return [f"workflow_scripts/{scripts[0]}"]

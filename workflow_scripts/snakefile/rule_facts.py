@@ -33,7 +33,7 @@ def is_result(rule: Any) -> bool:
 
 
 def code_files(rule: Any, wildcards: Any) -> list[str]:
-    """Return the paths of a rule's script and of all that it imports of ours."""
+    """Return the paths of a rule's script and of all project modules that it imports."""
     return _code(rule).files(wildcards)
 
 

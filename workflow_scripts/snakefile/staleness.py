@@ -28,7 +28,7 @@ START = '{"code":"'  # of a basis
 
 
 class Untracked:
-    """A param that makes no job stale: Snakemake does not record a value of a type of ours."""
+    """A param that makes no job stale: Snakemake does not record values of a class that it does not know."""
 
     def __init__(self, text):
         self.text = text
@@ -54,7 +54,7 @@ def script(name: str, others: Callable = lambda wildcards: (), **facts: Any) -> 
 
 
 def modules(path: str, *others: str) -> list[str]:
-    """Return the paths of a rule's script, of `others`, and of all modules of ours that they import."""
+    """Return the paths of a rule's script, of `others`, and of all project modules that they import."""
     return code(os.path.basename(path), *others)
 
 
