@@ -68,9 +68,8 @@ class Order:
         ordered = sorted(sorted(names), key=ORDERS[self.name])
         for one, other in zip(ordered, ordered[1:]) if self.name == "natural" else ():
             if natural(one) == natural(other):
-                raise UserError(
-                    f"{one!r} and {other!r} are equal in natural order: list the classes in a file (`class_order`)"
-                )
+                equal = f"{one!r} and {other!r} are equal in natural order"
+                raise UserError(f"{equal}: list the classes in a file (`class_order`)")
         return ordered
 
     def described(self, classes: list[str]) -> dict:
@@ -104,27 +103,22 @@ def _listed(path):
 
 
 def _parsed(path):
+    form = "`class_order` takes a list of names, or of [folder, name]"
     try:
         with open(path, encoding="utf-8-sig") as stream:
             entries = json.load(stream)
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not JSON ({error}): `class_order` takes a list of names, or of [folder, name]"
-        ) from None
+        raise UserError(f"{path} is not JSON ({error}): {form}") from None
     if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path} is not a list: `class_order` takes a list of names, or of [folder, name]")
+        raise UserError(f"{path} is not a list: {form}")
     return entries
 
 
 def _entry(item, path):
     pair = [item, None] if isinstance(item, str) else item
-    texts = (
-        isinstance(pair, list)
-        and len(pair) == 2
-        and isinstance(pair[0], str)
-        and isinstance(pair[1], (str, type(None)))
-    )
-    if not texts or not all(text is None or (text.strip() and text.isprintable()) for text in pair):
+    named = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
+    texts = [text for text in pair if text is not None] if named else []
+    if not texts or not all(isinstance(text, str) and text.strip() and text.isprintable() for text in texts):
         raise UserError(f"{path}: {str(item)[:60]!r} is not a class: `class_order` takes a name, or [folder, name]")
     return tuple(pair)
 

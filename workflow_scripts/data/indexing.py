@@ -49,12 +49,12 @@ def build(root: str, row: dict, seed: int, hash_all: bool, train_file: str = "tr
 def _check_count(root, row, classes):
     """Raise UserError if the number of classes differs from the row's."""
     if len(classes) != row["classes"]:
-        inner = walk.folders(os.path.join(root, classes[0])) if os.path.isdir(os.path.join(root, classes[0])) else ()
+        first = os.path.join(root, classes[0])
+        inner = walk.folders(first) if os.path.isdir(first) else ()
         halves = len(classes) == 1 and any(layouts.SPLIT.fullmatch(name) for name in inner)
-        remedy = f"`path` (the halves are in {os.path.join(root, classes[0])})" if halves else "`classes`"
-        raise UserError(
-            f"dataset folder {root} holds {len(classes)} classes, config.yaml says {row['classes']}: correct {remedy}"
-        )
+        remedy = f"`path` (the halves are in {first})" if halves else "`classes`"
+        counts = f"{len(classes)} classes, config.yaml says {row['classes']}"
+        raise UserError(f"dataset folder {root} holds {counts}: correct {remedy}")
 
 
 def _split(root, images, labels, sizes, seed):

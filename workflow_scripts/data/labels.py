@@ -76,9 +76,7 @@ def assign(
     elif min(widths) >= 2:
         assigned = _by_name(files, {_stem(row[0]): row[1] for row in rows}, path, names, classes)
     else:
-        raise UserError(
-            f"{path}: some lines name a file and some do not: write `file class`, or the class alone, on each line"
-        )
+        raise UserError(f"{path}: some lines name a file and some do not: write `file class` or `class` on each line")
     strange = sorted(set(assigned) - set(assigned if names is None else names))
     if strange:
         raise UserError(
@@ -113,9 +111,8 @@ def _in_order(files, labels, path, synsets):
     numbers = [int(match[1]) - 1 for match in matches if match]
     places = numbers if len(numbers) == len(files) else range(len(files))
     if max(places) >= len(labels) or (isinstance(places, range) and len(files) != len(labels)):
-        raise UserError(
-            f"{path} has {len(labels)} lines for {len(files)} images: it needs one line per image, in file order"
-        )
+        counts = f"{len(labels)} lines for {len(files)} images"
+        raise UserError(f"{path} has {counts}: it needs one line per image, in file order")
     if labels[0].isdigit():
         meta = synsets if synsets and synsets.endswith(".mat") else os.path.join(os.path.dirname(path), META)
         names_of = kit_names(meta)

@@ -92,13 +92,11 @@ def _missing(path):
     return f"is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else "does not exist"
 
 
-def _check_apart(*places):
+def _check_apart(train, val):
     """Raise UserError if one half contains the other: they would share images."""
-    train, val = (os.path.join(os.path.realpath(place), "") for place in places)
-    if train.startswith(val) or val.startswith(train):
-        raise UserError(
-            f"{places[0]} and {places[1]} share images: `train` and `val` of the dataset must be separate folders"
-        )
+    one, other = (os.path.join(os.path.realpath(place), "") for place in (train, val))
+    if one.startswith(other) or other.startswith(one):
+        raise UserError(f"{train} and {val} share images: `train` and `val` of the dataset must be separate folders")
 
 
 def _outside(root, row, places):
@@ -121,9 +119,7 @@ def _labelled(root, place, half, row, names, left_out):
     """Return the images of a folder or archive, with their classes."""
     flat = _is_flat(half, row)
     own = {os.path.realpath(below(root, path)) for path in _paths(row)}
-    images = list(
-        _members(place, root, left_out) if os.path.isfile(place) else _files(place, root, flat, own, left_out)
-    )
+    images = _members(place, root, left_out) if os.path.isfile(place) else _files(place, root, flat, own, left_out)
     if not images:
         raise UserError(f"{place} holds no image ({FORMATS}): correct `path` or `val` of the dataset")
     if not flat:
@@ -199,7 +195,7 @@ def _members(place, root, left_out):
                 archive.members.clear()  # type: ignore[attr-defined]  # else tarfile holds them all in memory
     except tarfile.TarError as error:
         raise UserError(f"{place} is not a complete, uncompressed tar ({error}): copy it again, or unpack it") from None
-    return images.values()
+    return list(images.values())
 
 
 def _member_refusal(member, name, stream):

@@ -36,9 +36,7 @@ def imap(function: Callable, tasks: Sequence, description: str, unit: str, proce
                 bar.update()
                 yield result
     except BrokenProcessPool:
-        raise UserError(
-            f"{description}: a process was killed, perhaps because memory ran out: free some and rerun"
-        ) from None
+        raise UserError(f"{description}: a process was killed, perhaps because memory ran out: free some") from None
 
 
 def _start(function):

@@ -62,9 +62,7 @@ class Rows:
     def put(self, position: int, pixels: np.ndarray) -> None:
         """Write a row; any process may call this."""
         row = pixels.tobytes()
-        os.pwrite(
-            self.descriptor, row, self._place(position)
-        )  # a memory map's pages would count as this process's memory
+        os.pwrite(self.descriptor, row, self._place(position))  # a memory map would count as this process's memory
         self.state[position] = (self.key, self.images[position], zlib.crc32(row), 1)
 
     def finish(self, path: str | os.PathLike) -> None:

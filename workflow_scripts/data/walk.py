@@ -10,13 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-SYSTEM = (
-    "__MACOSX",
-    "@eaDir",
-    "lost+found",
-    "$RECYCLE.BIN",
-    "System Volume Information",
-)  # created by systems, not by users
+SYSTEM = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")  # made by no user
 HIDDEN, DANGLING, UNREADABLE, NO_FILE = "hidden", "dangling link", "unreadable", "not a file"
 ABOVE, AGAIN = "link to a folder above it", "folder that is read already"
 

@@ -47,12 +47,8 @@ class Observation(TorchDispatchMode):
         self.written, self.read = {}, {}  # {layer: output}, {norm: input}
         self.plain = set()  # norms that compute the formula of BatchNorm and nothing else
         self.candidates = [module for module in model.modules() if _is_plain(module)]
-        self.watched = {
-            _storage(p): p
-            for m in self.candidates
-            for p in (*m._parameters.values(), *m._buffers.values())
-            if p is not None
-        }
+        tensors = (t for m in self.candidates for t in (*m._parameters.values(), *m._buffers.values()))
+        self.watched = {_storage(tensor): tensor for tensor in tensors if tensor is not None}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -115,14 +111,10 @@ def _is_plain(module):
 
 def _is_formula(norm, value, output):
     """Return whether a BatchNorm's output is its formula followed by the activation that would replace it."""
-    if (
-        norm.training
-        or norm.running_mean is None
-        or not isinstance(output, torch.Tensor)
-        or value.dtype != norm.running_mean.dtype
-    ):
+    mean = norm.running_mean
+    if norm.training or mean is None or not isinstance(output, torch.Tensor) or value.dtype != mean.dtype:
         return False
-    mean, variance, eps, weight, bias = _statistics(norm)
+    _, variance, eps, weight, bias = _statistics(norm)
     expected = _rest(norm)(F.batch_norm(value, mean, variance, weight, bias, False, 0.0, eps))
     return expected.shape == output.shape and torch.allclose(expected, output, equal_nan=True, **CLOSE)
 
@@ -139,10 +131,8 @@ def _same_channels(output, dimension, value):
     if value.ndim < 2 or value.shape[1] != len(channels) or value.dtype != output.dtype:
         return False
     places = torch.full((output.untyped_storage().nbytes() // output.element_size(),), -1, dtype=torch.int32)
-    views = [
-        places.as_strided(t.shape, t.stride(), t.storage_offset()).movedim(d, -1)
-        for t, d in ((output, dimension), (value, 1))
-    ]
+    sides = ((output, dimension), (value, 1))
+    views = [places.as_strided(t.shape, t.stride(), t.storage_offset()).movedim(d, -1) for t, d in sides]
     views[0].copy_(channels.expand_as(views[0]))
     return torch.equal(views[1], channels.expand_as(views[1]))
 

@@ -9,13 +9,14 @@ import io
 import os
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
 
 from core.files import UserError
 from model import formats, mismatch, unreadable
-
-if TYPE_CHECKING:
-    from torch import nn
 
 DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")  # of the files that the error for a folder suggests
@@ -110,8 +111,6 @@ def _describe(content):
 
 
 def _is_entry(key, value):
-    import torch
-
     return isinstance(key, str) and isinstance(value, torch.Tensor)
 
 
@@ -121,18 +120,13 @@ def _is_state(content):
 
 
 def _read_torch(path):
-    import torch
-
-    with torch.serialization.safe_globals(
-        [argparse.Namespace, *_numbers()]
-    ):  # what training programs save beside weights
+    beside = [argparse.Namespace, *_numbers()]  # what training programs save with the weights
+    with torch.serialization.safe_globals(beside):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _numbers():
     """Return what pickled NumPy scalars and arrays import, under the names of NumPy 1 and 2."""
-    import numpy as np
-
     core = np._core.multiarray  # type: ignore[attr-defined]
     named = [(core.scalar, f"numpy.{c}.multiarray.scalar") for c in ("core", "_core")]
     named += [(core._reconstruct, f"numpy.{c}.multiarray._reconstruct") for c in ("core", "_core")]
@@ -141,9 +135,6 @@ def _numbers():
 
 
 def _read_safetensors(path):
-    import safetensors
-    import safetensors.torch
-
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
@@ -152,8 +143,6 @@ def _read_safetensors(path):
 
 def save(state: dict, path: str | os.PathLike) -> None:
     """Write a state dict to `path`; equal tensors give equal bytes, on whatever device or in whatever view they are."""
-    import torch
-
     plain = collections.OrderedDict((name, value.detach().cpu().contiguous().clone()) for name, value in state.items())
     buffer = io.BytesIO()  # torch.save stores the file's name in the archive, and ours ends in .partial
     torch.save(plain, buffer)
@@ -172,8 +161,6 @@ def _without(values, names):
 
 def _check_kinds(state, path):
     """Raise UserError naming the first tensor that is not real, dense numbers in memory, with the remedy."""
-    import torch
-
     remedies = {
         "complex": lambda t: t.is_complex() and "it must be real",
         "meta": lambda t: t.is_meta and "it has no values: load the weights before saving",
@@ -199,21 +186,13 @@ def _check_alone(state, names, path):
 
 def _check(state, expected, path, hint=lambda names: ""):
     """Raise one UserError that lists all differences; hint: returns the remedy for the names of wrong shapes."""
-    import torch
-
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     wrong = [name for name, value in expected.items() if name in state and _kind(state[name]) != _kind(value)]
     shapes = [f"{name} {_kind(state[name])} instead of {_kind(expected[name])}" for name in wrong]
     broken = [n for n, v in state.items() if v.is_floating_point() and not v.to(torch.float32).isfinite().all()]
-    moved = [
-        name
-        for name, value in expected.items()
-        if name.endswith(formats.INDICES)
-        and name in state
-        and _kind(state[name]) == _kind(value)
-        and not state[name].equal(value.cpu())
-    ]
+    indices = [name for name in expected if name.endswith(formats.INDICES) and name in state and name not in wrong]
+    moved = [name for name in indices if not state[name].equal(expected[name].cpu())]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape or type": shapes, "not finite": broken}
     kinds["with other indices"] = moved
     parts = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]

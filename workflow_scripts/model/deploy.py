@@ -64,11 +64,8 @@ class Attention(nn.Module):
             k, v = self.kv(x).view(batch, tokens, self.num_heads, -1).split([self.key_dim, self.val_dim], dim=3)
             q = self.q(x).view(batch, -1, self.num_heads, self.key_dim)
         else:
-            q, k, v = (
-                self.qkv(x)
-                .view(batch, tokens, self.num_heads, -1)
-                .split([self.key_dim, self.key_dim, self.val_dim], dim=3)
-            )
+            sizes = [self.key_dim, self.key_dim, self.val_dim]
+            q, k, v = self.qkv(x).view(batch, tokens, self.num_heads, -1).split(sizes, dim=3)
         scores = self.qk(q.permute(0, 2, 1, 3), k.permute(0, 2, 3, 1)) + self.bias
         x = self.av(scores.softmax(dim=-1), v.permute(0, 2, 1, 3))
         return self.proj(x.transpose(1, 2).reshape(batch, -1, self.num_heads * self.val_dim))

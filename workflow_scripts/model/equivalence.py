@@ -63,17 +63,15 @@ def check(
     if error <= MAX_ERROR:
         log.info("folded: logits of %d images within %.1e of the unfolded network's", len(images), error)
         return
-    changes = f"changes the network's logits of {len(images)} images by {error:.1e} of the largest"
+    largest = f"{error:.1e} of the largest (at most {MAX_ERROR:.0e})"
+    changes = f"changes the network's logits of {len(images)} images by {largest}"
     where = _first(model, folded, images, moved)  # before the network becomes float64
     if _is_rounding(model, exact, images, error):
         raise UserError(
-            f"float32 rounding alone {changes} (at most {MAX_ERROR:.0e}), as its weights amplify it: are they trained, "
-            "and are size, mean and std what they were trained with?"
+            f"float32 rounding alone {changes}, as its weights amplify it: are they trained, and are size, mean and "
+            "std what they were trained with?"
         )
-    raise UserError(
-        f"folding BatchNorm {changes} (at most {MAX_ERROR:.0e}), first at {where}: use another network, this one "
-        "cannot be deployed"
-    )
+    raise UserError(f"folding BatchNorm {changes}, first at {where}: use another network, this one cannot be deployed")
 
 
 def _is_rounding(model, exact, images, error):
@@ -99,21 +97,18 @@ def _first(model, folded, images, moved):
 
 def _outputs(model, images, moved):
     """Return {name: output tensor} of a network's modules, in execution order."""
-    outputs, hooks = {}, []
+    outputs = {}
 
-    def keep(name):
-        def hook(module, inputs, output):
-            if isinstance(output, torch.Tensor):
-                outputs.setdefault(name, output.clone())  # a later operation may change it in place
+    def record(name, output):
+        if isinstance(output, torch.Tensor):
+            outputs.setdefault(name, output.clone())  # a later operation may change it in place
 
-        return hook
-
-    for name, module in model.named_modules():
-        if name and name not in moved:
-            hooks.append(module.register_forward_hook(keep(name)))
-    model(images)
-    for hook in hooks:
-        hook.remove()
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name and name not in moved:
+                hook = module.register_forward_hook(lambda _, __, output, name=name: record(name, output))
+                hooks.enter_context(hook)
+        model(images)
     return outputs
 
 

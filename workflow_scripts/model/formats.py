@@ -5,13 +5,11 @@ from __future__ import annotations
 import collections
 import os
 from collections.abc import Callable, Set
-from typing import TYPE_CHECKING
+
+from torch import nn
 
 from core.command import log
 from core.files import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 # Keys under which training programs save the weights, in order of preference: averaged weights, if saved, are the
 # evaluated and published ones, so they precede the weights of the last step.
@@ -71,9 +69,7 @@ def without_prefixes(state: dict, wanted: Set[str]) -> tuple[dict, str]:
 
 def beside(state: dict, wanted: Set[str]) -> tuple[str, list[str]]:
     """Return (prefix of most wanted names, names without it), or ("", [])."""
-    tally = collections.Counter(
-        name[: -len(inner)] for name in state for inner in _tails(name) if inner in wanted and inner != name
-    )
+    tally = collections.Counter(name[: -len(inner)] for name in state for inner in _tails(name) if inner in wanted)
     prefix, count = tally.most_common(1)[0] if tally else ("", 0)
     return (prefix, [name for name in state if not name.startswith(prefix)]) if 2 * count > len(wanted) else ("", [])
 

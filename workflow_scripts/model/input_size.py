@@ -1,5 +1,7 @@
 """Check the image size of a network by running it on the meta device, where only shapes are computed."""
 
+import torch
+
 from core.files import UserError
 from model import zoo
 
@@ -27,8 +29,6 @@ def _near(size, default):
 
 def _problem(row):
     """Return why a row's network gives no logits of shape [1, classes] for an image, or None."""
-    import torch
-
     try:
         with torch.device("meta"), torch.no_grad():
             logits = zoo.create(row, CLASSES)(torch.zeros(1, 3, row["size"], row["size"]))
@@ -37,6 +37,4 @@ def _problem(row):
     except zoo.PROBLEMS as error:
         return zoo.one_line(error)
     shape = getattr(logits, "shape", None)
-    return (
-        None if shape == (1, CLASSES) else f"its output is {shape or type(logits).__name__}, not one vector per image"
-    )
+    return None if shape == (1, CLASSES) else f"its output is {shape or type(logits).__name__}, not a vector per image"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import nn
+from torch import nn
 
 FROM_SIZE = re.compile(r"attention_bias|pos_embed|position_embed|relative_position|rel_pos|attn_mask|pos_bias")
 STEP = 8  # image sizes are multiples of it, in pixels

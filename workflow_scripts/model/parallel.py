@@ -32,10 +32,8 @@ def count(wanted: int, batch: int, device: torch.device, name: str) -> int:
 def launch(function: Callable, processes: int, *arguments: object) -> None:
     """Run function(*arguments) in several processes; raise UserError with the text of the first failure."""
     os.environ["NCCL_NVLS_ENABLE"] = "0"  # no NVLink multicast: some hosts report it and lack it
-    name = f"levit-{uuid.uuid4().hex}"
-    config = api.LaunchConfig(
-        1, 1, processes, run_id=name, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
-    )
+    rendezvous = {"run_id": f"levit-{uuid.uuid4().hex}", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    config = api.LaunchConfig(1, 1, processes, max_restarts=0, **rendezvous)
     try:
         api.elastic_launch(config, _member)(function, *arguments)
     except ChildFailedError as error:

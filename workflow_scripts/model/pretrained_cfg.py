@@ -1,5 +1,8 @@
 """Resolve a row of `models`: its own values, and those of timm's pretrained_cfg for all others."""
 
+from timm.data import resolve_data_config
+from timm.models import get_pretrained_cfg
+
 from core import resolved
 from core.files import UserError
 from model import input_size, zoo
@@ -31,9 +34,6 @@ def resolve(row: dict) -> dict:
 
 def record(name: str) -> tuple[dict, dict]:
     """Return timm's values of KEYS, and those for evaluation; a size that is not square is a list."""
-    from timm.data import resolve_data_config
-    from timm.models import get_pretrained_cfg
-
     cfg = get_pretrained_cfg(name)
     cfg = cfg.to_dict() if cfg else {}
     train, test = (resolve_data_config(pretrained_cfg=cfg, use_test_size=tested) for tested in (False, True))

@@ -1,8 +1,11 @@
 """The saved state of a long job, `{output}.resume`, from which a killed job continues to the same bytes."""
 
-import os
+from pathlib import Path
+
+import torch
 
 from core.files import replacing
+from model.checkpoint import DAMAGE
 
 
 class Resume:
@@ -13,10 +16,6 @@ class Resume:
 
     def load(self) -> dict | None:
         """Return the state saved with this key, or None if there is none, or a damaged one or another job's."""
-        import torch
-
-        from model.checkpoint import DAMAGE
-
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
         except DAMAGE:
@@ -25,12 +24,9 @@ class Resume:
 
     def save(self, state: dict) -> None:
         """Replace the saved state; state: tensors and plain values."""
-        import torch
-
         with replacing(self.path) as partial:
             torch.save({"key": self.key, "state": state}, partial)
 
     def remove(self) -> None:
         """Delete the state of a finished job."""
-        if os.path.exists(self.path):
-            os.unlink(self.path)
+        Path(self.path).unlink(missing_ok=True)

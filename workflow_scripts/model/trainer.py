@@ -12,14 +12,7 @@ from data import augment
 from model import context, training
 from model.resume import Resume
 
-DEFAULTS = {
-    "small_epochs": 0,
-    "small_size": 1.0,
-    "smoothing": 0.0,
-    "betas": [0.9, 0.999],
-    "flip": 0.0,
-    "freeze": [],
-}
+DEFAULTS = {"small_epochs": 0, "small_size": 1.0, "smoothing": 0.0, "betas": [0.9, 0.999], "flip": 0.0, "freeze": []}
 
 
 def freeze(model: torch.nn.Module, patterns: list[str]) -> list[torch.nn.Module]:
@@ -31,17 +24,14 @@ def freeze(model: torch.nn.Module, patterns: list[str]) -> list[torch.nn.Module]
     for pattern in patterns:
         matches = fnmatch.filter(names, pattern)
         if not matches:
-            raise UserError(f"training.freeze: {pattern!r} matches none of {', '.join(_tops(names))}")
+            tops = sorted({f"{name.partition('.')[0]}.*" for name in names})
+            raise UserError(f"training.freeze: {pattern!r} matches none of {', '.join(tops)}")
         for name in matches:
             names[name].requires_grad_(False)
     if not any(value.requires_grad for value in names.values()):
         raise UserError(f"training.freeze {patterns} leaves nothing to train")
     norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     return [norm for norm in norms if not any(value.requires_grad for value in norm.parameters())]
-
-
-def _tops(names):
-    return sorted({f"{name.partition('.')[0]}.*" for name in names})
 
 
 class Trainer:
@@ -112,9 +102,7 @@ class Trainer:
         heads = outputs if isinstance(outputs, tuple) else (outputs,)
         losses = [F.cross_entropy(head.float(), labels, label_smoothing=self.recipe["smoothing"]) for head in heads]
         loss = sum(losses) / len(losses)
-        self.optimizer.step(
-            loss, f"training diverged in epoch {epoch + 1}: lower training.learning_rate or raise warmup"
-        )
+        self.optimizer.step(loss, f"training diverged in epoch {epoch + 1}: lower its learning_rate or raise warmup")
         return loss.item()
 
     def _batches(self, epoch, rank, processes):

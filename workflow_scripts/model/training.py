@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Container, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING
+
+import torch
+from timm.models import levit
 
 from core.files import UserError
+from data.augment import TrainImages
 from model import context
-
-if TYPE_CHECKING:
-    import torch
-    from timm.models import levit
-
-    from data.augment import TrainImages
 
 
 def start(seed: int, threads: int, device: str) -> torch.device:
@@ -22,8 +19,6 @@ def start(seed: int, threads: int, device: str) -> torch.device:
 
     device: auto (a CUDA GPU if there is one, else the CPU), cpu or cuda. Raises UserError if it is not available.
     """
-    import torch
-
     torch.manual_seed(seed)
     torch.set_num_threads(context.of_processor(threads))
     if device == "auto":
@@ -38,8 +33,6 @@ def start(seed: int, threads: int, device: str) -> torch.device:
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
     """Return a context in which matrix products run in `dtype` (None: unchanged)."""
-    import torch
-
     return torch.autocast(device.type, dtype=dtype) if dtype is not None else contextlib.nullcontext()
 
 
@@ -74,8 +67,6 @@ class Optimizer:
         betas: Sequence[float] = (0.9, 0.999),
     ) -> None:
         """Start at step 0. groups: AdamW's; warmup: share of all steps; clip: largest norm of all gradients."""
-        import torch
-
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate_at(step, steps, warmup))
@@ -83,8 +74,6 @@ class Optimizer:
 
     def step(self, loss: torch.Tensor, diverged: str) -> None:
         """Take one step on a scalar loss; raise UserError with the text `diverged` if it is not finite."""
-        import torch
-
         if not loss.isfinite():
             raise UserError(diverged)
         self.adamw.zero_grad(set_to_none=True)
@@ -111,12 +100,8 @@ def batches(
     order: positions; size: images per batch; row: of `models` (mean, std). One process per thread decodes images that
     do not stay in memory.
     """
-    import torch
-
-    workers = 0 if images.in_memory else torch.get_num_threads()
-    loader = torch.utils.data.DataLoader(
-        images, batch_size=size, sampler=order, num_workers=workers, pin_memory=device.type == "cuda"
-    )
+    workers = {"num_workers": 0 if images.in_memory else torch.get_num_threads(), "pin_memory": device.type == "cuda"}
+    loader = torch.utils.data.DataLoader(images, batch_size=size, sampler=order, **workers)
     try:
         for pixels, labels in loader:
             yield to_input(pixels, row["mean"], row["std"], device), labels.to(device)
@@ -126,8 +111,6 @@ def batches(
 
 def to_input(batch: torch.Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> torch.Tensor:
     """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] on the device, like `preprocess.normalize`."""
-    import torch
-
     scaled = batch.to(device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     centers, spreads = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
     return scaled.div_(255).sub_(centers).div_(spreads)
@@ -140,8 +123,6 @@ def recalibrate_batchnorm(
 
     frozen: BatchNorms whose statistics do not change.
     """
-    import torch
-
     kind = torch.nn.modules.batchnorm._BatchNorm
     norms = [module for module in model.modules() if isinstance(module, kind) and module not in frozen]
     momenta = [norm.momentum for norm in norms]
@@ -160,8 +141,6 @@ def recalibrate_batchnorm(
 
 def resizable(model: torch.nn.Module) -> bool:
     """Return whether `set_size` supports the network: a LeViT."""
-    from timm.models import levit
-
     return isinstance(model, levit.Levit)
 
 
@@ -170,7 +149,6 @@ def set_size(model: levit.Levit, size: int) -> None:
 
     The weights do not change: attention biases are a table by token distance, of which a smaller grid uses a corner.
     """
-    import torch
 
     def indices(queries, keys, table):
         across = (queries[:, None] - keys[None, :]).abs()

@@ -63,9 +63,7 @@ def _of_archive(path):
         return f"holds NumPy arrays: {SAVE}"
     if "data.pkl" not in names:
         some = ", ".join(names[:3]) or "nothing"
-        return (
-            f"is a zip archive that torch did not write (it has {some}): unpack it and name the file of weights in it"
-        )
+        return f"is a zip archive that torch did not write (it has {some}): unpack it and name the weights in it"
     return None
 
 
@@ -117,9 +115,8 @@ def is_dangerous(name: str) -> bool:
 def _of_pickle(names, path):
     dangerous = [name for name in names if is_dangerous(name)]
     if dangerous:
-        return (
-            f"is dangerous: loading it would run code ({', '.join(dangerous[:3])}): refused, do not load it elsewhere"
-        )
+        some = ", ".join(dangerous[:3])
+        return f"is dangerous: loading it would run code ({some}): refused, do not load it elsewhere"
     trusted = f"import torch; c = torch.load({str(path)!r}, weights_only=False); torch.save(c['state_dict'], 'w.pth')"
     return (
         f"is a pickle with more than weights in it (it imports {', '.join(names[:3])}), which could run code when "
@@ -129,7 +126,5 @@ def _of_pickle(names, path):
 
 def _damaged(error):
     text = " ".join(str(error).split())[:120]
-    return (
-        f"is not a file of weights, or is a damaged one ({type(error).__name__}: {text}): "
-        "torch.save(model.state_dict(), path) writes one"
-    )
+    reason = f"{type(error).__name__}: {text}"
+    return f"is not a file of weights, or is a damaged one ({reason}): torch.save(model.state_dict(), path) writes one"

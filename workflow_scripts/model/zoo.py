@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+
+import timm
+import torch
 
 from core import resolved
 from core.files import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 PROBLEMS = (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError, OSError, LookupError)
 
@@ -36,8 +35,6 @@ def create(row: dict, classes: int) -> torch.nn.Module:
 
 def check_name(name: str) -> None:
     """Raise UserError with similar names if timm has no network of this name."""
-    import timm
-
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f"; near: {', '.join(near)}" if near else ""
@@ -46,8 +43,6 @@ def check_name(name: str) -> None:
 
 def _create(name, classes, options, size):
     """Return timm's network; the image size is passed unless the network takes any size, as convolutions do."""
-    import timm
-
     try:
         return timm.create_model(name, pretrained=False, num_classes=classes, img_size=size, **options)
     except TypeError as error:

@@ -6,12 +6,7 @@ both attention products on both inputs, and every skip connection on the skipped
 quantizer is named `{module}.{input,weight,a,b,skipped}_quantizer`; graph/qdq.py finds its node by that name.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
+import torch
 
 
 def add(model: torch.nn.Module, backend: str) -> torch.nn.Module:
