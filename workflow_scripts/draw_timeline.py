@@ -16,8 +16,8 @@ def run(args: Job) -> None:
 
 
 def command() -> Command:
-    c = Command(__file__, __doc__).input("--profile", help="JSON of profile_engine.py").param("--title", required=True)
-    return c.output("--timeline", help="SVG")
+    c = Command(__file__, __doc__, tools=("jinja2",)).param("--title", required=True)
+    return c.input("--profile", help="JSON of profile_engine.py").output("--timeline", help="SVG")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def timeline_of_an_engine(workflow):
 @change(["draw_timeline fp32.cpu"], targets=[TIMELINE])
 def code_of_a_timeline(workflow):
     workflow.build(TIMELINE)
-    workflow.edit("workflow_scripts/reporting/timeline.py", "COLORS = ", "EXTRA = COLORS = ")
+    workflow.edit("workflow_scripts/reporting/timeline.py", "COLORED = ", "EXTRA = COLORED = ")
 
 
 @change(["capture_nsys fp32.cpu"], targets=[f"results/digits/timeline/{MODEL}.fp32.cpu.nsys-rep"])

@@ -7,7 +7,7 @@ is marked and grey, since it proves little.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from core.files import canonical
@@ -15,44 +15,10 @@ from measure import paired
 from reporting import result_file
 
 SEPARATE, UNSTABLE, LEVEL, CLEAR = "*", "~", "=", ""  # marks of a ratio
-
-
 BASELINE = "fp32"  # the precision that speeds are compared with
 IMAGENET = {"num_classes": 1000, "num_images": 50_000}  # its validation set, of published accuracies
-
 IMAGES = ("name", "split", "num_images", "num_classes", "subset")  # keys that say which images were classified
 TABLE = ("fp32", "fp16", "bf16", "int8_ptq", "int8_qat")  # the well-known precisions in their usual order
-
-COLUMNS = (
-    "model",
-    "precision",
-    "target",
-    "dataset",
-    "batch",
-    "images_per_second",
-    "ratio_to_fp32",
-    "ratio_low",
-    "ratio_high",
-    "ratio_taken",
-    "latency_median_ms",
-    "latency_p99_ms",
-    "ratio_to_trtexec",
-    "stable",
-    "timed",
-    "power_mode",
-    "top1",
-    "top5",
-    "agreement_with_fp32",
-    "within_budget",
-    "engine_bytes",
-    "layers_int8",
-    "layers",
-    "reformats",
-    "nodes_high_precision",
-    "plan_agreement",
-    "engine_builds",
-    "threads",
-)
 
 
 class Ratio(NamedTuple):
@@ -177,36 +143,43 @@ def notes(results: list[dict]) -> list[str]:
     return [f"{mark} {lines[mark]}" for mark in shown]
 
 
+COLUMNS: dict[str, Callable[[dict, dict, Ratio | None], Any]] = {  # of a result, a benchmark entry and its Ratio
+    "model": lambda result, entry, over: result["model"],
+    "precision": lambda result, entry, over: result["precision"],
+    "target": lambda result, entry, over: result["target"],
+    "dataset": lambda result, entry, over: format_dataset(result),
+    "batch": lambda result, entry, over: entry["batch"],
+    "images_per_second": lambda result, entry, over: entry["images_per_second"],
+    "ratio_to_fp32": lambda result, entry, over: over and over.value,
+    "ratio_low": lambda result, entry, over: over and over.low,
+    "ratio_high": lambda result, entry, over: over and over.high,
+    "ratio_taken": lambda result, entry, over: over and ("apart" if over.low is None else "in turns"),
+    "latency_median_ms": lambda result, entry, over: entry["latency_ms"]["median"],
+    "latency_p99_ms": lambda result, entry, over: entry["latency_ms"]["p99"],
+    "ratio_to_trtexec": lambda result, entry, over: ratio_to_trtexec(result, entry["batch"]),
+    "stable": lambda result, entry, over: entry["stable"],
+    "timed": lambda result, entry, over: entry.get("timed"),
+    "power_mode": lambda result, entry, over: entry.get("power_mode"),
+    "top1": lambda result, entry, over: result["accuracy"]["top1"],
+    "top5": lambda result, entry, over: result["accuracy"]["top5"],
+    "agreement_with_fp32": lambda result, entry, over: result["accuracy"]["agreement_with_fp32"],
+    "within_budget": lambda result, entry, over: result["accuracy"]["within_budget"],
+    "engine_bytes": lambda result, entry, over: result["engine"]["bytes"],
+    "layers_int8": lambda result, entry, over: (result["engine"]["precision_of_layers"] or {}).get("int8"),
+    "layers": lambda result, entry, over: result["engine"]["layers"],
+    "reformats": lambda result, entry, over: result["engine"]["reformats"],
+    "nodes_high_precision": lambda result, entry, over: (result["plan"] or {}).get("nodes_high_precision"),
+    "plan_agreement": lambda result, entry, over: predicted(result),
+    "engine_builds": lambda result, entry, over: result["engine"]["engine_builds"],
+    "threads": lambda result, entry, over: entry["threads"],
+}
+
+
 def table_of(results: list[dict]) -> list[dict[str, Any]]:
     """Return a row {column: value} for each result and batch size."""
-    rows = []
-    for result in results:
-        for entry in result["benchmark"]:
-            over = ratio(results, result, entry["batch"])
-            layers = result["engine"]["precision_of_layers"] or {}
-            values = {
-                **{name: result[name] for name in ("model", "precision", "target")},
-                **{name: result["accuracy"][name] for name in ("top1", "top5", "agreement_with_fp32", "within_budget")},
-                **{name: entry[name] for name in ("batch", "images_per_second", "stable", "threads")},
-                **{name: entry.get(name) for name in ("timed", "power_mode")},
-                "dataset": format_dataset(result),
-                "ratio_to_fp32": over and over.value,
-                "ratio_low": over and over.low,
-                "ratio_high": over and over.high,
-                "ratio_taken": over and ("apart" if over.low is None else "in turns"),
-                "latency_median_ms": entry["latency_ms"]["median"],
-                "latency_p99_ms": entry["latency_ms"]["p99"],
-                "ratio_to_trtexec": ratio_to_trtexec(result, entry["batch"]),
-                "engine_bytes": result["engine"]["bytes"],
-                "layers_int8": layers.get("int8"),
-                "layers": result["engine"]["layers"],
-                "reformats": result["engine"]["reformats"],
-                "nodes_high_precision": (result["plan"] or {}).get("nodes_high_precision"),
-                "plan_agreement": predicted(result),
-                "engine_builds": result["engine"]["engine_builds"],
-            }
-            rows.append({name: values[name] for name in COLUMNS})
-    return rows
+    timed = [(result, entry) for result in results for entry in result["benchmark"]]
+    facts = [(result, entry, ratio(results, result, entry["batch"])) for result, entry in timed]
+    return [{name: value(*row) for name, value in COLUMNS.items()} for row in facts]
 
 
 def ordered(names: Iterable[str]) -> list[str]:

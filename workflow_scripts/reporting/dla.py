@@ -1,28 +1,22 @@
-"""The DLA-fit report as an SVG: the network as a band, nodes on a DLA above the line, nodes on the GPU below.
-
-Standard library and jinja2 only.
-"""
+"""The DLA-fit report as an SVG: the network as a band, nodes on a DLA above the line, nodes on the GPU below."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-TEMPLATE = Path(__file__).with_name("dla.svg")
+from reporting import template
+
 WIDTH, MARGIN = 1200, 24
 SHORT, TALL = 5, 56  # heights of a node without MACs and of the one with the most
-LARGE, SMALL = 1e6, 1e3  # bytes
 
 
 def render(names: dict[str, str], report: dict, before: dict) -> str:
     """Return the SVG of a report and of the one of the graph before surgery; names: {model, precision, target}."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     prediction = report["prediction"]
     most = max(prediction["gpu_ms_saved_at_most"], prediction["loadables_ms"], 1e-9)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return template.render(
+        "dla.svg",
         names=names,
         fit=report,
         before=before,
@@ -44,9 +38,8 @@ def share(macs: dict[str, int]) -> float:
 
 def format_bytes(count: float) -> str:
     """Return a number of bytes with its unit."""
-    return (
-        f"{count / LARGE:.1f} MB" if count >= LARGE else f"{count / SMALL:.1f} kB" if count >= SMALL else f"{count} B"
-    )
+    scaled = [f"{count / size:.1f} {unit}" for size, unit in ((1e6, "MB"), (1e3, "kB")) if count >= size]
+    return scaled[0] if scaled else f"{count} B"
 
 
 def band(report: dict) -> dict[str, Any]:

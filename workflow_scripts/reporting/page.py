@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
-from reporting import comparison, plans, plot
-
-TEMPLATE = Path(__file__).with_name("page.html")
+from reporting import comparison, plans, plot, template
 
 
 def render(
@@ -17,13 +14,11 @@ def render(
     bisect_paths: Iterable[str] = (),
 ) -> str:
     """Return the HTML of results, plans and bisections; published: {model: ImageNet top-1 in percent}."""
-    import jinja2
-
     results, planned, bisected = comparison.load(paths), plans.load(plan_paths), plans.load(bisect_paths)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     targets = sorted({result["target"] for result in results})
     precisions = comparison.ordered(result["precision"] for result in results)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return template.render(
+        "page.html",
         results=results,
         grids=comparison.grids(results),
         precisions=precisions,

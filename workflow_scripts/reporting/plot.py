@@ -83,10 +83,8 @@ def bars(values: list[dict]) -> dict[str, Any] | None:
     def height(value):
         return round((1.0 if value is None else value / highest) * (base - TOP), 1)
 
-    drawn = [
-        {**one, "px": round(LEFT + number * step, 1), "height": max(height(one["value"]), 1.0)}
-        for number, one in enumerate(values)
-    ]
+    tops = [max(height(one["value"]), 1.0) for one in values]
+    drawn = [{**one, "px": round(LEFT + n * step, 1), "height": tops[n]} for n, one in enumerate(values)]
     ticks = [(round(base - height(share / 100), 1), f"{share:g}") for share in _steps(0.0, 100 * highest)]
     frame = {"width": WIDTH, "height": BARS, "left": LEFT, "right": WIDTH - RIGHT, "base": base, "step": round(step, 2)}
     return {**frame, "bars": drawn, "ticks": ticks, "parts": _parts(drawn)}

@@ -9,14 +9,7 @@ from core.files import UserError, read_json
 
 VERSION = 2  # of rules/schemas/result.schema.yaml; results of version 1 do not name it
 OLDER = "an older version of the project wrote it: run snakemake for it again"
-PARTS = {
-    "dataset": dict,
-    "accuracy": dict,
-    "benchmark": list,
-    "engine": dict,
-    "target_identity": dict,
-    "provenance": dict,
-}
+PARTS = {**dict.fromkeys(("dataset", "accuracy", "engine", "target_identity", "provenance"), dict), "benchmark": list}
 NAMES = ("model", "precision", "target")
 # keys that older results lack, by part
 LATER: dict[str, tuple[str, ...]] = {
@@ -25,7 +18,12 @@ LATER: dict[str, tuple[str, ...]] = {
     "accuracy": ("logit_error_over_spread", "smallest_margin", "smallest_changed_margin", "largest_changed_margin"),
     "engine": ("reformats", "precision_of_layers", "layers"),
     "plan": ("met", "select", "path"),
+    "provenance": ("weights_part", "git_commit"),
 }
+EMPTY: dict[str, dict] = {
+    "engine": {"warnings": []},
+    "provenance": {"versions": {}, "recipe": {}, "trained": {}},
+}  # the same
 TIMED = ("power_mode", "power_mode_asked", "board", "timed", "timing_key", "energy_mj_per_image")
 
 
@@ -36,9 +34,8 @@ def read(path: str) -> dict[str, Any]:
     if not is_result(result):
         raise UserError(f"{path} is not a result: delete it and run again")
     if result.get("schema_version", 1) > VERSION:
-        raise UserError(
-            f"{path} is of schema version {result['schema_version']}, and this project reads up to {VERSION}: update it"
-        )
+        version = result["schema_version"]
+        raise UserError(f"{path} is of schema version {version}, and this project reads up to {VERSION}: update it")
     return completed(result)
 
 
@@ -64,15 +61,6 @@ def completed(result: dict[str, Any]) -> dict[str, Any]:
     complete = {**dict.fromkeys(LATER[""]), "schema_version": 1, "notes": [], **result}
     for part, names in LATER.items():
         if part and complete[part] is not None:
-            complete[part] = {**dict.fromkeys(names), **complete[part]}
-    complete["engine"] = {"warnings": [], **complete["engine"]}
-    complete["provenance"] = {
-        "versions": {},
-        "recipe": {},
-        "trained": {},
-        "weights_part": None,
-        "git_commit": None,
-        **complete["provenance"],
-    }
+            complete[part] = {**dict.fromkeys(names), **EMPTY.get(part, {}), **complete[part]}
     complete["benchmark"] = [{**dict.fromkeys(TIMED), **entry} for entry in complete["benchmark"]]
     return complete
