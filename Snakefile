@@ -27,6 +27,7 @@ rule all:
 include: "rules/data.smk"
 include: "rules/checkpoints.smk"
 include: "rules/onnx.smk"
+include: "rules/programs.smk"
 include: "rules/quantize.smk"
 include: "rules/plans.smk"
 include: "rules/dla.smk"

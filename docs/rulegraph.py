@@ -20,6 +20,7 @@ COLOURS = {  # fills that carry black text
     "data.smk": "#f2c14e",
     "checkpoints.smk": "#f29e6d",
     "onnx.smk": "#9fcf7f",
+    "programs.smk": "#9fcf7f",
     "quantize.smk": "#7fc8c2",
     "plans.smk": "#8fb8ea",
     "engines.smk": "#c3a6e8",

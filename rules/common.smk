@@ -131,8 +131,13 @@ def calibration(w):
 
 
 def plan(w):
-    """Return the plan of a precision, or nothing where it has no fallback."""
-    return f"results/{w.dataset}/plans/{w.model}.{w.precision}.json" if tables.has_plan(w.precision) else []
+    """Return the plan of a precision, or nothing where it has no fallback, or its target takes no plan."""
+    return f"results/{w.dataset}/plans/{w.model}.{w.precision}.json" if has_plan(w) else []
+
+
+def has_plan(w):
+    """Return whether a job's precision has a plan, and its target takes one."""
+    return tables.has_plan(w.precision, getattr(w, "target", None))
 
 
 def select(w):
@@ -140,12 +145,12 @@ def select(w):
     folder = f"results/{w.dataset}"
     reference = f"{folder}/select/{w.model}.torch.npy"
     files = [f"{folder}/data/{w.model}.select.u8", f"{folder}/data/index.json", reference]
-    return files if tables.has_plan(w.precision) else []
+    return files if has_plan(w) else []
 
 
 def verified_model(w):
     """Return the resolved model of an engine that is verified on the select split, or nothing without a plan."""
-    return f"results/{w.dataset}/models/{w.model}.json" if tables.has_plan(w.precision) else []
+    return f"results/{w.dataset}/models/{w.model}.json" if has_plan(w) else []
 
 
 def weakly_typed_graph(w):
@@ -215,13 +220,13 @@ def listed_results(wildcards):
 
 def listed_plans(wildcards):
     """Return the plans behind the listed results."""
-    planned = {(m, p) for m, p, _ in reach.reachable_results(tables) if tables.has_plan(p)}
+    planned = {(m, p) for m, p, t in reach.reachable_results(tables) if tables.has_plan(p, t)}
     return [active(f"plans/{model}.{precision}.json") for model, precision in sorted(planned)]
 
 
 def listed_bisects(wildcards):
     """Return the bisections of listed results that exist: they are made on request only."""
-    paths = [active(f"bisect/{m}.{p}.{t}.json") for m, p, t in reach.reachable_results(tables) if tables.has_plan(p)]
+    paths = [active(f"bisect/{m}.{p}.{t}.json") for m, p, t in reach.reachable_results(tables) if tables.has_plan(p, t)]
     return [path for path in paths if os.path.exists(path)]
 
 

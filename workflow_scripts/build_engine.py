@@ -21,7 +21,7 @@ def run(args: Job) -> None:
     import runtimes
 
     runtime = runtimes.load(args.runtime)
-    here = runtime.fingerprint()
+    here = runtimes.fingerprint(runtime, args.recipe)
     check_identity(args.identity, here)
     if not args.recipe.get("batches") or min(args.recipe["batches"]) < 1:
         raise UserError(f"the recipe's batches are {args.recipe.get('batches')}: a list of positive numbers is needed")

@@ -14,7 +14,7 @@ def run(args: Job) -> None:
     reason = probe.mismatch(args.target)
     if reason:
         raise UserError(f"this machine is not the target: {reason}")
-    write_json(args.identity, runtime.fingerprint())
+    write_json(args.identity, runtimes.fingerprint(runtime, args.target))
 
 
 def command() -> Command:

@@ -20,6 +20,7 @@ ABSENT |= {"train", "labels", "synsets", "class_order"}  # of a dataset: what it
 ABSENT |= {"subset", "classes", "images"}
 ABSENT |= {"candidates", "import", "backend", "percentile", "weights", "equalize", "smoothing", "bias_correction"}
 ABSENT |= {"steps", "from", "checkpoint_key"}
+ABSENT |= {"device", "compile", "format"}  # absent: the processor, as it is, an ONNX graph
 ABSENT |= {"batches", "dla_generation", "dla_graph"}  # a precision's batches are the target's otherwise
 ABSENT |= {"ssh", "workdir", "ssh_config"}  # absent: the target's jobs run here
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}

@@ -163,13 +163,13 @@ def test_jetson(tmp_path, monkeypatch, name):
 
 
 def test_demand_of_dla_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "facts", lambda name: {"version": "8.5.2", "compute_capability": "8.7", "dla": 0})
+    monkeypatch.setattr(probe, "facts", lambda *_: {"version": "8.5.2", "compute_capability": "8.7", "dla": 0})
     assert probe.mismatch({"runtime": "tensorrt", "dla": 2}) == "there are 0 DLA cores here, and the target has 2"
 
 
 def test_another_jetpack_is_named(monkeypatch):
     facts = {"version": "10.3.0.30", "compute_capability": "8.7", "driver": "L4T 36.4.3"}
-    monkeypatch.setattr(probe, "facts", lambda name: facts)
+    monkeypatch.setattr(probe, "facts", lambda *_: facts)
     said = probe.mismatch({"runtime": "tensorrt", "version": "8.5"})
     assert said == "tensorrt is 10.3.0.30 here (L4T 36.4.3: JetPack 6), and the target's is 8.5"
     said = probe.mismatch({"runtime": "tensorrt", "compute_capability": "7.2"})

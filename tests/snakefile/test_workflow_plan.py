@@ -96,8 +96,17 @@ def test_bare_snakemake_makes_what_is_listed_and_names_what_is_skipped(workflow)
     assert {"summarize", "report", "evaluate_onnx"} <= set(jobs)
     assert {f"dla_fit {p}.{t}" for p in ("fp16_dla", "int8_dla") for t in ("xavier", "orin")} <= set(jobs)
     skipped = [line for line in output.splitlines() if line.startswith("skipped: ")]
-    assert [line.split(": ")[1] for line in skipped] == ["rtx", "gpu", "xavier", "orin"]
-    assert not any(job.startswith("assemble_result") and job.endswith(("rtx", "gpu", "xavier", "orin")) for job in jobs)
+    away = ("torch_cuda", "rtx", "gpu", "xavier", "orin")
+    assert [line.split(": ")[1] for line in skipped] == list(away)
+    assert not any(job.startswith("assemble_result") and job.endswith(away) for job in jobs)
+
+
+def test_pytorch_takes_a_program_and_no_plan(workflow):
+    jobs = workflow.plan("results/LeViT-tiny.fp16.torch.json")
+    assert {"export_program", "build_engine fp16.torch", "assemble_result fp16.torch"} <= set(jobs)
+    assert not any(job.startswith(("export_onnx", "clean_onnx", "plan_precision")) for job in jobs)
+    status, output = workflow.run("-n", "results/LeViT-tiny.int8_ptq.torch.json")
+    assert status and "pytorch there computes in fp32, bf16, fp16, not in int8" in output
 
 
 def test_a_target_on_a_board_can_be_reached(workflow, tmp_path):

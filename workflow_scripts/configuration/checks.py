@@ -17,6 +17,8 @@ from core.files import UserError
 LOCAL = ("store", "datasets", "precisions")  # keys of config.yaml below which paths are this machine's
 OF_FOLDERS = ("val", "labels", "synsets")  # keys of a dataset's row that describe a folder of images
 NEED_EACH_OTHER = {"other_power_mode": "power_mode", "workdir": "ssh", "ssh_config": "ssh"}  # of a target
+PYTORCH = "pytorch"  # the runtime of programs of torch.export
+OF_PYTORCH = ("device", "compile")  # keys of a target whose graph is a program of torch.export
 PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
 WEIGHT_CHANGES = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change weights
 
@@ -76,7 +78,14 @@ def _dataset(row, tables) -> Iterator[str]:
 
 def _target(row, tables) -> Iterator[str]:
     """Yield what contradicts itself in a target's row; raise UserError for a graph that is not there."""
-    tables.row("graph", row["graph"])
+    exported = tables.graph_format(row["graph"]) == "pt2"
+    if exported != (row["runtime"] == PYTORCH):
+        yield f".graph: the runtime {PYTORCH} and a graph variant of the format pt2 need each other"
+    for key in OF_PYTORCH if not exported else ():
+        if key in row:
+            yield f".{key}: it is of the runtime {PYTORCH}, and this one is {row['runtime']}"
+    if exported and "int8" in row["precisions"]:
+        yield f".precisions: {PYTORCH} takes no INT8 here: quantizers are in ONNX graphs"
     if row["dla"]:
         if not (row.get("dla_generation") and row.get("dla_graph")):
             yield ": its dla needs a dla_generation and a dla_graph"

@@ -15,6 +15,7 @@ from core.suggest import nearest
 STRONGLY_TYPED_GRAPH = "gpu"  # the graph variant that strongly typed graphs are made from
 DRAWN = "glyphs"  # the builtin dataset that is drawn
 SCORED = {"accuracy": "val", "select": "select"}  # folder of scores under a dataset's: the split that they are of
+GRAPHS = {"onnx": "clean/{model}.{graph}.onnx", "pt2": "programs/{model}.pt2"}  # of a format, under a dataset's folder
 TABLES = {"model": "models", "dataset": "datasets", "precision": "precisions", "target": "targets", "graph": "graphs"}
 
 
@@ -74,19 +75,23 @@ class Tables:
         row, place = self.row("precision", precision), self.row("target", target)
         return row.get("graph") or (place["dla_graph"] if row.get("dla") else place["graph"])
 
+    def graph_format(self, graph: str) -> str:
+        """Return the format of a graph variant, a key of GRAPHS."""
+        return self.row("graph", graph).get("format", "onnx")
+
     def graphs_of(self, precision: str, target: str) -> dict[str, dict]:
         """Return {graph variant: what is used of its row} for those of an engine and its plan."""
         variants = {self.graph_variant(precision, target)}
-        if self.has_plan(precision) or self.row("target", target)["typed"]:
+        if self.has_plan(precision, target) or self.row("target", target)["typed"]:
             variants.add(STRONGLY_TYPED_GRAPH)
-        used = ("passes", "placement") if self.is_calibrated(precision) else ("passes",)
+        used = ("format", "passes", "placement") if self.is_calibrated(precision) else ("format", "passes")
         return {name: pick(self.row("graph", name), *used) for name in sorted(variants)}
 
     def graph_path(self, dataset: str, model: str, precision: str, graph: str) -> str:
         """Return the clean graph of a variant, or the quantized one where the precision has a calibration."""
         if self.is_calibrated(precision):
             return f"results/{dataset}/quantized/{model}.{precision}.{graph}.onnx"
-        return f"results/{dataset}/clean/{model}.{graph}.onnx"
+        return f"results/{dataset}/" + GRAPHS[self.graph_format(graph)].format(model=model, graph=graph)
 
     def weakly_typed_graph(self, dataset: str, model: str, precision: str) -> str:
         """Return the graph that a precision's strongly typed one is made from."""
@@ -215,13 +220,17 @@ class Tables:
         """Return whether a precision is trained with its quantizers."""
         return bool(self.row("precision", precision).get("qat"))
 
-    def has_plan(self, precision: str) -> bool:
-        """Return whether a plan says which of a precision's layers keep a higher one."""
-        return self.row("precision", precision)["fallback"] != "none"
+    def has_plan(self, precision: str, target: str | None = None) -> bool:
+        """Return whether a plan says which of a precision's layers keep a higher one, on a target if that is given.
+
+        Plans name nodes of ONNX graphs: an engine that is built from anything else has none.
+        """
+        planned = self.row("precision", precision)["fallback"] != "none"
+        return planned and (target is None or self.graph_format(self.graph_variant(precision, target)) == "onnx")
 
     def is_predicted(self, precision: str, target: str) -> bool:
         """Return whether an engine follows its plan, so that the strongly typed graph predicts its accuracy."""
-        return self.has_plan(precision) and self.graph_variant(precision, target) == STRONGLY_TYPED_GRAPH
+        return self.has_plan(precision, target) and self.graph_variant(precision, target) == STRONGLY_TYPED_GRAPH
 
     def has_trtexec(self, target: str) -> bool:
         """Return whether trtexec times a target's engines as well."""

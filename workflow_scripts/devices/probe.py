@@ -22,7 +22,7 @@ from importlib import util
 
 from core.files import system_text
 
-# distributions: names that the runtime is installed under, by priority; device: a row of DEVICES;
+# distributions: names that the runtime is installed under, by priority; device: a row of DEVICES, by default;
 # capabilities: compute capabilities of devices that run its engines (None: any);
 # module: an importable package whose text has its version, where it may be installed without a distribution;
 # builds_anywhere: whether engines can be built without the device
@@ -33,13 +33,14 @@ Runtime = collections.namedtuple(
 RUNTIMES = {
     "openvino": Runtime(("openvino",), "cpu", None),
     "onnxruntime": Runtime(("onnxruntime",), "cpu", None),
+    "pytorch": Runtime(("torch",), "cpu", None, "torch", False),  # or the `device` of a target's row
     "tensorrt_rtx": Runtime(
         ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
-        "nvidia",
+        "cuda",
         ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),
     ),
     "tensorrt": Runtime(
-        ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"), "nvidia", None, "tensorrt", False
+        ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"), "cuda", None, "tensorrt", False
     ),
 }
 OF_THE_LIBRARY = ("build", "capabilities")  # facts of a recorded identity that only the loaded runtime knows
@@ -52,7 +53,7 @@ FLAGS += ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
 
 def identity(row: dict) -> dict | None:
     """Return the facts of this machine where it is the target of a row, or None."""
-    return facts(row["runtime"]) if mismatch(row) is None else None
+    return _facts_of(row) if mismatch(row) is None else None
 
 
 def mismatch(row: dict) -> str | None:
@@ -60,7 +61,7 @@ def mismatch(row: dict) -> str | None:
     name = row["runtime"]
     if name not in RUNTIMES:
         return f"runtime {name} is unknown: one of {', '.join(sorted(RUNTIMES))}"
-    here = facts(name)
+    here = _facts_of(row)
     for key in DEMANDS:
         if row.get(key) is not None and str(row[key]) != str(here.get(key)):
             return f"{key} is {here.get(key) or 'none'} here{_jetpack(here)}, and the target's is {row[key]}"
@@ -68,7 +69,7 @@ def mismatch(row: dict) -> str | None:
         return f"{RUNTIMES[name].distributions[0]} is not installed in {sys.executable}"
     if not _is_of(here["version"], row.get("version")):
         return f"{name} is {here['version']} here{_jetpack(here)}, and the target's is {row['version']}"
-    if not RUNTIMES[name].builds_anywhere and here["compute_capability"] is None:
+    if not RUNTIMES[name].builds_anywhere and here.get("compute_capability", "") is None:
         return f"{name} needs an NVIDIA GPU with its driver, and there is none here"
     if (row.get("dla") or 0) > (here.get("dla") or 0):
         return f"there are {here.get('dla') or 0} DLA cores here, and the target has {row['dla']}"
@@ -92,7 +93,7 @@ def unreachable(row: dict, purpose: str = "run") -> str | None:
     if reason or purpose == "build":
         return reason
     allowed = RUNTIMES[row["runtime"]].capabilities
-    here = facts(row["runtime"])
+    here = _facts_of(row)
     if allowed is None or here["compute_capability"] in allowed:
         return None
     device = f"{here['device']} has {here['compute_capability']}" if here["device"] else "there is none here"
@@ -100,16 +101,23 @@ def unreachable(row: dict, purpose: str = "run") -> str | None:
 
 
 @functools.lru_cache(maxsize=None)
-def _facts(name):
+def _facts(name, device):
     runtime = RUNTIMES[name]
     installed = version(runtime.distributions) or version_in(runtime.module)
     base = {"runtime": name, "version": installed, "architecture": platform.machine()}
-    return {**base, **DEVICES[runtime.device]()}
+    return {**base, **DEVICES[device or runtime.device]()}
 
 
-def facts(name: str) -> dict:
-    """Return {"runtime", "version" (None: not installed), "architecture", "device", ...} of a runtime here."""
-    return dict(_facts(name))
+def facts(name: str, device: str | None = None) -> dict:
+    """Return {"runtime", "version" (None: not installed), "architecture", "device", ...} of a runtime here.
+
+    device: a row of DEVICES, where that is not the runtime's own.
+    """
+    return dict(_facts(name, device))
+
+
+def _facts_of(row):
+    return facts(row["runtime"], row.get("device"))
 
 
 def version(distributions: Iterable[str]) -> str | None:
@@ -212,4 +220,4 @@ def _smi():
     return dict(zip(NVIDIA, values)) if done.returncode == 0 and len(values) == len(NVIDIA) else unknown
 
 
-DEVICES = {"cpu": _cpu, "nvidia": _nvidia}
+DEVICES = {"cpu": _cpu, "cuda": _nvidia}

@@ -23,7 +23,7 @@ BENCHMARKS = ".cache/benchmarks"  # timings of this machine (measure/benchmark_c
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock, a starting run tries it
 IDENTITIES = ".cache/boards"  # identities that boards reported when a run last started
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
-FACTS = ("runtime", "version", "architecture", "compute_capability", "dla")  # keys that say what a device is
+FACTS = ("runtime", "device", "version", "architecture", "compute_capability", "dla")  # keys that say what a device is
 
 
 def ask(row: dict, question: str, *more: object) -> Any:

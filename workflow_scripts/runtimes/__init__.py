@@ -2,8 +2,10 @@
 
 A runtime is one file with these functions (a new one also needs its rows in config.yaml and devices/probe.py):
 
-    fingerprint()                      -> dict: runtime, version, device...: nothing that changes by itself
+    fingerprint()                      -> dict: runtime, version, device...: nothing that changes by itself;
+                                          `device` of a target's row is its argument, where that has one
     build(onnx, recipe, plan, engine)  -> dict: writes the engine file and describes it (see `description`);
+                                          `onnx` is a file in the format of the target's graph variant
                                           `calibration=` (a cache's path) where a recipe quantizes implicitly
     load(engine, threads=0)            -> Session: from the file alone, in a fresh process
     inspect(engine)                    -> [{"name", "type", "precision"}]: the layers that a query executes
@@ -74,6 +76,11 @@ def description(fingerprint: dict, layers: list[dict] | None, seconds: float, wa
         "warnings": warnings,
         **more,
     }
+
+
+def fingerprint(runtime: Any, row: dict) -> dict:
+    """Return what a runtime's `fingerprint` says of the device of a target's row or recipe."""
+    return runtime.fingerprint(row["device"]) if row.get("device") else runtime.fingerprint()
 
 
 def requested_precisions(recipe: dict) -> list[str]:

@@ -16,7 +16,7 @@ from core.files import UserError, canonical
 
 HEADER = "engine.json"
 FORMAT = 1
-BOUND = ("version", "architecture", "isa")  # what an engine's compiled code depends on
+BOUND = ("version", "architecture", "isa")  # what an engine may depend on: those that its header has
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, KeyError, NotImplementedError)
 
 
@@ -50,8 +50,8 @@ def read(path: str, fingerprint: dict) -> tuple[dict[str, Any], dict[str, bytes]
     if kind != (FORMAT, fingerprint["runtime"]):
         raise UserError(f"{path} is an engine of {kind[1]} (format {kind[0]}), not of {fingerprint['runtime']}")
     for key in BOUND:
-        if header.get(key) != fingerprint.get(key):
-            built, here = _difference(header.get(key), fingerprint.get(key))
+        if key in header and header[key] != fingerprint.get(key):
+            built, here = _difference(header[key], fingerprint.get(key))
             raise UserError(f"{path} was built for {key} {built}, and here it is {here}: delete it and run again")
     return header, parts
 

@@ -134,6 +134,7 @@ class GpuSession(Session):
     """A session of a TensorRT engine; each optimization profile has a context, which is created when first needed."""
 
     on_gpu = True
+    Stream, Event, clear_error = _cuda.Stream, _cuda.Event, staticmethod(_cuda.clear_error)  # of the pipeline
 
     def __init__(self, trt: Any, engine: Any, path: str, interface: type | None = None):
         """engine: deserialized; interface: Tensors or Bindings, by default the newest that the library has."""
@@ -245,10 +246,11 @@ class GpuSession(Session):
 class Pipeline:
     """Queries in flight on three streams: copies in, the network, copies out."""
 
-    def __init__(self, session: GpuSession, number: int, batch: int, slots: list[Slot], options: dict):
+    def __init__(self, session: Any, number: int, batch: int, slots: list[Any], options: dict):
+        """session, slots: a GpuSession and its Slots, or what has the same attributes (runtimes/_torch_cuda.py)."""
         self.session, self.slots, self.transfers = session, slots, options["transfers"]
-        self.streams = [_cuda.Stream() for _ in range(3)]
-        self.begin = _cuda.Event()
+        self.streams = [session.Stream() for _ in range(3)]
+        self.begin = session.Event()
         for slot in slots:
             self._prepare(slot, number, batch)
         self.graphs = bool(options["cuda_graph"]) and self._capture()
@@ -267,7 +269,7 @@ class Pipeline:
         try:
             graphs = [compute.capture(slot.work) for slot in self.slots]
         except UserError as error:
-            _cuda.clear_error()
+            self.session.clear_error()
             log.info("%s: without a CUDA graph: %s", self.session.name, error)
             return False
         for slot, graph in zip(self.slots, graphs):

@@ -69,11 +69,12 @@ class Row(Slice):
 dataset, model, precision, target, graph = map(Row, ("dataset", "model", "precision", "target", "graph"))
 
 BUILDING = (
-    target["batches threads compute_capabilities workspace_mb optimization_level external_tactics dynamic_batch"]
+    target["batches threads device compile compute_capabilities workspace_mb optimization_level external_tactics"]
+    | target["dynamic_batch"]
     | precision["compute high_precision dla tf32 batches"]
     | target["high_precision"].where(precision.high_precision)
 )
-VERIFICATION = target["typed"].where(lambda tables, w: tables.has_plan(w.precision))  # None: no plan to hold it to
+VERIFICATION = target["typed"].where(lambda tables, w: tables.has_plan(w.precision, w.target))  # None: without a plan
 PLANNING = precision["compute budget criterion"]
 PROFILING = target["batches threads"] | precision["batches"]
 TIMING = (

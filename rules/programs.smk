@@ -1,0 +1,19 @@
+"""Programs: networks as torch.export writes them, for PyTorch."""
+
+
+rule export_program:
+    """Export a checkpoint's folded network as a program: a .pt2 archive with a dynamic batch."""
+    input:
+        model="results/{dataset}/models/{model}.json",
+        checkpoint="results/{dataset}/checkpoints/{model}.pth",
+        images=proof_images,
+        code=host_code("export_program.py"),
+    output:
+        program="results/{dataset}/programs/{model}.pt2",
+    log:
+        "results/logs/{dataset}/export_program.{model}.log",
+    params:
+        options=options(classes=dataset.classes),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
+        "{params.options} --model {input.model:q} --program {output.program:q} --log {log:q}"
