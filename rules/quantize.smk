@@ -88,7 +88,9 @@ rule quantize_onnx:
     log:
         "results/logs/{dataset}/quantize_onnx.{model}.{precision}.{graph}.log",
     params:
-        options=options(classes=dataset.classes, passes=graph.passes, placement=graph.placement),
+        options=options(
+            classes=dataset.classes, passes=graph.passes, placement=graph.placement, activations=graph.activations
+        ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --qat={input.qat:q} '
         "--calibration {input.calibration:q} --plan={input.plan:q} --images {input.images:q} {params.options} "

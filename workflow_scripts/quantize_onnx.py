@@ -11,7 +11,7 @@ def run(args: Job) -> None:
 
     clean, amax = clean_graph.build(args, args.passes, args.placement, args.images)
     excluded = plan.modules(plan.read(args.plan)) if args.plan else ()
-    quantized = qdq.insert(clean, amax, args.placement, excluded)
+    quantized = qdq.insert(clean, amax, args.placement, excluded, args.activations)
     onnx_io.save(quantized, args.quantized)
     log.info(
         "%d nodes, %d Q/DQ pairs", onnx_io.count(quantized), sum(n.op == "QuantizeLinear" for n in quantized.nodes)
@@ -27,6 +27,7 @@ def command() -> Command:
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.json_param("--passes", help="surgeon passes, in order")
     c.json_param("--placement", help="kinds of nodes with quantized inputs")
+    c.param("--activations", default="int8", help="type of their codes: int8 or uint8")
     return c.output("--quantized")
 
 

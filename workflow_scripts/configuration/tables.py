@@ -84,7 +84,7 @@ class Tables:
         variants = {self.graph_variant(precision, target)}
         if self.has_plan(precision, target) or self.row("target", target)["typed"]:
             variants.add(STRONGLY_TYPED_GRAPH)
-        used = ("format", "passes", "placement") if self.is_calibrated(precision) else ("format", "passes")
+        used = ("format", "passes") + (("placement", "activations") if self.is_calibrated(precision) else ())
         return {name: pick(self.row("graph", name), *used) for name in sorted(variants)}
 
     def graph_path(self, dataset: str, model: str, precision: str, graph: str) -> str:

@@ -169,6 +169,17 @@ def _as_conv(graph, node):
     surgery.supersede(graph, result, surgery.reshape(graph, output, result.shape, f"{name}/Narrow"))
 
 
+def gemm_to_matmul(graph: gs.Graph) -> gs.Graph:
+    """Replace each Gemm with a constant weight by MatMul and Add: quantized, ONNX Runtime's Gemm wants an INT32 bias."""
+    for node in [n for n in graph.nodes if n.op == "Gemm" and isinstance(n.inputs[1], gs.Constant)]:
+        (source, weight, bias), result, name = node.inputs, node.outputs[0], qdq.module_of(node)
+        values = weight.values.T if node.attrs.get("transB", 0) else weight.values
+        factor = gs.Constant(f"{name}/factor", np.ascontiguousarray(values))
+        product = surgery.append(graph, "MatMul", f"{name}/MatMul", [source, factor], result.shape)
+        surgery.supersede(graph, result, surgery.append(graph, "Add", f"{name}/Add", [product, bias], result.shape))
+    return graph.cleanup()
+
+
 def _flat_between(graph):
     """Return the graph without the Reshapes between linear layers, those around skip connections included."""
     graph = merge_reshapes(_sink_reshapes(merge_reshapes(graph.cleanup().toposort())))
@@ -242,6 +253,7 @@ PASSES = {
         merge_hardswish,
         linear_to_gemm,
         gemm_to_conv,
+        gemm_to_matmul,
         attention.fuse_attention,
         dla_passes.linear_to_conv,
         dla_passes.mean_to_pool,

@@ -1,9 +1,9 @@
 """Explicit quantization: QuantizeLinear/DequantizeLinear pairs on a clean graph, from calibrated ranges.
 
 The clean graph's nodes keep their names. Pairs go on the inputs that the placement of the graph variant names. Scales
-are float32 amax / 127 and zero points are 0. Weights are quantized per output channel. Biases stay float, because
-TensorRT-RTX does not parse INT32 biases behind DequantizeLinear. A tensor has one pair for each scale, however many
-nodes read it.
+are float32 amax / 127. Codes are INT8 with the zero point 0; those of activations may be UINT8, which are the same codes
+plus 128. Weights are quantized per output channel. Biases stay float, because TensorRT-RTX does not parse INT32 biases
+behind DequantizeLinear. A tensor has one pair for each scale, however many nodes read it.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,6 +16,7 @@ from core.suggest import nearest
 from graph import names
 
 QMAX = 127  # symmetric INT8, -127..127: zero is exact, and both signs have the same range
+ZERO = {"int8": 0, "uint8": 128}  # {type of codes: the code of 0.0}
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 # {kind of node (kind_of): {input index: the quantizer that acts on that input}}
@@ -60,13 +61,19 @@ def weight_axis(node: gs.Node) -> int:
     return 0 if node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0)) else 1
 
 
-def insert(graph: gs.Graph, amax: Mapping, placement: Collection[str], excluded: Collection[str] = ()) -> gs.Graph:
+def insert(
+    graph: gs.Graph,
+    amax: Mapping,
+    placement: Collection[str],
+    excluded: Collection[str] = (),
+    activations: str = "int8",
+) -> gs.Graph:
     """Put Q/DQ pairs on a clean graph and return it.
 
     graph: its nodes are named `{module}/{op}`; amax: {quantizer: float, or list per output channel}; placement: kinds
-    of nodes whose inputs are quantized; excluded: modules whose nodes get no pairs. Raises UserError naming a quantizer
-    without a range, a range that is not positive and finite, a number of ranges that is not the number of channels, or
-    an excluded module that the graph lacks.
+    of nodes whose inputs are quantized; excluded: modules whose nodes get no pairs; activations: the type of their
+    codes, a key of ZERO. Raises UserError naming a quantizer without a range, a range that is not positive and finite,
+    a number of ranges that is not the number of channels, or an excluded module that the graph lacks.
     """
     pairs, modules = {}, {module_of(node) for node in graph.nodes}
     for module in sorted(set(excluded) - modules):
@@ -76,7 +83,7 @@ def insert(graph: gs.Graph, amax: Mapping, placement: Collection[str], excluded:
         for index, quantizer in quantizers.items():
             axis = weight_axis(node) if quantizer == "weight_quantizer" else None
             scale = _scale(f"{module_of(node)}.{quantizer}", amax, node.inputs[index], axis)
-            node.inputs[index] = _pair(graph, node.inputs[index], scale, axis, pairs)
+            node.inputs[index] = _pair(graph, node.inputs[index], scale, axis, pairs, activations)
     return graph.cleanup().toposort()
 
 
@@ -107,15 +114,16 @@ def _scale(name, amax, tensor, axis):
     return np.asarray(values / QMAX, dtype=np.float32)
 
 
-def _pair(graph, tensor, scale, axis, pairs):
+def _pair(graph, tensor, scale, axis, pairs, activations):
     """Return the output of the Q/DQ pair of a tensor with a scale; pairs: {(tensor name, scale): output}."""
     key = (tensor.name, scale.tobytes())
     if key not in pairs:
         label = f"{tensor.name}.q{sum(name == tensor.name for name, _ in pairs) or ''}"
-        zero = gs.Constant(f"{label}_zero", np.zeros(scale.shape, dtype=np.int8))
+        kind = activations if axis is None else "int8"
+        zero = gs.Constant(f"{label}_zero", np.full(scale.shape, ZERO[kind], dtype=kind))
         parameters = [gs.Constant(f"{label}_scale", scale), zero]
         attrs = {} if axis is None else {"axis": axis}
-        codes = gs.Variable(f"{label}_codes", dtype=np.int8, shape=tensor.shape)
+        codes = gs.Variable(f"{label}_codes", dtype=np.dtype(kind), shape=tensor.shape)
         values = gs.Variable(f"{label}_values", dtype=np.float32, shape=tensor.shape)
         graph.nodes.append(gs.Node("QuantizeLinear", f"{label}/Q", attrs, [tensor, *parameters], [codes]))
         graph.nodes.append(gs.Node("DequantizeLinear", f"{label}/DQ", attrs, [codes, *parameters], [values]))
