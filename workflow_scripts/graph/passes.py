@@ -170,13 +170,19 @@ def _as_conv(graph, node):
 
 
 def gemm_to_matmul(graph: gs.Graph) -> gs.Graph:
-    """Replace each Gemm with a constant weight by MatMul and Add: quantized, ONNX Runtime's Gemm wants an INT32 bias."""
+    """Replace each Gemm with a constant weight by MatMul and Add on [rows, 1, C], which ONNX Runtime leaves apart.
+
+    Quantized, they become one MatMulIntegerToFloat, while a Gemm with a float bias stays in FP32.
+    """
+    shapes.annotate(graph)
     for node in [n for n in graph.nodes if n.op == "Gemm" and isinstance(n.inputs[1], gs.Constant)]:
         (source, weight, bias), result, name = node.inputs, node.outputs[0], qdq.module_of(node)
         values = weight.values.T if node.attrs.get("transB", 0) else weight.values
-        factor = gs.Constant(f"{name}/factor", np.ascontiguousarray(values))
-        product = surgery.append(graph, "MatMul", f"{name}/MatMul", [source, factor], result.shape)
-        surgery.supersede(graph, result, surgery.append(graph, "Add", f"{name}/Add", [product, bias], result.shape))
+        factor, (rows, columns) = gs.Constant(f"{name}/factor", np.ascontiguousarray(values)), result.shape
+        wide = surgery.reshape(graph, source, [rows, 1, source.shape[-1]], f"{name}/Widen")
+        product = surgery.append(graph, "MatMul", f"{name}/MatMul", [wide, factor], [rows, 1, columns])
+        total = surgery.append(graph, "Add", f"{name}/Add", [product, bias], [rows, 1, columns])
+        surgery.supersede(graph, result, surgery.reshape(graph, total, result.shape, f"{name}/Narrow"))
     return graph.cleanup()
 
 
