@@ -41,7 +41,7 @@ def run(args: Job) -> None:
         "paired_benchmark": None,
         "trtexec": trtexec_of(other, timing["benchmark"]),
         "dla": dla_of(args.dla),
-        "engine": engine_of(args.engine, engine),
+        "engine": engine_of(args.engine, engine, args.graph),
         "plan": plan_of(engine, read_json(args.typed) if args.typed else None),
         "checkpoint_bytes": size_of(args.checkpoint),
         "target_identity": identity,
@@ -115,8 +115,10 @@ def dla_of(path: str | None) -> dict | None:
     }
 
 
-def engine_of(path: str, described: dict) -> dict:
-    """Return the properties of an engine file; described: build_engine.py's description."""
+def engine_of(path: str, described: dict, graph: str) -> dict:
+    """Return the properties of an engine file; described: build_engine.py's description; graph: what it was built from."""
+    from runtimes import _macs
+
     return {
         "path": path,
         "bytes": size_of(path),
@@ -125,6 +127,7 @@ def engine_of(path: str, described: dict) -> dict:
         "engine_builds": described["engine_builds"],
         "layers": described["layer_count"],
         "precision_of_layers": described["precision_of_layers"],
+        "int8_share_of_macs": _macs.int8_share(graph, described["layers"]),
         "reformats": described["reformats"],
         "warnings": described["warnings"],
     }
@@ -222,6 +225,7 @@ def size_of(path: str) -> int:
 def log_summary(result: dict) -> None:
     """Log a result in a line, then its warnings and notes."""
     from devices.power_modes import is_same
+    from reporting import comparison
 
     accuracy = result["accuracy"]
     speed = ", ".join(f"{e['images_per_second']:.1f} images/s at batch {e['batch']}" for e in result["benchmark"])
@@ -230,6 +234,8 @@ def log_summary(result: dict) -> None:
     )
     if not accuracy["within_budget"]:
         log.info("warning: more than %.2f top-1 points lost against PyTorch FP32", accuracy["budget"])
+    if comparison.is_barely_int8(result):
+        log.info("warning: %.0f %% of the multiply-accumulates are INT8", 100 * result["engine"]["int8_share_of_macs"])
     unstable = [str(entry["batch"]) for entry in result["benchmark"] if not entry["stable"]]
     again = f"make retime RESULT=results/{result['model']}.{result['precision']}.{result['target']}.json"
     if unstable:

@@ -67,9 +67,12 @@ def _lines(results, model, row, batches):
 
 
 def _accuracy(result):
+    from reporting import comparison
+
     if result is None:
         return ""
-    return f"{result['accuracy']['top1']:.2f}" + ("" if result["accuracy"]["within_budget"] else " !")
+    mark = f" {comparison.BARELY_INT8}" if comparison.is_barely_int8(result) else ""
+    return f"{result['accuracy']['top1']:.2f}" + ("" if result["accuracy"]["within_budget"] else " !") + mark
 
 
 def _speed(results, result, batch):

@@ -15,6 +15,8 @@ from measure import paired
 from reporting import result_file
 
 SEPARATE, UNSTABLE, LEVEL, CLEAR = "*", "~", "=", ""  # marks of a ratio
+BARELY_INT8 = "^"  # mark of an engine
+LEAST_INT8 = 0.5  # share of the multiply-accumulates that an INT8 engine should have in INT8
 BASELINE = "fp32"  # the precision that speeds are compared with
 IMAGENET = {"num_classes": 1000, "num_images": 50_000}  # its validation set, of published accuracies
 IMAGES = ("name", "split", "num_images", "num_classes", "subset")  # keys that say which images were classified
@@ -123,6 +125,12 @@ def unstable(results: list[dict]) -> list[dict]:
     return [result for result, entries in timed if not all(entry["stable"] for entry in entries)]
 
 
+def is_barely_int8(result: dict) -> bool:
+    """Return whether a result is of an INT8 precision, and less than LEAST_INT8 of its engine's work is INT8."""
+    precision, share = result["provenance"]["recipe"].get("precision", {}), result["engine"]["int8_share_of_macs"]
+    return precision.get("compute") == "int8" and share is not None and share < LEAST_INT8
+
+
 def path_of(result: dict) -> str:
     """Return the path of a result's file."""
     return f"results/{result['model']}.{result['precision']}.{result['target']}.json"
@@ -138,8 +146,10 @@ def notes(results: list[dict]) -> list[str]:
         UNSTABLE: f"timing not stable: other work was running, or the clocks moved{remedy}",
         SEPARATE: "not timed in turns, so the ratio proves little: a result of `auto` times its finalists in turns",
         LEVEL: "timed in turns, and which is faster is not known: the interval of the ratio contains 1",
+        BARELY_INT8: "less than half of the engine's multiply-accumulates are INT8: engine.int8_share_of_macs",
     }
-    shown = [mark for mark in lines if mark in marks or (mark == UNSTABLE and again)]
+    marks += UNSTABLE * bool(again) + BARELY_INT8 * any(map(is_barely_int8, results))
+    shown = [mark for mark in lines if mark in marks]
     return [f"{mark} {lines[mark]}" for mark in shown]
 
 
@@ -166,6 +176,7 @@ COLUMNS: dict[str, Callable[[dict, dict, Ratio | None], Any]] = {  # of a result
     "within_budget": lambda result, entry, over: result["accuracy"]["within_budget"],
     "engine_bytes": lambda result, entry, over: result["engine"]["bytes"],
     "layers_int8": lambda result, entry, over: (result["engine"]["precision_of_layers"] or {}).get("int8"),
+    "int8_share_of_macs": lambda result, entry, over: result["engine"]["int8_share_of_macs"],
     "layers": lambda result, entry, over: result["engine"]["layers"],
     "reformats": lambda result, entry, over: result["engine"]["reformats"],
     "nodes_high_precision": lambda result, entry, over: (result["plan"] or {}).get("nodes_high_precision"),

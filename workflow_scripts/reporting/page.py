@@ -28,6 +28,7 @@ def render(
         pictures=plans.pictures(planned),
         published=comparison.published_grid(results, published),
         timing=comparison.timing,
+        is_barely_int8=comparison.is_barely_int8,
         ratio=comparison.ratio,
         format_ratio=comparison.format_ratio,
         style_of=comparison.style_of,

@@ -16,7 +16,7 @@ LATER: dict[str, tuple[str, ...]] = {
     "": ("chosen", "candidates", "paired_benchmark", "trtexec", "dla", "plan", "preprocessing"),
     "dataset": ("subset",),
     "accuracy": ("logit_error_over_spread", "smallest_margin", "smallest_changed_margin", "largest_changed_margin"),
-    "engine": ("reformats", "precision_of_layers", "layers"),
+    "engine": ("int8_share_of_macs", "reformats", "precision_of_layers", "layers"),
     "plan": ("met", "select", "path"),
     "provenance": ("weights_part", "git_commit"),
 }

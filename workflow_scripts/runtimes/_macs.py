@@ -1,0 +1,108 @@
+"""The share of an engine's multiply-accumulates (MACs) that its layers compute in INT8.
+
+Reads ONNX's protobuf messages itself, because a device has no onnx package. The numbers of fields are onnx.proto's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from runtimes import CONVERSIONS
+
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+LEAST_KNOWN = 0.5  # share of the MACs whose layers must be known
+NODE, INITIALIZER, VALUES = 1, 5, (11, 12, 13)  # of a graph; values: inputs, outputs and what is between them
+
+
+def int8_share(onnx: str, layers: list[dict] | None) -> float | None:
+    """Return the share of a graph's MACs in INT8 layers, 0 to 1, or None where the layers do not tell.
+
+    layers: as `inspect` returns them. A layer computes the nodes whose names are in its own; a node in no layer's name
+    counts as not INT8.
+    """
+    macs = macs_of(onnx) if layers else {}
+    precisions = {node: _precision(node, layers) for node in macs}
+    total, known = sum(macs.values()), sum(macs[node] for node in macs if precisions[node])
+    if not total or known < LEAST_KNOWN * total:
+        return None
+    return sum(macs[node] for node in macs if precisions[node] == "int8") / total
+
+
+def _precision(node, layers):
+    """Return the precision of the layer that computes a node, or None; ONNX Runtime may append `_token_12` to a name."""
+    name = re.compile(rf"(?<![\w.]){re.escape(node)}(_token_\d+)?(?![\w.])")
+    found = (layer["precision"] for layer in layers if layer["type"] not in CONVERSIONS and name.search(layer["name"]))
+    return next(found, None)
+
+
+def macs_of(onnx: str) -> dict[str, int]:
+    """Return {node: MACs for one image} of an ONNX file's products, without those whose shapes it does not give."""
+    with open(onnx, "rb") as stream:
+        graph = list(_fields(_only(memoryview(stream.read()), 7)))
+    shapes = dict(_tensor(value) for field, value in graph if field == INITIALIZER)
+    shapes.update(_value(value) for field, value in graph if field in VALUES)
+    nodes = [_node(value) for field, value in graph if field == NODE]
+    known = [node for node in nodes if node["op"] in PRODUCTS and {*node["inputs"][:2], node["output"]} <= set(shapes)]
+    return {node["name"]: _macs(node, shapes) for node in known}
+
+
+def _macs(node, shapes):
+    source, weight = (shapes[name] for name in node["inputs"][:2])
+    return math.prod(shapes[node["output"]]) * (math.prod(weight[1:]) if node["op"] == "Conv" else source[-1])
+
+
+def _node(message):
+    fields = list(_fields(message))
+    texts = {number: [_text(value) for field, value in fields if field == number] for number in (1, 2, 3, 4)}
+    return {"inputs": texts[1], "output": texts[2][0], "name": texts[3][0], "op": texts[4][0]}
+
+
+def _tensor(message):
+    """Return (name, shape) of an initializer."""
+    fields = list(_fields(message))
+    return _text(dict(fields)[8]), [value for field, value in fields if field == 1]
+
+
+def _value(message):
+    """Return (name, shape for one image) of an input, an output or an activation."""
+    sizes = [dict(_fields(one)) for field, one in _fields(_only(message, 2, 1, 2)) if field == 1]
+    return _text(_only(message, 1)), [size[1] if 1 in size else _for_one(_text(size.get(2, b""))) for size in sizes]
+
+
+def _for_one(dimension):
+    """Return a symbolic dimension for one image: `batch` is 1, `batch*49` is 49."""
+    return int((dimension.split("*") + ["1"])[1])
+
+
+def _text(value):
+    return bytes(value).decode()
+
+
+def _only(message, *path):
+    """Return the value of a field of a field ... of a message; an empty message where it is absent."""
+    for number in path:
+        message = dict(_fields(message)).get(number, b"")
+    return message
+
+
+def _fields(message: Any) -> Iterator[tuple[int, Any]]:
+    """Yield (number, value) of a message's fields: an integer, or the bytes of a text, a message or a float."""
+    at = 0
+    while at < len(message):
+        key, at = _integer(message, at)
+        value, after = _integer(message, at) if key & 7 in (0, 2) else (8 if key & 7 == 1 else 4, at)
+        at = after if key & 7 == 0 else after + value
+        yield key >> 3, value if key & 7 == 0 else message[after:at]
+
+
+def _integer(message, at):
+    """Return (value, position behind it) of an integer of seven bits a byte, the lowest first."""
+    value, shift = 0, 0
+    while True:
+        byte, at = message[at], at + 1
+        value, shift = value | (byte & 127) << shift, shift + 7
+        if byte < 128:
+            return value, at
