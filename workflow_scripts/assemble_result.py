@@ -116,7 +116,7 @@ def dla_of(path: str | None) -> dict | None:
 
 
 def engine_of(path: str, described: dict, graph: str) -> dict:
-    """Return the properties of an engine file; described: build_engine.py's description; graph: what it was built from."""
+    """Return the properties of an engine file; described: build_engine.py's description; graph: its source."""
     from runtimes import _macs
 
     return {

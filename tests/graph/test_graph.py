@@ -259,6 +259,15 @@ def test_a_scale_is_amax_over_127_per_output_channel(clean):
             assert np.array_equal(scale, expected) and node.inputs[1].inputs[0].attrs["axis"] == 1
 
 
+def test_uint8_codes_are_int8_codes_plus_128(exported):
+    plain = passes.apply(onnx_io.from_model(exported), [*CLASS_PASSES["cpu"], "gemm_to_matmul"])
+    assert not any(node.op == "Gemm" for node in plain.nodes)
+    both = [qdq.insert(plain.copy(), amax_of(plain), EVERYTHING, (), kind) for kind in ("int8", "uint8")]
+    assert np.array_equal(*(logits(graph, images(2)) for graph in both))
+    kinds = {(node.inputs[2].dtype, len(node.inputs[2].shape)) for node in both[1].nodes if node.op == "QuantizeLinear"}
+    assert kinds == {(np.dtype("uint8"), 0), (np.dtype("int8"), 1)}, "of activations, and of weights per channel"
+
+
 def test_passes_accept_quantized_graphs(exported):
     plain = passes.apply(onnx_io.from_model(exported), ["fold_constants", "fold_shapes", "drop_noops"])
     quantized = qdq.insert(plain, amax_of(plain), EVERYTHING)

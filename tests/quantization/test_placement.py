@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from test_graph import CLASSES, amax_of, deployed, trained_like
 
@@ -19,6 +20,8 @@ from described import USUAL
 from devices import probe
 from graph import onnx_io, passes, qdq
 from model import export
+from planning import node_groups, simulate
+from runtimes import _macs
 
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 PLACEMENT = CONFIG["graphs"]["cpu"]["placement"]
@@ -33,6 +36,21 @@ def clean(request):
     row = {**USUAL, **CONFIG["models"][request.param]}
     folded = deployed(trained_like(row, CLASSES))
     return passes.apply(onnx_io.from_model(export.to_onnx(folded, row["size"])), CONFIG["graphs"]["cpu"]["passes"])
+
+
+@pytest.fixture
+def by_onnxruntime(clean, tmp_path):
+    """A function (row of a graph variant) -> (Q/DQ graph, the layers of ONNX Runtime's engine, its INT8 share)."""
+
+    def build(row):
+        quantized = qdq.insert(
+            passes.apply(clean.copy(), row["passes"]), amax_of(clean), row["placement"], (), row["activations"]
+        )
+        onnx_io.save(quantized, tmp_path / "q.onnx")
+        layers = runtimes.load("onnxruntime").inspect(str(tmp_path / "q.onnx"))
+        return quantized, layers, _macs.int8_share(str(tmp_path / "q.onnx"), layers)
+
+    return build
 
 
 @pytest.fixture
@@ -93,6 +111,24 @@ def test_each_rule_of_the_placement_pays(clean, layers_of):
     assert without["precision_of_layers"]["int8"] < described["precision_of_layers"]["int8"]
     attention = layers_of([*PLACEMENT, "attention"])[1]
     assert attention["layer_count"] > described["layer_count"], "its operands are quantized in layers of their own"
+
+
+def test_onnxruntime_computes_every_quantized_product_in_int8(clean, by_onnxruntime):
+    """A kernel for each linear layer, and no weight dequantized in each query, as with INT8 codes."""
+    graph, layers, share = by_onnxruntime(CONFIG["graphs"]["ort"])
+    integer = [layer["name"] for layer in layers if layer["type"] == "MatMulIntegerToFloat"]
+    assert len(integer) == len(products(graph, True)) == sum(qdq.kind_of(node) == "linear" for node in clean.nodes)
+    assert share > 0.5
+    _, before, less = by_onnxruntime({"placement": PLACEMENT, "passes": [], "activations": "int8"})
+    assert less < share and sum(layer["type"] == "DequantizeLinear" for layer in before) > 10
+
+
+def test_macs_are_those_that_plans_weigh(clean, tmp_path):
+    onnx_io.save(clean, tmp_path / "clean.onnx")
+    network = simulate.Network(clean)
+    values = network.tensors(torch.zeros(1, 3, *clean.inputs[0].shape[2:]))
+    expected = {name: count for name, count in node_groups.Costs(network, values).macs.items() if count}
+    assert _macs.macs_of(tmp_path / "clean.onnx") == expected
 
 
 def test_reformats_are_counted_from_the_layers(layers_of):

@@ -57,7 +57,7 @@ def result(precision, speed, model="LeViT-128S", target="cpu", top1=98.0, stable
         "engine": {
             "sha256": sha_of(model, precision, target),
             **{"bytes": 28_000_000, "layers": 90, "precision_of_layers": {"int8": 60, "fp32": 30}, "reformats": 1},
-            **{"engine_builds": 1, "build_seconds": 2.5},
+            **{"engine_builds": 1, "build_seconds": 2.5, "int8_share_of_macs": 0.92},
         },
         **{"plan": planned(precision) if precision.startswith("int8") else None, "chosen": None, "candidates": None},
         "paired_benchmark": None,
@@ -117,6 +117,19 @@ def test_summary_has_what_plans_keep_and_predict(files):
     typed = planned("int8_qat")
     typed["select"]["typed"] = {"num_images": 200, "top1": 98.5, "agreement_with_fp32": 98.0}
     assert comparison.predicted({"plan": typed}) == 98.0, "what computes as the engine does is the better prediction"
+
+
+def test_an_engine_with_little_int8_is_marked(files):
+    folder, paths = files
+    assert "^" not in run(folder, "summarize.py", "--print").stdout
+    slow = result("int8_ptq", 90.0)
+    slow["engine"]["int8_share_of_macs"], slow["provenance"]["recipe"] = 0.47, {"precision": {"compute": "int8"}}
+    (folder / "results/LeViT-128S.int8_ptq.cpu.json").write_text(json.dumps(slow))
+    text = run(folder, "summarize.py", "--print").stdout
+    assert re.search(r"^LeViT-128S +top-1 % +98.00 +90.00 ! +98.00 \^ +98.00$", text, re.MULTILINE)
+    assert text.count("\n^ less than half of the engine's multiply-accumulates are INT8") == 1
+    found = page.render([*paths, str(folder / "results/LeViT-128S.int8_ptq.cpu.json")], {})
+    assert '<span class="bad">47 % of MACs INT8</span>' in found and "^ less than half" in found
 
 
 def test_printed_table_marks_what_should_not_be_overlooked(files):

@@ -124,7 +124,7 @@ def base(tmp_path_factory):
         config["precisions"]["int8_qat"]["fallback"] = "auto"
         config["targets"]["cpu"].pop("high_precision", None)
         config["targets"]["cpu"].update(threads=0, batches=[1, 16], warmup_ms=500, duration_ms=3000, iterations=50)
-        config["targets"]["ort"].update(warmup_ms=500, duration_ms=3000)
+        config["targets"]["ort"].update(graph="cpu", warmup_ms=500, duration_ms=3000)
         for graph in ("cpu", "gpu"):
             config["graphs"][graph]["placement"] = ["conv", "linear", "attention", "residual"]
 

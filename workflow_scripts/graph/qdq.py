@@ -1,9 +1,9 @@
 """Explicit quantization: QuantizeLinear/DequantizeLinear pairs on a clean graph, from calibrated ranges.
 
 The clean graph's nodes keep their names. Pairs go on the inputs that the placement of the graph variant names. Scales
-are float32 amax / 127. Codes are INT8 with the zero point 0; those of activations may be UINT8, which are the same codes
-plus 128. Weights are quantized per output channel. Biases stay float, because TensorRT-RTX does not parse INT32 biases
-behind DequantizeLinear. A tensor has one pair for each scale, however many nodes read it.
+are float32 amax / 127. Codes are INT8 and zero points 0; those of activations may be UINT8, which is INT8 plus 128.
+Weights are quantized per output channel. Biases stay float, because TensorRT-RTX does not parse INT32 biases behind
+DequantizeLinear. A tensor has one pair for each scale, however many nodes read it.
 """
 
 from collections.abc import Collection, Mapping

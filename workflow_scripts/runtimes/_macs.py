@@ -21,9 +21,9 @@ def int8_share(onnx: str, layers: list[dict] | None) -> float | None:
     """Return the share of a graph's MACs in INT8 layers, 0 to 1, or None where the layers do not tell.
 
     layers: as `inspect` returns them. A layer computes the nodes whose names are in its own; a node in no layer's name
-    counts as not INT8.
+    counts as not INT8. Of a graph in another format than ONNX nothing is known.
     """
-    macs = macs_of(onnx) if layers else {}
+    macs = macs_of(onnx) if layers and onnx.endswith(".onnx") else {}
     precisions = {node: _precision(node, layers) for node in macs}
     total, known = sum(macs.values()), sum(macs[node] for node in macs if precisions[node])
     if not total or known < LEAST_KNOWN * total:
@@ -32,10 +32,10 @@ def int8_share(onnx: str, layers: list[dict] | None) -> float | None:
 
 
 def _precision(node, layers):
-    """Return the precision of the layer that computes a node, or None; ONNX Runtime may append `_token_12` to a name."""
-    name = re.compile(rf"(?<![\w.]){re.escape(node)}(_token_\d+)?(?![\w.])")
-    found = (layer["precision"] for layer in layers if layer["type"] not in CONVERSIONS and name.search(layer["name"]))
-    return next(found, None)
+    """Return the precision of the layer that computes a node, or None."""
+    name = re.compile(rf"(?<![\w.]){re.escape(node)}(_token_\d+)?(?![\w.])")  # a suffix of ONNX Runtime's
+    computing = (layer for layer in layers if layer["type"] not in CONVERSIONS and name.search(layer["name"]))
+    return next((layer["precision"] for layer in computing), None)
 
 
 def macs_of(onnx: str) -> dict[str, int]:
