@@ -30,7 +30,8 @@ def report(graph: gs.Graph, known: dict, recipe: dict, alone: bool = False) -> d
     pieces = candidates if alone else partition.candidates([n._replace(supported=n.offered) for n in nodes])
     placed = (partition.loaded if alone else partition.worthwhile)(nodes, pieces, limit)
     _place(rows, pieces, placed)
-    moved = _transfers(rows, nodes, _tensors(graph), known["channels"]["bytes"], recipe["compute"])
+    tensors = {name: list(t.shape) for name, t in graph.tensors().items() if not isinstance(t, gs.Constant)}
+    moved = _transfers(rows, nodes, tensors, known["channels"]["bytes"], recipe["compute"])
     worth = [positions for positions in pieces if alone or any(nodes[p].weight for p in positions)]
     counts = {"candidates": len(candidates), "offered": len(worth), "loadables": len(placed), "limit": limit}
     macs = {side: sum(row["macs"] for row in rows if row["runs_on"] == side) for side in ("dla", "gpu")}
@@ -61,7 +62,7 @@ def _row(node, known, recipe, movers):
     reason = rules.problem(known, node, recipe["generation"], recipe["version"])
     read, macs, idle = rules.activations(node), macs_of(node), node.op in movers
     sources, results = ([tensor.name for tensor in tensors] for tensors in (read, node.outputs))
-    batch = rules.batch_of((read or node.outputs)[0])
+    batch = partition.batch_of((read or node.outputs)[0].shape)
     viewed = partition.Node(node.name, sources, results, reason is None, batch, macs, reason is None and not idle)
     row = {"name": node.name, "op": node.op, "supported": reason is None, "macs": macs, "node": viewed}
     return {**row, "reason": reason or ("it only moves data" if idle else None)}
@@ -89,11 +90,6 @@ def _place(rows, pieces, placed):
         reason = "more subgraphs than can be loaded" if worth else "its subgraph has no convolution"
         for position in pieces[number]:
             rows[position]["reason"] = reason
-
-
-def _tensors(graph):
-    """Return {name: shape} of the tensors that are not constants."""
-    return {name: list(t.shape) for name, t in graph.tensors().items() if not isinstance(t, gs.Constant)}
 
 
 def _transfers(rows, nodes, tensors, group, compute):

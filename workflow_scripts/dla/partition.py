@@ -6,6 +6,7 @@ A network is a list of nodes in topological order, of ONNX or of TensorRT. Stand
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,11 @@ class Node(NamedTuple):
     offered: bool  # whether it is meant to run there
 
 
+def batch_of(shape: Sequence[int]) -> int:
+    """Return the batch of a tensor on an accelerator: the product of all dimensions but the last three; N of [N, C]."""
+    return math.prod(shape[:1] if len(shape) == 2 else shape[:-3])
+
+
 def candidates(nodes: Sequence[Node]) -> list[list[int]]:
     """Return the maximal subgraphs of supported nodes as lists of positions, in topological order of their first nodes.
 
@@ -32,9 +38,8 @@ def candidates(nodes: Sequence[Node]) -> list[list[int]]:
         for before in graph.writers(node) if node.supported else ():
             if nodes[before].supported and nodes[before].batch == node.batch:
                 graph.merge(before, position)
-    return sorted(
-        sorted(graph.members[group]) for group in {graph.group[p] for p, n in enumerate(nodes) if n.supported}
-    )
+    groups = {graph.group[position] for position, node in enumerate(nodes) if node.supported}
+    return sorted(sorted(graph.members[group]) for group in groups)
 
 
 class _Quotient:

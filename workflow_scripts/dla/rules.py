@@ -4,7 +4,6 @@ A check is a function (node, parameter) -> reason or None. A node is an onnx-gra
 shapes and types of one batch size.
 """
 
-import math
 import os
 import re
 
@@ -13,6 +12,7 @@ import onnx_graphsurgeon as gs
 import yaml
 
 from core.files import UserError
+from dla import partition
 
 
 def load(path: str | os.PathLike) -> dict:
@@ -65,11 +65,6 @@ def activations(node: gs.Node) -> list[gs.Tensor]:
     return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant) and not tensor.is_empty()]
 
 
-def batch_of(tensor: gs.Tensor) -> int:
-    """Return the batch of a tensor on a DLA: the product of all dimensions but the last three; N of [N, C]."""
-    return tensor.shape[0] if len(tensor.shape) == 2 else math.prod(tensor.shape[:-3])
-
-
 def _number_problem(node):
     other = [t for t in [*activations(node), *node.outputs] if np.dtype(t.dtype).kind != "f"]
     return f"{np.dtype(other[0].dtype).name} numbers: only FP16 and INT8 run there" if other else None
@@ -77,8 +72,9 @@ def _number_problem(node):
 
 def _size_problem(limits, node):
     for tensor in [*activations(node), *node.outputs]:
-        if batch_of(tensor) > limits["batch"]:
-            return f"a batch of {batch_of(tensor)} is more than {limits['batch']}"
+        batch = partition.batch_of(tensor.shape)
+        if batch > limits["batch"]:
+            return f"a batch of {batch} is more than {limits['batch']}"
         if max(tensor.shape[-3:], default=1) > limits["dimension"]:
             return f"a dimension of {max(tensor.shape[-3:])} is more than {limits['dimension']}"
     return None

@@ -246,27 +246,11 @@ def _share_reshapes(graph):
     return graph.cleanup()
 
 
-PASSES = {
-    function.__name__: function
-    for function in (
-        fold_constants,
-        fold_shapes,
-        drop_noops,
-        share_initializers,
-        merge_reshapes,
-        merge_slices,
-        merge_transposes,
-        merge_hardswish,
-        linear_to_gemm,
-        gemm_to_conv,
-        gemm_to_matmul,
-        attention.fuse_attention,
-        dla_passes.linear_to_conv,
-        dla_passes.mean_to_pool,
-        dla_passes.split_to_slices,
-        dla_passes.hardswish_to_clip,
-    )
-}
+FOLDING = (fold_constants, fold_shapes, drop_noops, share_initializers)
+MERGING = (merge_reshapes, merge_slices, merge_transposes, merge_hardswish)
+LAYERS = (linear_to_gemm, gemm_to_conv, gemm_to_matmul, attention.fuse_attention)
+DLA = (dla_passes.linear_to_conv, dla_passes.mean_to_pool, dla_passes.split_to_slices, dla_passes.hardswish_to_clip)
+PASSES = {function.__name__: function for function in (*FOLDING, *MERGING, *LAYERS, *DLA)}
 
 
 def apply(graph: gs.Graph, names: Sequence[str]) -> gs.Graph:

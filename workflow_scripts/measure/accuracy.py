@@ -17,9 +17,8 @@ def check_finite(logits: np.ndarray, engine: str, images: Sequence) -> None:
     """Raise UserError naming the engine and the first of the images whose logits are not finite."""
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(bad):
-        raise UserError(
-            f"{engine}: {len(bad)} images have logits that are not finite, the first is {images[int(bad[0])]}"
-        )
+        first = images[int(bad[0])]
+        raise UserError(f"{engine}: {len(bad)} images have logits that are not finite, the first is {first}")
 
 
 def correct(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:

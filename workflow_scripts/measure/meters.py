@@ -87,10 +87,8 @@ class Nvml(Meter):
     def __init__(self, nvml: Any):
         self.nvml, number = nvml, device_number()
         nvml.nvmlInit()
-        by_index = number.isdigit()
-        self.handle = (
-            nvml.nvmlDeviceGetHandleByIndex(int(number)) if by_index else nvml.nvmlDeviceGetHandleByUUID(number)
-        )
+        by_index, by_uuid = nvml.nvmlDeviceGetHandleByIndex, nvml.nvmlDeviceGetHandleByUUID
+        self.handle = by_index(int(number)) if number.isdigit() else by_uuid(number)
 
     def _read(self, function, *arguments):
         try:

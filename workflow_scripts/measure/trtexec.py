@@ -74,11 +74,8 @@ class Trtexec:
         An option that it does not list is its default. times: path of the file that it writes.
         """
         options = [f"--loadEngine={engine}"] + ([f"--shapes={shapes}"] if shapes else [])
-        options += [
-            f"--warmUp={recipe['warmup_ms']}",
-            f"--duration={recipe['duration_ms'] / 1000:g}",
-            f"--iterations={recipe['iterations']}",
-        ]
+        options += [f"--warmUp={recipe['warmup_ms']}", f"--duration={recipe['duration_ms'] / 1000:g}"]
+        options += [f"--iterations={recipe['iterations']}"]
         wanted = [pair[0 if recipe.get(key, True) else 1] for key, pair in SWITCHES.items()]
         options += [option for option in wanted if option in self.known]
         return options + ([f"--useProfile={profile}"] if profile else []) + [f"--exportTimes={times}"]

@@ -70,9 +70,8 @@ class Search:
 
     def best(self) -> frozenset:
         """Return the evaluated set with the most slack, the cheapest of several."""
-        return min(
-            self._verdicts, key=lambda names: (-self._verdicts[names]["slack"], self.costs.of(names), sorted(names))
-        )
+        verdicts = self._verdicts
+        return min(verdicts, key=lambda names: (-verdicts[names]["slack"], self.costs.of(names), sorted(names)))
 
 
 def _union(groups, members):

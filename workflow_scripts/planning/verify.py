@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Mapping, NamedTuple
 
@@ -67,7 +68,8 @@ def build(
     attempts = [attempt(onnx, plan, engine)]
     missed = attempts[0].verdict is not None and not attempts[0].verdict["met"]
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove, second, f"{second}.onnx")
+        for partial in (second, f"{second}.onnx"):
+            stack.callback(Path(partial).unlink, missing_ok=True)
         again = _grown(onnx, plan, runtime, strongly_typed, f"{second}.onnx") if missed else None
         if again:
             graph, more = again
@@ -116,9 +118,8 @@ def _described(attempts, unreachable, path):
     elif not best.verdict["met"]:
         grew = "also by a grown plan" if len(attempts) > 1 else "and its plan cannot grow here"
         warnings.append(f"the criterion is missed by {-best.verdict['slack']:.2f} points on the select split, {grew}")
-    summary = {
-        key: best.plan.get(key) for key in ("nodes_total", "nodes_high_precision", "criterion", "met", "measured")
-    }
+    keys = ("nodes_total", "nodes_high_precision", "criterion", "met", "measured")
+    summary = {key: best.plan.get(key) for key in keys}
     return {
         **best.described,
         "warnings": warnings,
@@ -127,12 +128,6 @@ def _described(attempts, unreachable, path):
         "engine_builds": len(attempts),
         "build_seconds": round(sum(attempt.described["build_seconds"] for attempt in attempts), 3),
     }
-
-
-def _remove(*paths):
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
 
 
 def select_of(images: str, index_path: str, reference: str, model: Mapping) -> Select:

@@ -8,10 +8,7 @@ from reporting import comparison, plans, plot, template
 
 
 def render(
-    paths: Iterable[str],
-    published: dict[str, float],
-    plan_paths: Iterable[str] = (),
-    bisect_paths: Iterable[str] = (),
+    paths: Iterable[str], published: dict[str, float], plan_paths: Iterable[str] = (), bisect_paths: Iterable[str] = ()
 ) -> str:
     """Return the HTML of results, plans and bisections; published: {model: ImageNet top-1 in percent}."""
     results, planned, bisected = comparison.load(paths), plans.load(plan_paths), plans.load(bisect_paths)

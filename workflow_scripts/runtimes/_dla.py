@@ -50,15 +50,10 @@ def _node(trt, config, layer):
     supported = bool(config.can_run_on_DLA(layer))
     inputs, outputs = _layers.inputs_of(layer), _layers.outputs_of(layer)
     moves = _layers.is_kind(trt, layer, *MOVERS)
-    batch = _batch(tuple(outputs[0].shape))  # an input may be a constant
+    batch = partition.batch_of(tuple(outputs[0].shape))  # an input may be a constant
     read, written = ([tensor.name for tensor in tensors] for tensors in (inputs, outputs))
     macs = _macs(trt, layer, inputs, outputs) if supported else 0
     return partition.Node(layer.name, read, written, supported, batch, macs, supported and not moves)
-
-
-def _batch(shape):
-    """Return the product of all dimensions but the last three; of [N, C] the first."""
-    return math.prod(shape[:1] if len(shape) == 2 else shape[:-3])
 
 
 def _macs(trt, layer, inputs, outputs):

@@ -191,9 +191,8 @@ class GpuSession(Session):
             least, number = min((least, n) for n, (least, _, _) in enumerate(self.ranges) if least > count)
             return number, least
         built = ", ".join(f"{least} to {most}" if least < most else f"{most}" for least, _, most in self.ranges)
-        raise UserError(
-            f"{self.name} has no profile for batch {count}, only for {built}: add it to the target's batches"
-        )
+        reason = f"has no profile for batch {count}, only for {built}"
+        raise UserError(f"{self.name} {reason}: add it to the target's batches")
 
     def optimization_profile(self, batch: int) -> int:  # noqa: D102
         return self._profile(batch)[0]

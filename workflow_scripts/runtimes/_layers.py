@@ -92,13 +92,8 @@ def _op(node):
 
 def _spread(trt, layers, origins, kinds):
     """Add to {layer number: kind} the added layers that are beside one of them, until there are no more."""
-    helpers = [
-        number for number, origin in enumerate(origins) if origin is None and takes_precision(trt, layers[number])
-    ]
-    names = {
-        number: ({t.name for t in inputs_of(layers[number])}, {t.name for t in outputs_of(layers[number])})
-        for number in range(len(layers))
-    }
+    helpers = [n for n, origin in enumerate(origins) if origin is None and takes_precision(trt, layers[n])]
+    names = [({t.name for t in inputs_of(layer)}, {t.name for t in outputs_of(layer)}) for layer in layers]
     pending = True
     while pending:
         pending = False

@@ -23,12 +23,7 @@ REMEDY = "install onnxruntime with this Python, as envs/ pins it"
 COMPUTES = ("fp32", "int8")  # int8 through the graph's Q/DQ
 PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 NARROW = ("int8", "bf16", "fp16", "fp32")  # a node's precision is the first of these among its inputs
-CONVERSIONS = {
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "Cast",
-}  # their precision is the wide side's
+CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"}  # as precise as the wide side
 PART = "model.onnx"
 
 

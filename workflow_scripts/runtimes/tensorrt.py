@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
 import os
 import re
 import time
@@ -29,6 +28,7 @@ from runtimes import (
     _plugins,
     _tensorrt,
     description,
+    import_library,
     missing_precisions,
     requested_precisions,
 )
@@ -37,7 +37,6 @@ NAME = "tensorrt"
 REMEDY = "install it as envs/ says; on a Jetson it is part of JetPack (python3-libnvinfer)"
 TIMING_CACHES = "LEVIT_TIMING_CACHES"  # environment: a folder, set by reach.environment; without it there is no cache
 TAKES_PLANS = True  # up to 10.x: later ones read all types from the graph
-COMPUTES = PRECISIONS
 DLA_COMPUTES = ("fp16", "int8")
 HEURISTIC = 2  # the highest optimization level that times only the kernels of a heuristic; 8.5 has a flag for it
 DYNAMIC = "FASTER_DYNAMIC_SHAPES_0805"  # the default of later versions
@@ -46,10 +45,7 @@ EXTERNAL = ("CUBLAS", "CUBLAS_LT", "CUDNN")  # tactic sources outside of TensorR
 
 def library() -> Any:
     """Return the library's module, with this project's plugins; raise UserError where it is not installed."""
-    try:
-        trt = importlib.import_module(NAME)
-    except ImportError as error:
-        raise UserError(f"TensorRT cannot be imported in this Python ({error}): {REMEDY}") from None
+    trt = import_library(NAME, REMEDY)
     _plugins.load()
     return trt
 
@@ -125,7 +121,7 @@ def profile(engine: str, batch: int, threads: int = 0, queries: int = 20) -> lis
 
 def _check(trt, recipe, plan, calibration):
     """Raise UserError where this version lacks what the recipe asks for."""
-    version, computes = f"TensorRT {trt.__version__}", DLA_COMPUTES if recipe.get("dla") else COMPUTES
+    version, computes = f"TensorRT {trt.__version__}", DLA_COMPUTES if recipe.get("dla") else PRECISIONS
     for kind in requested_precisions(recipe):
         if kind not in computes:
             raise UserError(f"{version} cannot compute in {kind} there: one of {', '.join(computes)}")

@@ -7,16 +7,16 @@ layers' precisions are read from the builder's log, because the inspector needs 
 from __future__ import annotations
 
 import importlib
+import re
 import time
 from typing import Any
 
 from core.files import UserError
 from devices import probe
-from runtimes import _gpu, _tensorrt, description, missing_precisions
+from runtimes import PRECISIONS, _gpu, _tensorrt, description, missing_precisions
 
 NAME = "tensorrt_rtx"
 MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")  # the meta package's name, and its bindings' own
-COMPUTES = ("fp32", "fp16", "bf16", "int8")
 
 
 def library() -> Any:
@@ -29,9 +29,7 @@ def library() -> Any:
                 raise UserError(f"{name} cannot be imported: {error}") from None
         except ImportError as error:
             raise UserError(f"{name} cannot be imported: {error}") from None
-    raise UserError(
-        "TensorRT-RTX is not installed in this Python: install tensorrt-rtx-cu13-bindings, as envs/ pins it"
-    )
+    raise UserError("TensorRT-RTX is not installed here: install tensorrt-rtx-cu13-bindings, as envs/ pins it")
 
 
 def fingerprint() -> dict:
@@ -47,8 +45,8 @@ def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
     """
     if plan is not None:
         raise UserError("tensorrt_rtx takes no plan of precisions: the types are in the graph")
-    if recipe["compute"] not in COMPUTES:
-        raise UserError(f"tensorrt_rtx cannot compute in {recipe['compute']}: one of {', '.join(COMPUTES)}")
+    if recipe["compute"] not in PRECISIONS:
+        raise UserError(f"tensorrt_rtx cannot compute in {recipe['compute']}: one of {', '.join(PRECISIONS)}")
     trt, start = library(), time.monotonic()
     _tensorrt.logger_of(trt).take()
     builder = trt.Builder(_tensorrt.logger_of(trt))
@@ -92,7 +90,7 @@ def _config(trt, builder, network, recipe):
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     _tensorrt.add_profile(builder, config, network, 1, max(recipe["batches"]))
     names = ["SM" + text.replace(".", "") for text in _capabilities(recipe)]
-    known = sorted(name for name in dir(trt.ComputeCapability) if _is_capability(name))
+    known = sorted(name for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name))
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(f"TensorRT-RTX cannot build for {', '.join(unknown)}: one of {', '.join(known)}")
@@ -101,8 +99,3 @@ def _config(trt, builder, network, recipe):
         for number, name in enumerate(names):
             config.set_compute_capability(getattr(trt.ComputeCapability, name), number)
     return config
-
-
-def _is_capability(name):
-    """Return whether an attribute's name is that of a compute capability (SM86)."""
-    return name.startswith("SM") and name[2:].isdigit()
