@@ -48,10 +48,7 @@ class TrainImages:
 
 
 def augmented(image: Image.Image, rng: random.Random, geometry: dict, recipe: dict) -> np.ndarray:
-    """Return a randomly cropped and mirrored image (L or RGB) as uint8 [size, size, 3].
-
-    recipe: {crop_scale, crop_ratio, flip (probability)}.
-    """
+    """Return an image (L or RGB), cropped and mirrored at random, as uint8 [size, size, 3]; recipe: of TrainImages."""
     box = random_box(rng, image.width, image.height, recipe["crop_scale"], recipe["crop_ratio"])
     resample = preprocess.filter_of(geometry["interpolation"])
     pixels = preprocess.rgb(image.resize((geometry["size"], geometry["size"]), resample, box=box))

@@ -14,10 +14,7 @@ SETTLED = 2 * 10**9  # nanoseconds after which another write changes a file's ti
 
 
 def read(image: source.Source, stamp: str | None) -> bytes:
-    """Return the bytes of an image; raise UserError if it has changed since it was indexed.
-
-    stamp: of data/index.py; None checks nothing.
-    """
+    """Return the bytes of an image; raise UserError if they do not fit its stamp (data/index.py; None: any do)."""
     data = preprocess.content(image)
     _check(data, image, stamp)
     return data

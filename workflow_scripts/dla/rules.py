@@ -27,10 +27,7 @@ def numbers(version: object) -> tuple[int, ...]:
 
 
 def release_problem(rules: dict, generation: int, version: str) -> str | None:
-    """Return why a version of TensorRT does not build for a generation of DLA, or None.
-
-    Raises UserError for a generation that the rules do not know.
-    """
+    """Return why a TensorRT does not build for a DLA generation, or None; raise UserError for an unknown one."""
     if generation not in rules["generations"]:
         known = ", ".join(map(str, rules["generations"]))
         raise UserError(f"DLA generation {generation} has no rules: use one of {known}")
@@ -41,10 +38,7 @@ def release_problem(rules: dict, generation: int, version: str) -> str | None:
 
 
 def problem(rules: dict, node: gs.Node, generation: int, version: str) -> str | None:
-    """Return why a node runs on the GPU, or None if a DLA of this generation runs it.
-
-    rules: of load(); version: of TensorRT. Raises UserError for an unknown generation.
-    """
+    """Return why a node runs on the GPU, or None if this DLA runs it; raise UserError for an unknown generation."""
     entry, old = rules["layers"].get(node.op), release_problem(rules, generation, version)
     if old or entry is None:
         return old or f"a DLA has no layer for {node.op}"

@@ -51,10 +51,7 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
 
 
 def runner(model: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Return a CPU session of ONNX Runtime without graph optimizations: the reference for every proof.
-
-    threads: 0 stands for all cores.
-    """
+    """Return a CPU session without graph optimizations, the reference for every proof; threads: 0 for all cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves others their processors

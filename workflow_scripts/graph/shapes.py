@@ -13,10 +13,7 @@ BATCHES = (2, 3)  # coprime, so that a dimension that scales with the batch diff
 
 
 def measured(graph: gs.Graph, batches: Sequence[int] = BATCHES) -> tuple[dict, dict]:
-    """Return {tensor name: [shape at each batch]} and {tensor name: dtype}.
-
-    ONNX Runtime runs the graph once for each batch, with every tensor as an output.
-    """
+    """Return {tensor name: [shape at each batch]} and {tensor name: dtype}, from a run of the graph at each batch."""
     session, shapes, dtypes = onnx_io.observer(graph), {}, {}
     for batch in batches:
         for name, value in onnx_io.activations(session, onnx_io.random_batch(graph, batch)).items():

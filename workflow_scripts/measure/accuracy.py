@@ -22,10 +22,7 @@ def check_finite(logits: np.ndarray, engine: str, images: Sequence) -> None:
 
 
 def correct(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Return bool [N]: whether the label is among the k largest of logits [N, C]; of equal ones the lowest class wins.
-
-    With k >= C every image is correct.
-    """
+    """Return bool [N]: is the label among the k largest of logits [N, C]? Of equal ones, the lowest class wins."""
     own = logits[np.arange(len(labels)), labels][:, None]
     before = np.arange(logits.shape[1])[None, :] < np.asarray(labels)[:, None]
     return ((logits > own).sum(axis=1) + ((logits == own) & before).sum(axis=1)) < k

@@ -44,10 +44,7 @@ class Loop:
         self.options, self.meter = options or {}, meter
 
     def run(self, query: Callable[[], object]) -> tuple[np.ndarray, float]:
-        """Call `query()` as often as the loop asks for.
-
-        Returns (milliseconds of each timed call, float64 [n]; seconds from the first's start to the last's end).
-        """
+        """Call `query()` as often as asked; return (milliseconds of each call, float64 [n]; seconds of all)."""
         rate = _warm_up(query, self.warmup_ms)
         times = np.zeros(max(self.iterations, int(1.5 * rate * self.duration_ms)) + 16, dtype=np.int64)
         clock, count, collecting = time.perf_counter_ns, 0, gc.isenabled()

@@ -32,10 +32,7 @@ def parts(content: object, is_state: Callable[[object], bool]) -> dict[str, dict
 
 
 def choose(states: dict[str, dict], key: str | None, path: str | os.PathLike) -> str:
-    """Return `key`, or else the preferred key of the state dicts that `parts` returns.
-
-    Raises UserError if the file has no such state dict, or several without a known key.
-    """
+    """Return `key`, or else the preferred key of `parts`; raise UserError if it is missing, or none is preferred."""
     if key:
         if key not in states:
             has = f"it has {', '.join(states)}" if states else "it is a bare state dict: remove the key"

@@ -66,10 +66,7 @@ class Trainer:
         self.optimizer.restore(state)
 
     def run(self, rank: int, processes: int, resume: Resume, bar: Any) -> None:
-        """Train the remaining epochs: AdamW on the mean cross-entropy of the network's heads.
-
-        rank: of this process; bar: tqdm.
-        """
+        """Train the remaining epochs: AdamW, mean cross-entropy of the heads; rank: of this process; bar: of tqdm."""
         saved = resume.load()
         if saved:
             self.restore(saved)

@@ -119,10 +119,7 @@ def to_input(batch: torch.Tensor, mean: Sequence[float], std: Sequence[float], d
 def recalibrate_batchnorm(
     model: torch.nn.Module, batches: Iterable[torch.Tensor], frozen: Container[torch.nn.Module] = ()
 ) -> None:
-    """Re-estimate BatchNorm's running statistics as averages over `batches` of inputs; leave the model in eval mode.
-
-    frozen: BatchNorms whose statistics do not change.
-    """
+    """Average BatchNorm statistics, but those of `frozen`, over batches of inputs; leave the model in eval mode."""
     kind = torch.nn.modules.batchnorm._BatchNorm
     norms = [module for module in model.modules() if isinstance(module, kind) and module not in frozen]
     momenta = [norm.momentum for norm in norms]

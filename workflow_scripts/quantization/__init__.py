@@ -10,10 +10,7 @@ import torch
 
 
 def add(model: torch.nn.Module, backend: str) -> torch.nn.Module:
-    """Put quantizers without ranges on a folded network, in place, and return it.
-
-    backend: `modelopt` or `pytorch_quantization`. Raises UserError if that is not installed.
-    """
+    """Put a backend's quantizers, without ranges, on a folded network in place; raise UserError if it is missing."""
     if backend == "pytorch_quantization":
         from quantization import pytorch_quantization
 

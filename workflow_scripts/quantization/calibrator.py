@@ -61,10 +61,7 @@ def is_scaled(recipe: dict) -> bool:
 
 
 def ranges(model: torch.nn.Module, collected: dict[str, histograms.Histogram], recipe: dict) -> dict:
-    """Return {quantizer: amax, or list per output channel} of a quantized network.
-
-    collected: {quantizer of an activation: Histogram}. Raises UserError for an unknown method.
-    """
+    """Return {quantizer: amax, or list per channel} of a quantized network; raise UserError for an unknown method."""
     method = methods.METHODS.get(recipe["method"])
     if method is None:
         known = ", ".join(methods.METHODS)

@@ -40,10 +40,7 @@ QUANTIZED: dict[type, tuple[type, dict]] = {  # {class: (quantized class, {quant
 
 
 def add(model: torch.nn.Module) -> torch.nn.Module:
-    """Put quantizers without ranges on a folded network, in place, and return it.
-
-    Raises UserError if pytorch-quantization is not installed.
-    """
+    """Put quantizers without ranges on a folded network, in place; raise UserError if the library is not installed."""
     try:
         from pytorch_quantization.nn import TensorQuantizer
         from pytorch_quantization.tensor_quant import QuantDescriptor

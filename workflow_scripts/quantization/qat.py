@@ -114,10 +114,7 @@ class QatTrainer:
         self.optimizer.restore(state)
 
     def run(self, rank: int, processes: int, resume: Resume, bar: Any) -> None:
-        """Take every step: AdamW, warm-up then cosine, gradients clipped to norm 1 and averaged over processes.
-
-        bar: a progress bar of tqdm, which counts images.
-        """
+        """Take every step: AdamW, warm-up then cosine, clipped gradients averaged over processes; bar: of tqdm."""
         saved = resume.load()
         if saved:
             self.restore(saved)

@@ -72,10 +72,7 @@ def turns(results: list[dict], batch: int) -> list[dict[str, list[float]]]:
 
 
 def ratio(results: list[dict], result: dict, batch: int) -> Ratio | None:
-    """Return the Ratio of a result's speed to that of FP32 on the same model, target and images, or None.
-
-    Timings in turns take precedence.
-    """
+    """Return the Ratio to FP32's speed on the same model, target and images, in turns if it was timed so; or None."""
     base, own = baseline(results, result), timing(result, batch)
     other = timing(base, batch) if base else None
     if not base or not other or not own:
@@ -99,10 +96,7 @@ def ratio_to_trtexec(result: dict, batch: int) -> float | None:
 
 
 def predicted(result: dict) -> float | None:
-    """Return the agreement with FP32 that a plan predicts on the select split, or None without a plan.
-
-    The score of the strongly typed graph takes precedence over the simulation's.
-    """
+    """Return the agreement with FP32 that a plan predicts on select, by the typed graph if it is scored; or None."""
     scores = (result["plan"] or {}).get("select")
     return scores and (scores["typed"] or scores["simulated"])["agreement_with_fp32"]
 

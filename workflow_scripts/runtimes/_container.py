@@ -35,11 +35,7 @@ def is_container(path: str) -> bool:
 
 
 def read(path: str, fingerprint: dict) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return (header, parts) of an engine.
-
-    Raises UserError where the file is truncated or damaged, or made for another runtime, version or processor than
-    `fingerprint` says this is.
-    """
+    """Return (header, parts); raise UserError if the file is damaged, or not made for what `fingerprint` describes."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = {name: archive.read(name) for name in archive.namelist()}

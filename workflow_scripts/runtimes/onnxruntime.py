@@ -67,10 +67,7 @@ def inspect(engine: str) -> list[dict]:
 
 
 def profile(engine: str, batch: int, threads: int = 0, queries: int = 20) -> list[dict]:
-    """Return the executed nodes with the milliseconds of each, averaged over some queries of a batch.
-
-    A first query, which initializes the session, is not part of the average.
-    """
+    """Return the executed nodes with the milliseconds of each: means over some queries of a batch, after a first."""
     return _executed(engine, batch, queries, threads)
 
 
