@@ -46,8 +46,7 @@ def add_runtime(workflow, row):
 def add_pass(workflow, function):
     """Add a pass to the code, to the schema and, as the first one, to a row of `graphs`."""
     name = re.match(r"def (\w+)", function)[1]
-    workflow.edit(PASSES, "PASSES = {\n", f"{function}\n\nPASSES = {{\n")
-    workflow.edit(PASSES, "        fold_constants,\n", f"        fold_constants,\n        {name},\n")
+    workflow.edit(PASSES, "FOLDING = (", f"{function}\n\nFOLDING = ({name}, ")
     workflow.edit(
         "rules/schemas/config.schema.yaml", "      - fold_constants\n", f"      - fold_constants\n      - {name}\n"
     )
