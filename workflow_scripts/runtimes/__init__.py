@@ -148,6 +148,13 @@ class Session:
             return count
         return max((size for size in self.batches if size <= count), default=min(self.batches))
 
+    def _timed(self, images):
+        """Return images as `_checked` does; raise UserError where the engine was built for batches without theirs."""
+        if self.batches and len(images) not in self.batches:
+            built = ", ".join(map(str, self.batches))
+            raise UserError(f"{self.name} has no batch {len(images)}, only {built}: add it to the target's batches")
+        return self._checked(images)
+
     def _checked(self, images):
         """Return images as contiguous float32; raise UserError where their shape is not the engine's."""
         images = np.ascontiguousarray(images, dtype=np.float32)

@@ -1,16 +1,11 @@
-"""The share of an engine's multiply-accumulates (MACs) that its layers compute in INT8.
-
-Reads ONNX's protobuf messages itself, because a device has no onnx package. The numbers of fields are onnx.proto's.
-"""
+"""The share of an engine's multiply-accumulates (MACs) that its layers compute in INT8."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from typing import Any
 
-from runtimes import CONVERSIONS
+from runtimes import CONVERSIONS, _protobuf
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 LEAST_KNOWN = 0.5  # share of the MACs whose layers must be known
@@ -41,7 +36,7 @@ def _precision(node, layers):
 def macs_of(onnx: str) -> dict[str, int]:
     """Return {node: MACs for one image} of an ONNX file's products, without those whose shapes it does not give."""
     with open(onnx, "rb") as stream:
-        graph = list(_fields(_only(memoryview(stream.read()), 7)))
+        graph = _fields(_only(memoryview(stream.read()), 7))
     shapes = dict(_tensor(value) for field, value in graph if field == INITIALIZER)
     shapes.update(_value(value) for field, value in graph if field in VALUES)
     nodes = [_node(value) for field, value in graph if field == NODE]
@@ -55,14 +50,14 @@ def _macs(node, shapes):
 
 
 def _node(message):
-    fields = list(_fields(message))
+    fields = _fields(message)
     texts = {number: [_text(value) for field, value in fields if field == number] for number in (1, 2, 3, 4)}
     return {"inputs": texts[1], "output": texts[2][0], "name": texts[3][0], "op": texts[4][0]}
 
 
 def _tensor(message):
     """Return (name, shape) of an initializer."""
-    fields = list(_fields(message))
+    fields = _fields(message)
     return _text(dict(fields)[8]), [value for field, value in fields if field == 1]
 
 
@@ -88,21 +83,6 @@ def _only(message, *path):
     return message
 
 
-def _fields(message: Any) -> Iterator[tuple[int, Any]]:
-    """Yield (number, value) of a message's fields: an integer, or the bytes of a text, a message or a float."""
-    at = 0
-    while at < len(message):
-        key, at = _integer(message, at)
-        value, after = _integer(message, at) if key & 7 in (0, 2) else (8 if key & 7 == 1 else 4, at)
-        at = after if key & 7 == 0 else after + value
-        yield key >> 3, value if key & 7 == 0 else message[after:at]
-
-
-def _integer(message, at):
-    """Return (value, position behind it) of an integer of seven bits a byte, the lowest first."""
-    value, shift = 0, 0
-    while True:
-        byte, at = message[at], at + 1
-        value, shift = value | (byte & 127) << shift, shift + 7
-        if byte < 128:
-            return value, at
+def _fields(message):
+    """Return [(number, value)] of a message's fields."""
+    return [(number, value) for number, value, _ in _protobuf.fields(message)]

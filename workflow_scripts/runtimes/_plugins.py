@@ -7,6 +7,7 @@ import functools
 import os
 
 from core.files import UserError
+from runtimes import _protobuf
 
 LIBRARY = "LEVIT_PLUGIN"  # environment: path of liblevit_attention.so; without it none is loaded
 FUNCTIONS = 25  # the field of protobuf's ModelProto
@@ -40,26 +41,7 @@ def remedy(reason: str, otherwise: str) -> str:
 
 def without_bodies(model: bytes) -> bytes:
     """Return an ONNX file's bytes without its functions; raise UserError where it is not an ONNX file."""
-    fields, place = [], 0
-    while place < len(model):
-        start = place
-        tag, place = _varint(model, place)
-        if tag & 7 == 0:
-            _, place = _varint(model, place)
-        elif tag & 7 == 2:
-            size, place = _varint(model, place)
-            place += size
-        else:
-            raise UserError("not an ONNX file: delete it and run again")
-        if tag >> 3 != FUNCTIONS:
-            fields.append(model[start:place])
-    return b"".join(fields)
-
-
-def _varint(data, place):
-    value, shift = 0, 0
-    while True:
-        byte = data[place]
-        value, place, shift = value | (byte & 127) << shift, place + 1, shift + 7
-        if byte < 128:
-            return value, place
+    try:
+        return b"".join(whole for number, _, whole in _protobuf.fields(model) if number != FUNCTIONS)
+    except LookupError:
+        raise UserError("not an ONNX file: delete it and run again") from None

@@ -120,10 +120,7 @@ class CudaSession(Session):
 
     def time(self, images: np.ndarray, loop: Any) -> Timing:
         """Return the Timing. loop.options: {cuda_graph, spin_wait, transfers}, each on where it is not given."""
-        images = self._checked(images)
-        if self.batches and len(images) not in self.batches:
-            built = ", ".join(map(str, self.batches))
-            raise UserError(f"{self.name} has no batch {len(images)}, only {built}: add it to the target's batches")
+        images = self._timed(images)
         options = {**_gpu.OPTIONS, **loop.options}
         shapes = {self.source: images.shape, self.target: self.run(images).shape}
         slots = [Slot(shapes, options["spin_wait"]) for _ in range(_gpu.IN_FLIGHT)]
