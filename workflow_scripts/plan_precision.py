@@ -14,11 +14,15 @@ from core.files import write_json
 
 
 def run(args: Job) -> None:
-    from planning import planner
+    from data import cache
+    from planning import planner, verify
     from quantization import clean_graph
 
+    row = resolved.read(args.model, resolved.NORMALIZATION)
+    select = verify.select_of(args.images, args.index, args.reference, row)
+    inputs = planner.Inputs(cache.read(args.calib_images), select)
     graph, amax = clean_graph.build(args, args.graph["passes"], args.graph["placement"], args.calib_images)
-    plan = planner.plan(graph, amax, args.graph["placement"], args.recipe, inputs_of(args), args.given, args.threads)
+    plan = planner.plan(graph, amax, args.graph["placement"], args.recipe, inputs, args.given, args.threads)
     write_json(args.plan, plan)
     measured = plan["measured"]
     log.info(
@@ -28,18 +32,6 @@ def run(args: Job) -> None:
     )
     if not plan["met"]:
         log.warning("warning: no plan meets the criterion %s: this is the best one", plan["criterion"])
-
-
-def inputs_of(args: Job) -> Any:
-    """Return the images, labels and reference logits on which plans are scored: planning.planner.Inputs."""
-    from data import cache, index
-    from measure.logits import read_logits
-    from planning import planner
-
-    labels = index.labels(index.read(args.index), "select")
-    row = resolved.read(args.model, resolved.NORMALIZATION)
-    images, calibration = cache.read(args.images, len(labels)), cache.read(args.calib_images)
-    return planner.Inputs(calibration, images, labels, read_logits(args.reference), row)
 
 
 def decides(args: Job) -> Any:

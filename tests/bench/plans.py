@@ -35,12 +35,12 @@ def plan_of(graph, row, pixels, workers):
 
     from data import preprocess
     from graph import onnx_io
-    from planning import planner
+    from planning import planner, verify
 
     session = onnx_io.runner(onnx_io.to_model(graph.copy()))
     images = preprocess.normalize(pixels, row["mean"], row["std"])
     reference = np.concatenate([session.run(None, {onnx_io.INPUT: image[None]})[0] for image in images])
-    inputs = planner.Inputs(pixels, pixels, reference.argmax(axis=1), reference, row)
+    inputs = planner.Inputs(pixels, verify.Select(pixels, reference.argmax(axis=1), reference, row))
     start = time.monotonic()
     recipe = {"compute": "fp16", "budget": 0.3}
     found = planner.plan(graph.copy(), None, [], recipe, inputs, workers=workers)

@@ -32,10 +32,9 @@ def make(source, stage):
     from test_graph import planted
 
     from core.files import write_json
-    from data import cache, index
+    from data import cache
     from graph import onnx_io
-    from measure.logits import read_logits
-    from planning import planner
+    from planning import planner, verify
 
     stage.mkdir(parents=True, exist_ok=True)
     images, calibration = (source / f"data/LeViT-128S.{split}.u8" for split in ("select", "calib"))
@@ -44,8 +43,8 @@ def make(source, stage):
     shutil.copyfile(source / f"select/{MODEL}.torch.npy", stage / "select.npy")
     graph = planted(onnx_io.load(source / f"clean/{MODEL}.gpu.onnx"), PLANTED)
     onnx_io.save(graph, stage / "planted.onnx")
-    labels, reference = index.labels(index.read(stage / "index.json"), "select"), read_logits(stage / "select.npy")
-    inputs = planner.Inputs(cache.read(calibration), cache.read(images), labels, reference, NORMALIZATION)
+    select = verify.select_of(images, stage / "index.json", stage / "select.npy", NORMALIZATION)
+    inputs = planner.Inputs(cache.read(calibration), select)
     found = planner.plan(graph, None, [], CRITERION, inputs, workers=os.cpu_count())
     write_json(stage / "plan.json", found)
     nodes = [node for node in found["nodes"] if node["name"] != MISSING]

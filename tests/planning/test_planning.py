@@ -13,7 +13,7 @@ from test_graph import CLASS_PASSES, EVERYTHING, SIZE, amax_of, deployed, plante
 from core.files import UserError
 from graph import onnx_io, passes, qdq, strongly_typed
 from model import export
-from planning import criterion, node_groups, plan, planner, ranges, search, simulate
+from planning import criterion, node_groups, plan, planner, ranges, search, simulate, verify
 
 MODEL = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 FP16 = {"compute": "fp16", "budget": 0.5}
@@ -47,7 +47,7 @@ def inputs_of(graph, pixels, wrong=0):
     reference = run(graph, normalized(pixels))
     labels = reference.argmax(axis=1)
     labels[:wrong] = (labels[:wrong] + 1) % reference.shape[1]
-    return planner.Inputs(pixels, pixels, labels, reference, MODEL)
+    return planner.Inputs(pixels, verify.Select(pixels, labels, reference, MODEL))
 
 
 def run(graph, images):
@@ -170,7 +170,7 @@ def test_exactly_the_planted_overflow_is_kept(pixels, seed):
 def test_a_tight_tolerance_keeps_single_nodes_each_needed(clean, pixels):
     inputs = inputs_of(clean, pixels[:32])
     free = simulated(clean, normalized(pixels[:32]), simulate.Half())
-    tolerance = float(np.abs(free - inputs.reference).max()) * 0.6
+    tolerance = float(np.abs(free - inputs.select.reference).max()) * 0.6
     recipe = {**FP16, "criterion": {"tolerance": tolerance}}
     found = planner.plan(clean.copy(), None, EVERYTHING, recipe, inputs)
     kept = plan.names(found)
@@ -181,8 +181,10 @@ def test_a_tight_tolerance_keeps_single_nodes_each_needed(clean, pixels):
 
 def test_a_budget_that_nothing_meets_gives_the_best(clean, pixels):
     inputs = inputs_of(clean, pixels)
-    reference = inputs.reference + np.random.default_rng(0).normal(0, 5, inputs.reference.shape).astype(np.float32)
-    recipe, inputs = {**FP16, "criterion": {"agreement": 100.0}}, inputs._replace(reference=reference)
+    exact = inputs.select.reference
+    reference = exact + np.random.default_rng(0).normal(0, 5, exact.shape).astype(np.float32)
+    inputs = inputs._replace(select=inputs.select._replace(reference=reference))
+    recipe = {**FP16, "criterion": {"agreement": 100.0}}
     found = planner.plan(clean.copy(), None, EVERYTHING, recipe, inputs)
     assert not found["met"] and found["measured"]["slack"] < 0
 
@@ -190,7 +192,7 @@ def test_a_budget_that_nothing_meets_gives_the_best(clean, pixels):
 def test_int8_leaves_out_what_costs_the_budget(clean, pixels):
     ranges_ = amax_of(clean)
     inputs = inputs_of(clean, pixels)
-    usual = simulated(clean, normalized(pixels), simulate.Quantized(dict(ranges_))) - inputs.reference
+    usual = simulated(clean, normalized(pixels), simulate.Quantized(dict(ranges_))) - inputs.select.reference
     ranges_["head.input_quantizer"] = 1e4  # so wide that all values round to zero
     recipe = {**INT8, "criterion": {"tolerance": 1.2 * float(np.abs(usual).max())}}
     found = planner.plan(clean.copy(), ranges_, EVERYTHING, recipe, inputs)

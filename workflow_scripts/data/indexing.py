@@ -47,7 +47,6 @@ def build(root: str, row: dict, seed: int, hash_all: bool, train_file: str = "tr
 
 
 def _check_count(root, row, classes):
-    """Raise UserError if the number of classes differs from the row's."""
     if len(classes) != row["classes"]:
         first = os.path.join(root, classes[0])
         inner = walk.folders(first) if os.path.isdir(first) else ()

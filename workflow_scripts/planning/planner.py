@@ -17,6 +17,7 @@ from graph import qdq
 from planning import criterion, node_groups, ranges, sensitivity, simulate
 from planning import plan as plans
 from planning.search import Search
+from planning.verify import Select
 
 CHUNK = 16  # images that a thread computes at once
 RANGE_IMAGES = 256  # of the calib split, for ranges
@@ -30,10 +31,7 @@ class Inputs(NamedTuple):
     """The data that a plan is measured on."""
 
     calibration: np.ndarray  # uint8 [N, size, size, 3] of the calib split
-    images: np.ndarray  # uint8 [M, size, size, 3] of the select split
-    labels: np.ndarray  # int64 [M]
-    reference: np.ndarray  # FP32's logits of images, float32 [M, classes]
-    model: Mapping  # {"mean", "std"}
+    select: Select
 
 
 def plan(
@@ -141,12 +139,13 @@ class Planner:
         return [lambda s=start: self._normalized(images[s : s + CHUNK]) for start in range(0, len(images), CHUNK)]
 
     def _normalized(self, images):
-        model = self.inputs.model
+        model = self.inputs.select.model
         return torch.from_numpy(preprocess.normalize(np.asarray(images), model["mean"], model["std"]))
 
     def _verdict(self, count, treatment="effect"):
         """Return a function (nodes in the higher precision) -> verdict on the first `count` select images."""
-        chunks, labels = self._chunks(self.inputs.images[:count]), self.inputs.labels[:count]
+        select = self.inputs.select
+        chunks, labels, reference = self._chunks(select.images[:count]), select.labels[:count], select.reference[:count]
 
         def run(treated, chunk):
             return self.network.logits({self.network.input: chunk()}, treated).numpy()
@@ -154,7 +153,7 @@ class Planner:
         def judge(nodes):
             treated = dict.fromkeys((n for n in self.treated if n not in nodes), self.treatments[treatment])
             logits = np.concatenate(simulate.each(functools.partial(run, treated), chunks, self.workers))
-            verdict = criterion.verdict(logits, labels, self.inputs.reference[:count], self.criterion)
+            verdict = criterion.verdict(logits, labels, reference, self.criterion)
             outcome = (len(nodes), verdict["top1"], verdict["slack"])
             log.info("%d nodes in the higher precision: top-1 %.2f %%, slack %.2f points", *outcome)
             return verdict
@@ -174,7 +173,7 @@ class Planner:
         judge, nodes = self._verdict(None), frozenset(nodes)
         measured = judge(nodes)
         for group in order:
-            if measured["met"] or len(self.inputs.images) <= SEARCH_IMAGES:
+            if measured["met"] or len(self.inputs.select.images) <= SEARCH_IMAGES:
                 break
             nodes |= set(group)
             measured = judge(nodes)

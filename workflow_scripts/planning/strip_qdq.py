@@ -39,7 +39,6 @@ def _before_pair(name, writers):
 
 
 def _drop_unread(graph):
-    """Remove the nodes that nothing reads, until there are none."""
     outputs = {value.name for value in graph.output}
     while True:
         read = outputs | {name for node in graph.node for name in node.input}
