@@ -44,6 +44,27 @@ rule paired_benchmark:
         "--paired-benchmark {output.paired:q} --log {log:q}"
 
 
+rule compare_pytorch:
+    """Time an engine and PyTorch's in turns, where the target's row names PyTorch's."""
+    input:
+        engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        pytorch=pytorch_engine,
+        code=pytorch_code("compare_pytorch.py"),
+    output:
+        comparison="results/{dataset}/pytorch/{model}.{precision}.{target}.json",
+    log:
+        "results/logs/{dataset}/compare_pytorch.{model}.{precision}.{target}.log",
+    threads: device_cores
+    resources:
+        **BOARDS,
+    params:
+        device=on_device,
+        options=device_options(recipe=TIMING, name=target.pytorch),
+    shell:
+        "{params.device} {input.code[0]:q} --engine {input.engine:q} --pytorch {input.pytorch:q} {params.options} "
+        "--comparison {output.comparison:q} --log {log:q}"
+
+
 rule run_trtexec:
     """Time an engine with trtexec, where it is installed."""
     input:

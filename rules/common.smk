@@ -61,6 +61,16 @@ def device_code(script, purpose="run"):
     return staleness.script(script, lambda wildcards: [tables.runtime_file(wildcards.target)], purpose=purpose)
 
 
+def pytorch_code(script):
+    """Return the input `code` of a job that loads PyTorch's runtime beside that of its target."""
+    return staleness.script(script, lambda w: [tables.runtime_file(w.target), "runtimes/pytorch.py"], purpose="run")
+
+
+def pytorch_engine(w):
+    """Return the engine of PyTorch that a target's row has its engines compared with."""
+    return f"results/{w.dataset}/engines/{w.model}.{tables.row('target', w.target)['pytorch']}.engine"
+
+
 def device_cores(w):
     """Return a job's cores: all of this machine's, or one where the job runs on a board over ssh."""
     return 1 if reach.board(tables, w.target) else EVERY_CORE
@@ -190,6 +200,7 @@ def optional_inputs(w):
     paths = {
         "calibration": tables.is_calibrated(w.precision) and active(f"calibration/{weights}.json"),
         "typed": tables.is_predicted(w.precision, w.target) and active(f"typed/{weights}.json"),
+        "pytorch": "pytorch" in tables.row("target", w.target) and active(f"pytorch/{engine}.json"),
         "trtexec": tables.has_trtexec(w.target) and active(f"trtexec/{engine}.json"),
         "dla": tables.is_dla(w.precision) and active(f"dla/{engine}.built.json"),
     }

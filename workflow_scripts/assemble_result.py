@@ -26,7 +26,10 @@ MAX_DEVIATION = 0.03  # relative, of our median compute time from trtexec's
 def run(args: Job) -> None:
     engine, accuracy, timing = (read_json(p) for p in (args.description, args.accuracy, args.benchmark))
     identity, other = read_json(args.identity), read_json(args.trtexec) if args.trtexec else None
-    check_engine(args.engine, {args.accuracy: accuracy, args.benchmark: timing, args.trtexec: other})
+    rival = read_json(args.pytorch) if args.pytorch else None
+    check_engine(
+        args.engine, {args.accuracy: accuracy, args.benchmark: timing, args.trtexec: other, args.pytorch: rival}
+    )
     result = {
         "schema_version": result_file.VERSION,
         "model": args.model,
@@ -39,6 +42,7 @@ def run(args: Job) -> None:
         "accuracy": accuracy_of(accuracy, args.budget),
         "benchmark": timing["benchmark"],
         "paired_benchmark": None,
+        "over_pytorch": over_pytorch_of(rival),
         "trtexec": trtexec_of(other, timing["benchmark"]),
         "dla": dla_of(args.dla),
         "engine": engine_of(args.engine, engine, args.graph),
@@ -98,6 +102,13 @@ def trtexec_of(timed: dict | None, benchmark: list[dict]) -> list[dict] | None:
     for entry in entries:
         entry["median_compute_ratio"] = ours[entry["batch"]] / entry["compute_ms"]["median"]
     return entries or None
+
+
+def over_pytorch_of(compared: dict | None) -> dict | None:
+    """Return the speed over PyTorch's, from compare_pytorch.py's output, or None without it."""
+    if compared is None:
+        return None
+    return {**{key: compared[key] for key in ("pytorch", "batches")}, "engine_sha256": compared["pytorch_sha256"]}
 
 
 def dla_of(path: str | None) -> dict | None:
@@ -244,6 +255,10 @@ def log_summary(result: dict) -> None:
         if entry.get("power_mode_asked") and not is_same(entry["power_mode_asked"], entry["power_mode"] or ""):
             modes = entry["batch"], entry["power_mode"], entry["power_mode_asked"]
             log.info("warning: batch %d was timed in the power mode %s, and the row asks for %s", *modes)
+    for entry in (result["over_pytorch"] or {}).get("batches", ()):
+        figures = entry["batch"], entry["ratio"], result["over_pytorch"]["pytorch"]
+        slower = "warning: slower than PyTorch: " if entry["slower"] else ""
+        log.info("%sbatch %d: %.2f times as fast as PyTorch (%s)", slower, *figures)
     for entry in result["trtexec"] or ():
         if abs(entry["median_compute_ratio"] - 1) > MAX_DEVIATION:
             figures = entry["batch"], entry["median_compute_ratio"], again
@@ -262,7 +277,7 @@ def command() -> Command:
         c.input(name)
     c.input("--resolved", help="JSON of resolve.py")
     c.input("--graph", help="graph that the engine was built from")
-    for name in ("--trtexec", "--typed", "--dla", "--calibration"):
+    for name in ("--trtexec", "--pytorch", "--typed", "--dla", "--calibration"):
         c.input(name, nargs="?", required=False)
     c.json_param("--recipe", help="JSON of the rows that decide the result")
     c.param("--budget", type=float, required=True)

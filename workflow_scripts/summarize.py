@@ -11,10 +11,12 @@ from core.files import UserError
 
 
 def run(args: Job) -> None:
-    from reporting import comparison
+    from reporting import comparison, over_pytorch
 
-    table = comparison.table_of(comparison.load(args.results))
-    lines = ["\t".join(comparison.COLUMNS)] + ["\t".join(_cell(value) for value in row.values()) for row in table]
+    table = over_pytorch.table_of(comparison.load(args.results))
+    lines = ["\t".join([*comparison.COLUMNS, *over_pytorch.COLUMNS])] + [
+        "\t".join(_cell(value) for value in row.values()) for row in table
+    ]
     Path(args.summary).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -28,7 +30,7 @@ def _cell(value):
 
 def show(folder: str = "results") -> list[str]:
     """Print the results in a folder, a table per dataset and target; return a line for each unreadable file."""
-    from reporting import comparison
+    from reporting import comparison, over_pytorch
 
     results, problems = readable(sorted(map(str, Path(folder).glob("*.*.*.json"))))
     for grid in comparison.grids(results):
@@ -37,7 +39,7 @@ def show(folder: str = "results") -> list[str]:
         for model, by_precision in grid["models"]:
             table += _lines(results, model, [by_precision.get(p) for p in grid["precisions"]], grid["batches"])
         _print(table)
-    notes = comparison.notes(results)
+    notes = comparison.notes(results) + over_pytorch.notes(results)
     if notes:
         print("\n" + "\n".join(notes))
     if any(not result["accuracy"]["within_budget"] for result in results):
@@ -63,7 +65,15 @@ def _lines(results, model, row, batches):
     lines = [[model, "top-1 %", *(_accuracy(result) for result in row)]]
     for batch in batches:
         lines.append(["", f"images/s @{batch}", *(_speed(results, result, batch) for result in row)])
+        over = [_over(results, result, batch) for result in row]
+        lines += [["", f"over PyTorch @{batch}", *over]] if any(over) else []
     return lines
+
+
+def _over(results, result, batch):
+    from reporting import over_pytorch
+
+    return over_pytorch.format_over(over_pytorch.over_pytorch(results, result, batch)) if result else ""
 
 
 def _accuracy(result):

@@ -13,7 +13,9 @@ import pytest
 import summarize
 from conftest import ROOT
 from core.files import UserError
-from reporting import comparison, page, plot
+from reporting import comparison, over_pytorch, page, plot
+
+COLUMNS = [*comparison.COLUMNS, *over_pytorch.COLUMNS]
 
 SPREAD = {"mean": 2.0, "median": 1.9, "p90": 2.2, "p95": 2.4, "p99": 2.9, "min": 1.5, "max": 3.0}
 
@@ -91,7 +93,7 @@ def test_summary_has_a_line_per_result_and_batch(files):
     folder, paths = files
     assert run(folder, "summarize.py", "--results", *paths, "--summary", "s.tsv").returncode == 0
     table = list(csv.DictReader((folder / "s.tsv").read_text().splitlines(), delimiter="\t"))
-    assert len(table) == 8 and list(table[0]) == list(comparison.COLUMNS)
+    assert len(table) == 8 and list(table[0]) == COLUMNS
     ratios = {(r["model"], r["precision"], r["batch"]): r["ratio_to_fp32"] for r in table}
     assert ratios["LeViT-128S", "int8_qat", "16"] == "2.5000" and ratios["LeViT-128S", "fp32", "1"] == "1.0000"
     assert ratios["LeViT-384", "int8_qat", "1"] == ""  # no FP32 of that model was measured
@@ -106,7 +108,7 @@ def test_summary_has_the_ratio_to_trtexec_where_that_was_measured():
 def test_summary_of_nothing_is_a_header(files):
     folder, _ = files
     assert run(folder, "summarize.py", "--summary", "s.tsv", "--results").returncode == 0
-    assert (folder / "s.tsv").read_text().splitlines() == ["\t".join(comparison.COLUMNS)]
+    assert (folder / "s.tsv").read_text().splitlines() == ["\t".join(COLUMNS)]
 
 
 def test_summary_has_what_plans_keep_and_predict(files):

@@ -76,9 +76,11 @@ VALID = {
             "board": None,
             "timed": "new",
             "timing_key": None,
+            "machine": "a" * 32,
         }
     ],
     "paired_benchmark": None,
+    "over_pytorch": None,
     "trtexec": None,
     "dla": None,
     "engine": {

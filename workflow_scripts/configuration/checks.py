@@ -84,6 +84,8 @@ def _target(row, tables) -> Iterator[str]:
     for key in OF_PYTORCH if not exported else ():
         if key in row:
             yield f".{key}: it is of the runtime {PYTORCH}, and this one is {row['runtime']}"
+    if "pytorch" in row:
+        yield from _rival(*row["pytorch"].split("."), exported, tables)
     if exported and "int8" in row["precisions"]:
         yield f".precisions: {PYTORCH} takes no INT8 here: quantizers are in ONNX graphs"
     if row["dla"]:
@@ -95,6 +97,16 @@ def _target(row, tables) -> Iterator[str]:
     for key, needed in NEED_EACH_OTHER.items():
         if key in row and needed not in row:
             yield f".{key}: it has no effect without {needed}"
+
+
+def _rival(precision, target, exported, tables):
+    """Yield why a target's engines cannot be timed in turns with those of a precision and target of PyTorch."""
+    if exported:
+        yield ".pytorch: PyTorch is not compared with itself"
+    if tables.row("target", target)["runtime"] != PYTORCH:
+        yield f".pytorch: {target} is not a target of the runtime {PYTORCH}"
+    if tables.row("precision", precision).get("compute") not in tables.row("target", target)["precisions"]:
+        yield f".pytorch: {target} does not compute in {precision}"
 
 
 def _precision(row, tables) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reporting import comparison, plans, plot, template
+from reporting import comparison, over_pytorch, plans, plot, template
 
 
 def render(
@@ -20,7 +20,7 @@ def render(
         grids=comparison.grids(results),
         precisions=precisions,
         plots=_plots(results, precisions, targets),
-        notes=comparison.notes(results),
+        notes=comparison.notes(results) + over_pytorch.notes(results),
         plans=plans.table_of(results, planned, bisected),
         pictures=plans.pictures(planned),
         published=comparison.published_grid(results, published),
@@ -28,6 +28,8 @@ def render(
         is_barely_int8=comparison.is_barely_int8,
         ratio=comparison.ratio,
         format_ratio=comparison.format_ratio,
+        over_pytorch=over_pytorch.over_pytorch,
+        format_over=over_pytorch.format_over,
         style_of=comparison.style_of,
         format_dataset=comparison.format_dataset,
         targets=targets,
@@ -40,15 +42,17 @@ def _plots(results, precisions, targets):
     plots = []
     for images in sorted({comparison.images_of(result) for result in results}):
         here = [result for result in results if comparison.images_of(result) == images]
-        dots = [_dot(result, precisions, targets) for result in here]
+        dots = [_dot(result, precisions, targets, here) for result in here]
         plots.append({"dataset": comparison.format_dataset(here[0]), "plot": plot.scatter(dots)})
     return plots
 
 
-def _dot(result, precisions, targets):
+def _dot(result, precisions, targets, results):
     entry = max(result["benchmark"], key=lambda e: e["batch"])
     name = f"{result['model']} {result['precision']} on {result['target']}"
     speed, top1 = entry["images_per_second"], result["accuracy"]["top1"]
     label = f"{name}: {top1:.2f} %, {speed:.1f} images/s at batch {entry['batch']}"
+    over = over_pytorch.format_over(over_pytorch.over_pytorch(results, result, entry["batch"]))
+    label += f", over PyTorch {over}" if over else ""
     color, mark = precisions.index(result["precision"]), targets.index(result["target"])
     return {"x": speed, "y": top1, "color": color, "mark": mark, "label": label}

@@ -13,7 +13,7 @@ PARTS = {**dict.fromkeys(("dataset", "accuracy", "engine", "target_identity", "p
 NAMES = ("model", "precision", "target")
 # keys that older results lack, by part
 LATER: dict[str, tuple[str, ...]] = {
-    "": ("chosen", "candidates", "paired_benchmark", "trtexec", "dla", "plan", "preprocessing"),
+    "": ("chosen", "candidates", "paired_benchmark", "over_pytorch", "trtexec", "dla", "plan", "preprocessing"),
     "dataset": ("subset",),
     "accuracy": ("logit_error_over_spread", "smallest_margin", "smallest_changed_margin", "largest_changed_margin"),
     "engine": ("int8_share_of_macs", "reformats", "precision_of_layers", "layers"),
@@ -24,7 +24,7 @@ EMPTY: dict[str, dict] = {
     "engine": {"warnings": []},
     "provenance": {"versions": {}, "recipe": {}, "trained": {}},
 }  # the same
-TIMED = ("power_mode", "power_mode_asked", "board", "timed", "timing_key", "energy_mj_per_image")
+TIMED = ("power_mode", "power_mode_asked", "board", "timed", "timing_key", "machine", "energy_mj_per_image")
 
 
 def read(path: str) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def lineage(tables: Tables, w: Any) -> dict:
     With the commit they are enough to build it again (reproduce.py).
     """
     row, place = tables.row("precision", w.precision), tables.row("target", w.target)
-    unused = LOCATION if "high_precision" in row else (*LOCATION, "high_precision")
+    unused = (*LOCATION, "pytorch", *(() if "high_precision" in row else ("high_precision",)))
     return {
         "precision": {key: value for key, value in row.items() if key != "budget"},
         "target": {key: value for key, value in place.items() if key not in unused},

@@ -1,0 +1,74 @@
+"""Time an engine and PyTorch's of the same model in turns, round by round in one job, each in its own process.
+
+The recipe is benchmark.py's. A ratio is of each round's medians (measure/paired.py), above 1 where the engine is faster
+than PyTorch; it is stable if it is known to 2.5 %.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.command import Command, Job, engine_command, log
+from core.files import sha256_file, write_json
+
+RUNTIME = "pytorch"
+
+
+def run(args: Job) -> None:
+    from measure.benchmark_cache import BenchmarkCache
+    from measure.interleaved import EngineProcess
+
+    threads, hashes = args.recipe.get("threads", 0), [sha256_file(path) for path in (args.engine, args.pytorch)]
+    scripts = ("compare_pytorch.py", f"runtimes/{args.runtime}.py", f"runtimes/{RUNTIME}.py")
+    cache = BenchmarkCache(scripts, args.final("comparison"), engines=hashes, identity=args.identity)
+    pair = [EngineProcess(args.runtime, args.engine, threads), EngineProcess(RUNTIME, args.pytorch, threads)]
+    try:
+        entries = [entry(batch, pair, args.recipe, cache, args.name) for batch in args.recipe["batches"]]
+    finally:
+        for engine in pair:
+            engine.end()
+    facts = {"pytorch": args.name, "pytorch_sha256": hashes[1]}
+    write_json(args.comparison, {"engine_sha256": hashes[0], **facts, "batches": entries})
+
+
+def entry(batch: int, pair: list, recipe: dict, cache: Any, name: str) -> dict:
+    """Return the entry of a batch size in the result JSON, from a cached timing or a new one, and log it."""
+    from measure import meters, paired
+
+    meter = meters.meter_of(pair[0].facts["on_gpu"])
+    mode = meter.power_mode()
+    meters.check_power_mode(recipe, mode)
+    facts = {"batch": batch, "recipe": {key: value for key, value in recipe.items() if key != "batches"}}
+    facts.update(running=[engine.facts for engine in pair], power_mode=mode)
+    timed = cache.get(lambda: take(batch, pair, recipe), **facts)
+    ratio = paired.speed_ratio(*timed["median_ms"])
+    log_summary(batch, ratio, name, timed["stable"])
+    return {"batch": batch, **ratio, "slower": ratio["ratio"] < 1, **timed}
+
+
+def take(batch: int, pair: list, recipe: dict) -> dict:
+    """Time a batch size in turns: return the milliseconds of each round, and whether their ratio is stable."""
+    from measure import interleaved, paired, timing
+
+    times = interleaved.round_times(pair, batch, recipe, timing.options_of(recipe))
+    return {"median_ms": times, "stable": paired.is_stable(times)}
+
+
+def log_summary(batch: int, ratio: dict, name: str, stable: bool) -> None:
+    """Log how much faster the engine is, and warn where PyTorch is faster."""
+    from measure.benchmark_cache import NOT_STABLE
+
+    slower = "warning: slower than PyTorch: " if ratio["ratio"] < 1 else ""
+    text = "%sbatch %d: %.2f (%.2f to %.2f) times as fast as PyTorch (%s)%s"
+    note = "" if stable else f"; {NOT_STABLE}"
+    log.info(text, slower, batch, ratio["ratio"], ratio["low"], ratio["high"], name, note)
+
+
+def command() -> Command:
+    c = engine_command(__file__, __doc__, timed=True).input("--engine")
+    c.input("--pytorch", help="PyTorch's engine").param("--name", required=True, help="its precision and target")
+    return c.output("--comparison")
+
+
+if __name__ == "__main__":
+    command().run(run)
