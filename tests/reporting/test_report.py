@@ -65,7 +65,7 @@ def result(precision, speed, model="LeViT-128S", target="cpu", top1=98.0, stable
         "paired_benchmark": None,
         "trtexec": [{"batch": 16, "median_compute_ratio": 1.0125}] if target == "gpu" else None,
         "target_identity": {"device": "A <CPU> & more", "runtime": "openvino", "version": "2026.4.1"},
-        "provenance": {"versions": {"openvino": "2026.4.1"}},
+        "provenance": {"versions": {"openvino": "2026.4.1"}, "recipe": {}},
     }
 
 
