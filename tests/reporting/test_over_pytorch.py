@@ -5,12 +5,12 @@ import math
 import re
 
 import pytest
+from test_report import result
 
 import assemble_result
 import summarize
 from measure import paired
 from reporting import comparison, over_pytorch, page
-from test_report import result
 
 MACHINE, OTHER = "a" * 32, "b" * 32
 
