@@ -85,7 +85,7 @@ def _target(row, tables) -> Iterator[str]:
         if key in row:
             yield f".{key}: it is of the runtime {PYTORCH}, and this one is {row['runtime']}"
     if "pytorch" in row:
-        yield from _rival(*row["pytorch"].split("."), exported, tables)
+        yield from _rival(row["pytorch"], exported, tables)
     if exported and "int8" in row["precisions"]:
         yield f".precisions: {PYTORCH} takes no INT8 here: quantizers are in ONNX graphs"
     if row["dla"]:
@@ -99,8 +99,9 @@ def _target(row, tables) -> Iterator[str]:
             yield f".{key}: it has no effect without {needed}"
 
 
-def _rival(precision, target, exported, tables):
-    """Yield why a target's engines cannot be timed in turns with those of a precision and target of PyTorch."""
+def _rival(name, exported, tables):
+    """Yield why a target's engines cannot be timed in turns with those of PyTorch's `precision.target`."""
+    precision, target = name.split(".")
     if exported:
         yield ".pytorch: PyTorch is not compared with itself"
     if tables.row("target", target)["runtime"] != PYTORCH:

@@ -41,14 +41,16 @@ def _in_turns(result, batch):
 
 def _apart(results, result, batch):
     own = timing(result, batch)
-    rivals = [(timing(r, batch), r) for r in results if own and _is_comparable(r, result)]
-    timed = [(e["images_per_second"], e, r) for e, r in rivals if e and e.get("machine") == own.get("machine")]
-    if not timed or not own.get("machine"):
+    if own is None or not own.get("machine"):
         return None
-    speed, entry, other = max(timed, key=lambda one: one[0])
+    rivals = [(timing(other, batch), other) for other in results if _is_comparable(other, result)]
+    timed = [(entry, other) for entry, other in rivals if entry and entry.get("machine") == own["machine"]]
+    if not timed:
+        return None
+    entry, other = max(timed, key=lambda one: one[0]["images_per_second"])
     mark = SEPARATE if own["stable"] and entry["stable"] else SEPARATE + UNSTABLE
-    name = f"{other['precision']}.{other['target']}"
-    return Over(Ratio(own["images_per_second"] / speed, None, None, mark), name)
+    value = own["images_per_second"] / entry["images_per_second"]
+    return Over(Ratio(value, None, None, mark), f"{other['precision']}.{other['target']}")
 
 
 def _is_comparable(other, result):
