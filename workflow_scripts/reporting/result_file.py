@@ -11,7 +11,7 @@ VERSION = 2  # of rules/schemas/result.schema.yaml; results of version 1 do not 
 OLDER = "an older version of the project wrote it: run snakemake for it again"
 PARTS = {**dict.fromkeys(("dataset", "accuracy", "engine", "target_identity", "provenance"), dict), "benchmark": list}
 NAMES = ("model", "precision", "target")
-# keys that older results lack, by part
+# keys that older results lack, by part: null, or the value in EMPTY
 LATER: dict[str, tuple[str, ...]] = {
     "": ("chosen", "candidates", "paired_benchmark", "over_pytorch", "trtexec", "dla", "plan", "preprocessing"),
     "dataset": ("subset",),
@@ -20,10 +20,7 @@ LATER: dict[str, tuple[str, ...]] = {
     "plan": ("met", "select", "path"),
     "provenance": ("weights_part", "git_commit"),
 }
-EMPTY: dict[str, dict] = {
-    "engine": {"warnings": []},
-    "provenance": {"versions": {}, "recipe": {}, "trained": {}},
-}  # the same
+EMPTY: dict[str, dict] = {"engine": {"warnings": []}, "provenance": {"versions": {}, "recipe": {}, "trained": {}}}
 TIMED = ("power_mode", "power_mode_asked", "board", "timed", "timing_key", "machine", "energy_mj_per_image")
 
 

@@ -40,10 +40,9 @@ def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
     """
     if plan is not None:
         raise UserError("onnxruntime takes no plan of precisions: quantize fewer nodes instead (placement)")
-    if not set(COMPUTES).issuperset(requested_precisions(recipe)):
-        raise UserError(
-            f"onnxruntime cannot compute in {requested_precisions(recipe)[-1]} on a CPU: one of {', '.join(COMPUTES)}"
-        )
+    asked = requested_precisions(recipe)
+    if not set(COMPUTES).issuperset(asked):
+        raise UserError(f"onnxruntime cannot compute in {asked[-1]} on a CPU: one of {', '.join(COMPUTES)}")
     start, here = time.monotonic(), fingerprint()
     with tempfile.TemporaryDirectory() as folder:
         optimized = os.path.join(folder, PART)

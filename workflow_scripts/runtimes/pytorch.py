@@ -99,9 +99,7 @@ def _read(engine):
 def _check_device(device):
     torch = _program.library()
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"torch {torch.__version__} cannot use a GPU here: install the build of torch for this driver's CUDA"
-        )
+        raise UserError(f"torch {torch.__version__} cannot use a GPU here: install its build for this driver's CUDA")
 
 
 def _prepare(header, threads):
@@ -175,11 +173,7 @@ def _layer(node):
     modules, name = list((node.meta.get("nn_module_stack") or {}).values()), _operator(node)
     path = f"{modules[-1][0]}/{node.name}" if modules and modules[-1][0] else node.name
     precision = str(node.meta["val"].dtype)
-    return {
-        "name": path,
-        "type": "Cast" if name in CAST else name,
-        "precision": PRECISIONS.get(precision, precision),
-    }
+    return {"name": path, "type": "Cast" if name in CAST else name, "precision": PRECISIONS.get(precision, precision)}
 
 
 def _profiled_operators(torch, program, images, queries):
