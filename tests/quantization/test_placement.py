@@ -141,9 +141,10 @@ def test_the_documented_table_is_the_configured_one():
     table = text[text.index("## Placement") :].split("\n## ", 2)[0]
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines() if line[:1] == "|"]
     classes = [name.strip("`") for name in rows[0][1:-1]]
-    assert classes == list(CONFIG["graphs"])
+    placements = {name: set(row["placement"]) for name, row in CONFIG["graphs"].items() if "placement" in row}
+    assert classes == list(placements), "a program of torch.export has none"
     documented = {
         name: {re.sub("`", "", row[0]) for row in rows[2:] if row[1 + n] == "yes"} for n, name in enumerate(classes)
     }
-    assert documented == {name: set(row["placement"]) for name, row in CONFIG["graphs"].items()}
+    assert documented == placements
     assert all(len(row[-1]) > 20 for row in rows[2:]), "every rule has a reason"
