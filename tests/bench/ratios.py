@@ -35,6 +35,13 @@ PROMISES = [  # faster, slower, batch, promised ratio or None
     ("fp32.cpu", "fp32.ort", 16, None),
 ]
 ONE_RULE = 'rule one:\n    output:\n        "x"\n    shell:\n        "touch {output}"\n'
+MANY_JOBS = """rule all:
+    input: expand("{{i}}.x", i=range({count}))
+rule one:
+    output: "{{i}}.x"
+    shell: "touch {{output}}"
+"""
+EVERY_MODEL = ["-n", "--config", "results={models: all, precisions: all, targets: all}"]
 LOST = {"int8_ptq": 3, "int8_qat": 1}  # images net that each may lose on the 360 digits
 
 
@@ -130,12 +137,19 @@ def bench_dry_runs():
         _copy_project(copy)
         planned = subprocess.run([*SNAKEMAKE, "-n", *everything], cwd=copy, capture_output=True, text=True, check=True)
         jobs = next(line.split()[-1] for line in planned.stdout.splitlines() if line.startswith("total"))
-        commands = [["-n", "--cores", "1"], ["-n", everything[0]], ["-n", *everything]]
-        folders = [folder, copy, copy]
-        base, one, whole = _seconds([(SNAKEMAKE + c, f) for c, f in zip(commands, folders)], 5)
-    print(f"  one rule {base:.2f} s, one result {one:.2f} s, everything ({jobs} jobs) {whole:.2f} s")
+        as_many = Path(folder, "as_many")
+        as_many.mkdir()
+        Path(as_many, "Snakefile").write_text(MANY_JOBS.format(count=int(jobs) - 1))
+        commands = [["-n", "--cores", "1"], ["-n", everything[0]], EVERY_MODEL, ["-n", *everything]]
+        commands.append(["-n", "--cores", "1"])
+        folders = [folder, copy, copy, copy, as_many]
+        base, one, models, whole, many = _seconds([(SNAKEMAKE + c, f) for c, f in zip(commands, folders)], 5)
+    print(f"  one rule {base:.2f} s, one result {one:.2f} s, every model {models:.2f} s", end="")
+    print(f", everything ({jobs} jobs) {whole:.2f} s, one rule with as many jobs {many:.2f} s")
     report("one result", one / base, 1.2, min)
-    report(f"everything in config.yaml, {jobs} jobs", whole / base, 2.0, min)
+    report("every model, for the targets within reach", models / base, 2.0, min)
+    report(f"everything in config.yaml, {jobs} jobs", whole / base, None)
+    report("everything, against one rule with as many jobs", whole / many, None)
 
 
 def _copy_project(folder):

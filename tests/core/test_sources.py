@@ -54,7 +54,7 @@ def parsed(path):
 def test_names_are_those_that_a_parser_finds(path):
     read, known = set(sources._modules(path.read_text())), set(parsed(path))
     assert known <= read
-    assert {name for name in read - known if any(file.is_file() for file in sources._candidates(name))} == set()
+    assert {name for name in read - known if sources._found(name, sources._files(sources.ROOT))} == set()
 
 
 @pytest.mark.parametrize(

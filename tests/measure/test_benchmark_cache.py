@@ -129,6 +129,7 @@ def test_only_code_that_times_counts(tmp_path, monkeypatch):
         assert old in text
         path.write_text(text.replace(old, new, 1))
         sources._direct.cache_clear()
+        sources._text.cache_clear()
         return benchmark_cache.timing_code(*SCRIPTS)
 
     before = benchmark_cache.timing_code(*SCRIPTS)

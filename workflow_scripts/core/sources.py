@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,9 +24,17 @@ NO_EFFECT = ("ctx", "kind", "returns")  # fields of a syntax tree that do not ch
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def _candidates(name):
-    path = ROOT.joinpath(*name.split("."))
-    return [path.with_suffix(".py"), path / "__init__.py"]
+@functools.lru_cache(maxsize=None)
+def _files(root):
+    """Return the paths of all Python files under a folder, relative to it, listed once."""
+    found = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
+    return {os.path.relpath(path, root) for path in found if path.endswith(".py")}
+
+
+def _found(name, files):
+    """Return which of some files a dotted name may refer to."""
+    stem = name.replace(".", "/")
+    return [path for path in (f"{stem}.py", f"{stem}/__init__.py") if path in files]
 
 
 def _modules(source):
@@ -43,43 +52,62 @@ def _modules(source):
 
 
 @functools.lru_cache(maxsize=None)
-def _direct(path):
-    paths = {c for name in _modules(path.read_text(encoding="utf-8")) for c in _candidates(name) if c.is_file()}
-    return paths | {init for c in paths for init in [c.parent / "__init__.py"] if init.is_file()}
+def _direct(root, path):
+    files = _files(root)
+    paths = {found for name in _modules(_text(root, path)) for found in _found(name, files)}
+    return paths | {init for found in paths for init in [os.path.dirname(found) + "/__init__.py"] if init in files}
 
 
-def closure(*scripts: str | Path) -> list[Path]:
-    """Return scripts (relative to workflow_scripts/) and the project's modules that they import, sorted."""
-    pending, seen = [ROOT / script for script in scripts], set()
+def names(*scripts: str) -> list[str]:
+    """Return scripts and the project modules that they import, sorted; all are relative to workflow_scripts/."""
+    pending, seen = list(scripts), set()
     while pending:
         path = pending.pop()
         if path not in seen:
             seen.add(path)
-            pending.extend(_direct(path))
+            pending.extend(_direct(ROOT, path))
     return sorted(seen)
+
+
+def closure(*scripts: str | Path) -> list[Path]:
+    """Return the same as absolute paths."""
+    return [ROOT / name for name in names(*map(str, scripts))]
 
 
 def tools(paths: Iterable[str]) -> set[str]:
     """Return the distributions that commands declare as tools; paths of source files relative to the repository."""
-    return {name for path in paths for given in TOOLS.findall(_text(path)) for name in re.findall(r"[\w-]+", given)}
+    return {
+        name
+        for path in paths
+        for given in TOOLS.findall(_text(ROOT.parent, path))
+        for name in re.findall(r"[\w-]+", given)
+    }
 
 
 def is_training(path: str) -> bool:
     """Return whether the command in a script (a path from the repository's root) declares that it trains."""
-    return bool(TRAINED.search(_text(path)))
+    return bool(TRAINED.search(_text(ROOT.parent, path)))
 
 
 def text_hash(paths: Iterable[str]) -> str:
     """Return a hash of the text of source files, paths relative to the repository: every edit counts."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(f"{path} {hashlib.sha256(_text(path).encode()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    lines = (f"{path} {_text_digest(ROOT.parent, path)}\n" for path in sorted(paths))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=None)
-def _text(path):
-    return (ROOT.parent / path).read_text(encoding="utf-8") if (ROOT.parent / path).is_file() else ""
+def _text_digest(folder, path):
+    return hashlib.sha256(_text(folder, path).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=None)
+def _text(folder, path):
+    """Return the text of a file, "" where there is none."""
+    try:
+        with open(os.path.join(folder, path), encoding="utf-8") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
 
 
 def code_hash(path: str | Path) -> str:

@@ -265,8 +265,6 @@ def user_path(key: str) -> Slice:
 @functools.lru_cache(maxsize=None)
 def code(*scripts: str) -> list[str]:
     """Return the paths of scripts and of all project modules that they import, the first script first."""
-    first, *others = [sources.ROOT / script for script in scripts]
-    if not first.is_file():
-        return [f"workflow_scripts/{scripts[0]}"]
-    paths = sources.closure(scripts[0], *(path.relative_to(sources.ROOT) for path in others if path.is_file()))
-    return [f"workflow_scripts/{p.relative_to(sources.ROOT)}" for p in [first] + [p for p in paths if p != first]]
+    first, *others = scripts
+    known = sources.names(first, *(script for script in others if (sources.ROOT / script).is_file()))
+    return [f"workflow_scripts/{name}" for name in [first, *(name for name in known if name != first)]]
