@@ -41,6 +41,7 @@ include: "rules/results.smk"
 
 run_checks.check_requested(sys.argv[1:], workflow.rules, tables)
 staleness.attach(workflow.rules, tables)
+command_lines.attach(workflow.rules, tables)
 device_site.trust(workflow.rules, tables)
 
 

@@ -15,37 +15,30 @@ rule evaluate_torch:
     output:
         accuracy="results/{dataset}/{scores}/{model}.torch.json",
         logits="results/{dataset}/{scores}/{model}.torch.npy",
-    log:
-        "results/logs/{dataset}/evaluate_torch.{scores}.{model}.log",
     threads: EVERY_CORE
     params:
         options=options(classes=dataset.classes, split=slices.split),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "--model {input.model:q} --index {input.index:q} {params.options} "
-        "--accuracy {output.accuracy:q} --logits {output.logits:q} --threads {threads} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {threads} --log {log:q}'
 
 
 rule evaluate_onnx:
     """Evaluate the exported graph in ONNX Runtime on the val split."""
     input:
         model="results/{dataset}/models/{model}.json",
-        onnx="results/{dataset}/onnx/{model}.onnx",
+        engine="results/{dataset}/onnx/{model}.onnx",
         images=images("val"),
         index="results/{dataset}/data/index.json",
         reference="results/{dataset}/accuracy/{model}.torch.npy",
         code=host_code("evaluate_engine.py", "runtimes/onnxruntime.py"),
     output:
         accuracy="results/{dataset}/accuracy/{model}.onnx.json",
-    log:
-        "results/logs/{dataset}/evaluate_onnx.{model}.log",
     threads: EVERY_CORE
     params:
         options=options(identity=slices.onnx_identity),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --engine {input.onnx:q} --images {input.images:q} --index {input.index:q} '
-        "--reference {input.reference:q} --runtime onnxruntime --recipe '{{}}' --split val "
-        "--model {input.model:q} {params.options} --accuracy {output.accuracy:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} '
+        "--runtime onnxruntime --recipe '{{}}' --split val --log {log:q}"
 
 
 rule evaluate_engine:
@@ -59,15 +52,10 @@ rule evaluate_engine:
         code=device_code("evaluate_engine.py"),
     output:
         accuracy="results/{dataset}/{scores}/{model}.{precision}.{target}.json",
-    log:
-        "results/logs/{dataset}/evaluate_engine.{scores}.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,
     params:
-        device=on_device,
         options=device_options(split=slices.split, recipe=target["threads"]),
     shell:
-        "{params.device} {input.code[0]:q} --engine {input.engine:q} --images {input.images:q} "
-        "--index {input.index:q} --reference {input.reference:q} --model {input.model:q} {params.options} "
-        "--accuracy {output.accuracy:q} --log {log:q}"
+        "{params.device} {input.code[0]:q} {params.files} {params.options} --log {log:q}"

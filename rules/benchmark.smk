@@ -8,17 +8,13 @@ rule benchmark:
         code=device_code("benchmark.py"),
     output:
         benchmark="results/{dataset}/benchmark/{model}.{precision}.{target}.json",
-    log:
-        "results/logs/{dataset}/benchmark.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,
     params:
-        device=on_device,
         options=device_options(recipe=TIMING),
     shell:
-        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
-        "--benchmark {output.benchmark:q} --log {log:q}"
+        "{params.device} {input.code[0]:q} {params.files} {params.options} --log {log:q}"
 
 
 rule paired_benchmark:
@@ -28,20 +24,16 @@ rule paired_benchmark:
         engines=candidates("results/{d}/engines/{m}.{p}.{t}.engine"),
         select=candidates("results/{d}/select/{m}.{p}.{t}.json"),
     output:
-        paired="results/{dataset}/paired_benchmark/{model}.{precision}.{target}.json",
-    log:
-        "results/logs/{dataset}/paired_benchmark.{model}.{precision}.{target}.log",
+        paired_benchmark="results/{dataset}/paired_benchmark/{model}.{precision}.{target}.json",
     wildcard_constraints:
         precision=CHOOSING,
     threads: device_cores
     resources:
         **BOARDS,
     params:
-        device=on_device,
         options=device_options(recipe=slices.timing_in_turns),
     shell:
-        "{params.device} {input.code[0]:q} --engines {input.engines:q} --select {input.select:q} {params.options} "
-        "--paired-benchmark {output.paired:q} --log {log:q}"
+        "{params.device} {input.code[0]:q} {params.files} {params.options} --log {log:q}"
 
 
 rule compare_pytorch:
@@ -52,17 +44,13 @@ rule compare_pytorch:
         code=pytorch_code("compare_pytorch.py"),
     output:
         comparison="results/{dataset}/pytorch/{model}.{precision}.{target}.json",
-    log:
-        "results/logs/{dataset}/compare_pytorch.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,
     params:
-        device=on_device,
         options=device_options(recipe=TIMING, name=target.pytorch),
     shell:
-        "{params.device} {input.code[0]:q} --engine {input.engine:q} --pytorch {input.pytorch:q} {params.options} "
-        "--comparison {output.comparison:q} --log {log:q}"
+        "{params.device} {input.code[0]:q} {params.files} {params.options} --log {log:q}"
 
 
 rule run_trtexec:
@@ -72,17 +60,13 @@ rule run_trtexec:
         code=device_code("run_trtexec.py"),
     output:
         trtexec="results/{dataset}/trtexec/{model}.{precision}.{target}.json",
-    log:
-        "results/logs/{dataset}/run_trtexec.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,
     params:
-        device=on_device,
         options=device_options(recipe=TIMING),
     shell:
-        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
-        "--trtexec {output.trtexec:q} --log {log:q}"
+        "{params.device} {input.code[0]:q} {params.files} {params.options} --log {log:q}"
 
 
 rule profile_engine:
@@ -92,14 +76,10 @@ rule profile_engine:
         code=device_code("profile_engine.py"),
     output:
         profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
-    log:
-        "results/logs/{dataset}/profile_engine.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,
     params:
-        device=on_device,
         options=device_options(recipe=PROFILING),
     shell:
-        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
-        "--profile {output.profile:q} --log {log:q}"
+        "{params.device} {input.code[0]:q} {params.files} {params.options} --log {log:q}"

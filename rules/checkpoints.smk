@@ -7,21 +7,17 @@ rule download:
         code=host_code("fetch_checkpoint.py"),
     output:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
-    log:
-        "results/logs/{dataset}/download.{model}.log",
     wildcard_constraints:
         dataset=datasets_with("official"),
     params:
         options=options(url=slices.url, sha256=model.sha256),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.options} --checkpoint {output.checkpoint:q} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'
 
 
 use rule download as download_start with:
     output:
         checkpoint="results/{dataset}/pretrained/{model}.pth",
-    log:
-        "results/logs/{dataset}/download_start.{model}.log",
     wildcard_constraints:
         dataset=datasets_with("finetune"),
 
@@ -29,24 +25,20 @@ use rule download as download_start with:
 rule train:
     """Train a checkpoint on the train split, from scratch or from another checkpoint."""
     input:
+        "results/{dataset}/data/train.tsv",  # beside the index, which names it
         model="results/{dataset}/models/{model}.json",
         start=user_file("dataset.from"),
         index="results/{dataset}/data/index.json",
-        listing="results/{dataset}/data/train.tsv",
         code=host_code("train.py"),
     output:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
-    log:
-        "results/logs/{dataset}/train.{model}.log",
     wildcard_constraints:
         dataset=datasets_with("train", "finetune"),
     threads: EVERY_CORE
     params:
-        start=user_path("dataset.from"),
         options=options(classes=dataset.classes, training=TRAINING, seed=seed),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --start={params.start:q} {params.options} '
-        "--model {input.model:q} --checkpoint {output.checkpoint:q} --threads {threads} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {threads} --log {log:q}'
 
 
 rule import_checkpoint:
@@ -57,13 +49,9 @@ rule import_checkpoint:
         code=host_code("import_checkpoint.py"),
     output:
         checkpoint="results/{dataset}/checkpoints/{model}.pth",
-    log:
-        "results/logs/{dataset}/import_checkpoint.{model}.log",
     wildcard_constraints:
         dataset=datasets_with("import"),
     params:
-        source=user_path("dataset.weights"),
         options=options(classes=dataset.classes, part=slices.checkpoint_part),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --source {params.source:q} {params.options} '
-        "--model {input.model:q} --checkpoint {output.checkpoint:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'

@@ -3,13 +3,13 @@
 import functools
 import os
 import re
-import shlex
 import sys
 
 from configuration import checks
 from configuration.tables import SCORED
 from core import trained
 from devices import reach
+from snakefile import command_lines
 from snakefile import device_site
 from snakefile import job_list
 from snakefile import params as slices
@@ -47,13 +47,13 @@ def active(path):
 
 
 def host_code(script, *others):
-    """Return a rule's input `code`: the script of a job on the host; others: modules that it loads by name."""
+    """Return a rule's input `code`: the script of a job on the host; others: files that it loads by name."""
     return staleness.script(script, lambda wildcards: others, on_host=True)
 
 
-def result_code(script):
+def result_code(script, *others):
     """Return the input `code` of a job that gathers results, on the host and on devices alike."""
-    return staleness.script(script)
+    return staleness.script(script, lambda wildcards: others)
 
 
 def device_code(script, purpose="run"):
@@ -76,19 +76,6 @@ def device_cores(w):
     return 1 if reach.board(tables, w.target) else EVERY_CORE
 
 
-def on_device(wildcards, input, output):
-    """Return what starts a target's command line in a shell: its interpreter, or run_on_board.py for a board.
-
-    Takes `input` so that Snakemake treats the value as derived: a board's address must not invalidate artifacts.
-    """
-    if not reach.board(tables, wildcards.target):
-        return staleness.Untracked(f'"$LEVIT_PYTHON_{wildcards.target}"')
-    needed = [*input, *staleness.modules(input.code[0], tables.runtime_file(wildcards.target))]
-    files = [" ".join(shlex.quote(str(path)) for path in several) for several in (needed, output)]
-    start = f'"$LEVIT_PYTHON" workflow_scripts/run_on_board.py --board "$LEVIT_BOARD_{wildcards.target}"'
-    return staleness.Untracked(f"{start} --inputs {files[0]} --outputs {files[1]} --")
-
-
 def dataset_code(script):
     """Return the input `code` of a job on the host that loads the script of a builtin dataset."""
     return staleness.script(script, lambda wildcards: tables.builtin_files(wildcards.dataset), on_host=True)
@@ -97,11 +84,6 @@ def dataset_code(script):
 def user_file(key):
     """Return a rule's input of the path that a key of a row names; a user's file counts by its content."""
     return staleness.user_file(key, tables, workflow.rules)
-
-
-def user_path(key):
-    """Return the same path, or "", as a param that makes no job stale."""
-    return lambda wildcards: staleness.Untracked(slices.user_path(key)(tables, wildcards))
 
 
 def images(split):
@@ -124,43 +106,30 @@ def datasets_with(*sources):
     return "|".join(re.escape(name) for name in tables.names("dataset") if tables.source(name) in sources) or "(?!)"
 
 
-def sweep_choice(w):
-    """Return the sweep that chooses a precision's calibration recipe, or nothing where its row has the recipe."""
-    return f"results/{w.dataset}/sweeps/{w.model}.{w.precision}.json" if tables.is_swept(w.precision) else []
-
-
-def qat_checkpoint(w):
-    """Return the quantization-aware checkpoint, or nothing where the precision has none."""
-    return f"results/{w.dataset}/qat/{w.model}.{w.precision}.pth" if tables.has_qat(w.precision) else []
-
-
-def calibration(w):
-    """Return the calibrated ranges of a precision, or nothing where it has no quantizers."""
-    path = f"results/{w.dataset}/calibration/{w.model}.{w.precision}.json"
-    return path if tables.is_calibrated(w.precision) else []
-
-
-def plan(w):
-    """Return the plan of a precision, or nothing where it has no fallback, or its target takes no plan."""
-    return f"results/{w.dataset}/plans/{w.model}.{w.precision}.json" if has_plan(w) else []
-
-
 def has_plan(w):
     """Return whether a job's precision has a plan, and its target takes one."""
     return tables.has_plan(w.precision, getattr(w, "target", None))
 
 
-def select(w):
-    """Return the select split's images, index and FP32 logits, for a precision with a plan, or nothing."""
-    folder = f"results/{w.dataset}"
-    reference = f"{folder}/select/{w.model}.torch.npy"
-    files = [f"{folder}/data/{w.model}.select.u8", f"{folder}/data/index.json", reference]
-    return files if has_plan(w) else []
+def where(holds, *paths):
+    """Return a function of wildcards: paths where a predicate of the wildcards is true, or nothing."""
+    return lambda w: [path.format(**dict(w.items())) for path in paths] if holds(w) else []
 
 
-def verified_model(w):
-    """Return the resolved model of an engine that is verified on the select split, or nothing without a plan."""
-    return f"results/{w.dataset}/models/{w.model}.json" if has_plan(w) else []
+def where_calibrated(path):
+    """Return a function of wildcards: a path where the precision has quantizers, or nothing."""
+    return where(lambda w: tables.is_calibrated(w.precision), path)
+
+
+sweep_choice = where(lambda w: tables.is_swept(w.precision), "results/{dataset}/sweeps/{model}.{precision}.json")
+qat_checkpoint = where(lambda w: tables.has_qat(w.precision), "results/{dataset}/qat/{model}.{precision}.pth")
+calibration = where_calibrated("results/{dataset}/calibration/{model}.{precision}.json")
+peer_cache = where_calibrated("results/{dataset}/calibration/{model}.{precision}.{target}.cache")
+plan = where(has_plan, "results/{dataset}/plans/{model}.{precision}.json")
+verified_model = where(has_plan, "results/{dataset}/models/{model}.json")
+select = where(
+    has_plan, images("select"), "results/{dataset}/data/index.json", "results/{dataset}/select/{model}.torch.npy"
+)
 
 
 def weakly_typed_graph(w):
@@ -171,12 +140,6 @@ def weakly_typed_graph(w):
 def engine_graph(w):
     """Return the graph that an engine is built from."""
     return tables.engine_graph(w.dataset, w.model, w.precision, w.target)
-
-
-def peer_cache(w):
-    """Return the calibration cache of an INT8 precision, even if its engine takes none, or nothing."""
-    calibrated = tables.is_calibrated(w.precision)
-    return f"results/{w.dataset}/calibration/{w.model}.{w.precision}.{w.target}.cache" if calibrated else []
 
 
 def engine_cache(w):
@@ -216,12 +179,6 @@ def candidates(path):
         return [path.format(d=dataset, m=w.model, p=name, t=w.target) for name in able]
 
     return paths
-
-
-def as_flags(wildcards, input):
-    """Return a rule's inputs except its code as `--name=path`, with an empty path where there is no file."""
-    files = {name: path for name, path in input.items() if name != "code"}
-    return staleness.Untracked(" ".join(f"--{name}={shlex.quote(str(path))}" for name, path in files.items()))
 
 
 def listed_results(wildcards):

@@ -8,10 +8,8 @@ rule index_dataset:
         code=dataset_code("index_dataset.py"),
     output:
         index="results/{dataset}/data/index.json",
-        train="results/{dataset}/data/train.tsv",
+        train_images="results/{dataset}/data/train.tsv",
         seen="results/{dataset}/data/seen.txt",
-    log:
-        "results/logs/{dataset}/index_dataset.log",
     params:
         options=options(
             dataset=dataset["builtin drawing path train val labels synsets class_order subset classes splits"],
@@ -20,9 +18,8 @@ rule index_dataset:
         ),
         images="results/{dataset}/data/images",
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.options} '
-        "--images-root {params.images:q} --index {output.index:q} --train-images {output.train:q} "
-        "--seen {output.seen:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} '
+        "--images-root {params.images:q} --log {log:q}"
 
 
 rule resolve:
@@ -31,12 +28,10 @@ rule resolve:
         code=host_code("resolve.py"),
     output:
         model="results/{dataset}/models/{model}.json",
-    log:
-        "results/logs/{dataset}/resolve.{model}.log",
     params:
         options=run_checks.one_line(options(row=slices.network)),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.options} --model {output.model:q} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'
 
 
 rule decode_split:
@@ -47,9 +42,7 @@ rule decode_split:
         code=host_code("decode_split.py"),
     output:
         images=images("{split}"),
-    log:
-        "results/logs/{dataset}/decode_split.{model}.{split}.log",
     threads: EVERY_CORE
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --index {input.index:q} --model {input.model:q} --split {wildcards.split} '
-        "--images {output.images:q} --workers {threads} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --split {wildcards.split} '
+        "--workers {threads} --log {log:q}"

@@ -7,19 +7,15 @@ rule dla_fit:
         clean=clean_graph,
         onnx="results/{dataset}/onnx/{model}.onnx",
         rules="workflow_scripts/dla/rules.yaml",
-        template="workflow_scripts/reporting/dla.svg",
-        code=host_code("dla_fit.py"),
+        code=host_code("dla_fit.py", "dla/rules.yaml", "reporting/dla.svg"),
     output:
         report="results/{dataset}/dla/{model}.{precision}.{target}.json",
         picture="results/{dataset}/dla/{model}.{precision}.{target}.svg",
-    log:
-        "results/logs/{dataset}/dla_fit.{model}.{precision}.{target}.log",
     params:
         options=options(needs="dla", recipe=slices.accelerator),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --clean {input.clean:q} --onnx {input.onnx:q} --rules {input.rules:q} '
-        "--model {wildcards.model} --precision {wildcards.precision} --target {wildcards.target} {params.options} "
-        "--report {output.report:q} --picture {output.picture:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --model {wildcards.model} '
+        "--precision {wildcards.precision} --target {wildcards.target} --log {log:q}"
 
 
 rule compare_dla:
@@ -30,8 +26,5 @@ rule compare_dla:
         code=result_code("compare_dla.py"),
     output:
         comparison="results/{dataset}/dla/{model}.{precision}.{target}.built.json",
-    log:
-        "results/logs/{dataset}/compare_dla.{model}.{precision}.{target}.log",
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --report {input.report:q} --description {input.description:q} '
-        "--comparison {output.comparison:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --log {log:q}'

@@ -13,15 +13,10 @@ rule build_engine:
     output:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
         description="results/{dataset}/engines/{model}.{precision}.{target}.json",
-    log:
-        "results/logs/{dataset}/build_engine.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,
     params:
-        device=on_device,
         options=device_options(recipe=BUILDING, verification=VERIFICATION),
     shell:
-        "{params.device} {input.code[0]:q} --onnx {input.onnx:q} "
-        "--cache={input.cache:q} --plan={input.plan:q} --select {input.select:q} {params.options} "
-        "--model={input.model:q} --engine {output.engine:q} --description {output.description:q} --log {log:q}"
+        "{params.device} {input.code[0]:q} {params.files} {params.options} --log {log:q}"

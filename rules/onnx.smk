@@ -10,13 +10,10 @@ rule export_onnx:
         code=host_code("export_onnx.py"),
     output:
         onnx="results/{dataset}/onnx/{model}.onnx",
-    log:
-        "results/logs/{dataset}/export_onnx.{model}.log",
     params:
         options=options(classes=dataset.classes),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "{params.options} --model {input.model:q} --onnx {output.onnx:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'
 
 
 rule clean_onnx:
@@ -26,12 +23,10 @@ rule clean_onnx:
         code=host_code("clean_onnx.py"),
     output:
         clean="results/{dataset}/clean/{model}.{graph}.onnx",
-    log:
-        "results/logs/{dataset}/clean_onnx.{model}.{graph}.log",
     params:
         options=options(passes=graph.passes),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} {params.options} --clean {output.clean:q} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'
 
 
 rule type_onnx:
@@ -42,10 +37,7 @@ rule type_onnx:
         code=host_code("type_onnx.py"),
     output:
         typed="results/{dataset}/typed/{model}.{precision}.onnx",
-    log:
-        "results/logs/{dataset}/type_onnx.{model}.{precision}.log",
     params:
         options=options(recipe=precision["compute high_precision"]),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --onnx {input.onnx:q} --plan={input.plan:q} {params.options} '
-        "--typed {output.typed:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'

@@ -10,10 +10,7 @@ rule export_program:
         code=host_code("export_program.py"),
     output:
         program="results/{dataset}/programs/{model}.pt2",
-    log:
-        "results/logs/{dataset}/export_program.{model}.log",
     params:
         options=options(classes=dataset.classes),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --checkpoint {input.checkpoint:q} --images {input.images:q} '
-        "{params.options} --model {input.model:q} --program {output.program:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'

@@ -7,16 +7,13 @@ rule fingerprint:
         code=device_code("fingerprint.py", purpose="build"),
     output:
         identity="results/targets/{target}.json",
-    log:
-        "results/logs/targets/fingerprint.{target}.log",
     resources:
         **BOARDS,
     params:
-        device=on_device,
         options=options(target=FACTS),
         identity=options(identity=slices.runtime_identity),
     shell:
-        "{params.device} {input.code[0]:q} {params.options} --identity {output.identity:q} --log {log:q}"
+        "{params.device} {input.code[0]:q} {params.files} {params.options} --log {log:q}"
 
 
 rule everything:

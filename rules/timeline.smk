@@ -9,13 +9,10 @@ rule draw_timeline:
         code=result_code("draw_timeline.py"),
     output:
         timeline="results/{dataset}/timeline/{model}.{precision}.{target}.svg",
-    log:
-        "results/logs/{dataset}/draw_timeline.{model}.{precision}.{target}.log",
     params:
         title="{model} {precision} on {target}",
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} --profile {input.profile:q} --title {params.title:q} '
-        "--timeline {output.timeline:q} --log {log:q}"
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --title {params.title:q} --log {log:q}'
 
 
 rule capture_nsys:
@@ -25,14 +22,10 @@ rule capture_nsys:
         code=device_code("capture_nsys.py"),
     output:
         capture="results/{dataset}/timeline/{model}.{precision}.{target}.nsys-rep",
-    log:
-        "results/logs/{dataset}/capture_nsys.{model}.{precision}.{target}.log",
     threads: device_cores
     resources:
         **BOARDS,
     params:
-        device=on_device,
         options=device_options(recipe=PROFILING),
     shell:
-        "{params.device} {input.code[0]:q} --engine {input.engine:q} {params.options} "
-        "--capture {output.capture:q} --log {log:q}"
+        "{params.device} {input.code[0]:q} {params.files} {params.options} --log {log:q}"

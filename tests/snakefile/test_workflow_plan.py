@@ -1,5 +1,8 @@
 """Dry runs: what is planned for which request, everywhere, under Snakemake 9 and 7.32.4 alike."""
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -139,6 +142,16 @@ def test_overrides_choose_results(workflow):
 def test_both_snakemakes_plan_the_same_jobs(workflow, workflow7):
     for target in ("everything", DEMO, "results/digits/accuracy/LeViT-tiny.onnx.json"):
         assert workflow.plan(target) == workflow7.plan(target) != []
+
+
+@pytest.mark.parametrize("name", ["workflow", "workflow7"])
+def test_a_log_is_named_as_its_rule(name, request):
+    _, output = request.getfixturevalue(name).run("-n", "everything")
+    logs = dict(re.findall(r"^rule (\w+):\n(?:    .*\n)*?    log: (\S+)", output, re.MULTILINE))
+    assert len(logs) > 20
+    assert {rule: Path(log).name.partition(".")[0] for rule, log in logs.items()} == {rule: rule for rule in logs}
+    assert logs["evaluate_engine"].startswith("results/logs/digits/evaluate_engine.")
+    assert re.fullmatch(r"results/logs/fingerprint\.\w+\.log", logs["fingerprint"])
 
 
 def test_bare_cores_under_snakemake_7(workflow7):

@@ -44,7 +44,7 @@ def test_rules_that_run_code_have_it_as_input():
     for path, name, body in rules():
         if "shell:" in body:
             assert re.search(r"^        code=(\w+_)?code\(", body, re.MULTILINE), f"{path.name}: rule {name}"
-            assert "log:" in body, f"{path.name}: rule {name}"
+            assert " --log {log:q}" in body, f"{path.name}: rule {name}"
 
 
 def test_only_tables_are_branched_on():

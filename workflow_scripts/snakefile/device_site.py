@@ -30,9 +30,10 @@ def trust(rules: Any, tables: Tables) -> None:
         return
     for rule in rules:
         if is_host_built(rule):
-            timeless = {name: _timeless(item) for name, item in rule.input.items()}
+            items = list(rule.input._allitems())
             rule._input = type(rule.input)()
-            rule.set_input(**timeless)
+            for name, item in items:
+                rule.set_input(**{name: _timeless(item)}) if name else rule.set_input(_timeless(item))
 
 
 def _timeless(item):

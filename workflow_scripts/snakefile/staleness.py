@@ -53,11 +53,6 @@ def script(name: str, others: Callable = lambda wildcards: (), **facts: Any) -> 
     return path
 
 
-def modules(path: str, *others: str) -> list[str]:
-    """Return the paths of a rule's script, of `others`, and of all project modules that they import."""
-    return code(os.path.basename(path), *others)
-
-
 def user_file(key: str, tables: Tables, rules: Any) -> Callable:
     """Return a function of wildcards for a rule's input: the path that a key of a row names, where a rule makes it.
 
@@ -74,6 +69,7 @@ def user_file(key: str, tables: Tables, rules: Any) -> Callable:
             _require(named, f"{kind}s.{getattr(wildcards, kind)}.{rest}", os.path.isfile)
         return []
 
+    vars(path).update(named=functools.partial(of, tables))
     vars(path).update(user_file=lambda w: "" if _is_made(of(tables, w), rules) else of(tables, w))
     return path
 
@@ -122,12 +118,11 @@ def _basis(rule, inputs, tables):
         return lambda wildcards: recorded(str(rule.output[0].apply_wildcards(wildcards)))
     kept = is_training(rule) and not tables.config["retrain_on_upgrade"]
     versioned = is_host_built(rule) and not kept  # for a device's job, the target's identity has the version
-    own = [str(path) for path in rule.input if not callable(path) and str(path).startswith("workflow_scripts/")]
     given = {name: item.user_file for name, item in inputs.items() if hasattr(item, "user_file")}
 
     def basis(wildcards):
         files = inputs["code"].files(wildcards)
-        parts = {"code": _code(tuple(files + own))}
+        parts = {"code": _code(tuple(files))}
         if versioned:
             parts["packages"] = _packages(tuple(files))
         contents = {name: sha256_of(path) for name, path in ((n, of(wildcards)) for n, of in given.items()) if path}
