@@ -9,10 +9,11 @@ import time
 
 from core import resolved
 from core.command import Command, Job, log
+from data import index
 
 
 def run(args: Job) -> None:
-    from data import cache, index
+    from data import cache
 
     listing, start = index.read(args.index), time.monotonic()
     images = index.files(listing, args.index, args.split)
@@ -22,16 +23,9 @@ def run(args: Job) -> None:
     log.info("%d of %d images in %.1f s: %.0f images/s", decoded, len(images), seconds, decoded / seconds)
 
 
-def contents(args: Job) -> list[str]:
-    """Return the SHA-256 of each image of the split."""
-    from data import index
-
-    return index.digests(index.read(args.index), args.split)
-
-
 def command() -> Command:
     c = Command(__file__, __doc__, tools=("numpy", "pillow"), heavy=True)
-    c.input("--index", help="index.json", content=contents)
+    c.input("--index", help="index.json", content=lambda args: index.digests(index.read(args.index), args.split))
     c.model(resolved.GEOMETRY)
     c.param("--split", required=True, choices=["calib", "select", "val"])
     c.output("--images", help=".npy of uint8 [N, size, size, 3]")

@@ -11,6 +11,7 @@ from typing import Any
 from core import resolved
 from core.command import Command, Job, log
 from core.files import write_json
+from data import index
 
 
 def run(args: Job) -> None:
@@ -34,20 +35,14 @@ def run(args: Job) -> None:
         log.warning("warning: no plan meets the criterion %s: this is the best one", plan["criterion"])
 
 
-def decides(args: Job) -> Any:
-    """Return the part of the index that decides the plan."""
-    from data import index
-
-    return index.relevant(args.index, "select")
-
-
 def command() -> Command:
     tools = ("torch", "timm", "nvidia-modelopt", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy")
     c = Command(__file__, __doc__, tools=tools, heavy=True)
     c.input("--checkpoint").input("--qat", nargs="?", required=False).input("--calibration", nargs="?", required=False)
     c.input("--given", foreign=True, nargs="?", required=False, help="manual plan")
     c.input("--calib-images", help=".u8 of the calib split").input("--images", help=".u8 of the select split")
-    c.input("--index", content=decides).input("--reference", help=".npy of PyTorch FP32 logits of the select split")
+    c.input("--index", content=lambda args: index.relevant(args.index, "select"))
+    c.input("--reference", help=".npy of PyTorch FP32 logits of the select split")
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.json_param("--graph", help="JSON row of `graphs`: passes, and placement of quantizers")
     c.json_param("--recipe", help="JSON: compute, budget, criterion")

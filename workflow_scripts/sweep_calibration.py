@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core import progress, resolved
 from core.command import Command, Job, log
 from core.files import write_json
+from data import index
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,6 @@ REPORTED = ("top1", "agreement_with_fp32", "max_abs_logit_error")
 
 
 def run(args: Job) -> None:
-    from data import index
     from model import checkpoint, deploy, equivalence, training, zoo
     from quantization import calibration_images
     from quantization.calibrator import Calibrator, format_recipe
@@ -79,18 +79,11 @@ def summary(candidates: list[dict], images: int, judged: int, top1: float) -> di
     }
 
 
-def decides(args: Job) -> Any:
-    """Return the part of the index that decides the choice."""
-    from data import index
-
-    return index.relevant(args.index, "select")
-
-
 def command() -> Command:
     c = Command(__file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "numpy"), heavy=True)
     c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
     c.input("--select", help="preprocessed select split (.u8)")
-    c.input("--index", help="index.json of the dataset", content=decides)
+    c.input("--index", help="index.json of the dataset", content=lambda args: index.relevant(args.index, "select"))
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.json_param("--recipe", help="JSON: images, candidates (recipes)")
     return c.output("--sweep").untracked("--threads", type=int, default=0)

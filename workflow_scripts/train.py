@@ -5,12 +5,11 @@ If the other weights have another number of classes, the classifiers alone start
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from core import progress, resolved
 from core.command import Command, Job, log
-from core.files import UserError
+from data import index
 
 if TYPE_CHECKING:
     import torch
@@ -20,22 +19,9 @@ if TYPE_CHECKING:
 
 
 def run(args: Job) -> None:
-    """Train in one process or several; raise UserError if the dataset does not fit the parameters."""
-    from data import index
-    from model import context, parallel, training
+    from model import context, parallel
 
-    listing = index.read(args.index)
-    if len(listing["classes"]) != args.classes:
-        raise UserError(f"--classes {args.classes}: {args.index} has {len(listing['classes'])} classes")
-    device = training.start(args.seed, args.threads, args.device)
-    batch, images = args.training["batch"], index.count(listing, "train")
-    if images < batch:
-        raise UserError(f"training.batch {batch} is more than the {images} training images")
-    processes = parallel.count(args.processes, batch, device, "training.batch")
-    if processes > 1:
-        parallel.launch(train, processes, args)
-    else:
-        train(args)
+    images, device, processes = parallel.run(train, args, args.training["batch"], "training.batch")
     dtype = str(context.fast_type(device) or "torch.float32").rpartition(".")[2]
     log.info("trained on %d images in %s on %s, %d processes", images, dtype, device, processes)
 
@@ -60,7 +46,7 @@ def train(args: Job) -> None:
 
 def setup(args: Job, device: torch.device) -> tuple[Trainer, augment.TrainImages]:
     """Return the trainer, and the training images under evaluation preprocessing."""
-    from data import augment, index
+    from data import augment
     from model import checkpoint, zoo
     from model.trainer import DEFAULTS, Trainer
 
@@ -91,13 +77,6 @@ def _inputs(batches, bar):
         bar.update(len(labels))
 
 
-def index_content(args: Job) -> dict:
-    """Return the content of the index that the checkpoint depends on."""
-    from data import index
-
-    return index.relevant(args.index, "train")
-
-
 def context(args: Job) -> dict:
     """Return the properties of this machine that the weights depend on."""
     from model import context
@@ -113,23 +92,13 @@ def start_part(args: Job) -> dict:
 
 
 def command() -> Command:
-    """Return the command line."""
     c = Command(
         __file__, __doc__, tools=("torch", "timm", "numpy", "pillow"), heavy=True, trained=True, context=context
     )
-    c.input("--index", help="index.json of the dataset", content=index_content)
+    c.input("--index", help="index.json of the dataset", content=lambda args: index.relevant(args.index, "train"))
     c.input("--start", required=False, help="weights to fine-tune; without them, training is from scratch")
-    c.model(resolved.AUGMENTED)
-    c.param("--classes", type=int, required=True)
-    c.json_param("--training", help="JSON of the dataset's `training` row")
-    c.param("--seed", type=int, required=True)
-    c.output("--checkpoint", help="state dict to write")
-    c.untracked("--threads", type=int, default=0, help="CPU threads (0: all cores)")
-    c.untracked("--device", default="auto", help="auto, cpu or cuda")
-    processes = int(os.environ.get("LEVIT_PROCESSES") or 0)
-    return c.untracked(
-        "--processes", type=int, default=processes, help="that share each batch; 0: one per GPU ($LEVIT_PROCESSES)"
-    )
+    c.training().json_param("--training", help="JSON of the dataset's `training` row")
+    return c.output("--checkpoint", help="state dict to write")
 
 
 if __name__ == "__main__":

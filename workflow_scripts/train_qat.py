@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import TYPE_CHECKING
 
 from core import progress, resolved
 from core.command import Command, Job, log
-from core.files import UserError, read_json
+from core.files import read_json
+from data import index
 
 if TYPE_CHECKING:
     import torch
@@ -17,22 +17,9 @@ if TYPE_CHECKING:
 
 
 def run(args: Job) -> None:
-    """Train in one process or several; raise UserError if the dataset does not fit the parameters."""
-    from data import index
-    from model import parallel, training
+    from model import parallel
 
-    device = training.start(args.seed, args.threads, args.device)
-    listing = index.read(args.index)
-    if len(listing["classes"]) != args.classes:
-        raise UserError(f"--classes {args.classes}: {args.index} has {len(listing['classes'])} classes")
-    images = index.count(listing, "train")
-    if images < args.recipe["batch"]:
-        raise UserError(f"qat.batch {args.recipe['batch']} is more than the {images} training images")
-    processes = parallel.count(args.processes, args.recipe["batch"], device, "qat.batch")
-    if processes > 1:
-        parallel.launch(train, processes, args)
-    else:
-        train(args)
+    images, device, processes = parallel.run(train, args, args.recipe["batch"], "qat.batch")
     log.info("QAT on %d images on %s, %d processes", images, device, processes)
 
 
@@ -56,7 +43,7 @@ def train(args: Job) -> None:
 def setup(args: Job, device: torch.device) -> QatTrainer:
     """Return the trainer: the folded network is the teacher; quantized and calibrated, it is the student."""
     import quantization
-    from data import augment, index
+    from data import augment
     from model import checkpoint, deploy, equivalence, zoo
     from quantization import amax, calibrator, qat, scaling
 
@@ -79,29 +66,15 @@ def context(args: Job) -> dict:
     return context.of_training(args.device, args.threads, args.processes)
 
 
-def index_content(args: Job) -> dict:
-    """Return the content of the index that the checkpoint depends on."""
-    from data import index
-
-    return index.relevant(args.index, "train")
-
-
 def command() -> Command:
-    """Return the command line."""
     tools = ("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy", "pillow")
     c = Command(__file__, __doc__, tools=tools, heavy=True, trained=True, context=context)
     c.input("--checkpoint").input("--calibration")
-    c.input("--index", help="index.json of the dataset", content=index_content)
+    c.input("--index", help="index.json of the dataset", content=lambda args: index.relevant(args.index, "train"))
     c.input("--images", help=".u8 of a split, on which folding is checked")
-    c.model(resolved.AUGMENTED).param("--classes", type=int, required=True)
-    c.json_param("--recipe", help="JSON of the precision's `qat` row")
-    c.json_param("--augmentation", help="JSON of the dataset's").param("--seed", type=int, required=True)
-    c.output("--qat", help="state dict: weights, and amax of each quantizer")
-    c.untracked("--threads", type=int, default=0).untracked("--device", default="auto", help="auto, cpu or cuda")
-    processes = int(os.environ.get("LEVIT_PROCESSES") or 0)
-    return c.untracked(
-        "--processes", type=int, default=processes, help="that share each batch; 0: one per GPU ($LEVIT_PROCESSES)"
-    )
+    c.training().json_param("--recipe", help="JSON of the precision's `qat` row")
+    c.json_param("--augmentation", help="JSON of the dataset's")
+    return c.output("--qat", help="state dict: weights, and amax of each quantizer")
 
 
 if __name__ == "__main__":

@@ -147,6 +147,15 @@ class Command:
         self.parser.add_argument(flag, **options)
         return self
 
+    def training(self) -> Command:
+        """Declare what every training takes: its model, classes and seed, and what it runs on."""
+        self.model(resolved.AUGMENTED).param("--classes", type=int, required=True)
+        self.param("--seed", type=int, required=True)
+        self.untracked("--threads", type=int, default=0, help="CPU threads (0: all cores)")
+        self.untracked("--device", default="auto", help="auto, cpu or cuda")
+        shared, processes = "that share each batch; 0: one per GPU", int(os.environ.get("LEVIT_PROCESSES") or 0)
+        return self.untracked("--processes", type=int, default=processes, help=f"{shared} ($LEVIT_PROCESSES)")
+
     def whole_inputs(self, args: Job) -> dict[str, list[str]]:
         """Return {name: paths} of the present inputs of which every byte decides the outputs."""
         several = {name: _paths(args, name) for name in self.inputs if name not in self.contents}

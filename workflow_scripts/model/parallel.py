@@ -7,6 +7,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher import api
 
 from core.files import UserError
-from model import context
+from data import index
+from model import context, training
 
 
 def count(wanted: int, batch: int, device: torch.device, name: str) -> int:
@@ -27,6 +29,25 @@ def count(wanted: int, batch: int, device: torch.device, name: str) -> int:
         raise UserError(f"--processes {wanted}: {name} {batch} cannot be shared evenly among them")
     most = wanted or (torch.cuda.device_count() if device.type == "cuda" else 1)
     return next(number for number in range(most, 0, -1) if batch % number == 0)
+
+
+def run(train: Callable, args: Any, batch: int, name: str) -> tuple[int, torch.device, int]:
+    """Call train(args) in one process or several; return (training images, device, processes).
+
+    batch: images per step, `name` in config.yaml. Raises UserError where the dataset does not fit the arguments.
+    """
+    listing = index.read(args.index)
+    if len(listing["classes"]) != args.classes:
+        raise UserError(f"--classes {args.classes}: {args.index} has {len(listing['classes'])} classes")
+    device, images = training.start(args.seed, args.threads, args.device), index.count(listing, "train")
+    if images < batch:
+        raise UserError(f"{name} {batch} is more than the {images} training images")
+    processes = count(args.processes, batch, device, name)
+    if processes > 1:
+        launch(train, processes, args)
+    else:
+        train(args)
+    return images, device, processes
 
 
 def launch(function: Callable, processes: int, *arguments: object) -> None:
