@@ -22,9 +22,7 @@ tables = run_checks.one_line(checks.load)(config, os.path.join(workflow.basedir,
 options = functools.partial(slices.options, tables)
 device_options = functools.partial(options, runtime=target.runtime, identity=slices.runtime_identity)
 dataset_files = staleness.dataset_files(tables)
-CHOOSING = (
-    "|".join(map(re.escape, tables.choosing())) or "(?!)"
-)  # a wildcard constraint: precisions that choose an engine
+CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a wildcard constraint: what chooses an engine
 EVERY_CORE = workflow.cores or os.cpu_count()  # threads of jobs that run alone; they never make a job stale
 BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in reach.boards(tables).values()}
 workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board over ssh

@@ -17,11 +17,7 @@ from core import resolved
 from core.command import Command, Job, log
 from core.files import UserError, write_json
 
-TOOL, ENGINE, TOLERANCE = (
-    "polygraphy",
-    "polygraphy_debug.engine",
-    "1e-2",
-)  # as in the original project
+TOOL, ENGINE, TOLERANCE = ("polygraphy", "polygraphy_debug.engine", "1e-2")  # as in the original project
 FLAGS = {"fp16": ["--fp16"], "int8": ["--int8"]}
 BUILT = re.compile(r"RUNNING \| Iteration (\d+)")
 SELECTED = re.compile(r"Selecting first (\d+) layer")

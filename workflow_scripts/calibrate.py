@@ -32,10 +32,7 @@ def command() -> Command:
     c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
     c.input("--sweep", required=False, help="JSON of sweep_calibration.py, which chooses the recipe")
     c.input(
-        "--imported",
-        foreign=True,
-        required=False,
-        help="checkpoint of a network quantized elsewhere, with its ranges",
+        "--imported", foreign=True, required=False, help="checkpoint of a network quantized elsewhere, with its ranges"
     )
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.json_param("--recipe", help="JSON of the precision's `calibration` row")

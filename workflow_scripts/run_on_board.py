@@ -105,12 +105,7 @@ class BoardJob:
             self.moved["sent"] += self.board.rsync("--recursive", "--copy-links", f"{staging}/", objects)
 
     def _run(self):
-        state: dict = {
-            "sizes": self.sizes,
-            "client": self.board.client,
-            "token": self.token,
-            "offset": self.offset,
-        }
+        state: dict = {"sizes": self.sizes, "client": self.board.client, "token": self.token, "offset": self.offset}
         return self.board.ask("run", _LogStream(self), job=self.request, **state)
 
     def _forget(self):

@@ -70,7 +70,7 @@ def code_of_a_shared_module(workflow):
 
 @change(timed(*BUILT))
 def shell_text_of_a_rule(workflow):
-    workflow.edit("rules/benchmark.smk", "--benchmark {output", " --benchmark {output")
+    workflow.edit("rules/benchmark.smk", "{params.files}", " {params.files}")
 
 
 @pytest.mark.parametrize("name", CHANGES)

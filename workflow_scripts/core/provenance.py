@@ -18,12 +18,7 @@ from core.files import UserError, write_json
 from core.user_files import sha256_of
 
 SUFFIX = ".provenance"
-INHERITED = (
-    "command",
-    "versions",
-    "context",
-    "trained",
-)  # keys of a record that lineages repeat
+INHERITED = ("command", "versions", "context", "trained")  # keys of a record that lineages repeat
 FOLDER = "results"  # files below a folder of this name are artifacts
 DOORS = {  # folder of an artifact: how config.yaml takes a user's own file instead
     "calibration": "give other ranges as a quantized checkpoint (`calibration: {import: FILE}` of the precision)",
