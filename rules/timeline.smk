@@ -5,8 +5,7 @@ rule draw_timeline:
     """Draw a profile's layers along time, as SVG."""
     input:
         profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
-        template="workflow_scripts/reporting/timeline.svg",
-        code=result_code("draw_timeline.py"),
+        code=result_code("draw_timeline.py", "reporting/timeline.svg"),
     output:
         timeline="results/{dataset}/timeline/{model}.{precision}.{target}.svg",
     params:

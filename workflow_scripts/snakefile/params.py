@@ -85,6 +85,17 @@ FACTS = target[" ".join(reach.FACTS)]
 TRAINING = dataset.training | dataset["checkpoint_key"]
 AUGMENTATION = dataset.training["crop_scale crop_ratio flip"]  # what QAT has of it
 
+seed = Slice(lambda tables, w: tables.config["seed"])  # of splits and trainings
+active = Slice(lambda tables, w: tables.active)
+split = Slice(lambda tables, w: SCORED[w.scores])  # that the scores in a folder are of
+runtime_identity = Slice(lambda tables, w: reach.identity(tables, w.target))
+version = Slice(lambda tables, w: runtime_identity(tables, w).get("version") or "")  # of the runtime, where known
+onnx_identity = Slice(lambda tables, w: reach.onnx_identity())  # of what evaluates exported graphs
+engine_placement = Slice(
+    lambda tables, w: tables.row("graph", tables.graph_variant(w.precision, w.target))["placement"]
+)
+checkpoint_part = Slice(lambda tables, w: tables.row("dataset", w.dataset).get("checkpoint_key", OMITTED))
+
 
 def timing_in_turns(tables: Tables, w: Any) -> dict:
     """Return how the finalists of a choice are timed in turns, with each candidate's batches and the budget."""
@@ -96,36 +107,6 @@ def timing_in_turns(tables: Tables, w: Any) -> dict:
 
 
 vars(timing_in_turns).update(keys=TIMING.keys)
-
-
-def seed(tables: Tables, w: Any) -> int:
-    """Return the seed of splits and trainings."""
-    return tables.config["seed"]
-
-
-def active(tables: Tables, w: Any) -> str:
-    """Return the active dataset's name."""
-    return tables.active
-
-
-def split(tables: Tables, w: Any) -> str:
-    """Return the split that the scores in a folder are of."""
-    return SCORED[w.scores]
-
-
-def runtime_identity(tables: Tables, w: Any) -> dict:
-    """Return a target's identity."""
-    return reach.identity(tables, w.target)
-
-
-def version(tables: Tables, w: Any) -> str:
-    """Return the version of a target's runtime, or "" where it is not known here."""
-    return runtime_identity(tables, w).get("version") or ""
-
-
-def onnx_identity(tables: Tables, w: Any) -> dict:
-    """Return the identity of what evaluates exported graphs."""
-    return reach.onnx_identity()
 
 
 def published(tables: Tables, w: Any) -> dict[str, float]:
@@ -155,11 +136,6 @@ def image_state(tables: Tables, w: Any) -> str:
     return state if state is not None else system_text(f"results/{w.dataset}/data/seen.txt").strip()
 
 
-def checkpoint_part(tables: Tables, w: Any) -> Any:
-    """Return which state dict of the user's checkpoint is taken, where the row says it."""
-    return tables.row("dataset", w.dataset).get("checkpoint_key", OMITTED)
-
-
 def calibration(tables: Tables, w: Any) -> dict:
     """Return a precision's calibration recipe; a sweep's candidates count by the choice, imports by their content."""
     row = precision.calibration(tables, w)
@@ -172,11 +148,6 @@ def plan_graph(tables: Tables, w: Any) -> dict:
     """Return the passes of the graph variant whose nodes plans name, and what any variant quantizes."""
     placed = {kind for row in tables.names("graph").values() for kind in row["placement"]}
     return {"passes": tables.row("graph", STRONGLY_TYPED_GRAPH)["passes"], "placement": sorted(placed)}
-
-
-def engine_placement(tables: Tables, w: Any) -> list[str]:
-    """Return the placement of the graph variant that a target's engine is built from."""
-    return tables.row("graph", tables.graph_variant(w.precision, w.target))["placement"]
 
 
 def accelerator(tables: Tables, w: Any) -> dict:
