@@ -1,8 +1,7 @@
 """config.yaml, checked: each value against the schema, then the rows against themselves and one another.
 
 What two rows make of each other (a precision and a dataset's images, a precision and a target's runtime) refuses only
-the results that need both: Tables.refusal. Read while Snakemake parses: the standard library and Snakemake's PyYAML,
-Python 3.8.
+the results that need both: Tables.refusal.
 """
 
 from __future__ import annotations

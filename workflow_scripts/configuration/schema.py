@@ -1,7 +1,7 @@
 """The part of JSON Schema that config.schema.yaml uses: check a value, fill in defaults, read strings as numbers.
 
 jsonschema would make a dry run 7 % slower (20 % under Snakemake 7), and neither fills in defaults nor reads
-`--config seed=3` as a number. A test holds both to the same verdicts. Standard library only, Python 3.8.
+`--config seed=3` as a number. A test holds both to the same verdicts.
 """
 
 from __future__ import annotations

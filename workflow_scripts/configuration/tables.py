@@ -1,7 +1,4 @@
-"""The tables of config.yaml: rows by name, what belongs together, and which results make no sense.
-
-Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
-"""
+"""The tables of config.yaml: rows by name, what belongs together, and which results make no sense."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Configuration files as text: refuse, with its line, what YAML reads as something other than it looks like.
 
 Snakemake's own reader takes the last of two equal keys, reads 010 as 8 and 12:30 as 750, and prints a traceback for
-bytes that are not UTF-8; so the text is checked first. schema.py checks what the keys mean. Read while Snakemake
-parses: the standard library and Snakemake's PyYAML, Python 3.8.
+bytes that are not UTF-8; so the text is checked first. schema.py checks what the keys mean.
 """
 
 from __future__ import annotations

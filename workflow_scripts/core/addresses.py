@@ -1,7 +1,4 @@
-"""URLs without their credentials: users, passwords and tokens reach no log, record or command line.
-
-Hosts and devices import it while Snakemake parses: standard library only, Python 3.8.
-"""
+"""URLs without their credentials: users, passwords and tokens reach no log, record or command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files as artifacts: hashes, canonical JSON, and writers that never leave half a file. Python 3.8."""
+"""Files as artifacts: hashes, canonical JSON, and writers that never leave half a file."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A record is JSON: the SHA-256 of PATH, the command, its key (a hash of everything that decides the bytes), a hash of its
 code, the versions of its packages, its context (the properties of the machine that decide the bytes), whether it is a
 training, and its lineage: an extract of the records of all artifacts that it was made from. Readers of an artifact
-check its bytes against the record. Hosts and devices import it: standard library only, Python 3.8.
+check its bytes against the record.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The resolved preprocessing of a model, results/{dataset}/models/{model}.json, as resolve.py writes it.
-
-Hosts and devices import it while Snakemake parses: standard library only, Python 3.8.
-"""
+"""The resolved preprocessing of a model, results/{dataset}/models/{model}.json, as resolve.py writes it."""
 
 from __future__ import annotations
 

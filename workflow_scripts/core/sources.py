@@ -1,7 +1,6 @@
 """The modules of this project that a script imports, found in its source, and hashes of code.
 
-Rules list this closure as inputs and the store hashes it: both see exactly the code that a job can run. Standard
-library only, Python 3.8.
+Rules list this closure as inputs and the store hashes it: both see exactly the code that a job can run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Suggestions for misspelt names. Standard library only, Python 3.8."""
+"""Suggestions for misspelt names."""
 
 from __future__ import annotations
 

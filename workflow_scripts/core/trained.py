@@ -2,7 +2,7 @@
 
 Snakemake removes the outputs of a stale job before it runs again. Before its first job, a run therefore hard-links the
 trained outputs of pending jobs into FOLDER, a store, where the training command finds them by key even if the user's
-store is gone. Imported while Snakemake parses: standard library only, Python 3.8.
+store is gone.
 """
 
 from __future__ import annotations

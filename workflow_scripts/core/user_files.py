@@ -1,7 +1,4 @@
-"""SHA-256 of files that config.yaml names, cached so that no dry run reads an unchanged file again.
-
-Hosts and devices import it while Snakemake parses: standard library only, Python 3.8.
-"""
+"""SHA-256 of files that config.yaml names, cached so that no dry run reads an unchanged file again."""
 
 from __future__ import annotations
 

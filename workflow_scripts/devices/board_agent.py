@@ -8,7 +8,7 @@ Nothing is installed on the board, and nothing but a job's own process stays run
     store/, timing/      finished builds by content, kernel timings
     benchmarks/          kept timings of engines
 
-File times decide nothing, so clocks may differ. Standard library only, Python 3.8.
+File times decide nothing, so clocks may differ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A Jetson's power modes by name, because nvpmodel's IDs differ between modules. Standard library only, Python 3.8."""
+"""A Jetson's power modes by name, because nvpmodel's IDs differ between modules."""
 
 from __future__ import annotations
 

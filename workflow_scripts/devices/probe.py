@@ -1,4 +1,4 @@
-"""What this machine is to a target. Snakemake calls it while it parses: standard library only, Python 3.8.
+"""What this machine is to a target.
 
     python workflow_scripts/probe.py openvino        prints `identity`
 

@@ -1,7 +1,7 @@
 """Which targets this machine is, or reaches, and what they are; the environment in which their jobs run.
 
 A board that is reached by ssh is not asked here: it counts as reachable, and its identity is the one that it reported
-when a run last started (snakefile/preflight.py). Read while Snakemake parses: standard library only, Python 3.8.
+when a run last started (snakefile/preflight.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The jobs behind results as Snakemake plans them: the rules' own command lines, inputs and outputs.
 
 Snakemake is started with the results as targets and writes its plan instead of running it (snakefile/job_list.py).
-Every way to a device takes its jobs and lists of files from here. Standard library only, Python 3.8.
+Every way to a device takes its jobs and lists of files from here.
 """
 
 from __future__ import annotations

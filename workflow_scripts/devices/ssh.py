@@ -1,6 +1,6 @@
 """A connection to a board: OpenSSH and rsync, with the user's own keys, known hosts, ports and jump hosts.
 
-Each call sends the text of board_agent.py to the stdin of the board's interpreter. Standard library only, Python 3.8.
+Each call sends the text of board_agent.py to the stdin of the board's interpreter.
 """
 
 from __future__ import annotations

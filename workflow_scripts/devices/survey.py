@@ -1,4 +1,4 @@
-"""What the boards that are reached by ssh are, asked before a run's first job. Standard library only, Python 3.8."""
+"""What the boards that are reached by ssh are, asked before a run's first job."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Each rule that runs a script gets the log `results/logs/{dataset}/RULE.{wildcards}.log` and the params `files` (a named
 input or output is the flag of this name; an unnamed input has none) and, for a job on its target, `device`. None of
-them makes a job stale. Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
+them makes a job stale.
 """
 
 from __future__ import annotations

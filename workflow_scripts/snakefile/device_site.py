@@ -1,7 +1,4 @@
-"""On a device (`site: device`), host artifacts are copied in, never built; jobs that would build them are refused.
-
-Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
-"""
+"""On a device (`site: device`), host artifacts are copied in, never built; jobs that would build them are refused."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ Of up to FEW images it has each one's size and mtime, so that an image edited in
 run would take too long: it has the mtimes of the folders instead, which change when an image is added, removed, renamed
 or replaced by another file, but not when its bytes are overwritten. Decoding and training notice those: they hold each
 image to what the index records of it. Files of labels and of class names, and fonts, count by their content.
-Read while Snakemake parses: standard library only, Python 3.8.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The plan of a run as JSON, for the commands that take jobs to a device by other ways (devices/result_jobs.py).
-
-Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
-"""
+"""The plan of a run as JSON, for the commands that take jobs to a device by other ways (devices/result_jobs.py)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Which packages are installed where jobs run, read from the names of their metadata folders without any import.
-
-Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
-"""
+"""Which packages are installed where jobs run, read from the names of their metadata folders without any import."""
 
 import functools
 import json

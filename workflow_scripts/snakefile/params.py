@@ -3,7 +3,7 @@
 A rule names its slices where it stands: `precision.qat` is the value of a key in the row that its wildcard names,
 `target["batches threads"]` the part of that row under some keys, `a | b` both, where b's keys replace a's. What several
 rules share, or a result records, has a name here. A slice holds no more than its rule needs: what is in it decides
-staleness. Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
+staleness.
 """
 
 from __future__ import annotations

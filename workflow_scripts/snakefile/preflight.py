@@ -1,7 +1,4 @@
-"""Check that every target with pending jobs (local or over ssh) matches its row.
-
-Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
-"""
+"""Check that every target with pending jobs (local or over ssh) matches its row."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Facts about the rules, read from the rules themselves: where a rule runs, and what its output tells.
 
 The input `code` of a rule says where it runs: `device_code` on its target, `result_code` wherever results are gathered,
-`host_code` on the host alone (rules/common.smk). Read while Snakemake parses: standard library only, Python 3.8.
+`host_code` on the host alone (rules/common.smk).
 """
 
 from __future__ import annotations

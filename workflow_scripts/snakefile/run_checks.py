@@ -1,7 +1,4 @@
-"""Checks before the first job (requested names, targets, the lock of this folder) and the results table after the last.
-
-Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
-"""
+"""Checks before the first job (requested names, targets, this folder's lock) and the results table after the last."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """What makes a job stale besides its options and its inputs: its code, the packages that it runs with, user files.
 
 Each rule gets a param `basis` with their hashes and versions. They count by content: a new mtime alone makes nothing
-stale, and a new content with an old mtime does. Read while Snakemake parses, on hosts and devices alike: standard
-library only, Python 3.8.
+stale, and a new content with an old mtime does.
 """
 
 from __future__ import annotations
