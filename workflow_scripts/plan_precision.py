@@ -6,8 +6,6 @@ and scored as it is. The nodes are those of the clean graph of the precision's w
 
 from __future__ import annotations
 
-from typing import Any
-
 from core import resolved
 from core.command import Command, Job, log
 from core.files import write_json
