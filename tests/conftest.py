@@ -1,10 +1,12 @@
 """Put the workflow's scripts where their own command lines find them: first on the module path."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the processor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 TESTS = ROOT / "tests"

@@ -1,10 +1,13 @@
 """Start Python programs by forking a process that has imported what they need: neither interpreter nor imports cost.
 
-    fork_server.py ADDRESS MODULE...  # listens on an abstract Unix socket, until its standard input ends
+    fork_server.py ADDRESS MODULE...  # listens on an abstract Unix socket until no process needs it
 
 A request is one packet: the working directory, the number of arguments, the arguments and the environment, joined by
 NUL, with the program's standard files beside it. The program joins its caller's process group, or leads one where the
 first field is `+`. The answers are two packets: its process id, and the status that waitpid gives of it.
+
+A connection whose packet is KEEP is answered and stays open: the server ends when its standard input and all of these
+have been closed.
 """
 
 import array
@@ -20,25 +23,30 @@ import sys
 import threading
 import traceback
 
+KEEP = b"keep"
+TAKEN = 75  # the exit status where the address is another server's
+
 
 class Server:
-    """A listening socket and the programs at work: {pidfd: (pid, connection)}."""
+    """A listening socket, the programs at work: {pidfd: (pid, connection)}, and who needs it: {descriptor: file}."""
 
     def __init__(self, address):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.bind(f"\0{address}")
         self.socket.listen(128)
-        self.programs = {}
+        self.programs, self.keepers = {}, {0: None}
 
     def serve(self):
-        """Answer requests; return a request in each process that was forked for one, None at the end of the input."""
+        """Answer requests; return a request in each process that was forked for one, None when no keeper is left."""
         poll = select.poll()
         poll.register(0, select.POLLIN | select.POLLHUP)
         poll.register(self.socket, select.POLLIN)
-        while True:
+        while self.keepers:
             for descriptor, _ in poll.poll():
-                if descriptor == 0:
-                    return None
+                if descriptor in self.keepers:
+                    poll.unregister(descriptor)
+                    del self.keepers[descriptor]
+                    continue
                 if descriptor in self.programs:
                     poll.unregister(descriptor)
                     self._end(descriptor)
@@ -57,6 +65,11 @@ class Server:
         connection, _ = self.socket.accept()
         data, ancillary, _, _ = connection.recvmsg(1 << 20, socket.CMSG_SPACE(12))
         if not data:  # the caller was killed
+            return None
+        if data == KEEP:
+            self.keepers[connection.fileno()] = connection
+            poll.register(connection, select.POLLIN | select.POLLHUP)
+            _send(connection, os.getpid())
             return None
         files = array.array("i", ancillary[0][2])
         group = os.getpgid(
@@ -79,7 +92,8 @@ class Server:
         """In a forked process: take the program's files, and close all that is the server's."""
         for number, file in enumerate(files):
             os.dup2(file, number)
-        for one in (self.socket, connection, *(other for _, other in self.programs.values())):
+        keepers = filter(None, self.keepers.values())
+        for one in (self.socket, connection, *keepers, *(other for _, other in self.programs.values())):
             one.detach()
         os.closerange(3, 1 << 16)
 
@@ -96,11 +110,14 @@ def run(request, path):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(word.split("=", 1) for word in environment)
+    sys.executable = os.environ.pop("LEVIT_EXECUTABLE", sys.executable)
     added = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    inline = sys.argv[0] == "-c"
+    inline = sys.argv[0] in ("-c", "-m")
     sys.path[:] = ["" if inline else os.path.dirname(sys.argv[0]), *added, *path]
     try:
-        if inline:
+        if sys.argv[0] == "-m":
+            runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+        elif inline:
             code = sys.argv.pop(1)
             exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
         else:
@@ -117,16 +134,19 @@ def run(request, path):
 
 
 def main(address, *modules):
+    try:
+        server = Server(address)
+    except OSError:
+        sys.exit(TAKEN)
     for module in modules:
         importlib.import_module(module)
     path = sys.path[1:]
-    server = Server(address)
     gc.collect()
     gc.freeze()  # else a child's first collection copies every page
     print("ready", flush=True)
     request = server.serve()
     if request is None:
-        return
+        os._exit(0)
     status = run(request, path)
     threading._shutdown()
     atexit._run_exitfuncs()

@@ -3,6 +3,7 @@
 import array
 import atexit
 import functools
+import hashlib
 import os
 import select
 import shutil
@@ -13,8 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-SERVER = Path(__file__).with_name("fork_server.py")
+import fork_server
+
+SERVER = Path(fork_server.__file__)
 QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # what is forked has no threads but its own
+QUIET["GOMP_SPINCOUNT"] = "1000"  # as commands set it, but they do so after the server imported torch
+WITH_TORCH = ("torch", "timm", "modelopt.torch.quantization", "onnx", "onnx_graphsurgeon")
+WITH_RUNTIMES = ("onnx", "onnx_graphsurgeon", "openvino", "PIL.Image")  # OpenVINO is never with torch
 CLIENT = '''#!{python} -IS
 """Run a program as a fork of a server (fork_server.py); without one, as a process."""
 import posix
@@ -22,12 +28,14 @@ import sys
 
 words = [word.encode("utf-8", "surrogateescape") for word in sys.argv[1:]]
 words = words if words[:1] == [b"-c"] else {program!r} + words
-environment = [name + b"=" + value for name, value in posix.environ.items()]
+what = b" ".join(words[:2]) if words[0][:1] == b"-" or not {routes!r} else open(words[0], "rb").read()
+environment = [name + b"=" + value for name, value in posix.environ.items()] + {more!r}
 try:
     import _socket
 
     server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    server.connect(b"\\0" + ({address!r} or posix.environ[b"LEVIT_FORKS"]))
+    route = [address for word, address in {routes!r} if word in what]
+    server.connect(b"\\0" + ([*route, {address!r}][0] or posix.environ[b"LEVIT_FORKS"]))
     files = b"".join(number.to_bytes(4, sys.byteorder) for number in range(3))
     request = b"\\0".join([posix.getcwd().encode("utf-8", "surrogateescape"), b"%d" % len(words), *words, *environment])
     server.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
@@ -41,49 +49,91 @@ posix._exit(status >> 8)
 '''
 
 
-def client(path, *program, python=sys.executable, address=""):
+def client(path, *program, python=sys.executable, address="", routes=(), named=False):
     """Write an executable that runs a program (or none: it is an interpreter) as a fork of a server.
 
-    address: of the server; by default, $LEVIT_FORKS when it is run.
+    address: of the server; by default, $LEVIT_FORKS when it is run; routes: (word, address) of the servers of programs
+    in whose text a word is, or in whose first two words (`-m`, `-c`); named: whether it is the programs' sys.executable.
     """
-    words = [os.fsencode(word) for word in program]
-    path.write_text(CLIENT.format(python=str(python), program=words, address=address.encode()))
+    words, routes = [os.fsencode(word) for word in program], [(word.encode(), to.encode()) for word, to in routes]
+    more = [os.fsencode(f"LEVIT_EXECUTABLE={path}")] if named else []
+    path.write_text(
+        CLIENT.format(python=str(python), program=words, address=address.encode(), routes=routes, more=more)
+    )
     path.chmod(0o755)
 
 
 @functools.cache
 def interpreter(*modules):
     """Return an interpreter whose programs start as forks of one that has imported some modules."""
+    path = Path(folder()) / "python"
+    client(path, address=address_of(sys.executable, *modules))
+    return str(path)
+
+
+def folder():
     folder = tempfile.mkdtemp(prefix="levit-forks-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    client(Path(folder) / "python", address=address_of(sys.executable, *modules))
-    return f"{folder}/python"
+    return folder
 
 
 def python_with_torch():
-    return interpreter("torch", "timm")
+    return interpreter(*WITH_TORCH)
+
+
+@functools.cache
+def working_python():
+    """Return an interpreter for jobs that do their work: what names timm is forked from torch, all else from runtimes.
+
+    A command names what it loads: `tools`.
+    """
+    path = Path(folder()) / "python"
+    torch = address_of(sys.executable, *WITH_TORCH)
+    client(path, address=address_of(sys.executable, *WITH_RUNTIMES), routes=[('"timm"', torch)])
+    return str(path)
 
 
 @functools.cache
 def address_of(python, *modules):
-    """Start a server of an interpreter that has imported some modules; return its address."""
-    address = f"levit-forks-{os.getpid()}-{len(_servers)}"
-    process = subprocess.Popen(
-        [python, str(SERVER), address, *modules],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **QUIET, "PYTHONDONTWRITEBYTECODE": ""},
-    )
-    _servers.append(process)
-    assert process.stdout.readline() == b"ready\n", f"{python}: no server of forks"
+    """Return the address of a server of an interpreter that has imported some modules: one for all test processes."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    address = hashlib.sha256("\0".join([session, str(python), *modules]).encode()).hexdigest()
+    while not _keep(address):
+        _start(address, python, modules)
     return address
 
 
-_servers = []
+def _keep(address):
+    """Hold on to a server until this process ends; return whether it was there."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.connect(f"\0{address}")
+        connection.send(fork_server.KEEP)
+        _connections.append(connection)
+        return connection.recv(64)
+    except OSError:
+        return False
+
+
+def _start(address, python, modules):
+    """Start a server, or wait for the one that another process started just before."""
+    environment = {**os.environ, **QUIET, "PYTHONDONTWRITEBYTECODE": ""}
+    process = subprocess.Popen(
+        [python, str(SERVER), address, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+    if process.stdout.readline() == b"ready\n":
+        _servers.append(process)
+    else:
+        assert process.wait() == fork_server.TAKEN, f"{python}: no server of forks"
+
+
+_servers, _connections = [], []
 
 
 @atexit.register
 def _stop():
+    for connection in _connections:
+        connection.close()
     for process in _servers:
         process.stdin.close()
         process.wait()

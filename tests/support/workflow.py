@@ -1,5 +1,6 @@
 """A copy of the workflow in a folder of its own, and what Snakemake plans and does there."""
 
+import functools
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ FAKE = Path(__file__).with_name("fake_interpreter.py")
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 SNAKEMAKE7 = Path(os.environ.get("LEVIT_SNAKEMAKE7") or REPOSITORY / ".venv7/bin/snakemake")
 MODULES = {  # what each imports to plan and to run
-    SNAKEMAKE: ("snakemake.cli", "snakemake.report.html_reporter", "snakemake.profiles", "dpath", "yte", "PIL.Image"),
+    SNAKEMAKE: ("warm_snakemake",),
     SNAKEMAKE7: ("snakemake",),
 }
 HERE = ("LEVIT_", "PYTHONDONTWRITEBYTECODE")  # variables of whoever runs the tests, which a workflow does not see
@@ -38,7 +39,7 @@ class Workflow:
         for part in PARTS:
             source = REPOSITORY / part
             if source.is_dir():
-                shutil.copytree(source, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(source, Path(folder) / part)
             else:
                 Path(folder).mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, folder)
@@ -147,6 +148,16 @@ class Workflow:
     def heavy_work(self):
         work = [json.loads(line) for line in self.work_lines()]
         return sorted(f"{one['command']} {one['outputs'][0]}" for one in work if one["heavy"])
+
+
+@functools.cache
+def command_python():
+    """Return an interpreter for commands that start Snakemake: both start as forks."""
+    path = Path(forks.folder()) / "python"
+    snakemake = forks.address_of(sys.executable, *MODULES[SNAKEMAKE])
+    jobs = forks.address_of(sys.executable, *OF_JOBS)
+    forks.client(path, address=jobs, routes=[("-m snakemake", snakemake)], named=True)
+    return str(path)
 
 
 def jobs_of(output):
