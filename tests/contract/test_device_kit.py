@@ -1,13 +1,12 @@
 """A kit's way to a device and back: Snakemake takes what was copied in as built, and still sees what becomes stale."""
 
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from workflow import Workflow
+from workflow import Workflow, command_python
 
 RESULT = "results/LeViT-tiny.fp32.gpu.json"
 KIT = ["workflow_scripts/device_kit.py"]
@@ -15,7 +14,7 @@ KIT = ["workflow_scripts/device_kit.py"]
 
 def kit(folder, environment, *arguments):
     done = subprocess.run(
-        [sys.executable, *KIT, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [command_python(), *KIT, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
     )
     return done.returncode, done.stdout + done.stderr
 

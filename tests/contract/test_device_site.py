@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from test_gpu_target import machine
 
 import boards
-from workflow import SNAKEMAKE, SNAKEMAKE7, Workflow
+from workflow import SNAKEMAKE, SNAKEMAKE7, Workflow, command_python
 
 LABEL = "LeViT-tiny.int8_qat.gpu"
 RESULT = f"results/{LABEL}.json"
@@ -66,7 +65,7 @@ def device(request, tmp_path):
 
 
 def carry(workflow, direction, place, *results):
-    command = [sys.executable, "workflow_scripts/sync_device.py", direction, str(place), *(results or [RESULT])]
+    command = [command_python(), "workflow_scripts/sync_device.py", direction, str(place), *(results or [RESULT])]
     done = subprocess.run(
         command, cwd=workflow.folder, env=workflow.environment(), capture_output=True, text=True, timeout=120
     )
@@ -120,7 +119,7 @@ def signed(workflow):
     program += "record = provenance.read(sys.argv[1])\n"
     program += "provenance.write(sys.argv[1], {**record, 'sha256': files.sha256_file(sys.argv[1])})"
     environment = workflow.environment()
-    subprocess.run([sys.executable, "-c", program, RESULT], cwd=workflow.folder, check=True, env=environment)
+    subprocess.run([command_python(), "-c", program, RESULT], cwd=workflow.folder, check=True, env=environment)
 
 
 def test_carried_there_and_back(host, device, tmp_path):
@@ -176,7 +175,7 @@ def read_there(workflow):
     """Return the paths of the host's that a device's jobs read."""
     program = "import sys; sys.path.insert(0, 'workflow_scripts'); import sync_device\n"
     program += "print(*sync_device.read_on_device(sync_device.result_jobs.plan(sys.argv[1:])))"
-    command, environment = [sys.executable, "-c", program, RESULT], workflow.environment()
+    command, environment = [command_python(), "-c", program, RESULT], workflow.environment()
     done = subprocess.run(command, cwd=workflow.folder, check=True, capture_output=True, text=True, env=environment)
     return done.stdout.split()
 

@@ -9,6 +9,7 @@ import jsonschema
 import torch
 import yaml
 
+import forks
 from model import zoo
 from workflow import REPOSITORY, Workflow
 
@@ -34,7 +35,7 @@ def quick(config):
 def test_every_artifact(tmp_path):
     workflow = Workflow.fresh(tmp_path / "run")
     workflow.config(quick)
-    status, output = workflow.run("--quiet", "rules", "--", "all", *RTX, LEVIT_PYTHON=sys.executable)
+    status, output = workflow.run("--quiet", "rules", "--", "all", *RTX, LEVIT_PYTHON=forks.working_python())
     assert status == 0, output
     for name in RESULTS:
         result = json.loads(workflow.path(f"results/LeViT-tiny.{name}.json").read_text())
@@ -55,7 +56,7 @@ def test_every_artifact(tmp_path):
     auto = json.loads(workflow.path("results/LeViT-tiny.auto.cpu.json").read_text())
     assert auto["chosen"] in [one["precision"] for one in auto["candidates"]] and len(auto["candidates"]) == 4
     assert not list(workflow.path("results").rglob("*.partial"))
-    assert "Nothing to be done" in workflow.run("--", "all", *RTX, LEVIT_PYTHON=sys.executable)[1]
+    assert "Nothing to be done" in workflow.run("--", "all", *RTX, LEVIT_PYTHON=forks.working_python())[1]
 
 
 AUTO, PARTS = "results/LeViT-tiny.auto.cpu.json", ("fp32", "bf16")
@@ -88,7 +89,7 @@ def test_a_comment_before_the_engine_times_nothing_again_that_was_stable(tmp_pat
     torch.manual_seed(0)
     model = yaml.safe_load(workflow.path("config.yaml").read_text())["models"]["LeViT-tiny"]
     torch.save(zoo.create(model, 10).state_dict(), workflow.path("w.pth"))
-    status, output = workflow.run("--quiet", "rules", "--", AUTO, LEVIT_PYTHON=sys.executable)
+    status, output = workflow.run("--quiet", "rules", "--", AUTO, LEVIT_PYTHON=forks.working_python())
     assert status == 0, output
     engines = [workflow.path(f"results/digits/engines/LeViT-tiny.{p}.cpu.engine") for p in PARTS]
     bytes_before, before = [path.read_bytes() for path in engines], timings(workflow)
@@ -96,7 +97,7 @@ def test_a_comment_before_the_engine_times_nothing_again_that_was_stable(tmp_pat
     assert {"clean_onnx cpu", "build_engine fp32.cpu", "paired_benchmark auto.cpu", "choose_precision auto.cpu"} <= set(
         workflow.plan(AUTO)
     )
-    status, output = workflow.run("--quiet", "rules", "--", AUTO, LEVIT_PYTHON=sys.executable)
+    status, output = workflow.run("--quiet", "rules", "--", AUTO, LEVIT_PYTHON=forks.working_python())
     assert status == 0, output
     assert [path.read_bytes() for path in engines] == bytes_before
     after = timings(workflow)
@@ -107,6 +108,6 @@ def test_a_comment_before_the_engine_times_nothing_again_that_was_stable(tmp_pat
     if before[1][1]["stable"]:
         assert after[2] == before[2]
     again = [sys.executable, "workflow_scripts/retime.py", AUTO.replace("auto", "fp32"), "--quiet", "rules"]
-    done = subprocess.run(again, cwd=workflow.folder, env=workflow.environment(LEVIT_PYTHON=sys.executable))
+    done = subprocess.run(again, cwd=workflow.folder, env=workflow.environment(LEVIT_PYTHON=forks.working_python()))
     assert done.returncode == 0
     assert {entry["timed"] for (precision, _), entry in timings(workflow)[0].items() if precision == "fp32"} == {"new"}

@@ -1,12 +1,12 @@
 """LeViT-128S with random weights as TensorRT-RTX engines: the workflow's own rules, on a machine without a GPU."""
 
 import json
-import sys
 
 import pytest
 import torch
 import yaml
 
+import forks
 from conftest import ROOT
 from devices import probe
 from model import zoo
@@ -33,7 +33,9 @@ def test_engines_of_levit_128s(tmp_path):
 
     workflow.config(few_images)
     engines = [f"results/digits/engines/LeViT-128S.{precision}.rtx" for precision in PRECISIONS]
-    status, output = workflow.run("--", *(f"{engine}.engine" for engine in engines), LEVIT_PYTHON=sys.executable)
+    status, output = workflow.run(
+        "--", *(f"{engine}.engine" for engine in engines), LEVIT_PYTHON=forks.working_python()
+    )
     assert status == 0, output
     sizes = [workflow.path(f"{engine}.engine").stat().st_size for engine in engines]
     layers = [json.loads(workflow.path(f"{engine}.json").read_text())["precision_of_layers"] for engine in engines]

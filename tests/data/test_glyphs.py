@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 from test_index import refused, run
 
+import forks
 import made_fonts
 from conftest import ROOT
 from core.files import UserError
@@ -183,7 +183,7 @@ def test_it_is_trained_built_and_scored(drawn, tmp_path):
 
     workflow.config(small)
     name = "results/LeViT-tiny.fp32.cpu.json"
-    status, output = workflow.run("--quiet", "rules", "--", name, LEVIT_PYTHON=sys.executable)
+    status, output = workflow.run("--quiet", "rules", "--", name, LEVIT_PYTHON=forks.working_python())
     assert status == 0, output
     result = json.loads(workflow.path(name).read_text())
     assert result["dataset"]["name"] == "glyphs" and result["accuracy"]["num_images"] == 94
@@ -196,7 +196,7 @@ def test_it_is_trained_built_and_scored(drawn, tmp_path):
 
 def elsewhere(folder):
     """Train from the archive as on a GPU host, in pieces, and put them together."""
-    command = [sys.executable, ROOT / "tests/gpu/train_glyphs.py", "--archive", folder / "glyphs.tar.xz"]
+    command = [forks.python_with_torch(), ROOT / "tests/gpu/train_glyphs.py", "--archive", folder / "glyphs.tar.xz"]
     command += ["--work", folder / "work", "--out", folder / "out", "--model", "LeViT-tiny", "--in-memory"]
     command += ["--device", "cpu", "--training", json.dumps(SMALL_TRAINING), "--piece", 1 << 18]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)

@@ -114,10 +114,10 @@ def with_inputs(script, arguments, path, output, only=None):
     return changed
 
 
-def run(script, arguments, folder, timeout=120):
+def run(script, arguments, folder, timeout=120, python=sys.executable):
     """Run a command line; return (exit status or `hang`, what it wrote to stderr)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LEVIT_")}
-    command = [sys.executable, str(REPOSITORY / "workflow_scripts" / script), *arguments]
+    command = [python, str(REPOSITORY / "workflow_scripts" / script), *arguments]
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout

@@ -1,12 +1,12 @@
 """Other timm classifiers than LeViT with random weights, end to end: on the CPU, and as TensorRT-RTX engines."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 
+import forks
 import pictures
 from devices import probe
 from model import zoo
@@ -66,7 +66,7 @@ def workflow(tmp_path_factory):
 
 
 def build(workflow, *targets):
-    status, output = workflow.run("--quiet", "rules", "--", *targets, LEVIT_PYTHON=sys.executable)
+    status, output = workflow.run("--quiet", "rules", "--", *targets, LEVIT_PYTHON=forks.working_python())
     assert status == 0, output
     return [json.loads(workflow.path(target).read_text()) for target in targets]
 

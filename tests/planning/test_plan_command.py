@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 from test_graph import CLASS_PASSES, CLASSES, EVERYTHING, SIZE
 
+import forks
 from conftest import ROOT
 from core.files import canonical
 from data import cache, index, preprocess
@@ -43,7 +43,11 @@ def planned(digits, criterion, reference="reference.npy", nodes=None):
     recipe = {"compute": "fp16", "budget": 100.0, "criterion": criterion}
     values.update(model=digits.model, classes=str(CLASSES), graph=canonical(GRAPH), recipe=canonical(recipe))
     (digits.folder / "plan.json").unlink(missing_ok=True)
-    command = [sys.executable, ROOT / "workflow_scripts/plan_precision.py", *(f"--{k}={v}" for k, v in values.items())]
+    command = [
+        forks.python_with_torch(),
+        ROOT / "workflow_scripts/plan_precision.py",
+        *(f"--{k}={v}" for k, v in values.items()),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     path = digits.folder / "plan.json"
     return done.returncode, done.stderr, json.loads(path.read_text()) if path.exists() else None

@@ -4,6 +4,7 @@ import concurrent.futures
 
 import pytest
 
+import forks
 from core.sources import ROOT
 from fuzz import tools
 from workflow import Workflow
@@ -38,7 +39,7 @@ def problems(workflow, jobs):
 
     def one(job):
         script, arguments, output = job
-        status, stderr = tools.run(script, arguments, workflow.folder)
+        status, stderr = tools.run(script, arguments, workflow.folder, python=forks.working_python())
         if status == 0 and script in ANSWERS and ANSWERS[script] in stderr:
             return None
         wrong = tools.verdict(status, stderr, output)

@@ -6,13 +6,13 @@ Engines are built by the command line, in processes of their own: OpenVINO and t
 import json
 import re
 import subprocess
-import sys
 
 import pytest
 import torch
 import yaml
 from test_graph import CLASSES, amax_of, deployed, trained_like
 
+import forks
 import runtimes
 from conftest import ROOT
 from core.files import canonical
@@ -64,7 +64,7 @@ def layers_of(clean, tmp_path):
         values.update(identity=probe.facts("openvino"), runtime="openvino", onnx=str(tmp_path / "q.onnx"))
         values.update(engine=str(tmp_path / "e"), description=str(tmp_path / "e.json"))
         texts = {name: value if isinstance(value, str) else canonical(value) for name, value in values.items()}
-        command = [sys.executable, ROOT / "workflow_scripts/build_engine.py"]
+        command = [forks.working_python(), ROOT / "workflow_scripts/build_engine.py"]
         done = subprocess.run(
             [*command, *(f"--{k}={v}" for k, v in texts.items())], capture_output=True, text=True, cwd=tmp_path
         )

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from test_graph import CLASS_PASSES, CLASSES, EVERYTHING
 
+import forks
 from core.files import UserError, write_json
 from graph import onnx_io
 from model import checkpoint
@@ -181,7 +181,7 @@ def test_distillation_is_zero_for_equal_logits_and_grows():
 def command_of(given):
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
     script = str(REPOSITORY / "workflow_scripts/train_qat.py")
-    return [sys.executable, script, *(f"--{name}={text}" for name, text in texts.items())]
+    return [forks.python_with_torch(), script, *(f"--{name}={text}" for name, text in texts.items())]
 
 
 def test_a_killed_training_goes_on_to_the_same_bytes(digits):
