@@ -53,7 +53,7 @@ def client(path, *program, python=sys.executable, address="", routes=(), named=F
     """Write an executable that runs a program (or none: it is an interpreter) as a fork of a server.
 
     address: of the server; by default, $LEVIT_FORKS when it is run; routes: (word, address) of the servers of programs
-    in whose text a word is, or in whose first two words (`-m`, `-c`); named: whether it is the programs' sys.executable.
+    in whose text (or first two words: `-m`, `-c`) a word is; named: whether it is its programs' sys.executable.
     """
     words, routes = [os.fsencode(word) for word in program], [(word.encode(), to.encode()) for word, to in routes]
     more = [os.fsencode(f"LEVIT_EXECUTABLE={path}")] if named else []
