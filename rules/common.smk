@@ -162,7 +162,7 @@ def optional_inputs(w):
         "calibration": tables.is_calibrated(w.precision) and active(f"calibration/{weights}.json"),
         "typed": tables.is_predicted(w.precision, w.target) and active(f"typed/{weights}.json"),
         "pytorch": "pytorch" in tables.row("target", w.target) and active(f"pytorch/{engine}.json"),
-        "trtexec": tables.has_trtexec(w.target) and active(f"trtexec/{engine}.json"),
+        "trtexec": tables.row("target", w.target)["trtexec"] and active(f"trtexec/{engine}.json"),
         "dla": tables.is_dla(w.precision) and active(f"dla/{engine}.built.json"),
     }
     return {name: path for name, path in paths.items() if path}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from pathlib import Path
 
 from core import provenance, resolved, sources
 from core.command import Command, Job, log, tool_versions
@@ -47,7 +47,7 @@ def run(args: Job) -> None:
         "dla": dla_of(args.dla),
         "engine": engine_of(args.engine, engine, args.graph),
         "plan": plan_of(engine, read_json(args.typed) if args.typed else None),
-        "checkpoint_bytes": size_of(args.checkpoint),
+        "checkpoint_bytes": os.path.getsize(args.checkpoint),
         "target_identity": identity,
         "provenance": provenance_of(args, engine),
     }
@@ -132,7 +132,7 @@ def engine_of(path: str, described: dict, graph: str) -> dict:
 
     return {
         "path": path,
-        "bytes": size_of(path),
+        "bytes": os.path.getsize(path),
         "sha256": sha256_file(path),
         "build_seconds": described["build_seconds"],
         "engine_builds": described["engine_builds"],
@@ -226,11 +226,6 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def size_of(path: str) -> int:
-    """Return the size of a file in bytes."""
-    return Path(path).stat().st_size
 
 
 def log_summary(result: dict) -> None:

@@ -29,8 +29,7 @@ def command() -> Command:
     c.model(resolved.GEOMETRY)
     c.param("--split", required=True, choices=["calib", "select", "val"])
     c.output("--images", help=".npy of uint8 [N, size, size, 3]")
-    c.untracked("--workers", type=int, default=0, help="processes (0: one per core)")
-    return c
+    return c.untracked("--workers", type=int, default=0, help="processes (0: one per core)")
 
 
 if __name__ == "__main__":

@@ -112,7 +112,6 @@ def _receive(answer, args, start):
 
 
 def command() -> Command:
-    """Return the command line."""
     c = Command(__file__, __doc__)
     c.param("--url", required=True, help="http, https or file; proxies and secrets come from the environment")
     c.param("--sha256", required=True, help="first hex digits of the hash, at least 8")

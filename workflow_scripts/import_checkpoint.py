@@ -26,18 +26,15 @@ def context(args: Job) -> dict:
 
 
 def command() -> Command:
-    """Return the command line."""
     c = Command(__file__, __doc__, tools=("torch", "timm"), context=context)
     c.input(
         "--source",
         foreign=True,
         help="state dict, bare or under `model` or `state_dict`, with timm's or the original names",
     )
-    c.model(resolved.NETWORK)
-    c.param("--classes", type=int, required=True)
+    c.model(resolved.NETWORK).param("--classes", type=int, required=True)
     c.param("--part", help="the state dict to use, if the file has several")
-    c.output("--checkpoint", help="file to write")
-    return c
+    return c.output("--checkpoint", help="file to write")
 
 
 if __name__ == "__main__":

@@ -58,8 +58,7 @@ def command() -> Command:
     c.output("--index", help="JSON")
     c.output("--train-images", help="list of the training images, beside the index")
     c.output("--seen", help="text file of the state")
-    c.untracked("--images-root", default="images", help="folder for the PNG files of a built-in dataset")
-    return c
+    return c.untracked("--images-root", default="images", help="folder for the PNG files of a built-in dataset")
 
 
 if __name__ == "__main__":

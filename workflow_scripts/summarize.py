@@ -103,9 +103,7 @@ def _print(table):
 
 
 def command() -> Command:
-    c = Command(__file__, __doc__)
-    c.input("--results", nargs="*", default=[]).output("--summary")
-    return c
+    return Command(__file__, __doc__).input("--results", nargs="*", default=[]).output("--summary")
 
 
 if __name__ == "__main__":

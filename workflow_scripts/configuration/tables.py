@@ -228,7 +228,3 @@ class Tables:
     def is_predicted(self, precision: str, target: str) -> bool:
         """Return whether an engine follows its plan, so that the strongly typed graph predicts its accuracy."""
         return self.has_plan(precision, target) and self.graph_variant(precision, target) == STRONGLY_TYPED_GRAPH
-
-    def has_trtexec(self, target: str) -> bool:
-        """Return whether trtexec times a target's engines as well."""
-        return self.row("target", target)["trtexec"]
