@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow
+from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow, command_python
 
 AUTO, FP32 = (f"results/LeViT-tiny.{name}.cpu.json" for name in ("auto", "fp32"))
 TURNS = "results/digits/paired_benchmark/LeViT-tiny.auto.cpu.json"
@@ -36,11 +36,11 @@ def of(snakemake, folder):
     return workflow
 
 
-def retime(workflow, *arguments, python=sys.executable):
+def retime(workflow, *arguments, python=None):
     """Time again; return (status, [(command, output, what is asked for again)] in the order of the work, the text)."""
     log = workflow.path("work.log")
     log.unlink(missing_ok=True)
-    command = [str(python), "workflow_scripts/retime.py", *arguments, "--quiet", "rules"]
+    command = [str(python or command_python()), "workflow_scripts/retime.py", *arguments, "--quiet", "rules"]
     done = subprocess.run(command, cwd=workflow.folder, env=workflow.environment(), capture_output=True, text=True)
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     work = [(line["command"], line["outputs"][0], line["again"]) for line in lines]
