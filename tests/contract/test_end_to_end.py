@@ -22,7 +22,7 @@ RTX = [f"results/digits/engines/LeViT-tiny.{precision}.rtx.engine" for precision
 def quick(config):
     """Make everything of the small model, with little training and short timings."""
     config["results"] = {"models": ["LeViT-tiny"]}
-    config["datasets"]["digits"]["training"].update(epochs=2, small_epochs=1)
+    config["datasets"]["digits"]["training"].update(epochs=2, small_epochs=1, batch=64)
     for precision in config["precisions"].values():
         precision["budget"] = 100.0  # hardly trained: what is lost is no matter here
         precision.get("calibration", {}).update(images=64)
