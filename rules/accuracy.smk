@@ -49,6 +49,7 @@ rule evaluate_engine:
         images=scored_images,
         index="results/{dataset}/data/index.json",
         reference="results/{dataset}/{scores}/{model}.torch.npy",
+        plugin=plugin,
         code=device_code("evaluate_engine.py"),
     output:
         accuracy="results/{dataset}/{scores}/{model}.{precision}.{target}.json",

@@ -5,6 +5,7 @@ rule benchmark:
     """Time an engine file on its target, with no other job on the machine."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        plugin=plugin,
         code=device_code("benchmark.py"),
     output:
         benchmark="results/{dataset}/benchmark/{model}.{precision}.{target}.json",
@@ -20,6 +21,7 @@ rule benchmark:
 rule paired_benchmark:
     """Time the engines of a choice that meet the budget on the select split, in turns."""
     input:
+        plugin=plugin,
         code=device_code("paired_benchmark.py"),
         engines=candidates("results/{d}/engines/{m}.{p}.{t}.engine"),
         select=candidates("results/{d}/select/{m}.{p}.{t}.json"),
@@ -57,6 +59,7 @@ rule run_trtexec:
     """Time an engine with trtexec, where it is installed."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        plugin=plugin,
         code=device_code("run_trtexec.py"),
     output:
         trtexec="results/{dataset}/trtexec/{model}.{precision}.{target}.json",
@@ -73,6 +76,7 @@ rule profile_engine:
     """Time each layer of an engine, in a run of its own; made on request only."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        plugin=plugin,
         code=device_code("profile_engine.py"),
     output:
         profile="results/{dataset}/profile/{model}.{precision}.{target}.json",

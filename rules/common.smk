@@ -23,6 +23,8 @@ options = functools.partial(slices.options, tables)
 device_options = functools.partial(options, runtime=target.runtime, identity=slices.runtime_identity)
 dataset_files = staleness.dataset_files(tables)
 CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a wildcard constraint: what chooses an engine
+PLUGIN_SOURCES = ["Makefile", "attention.cu", "attention.h", "plugin.cpp"]
+PLUGIN_SOURCES = [f"plugins/levit_attention/{name}" for name in PLUGIN_SOURCES]
 EVERY_CORE = workflow.cores or os.cpu_count()  # threads of jobs that run alone; they never make a job stale
 BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in reach.boards(tables).values()}
 workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board over ssh
@@ -54,9 +56,13 @@ def result_code(script, *others):
     return staleness.script(script, lambda wildcards: others)
 
 
-def device_code(script, purpose="run"):
-    """Return the input `code` of a job on its target, where it loads the runtime to `build` or `run` engines."""
-    return staleness.script(script, lambda wildcards: [tables.runtime_file(wildcards.target)], purpose=purpose)
+def device_code(script, purpose="run", sources=()):
+    """Return the input `code` of a job on its target, where it loads the runtime to `build` or `run` engines.
+
+    sources: paths of files that are no Python and decide the job as its modules do.
+    """
+    runtime = lambda wildcards: [tables.runtime_file(wildcards.target)]
+    return staleness.script(script, runtime, sources, purpose=purpose)
 
 
 def pytorch_code(script):
@@ -130,6 +136,19 @@ select = where(
 )
 
 
+def has_plugin(w):
+    """Return whether a job's engine takes the plugin where its target has it."""
+    return tables.has_plugin(w.precision, w.target)
+
+
+plugin = where(has_plugin, "results/plugins/{target}.so")
+
+
+def fused_graph(w):
+    """Return the graph that an engine is built from where its target has the plugin, or nothing."""
+    return tables.fused_graph(w.dataset, w.model, w.precision, w.target) if has_plugin(w) else []
+
+
 def weakly_typed_graph(w):
     """Return the graph that a strongly typed one is made from."""
     return tables.weakly_typed_graph(w.dataset, w.model, w.precision)
@@ -163,6 +182,8 @@ def optional_inputs(w):
         "typed": tables.is_predicted(w.precision, w.target) and active(f"typed/{weights}.json"),
         "pytorch": "pytorch" in tables.row("target", w.target) and active(f"pytorch/{engine}.json"),
         "trtexec": tables.row("target", w.target)["trtexec"] and active(f"trtexec/{engine}.json"),
+        "plugin": has_plugin(w) and f"results/plugins/{w.target}.json",
+        "fused": has_plugin(w) and tables.fused_graph(tables.active, w.model, w.precision, w.target),
         "dla": tables.is_dla(w.precision) and active(f"dla/{engine}.built.json"),
     }
     return {name: path for name, path in paths.items() if path}

@@ -18,6 +18,7 @@ rule capture_nsys:
     """Capture an engine's queries with Nsight Systems, where it is installed."""
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
+        plugin=plugin,
         code=device_code("capture_nsys.py"),
     output:
         capture="results/{dataset}/timeline/{model}.{precision}.{target}.nsys-rep",

@@ -51,7 +51,11 @@ def run(args: Job) -> None:
         "target_identity": identity,
         "provenance": provenance_of(args, engine),
     }
-    result["notes"] = notes_of(result["provenance"]["trained"]) + order_notes(read_json(args.index), args.recipe)
+    result["notes"] = [
+        *notes_of(result["provenance"]["trained"]),
+        *order_notes(read_json(args.index), args.recipe),
+        *plugin_notes(read_json(args.plugin) if args.plugin else None),
+    ]
     result_schema.check(result)
     write_json(args.result, result)
     log_summary(result)
@@ -85,6 +89,11 @@ def order_notes(index: dict, recipe: dict) -> list[str]:
 
     line = class_order.warning(index)
     return [line] if line and recipe.get("dataset", {}).get("weights") != "train" else []
+
+
+def plugin_notes(plugin: dict | None) -> list[str]:
+    """Return why an engine has no plugin where its target's row wants one; plugin: build_plugin.py's description."""
+    return [f"the engine has no attention plugin: {plugin['reason']}"] if plugin and plugin["reason"] else []
 
 
 def accuracy_of(accuracy: dict, budget: float) -> dict:
@@ -141,6 +150,7 @@ def engine_of(path: str, described: dict, graph: str) -> dict:
         "int8_share_of_macs": _macs.int8_share(graph, described["layers"]),
         "reformats": described["reformats"],
         "warnings": described["warnings"],
+        "plugin": described["plugin"],
     }
 
 
@@ -162,10 +172,10 @@ def plan_of(described: dict, typed: dict | None) -> dict | None:
 
 def provenance_of(args: Job, described: dict) -> dict:
     """Return the provenance of a result: hashes, recipe, versions (the runtime's from the engine's description)."""
-    here, made = described["fingerprint"], lineage_of(args)
+    here, made = described["fingerprint"], lineage_of(args, described)
     return {
         "checkpoint_sha256": sha256_file(args.checkpoint),
-        "graph_sha256": sha256_file(args.graph),
+        "graph_sha256": sha256_file(graph_of(args, described)),
         "calibration_sha256": sha256_file(args.calibration) if args.calibration else None,
         "recipe": args.recipe,
         "weights_part": part_of(made),
@@ -175,9 +185,14 @@ def provenance_of(args: Job, described: dict) -> dict:
     }
 
 
-def lineage_of(args: Job) -> dict[str, dict]:
+def graph_of(args: Job, described: dict) -> str:
+    """Return the path of the graph that an engine was built from: the fused one where it needs the plugin."""
+    return args.fused if described["plugin"] else args.graph
+
+
+def lineage_of(args: Job, described: dict) -> dict[str, dict]:
     """Return {path: record} of the artifacts that a result was made from: trained ones first, its inputs last."""
-    merged = [path for path in (args.checkpoint, args.calibration, args.graph, args.engine) if path]
+    merged = [path for path in (args.checkpoint, args.calibration, graph_of(args, described), args.engine) if path]
     made = provenance.lineage({path: provenance.read(path) for path in merged})
     return dict(sorted(made.items(), key=lambda item: (not item[1].get("trained"), item[0] in merged, item[0])))
 
@@ -271,8 +286,8 @@ def command() -> Command:
     for name in ("--description", "--engine", "--accuracy", "--benchmark", "--identity", "--checkpoint", "--index"):
         c.input(name)
     c.input("--resolved", help="JSON of resolve.py")
-    c.input("--graph", help="graph that the engine was built from")
-    for name in ("--trtexec", "--pytorch", "--typed", "--dla", "--calibration"):
+    c.input("--graph", help="graph that the engine was built from, without a plugin")
+    for name in ("--trtexec", "--pytorch", "--typed", "--dla", "--calibration", "--fused", "--plugin"):
         c.input(name, nargs="?", required=False)
     c.json_param("--recipe", help="JSON of the rows that decide the result")
     c.param("--budget", type=float, required=True)

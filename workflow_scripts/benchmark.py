@@ -23,9 +23,10 @@ def run(args: Job) -> None:
     import runtimes
     from measure.benchmark_cache import BenchmarkCache
 
-    session = runtimes.load(args.runtime).load(args.engine, args.recipe.get("threads", 0))
+    session = runtimes.load(args.runtime, args.plugin).load(args.engine, args.recipe.get("threads", 0))
     digest, scripts = sha256_file(args.engine), ("benchmark.py", f"runtimes/{args.runtime}.py")
-    facts = {"engine": digest, "identity": args.identity, "running": session.facts}
+    plugin = sha256_file(args.plugin) if args.plugin else None
+    facts = {"engine": digest, "identity": args.identity, "running": session.facts, "plugin": plugin}
     cache = BenchmarkCache(scripts, args.final("benchmark"), **facts)
     entries = [cached_or_new(cache, session, batch, args.recipe) for batch in args.recipe["batches"]]
     write_json(args.benchmark, {"engine_sha256": digest, "benchmark": entries})

@@ -8,6 +8,7 @@ The identity is that of the target (`probe.identity` or results/targets/), and m
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from core import resolved
@@ -20,7 +21,7 @@ REQUIRED = ("runtime", "version", "architecture")  # keys of an identity; the ot
 def run(args: Job) -> None:
     import runtimes
 
-    runtime = runtimes.load(args.runtime)
+    runtime = runtimes.load(args.runtime, args.plugin)
     here = runtimes.fingerprint(runtime, args.recipe)
     check_identity(args.identity, here)
     if not args.recipe.get("batches") or min(args.recipe["batches"]) < 1:
@@ -28,10 +29,16 @@ def run(args: Job) -> None:
     described = build(runtime, args)
     for warning in described["warnings"]:
         log.info("warning: %s", warning)
-    write_json(args.description, {"runtime": args.runtime, "recipe": args.recipe, **described})
+    own = {"runtime": args.runtime, "recipe": args.recipe, "plugin": sha256_file(args.plugin) if fused(args) else None}
+    write_json(args.description, {**own, **described})
     log.info(
         "%s layers %s in %.1f s", described["layer_count"], described["precision_of_layers"], described["build_seconds"]
     )
+
+
+def fused(args: Job) -> bool:
+    """Return whether the target has the plugin, and the graph whose attention it computes."""
+    return bool(args.plugin and args.fused and os.path.getsize(args.plugin))
 
 
 def build(runtime: Any, args: Job) -> dict:
@@ -39,13 +46,13 @@ def build(runtime: Any, args: Job) -> dict:
     from devices import probe
     from planning import verify
 
-    more = {"calibration": args.cache} if args.cache else {}
+    more, graph = {"calibration": args.cache} if args.cache else {}, args.fused if fused(args) else args.onnx
     if not args.plan:
-        return runtime.build(args.onnx, args.recipe, None, args.engine, **more)
+        return runtime.build(graph, args.recipe, None, args.engine, **more)
     images, listing, reference = args.select
     select = verify.select_of(images, listing, reference, resolved.read(args.model, resolved.NORMALIZATION))
     typed, unreachable = args.verification["typed"], probe.unreachable({"runtime": args.runtime}, "run")
-    return verify.build(runtime, args.onnx, args.recipe, args.plan, args.engine, select, typed, unreachable, **more)
+    return verify.build(runtime, graph, args.recipe, args.plan, args.engine, select, typed, unreachable, **more)
 
 
 def check_identity(identity: dict | None, here: dict) -> None:
@@ -66,6 +73,7 @@ def selected(args: Job) -> list:
 
 def command() -> Command:
     c = engine_command(__file__, __doc__, heavy=True, timed=True).input("--onnx")
+    c.input("--fused", nargs="?", required=False, help="the graph with the plugin's nodes, taken where there is one")
     c.input("--cache", nargs="?", required=False, help="TensorRT calibration cache, for INT8 without Q/DQ")
     c.input("--plan", nargs="?", required=False, help="nodes that keep a higher precision, and the criterion")
     files = "with a plan: .u8 of the select split, index, .npy of FP32 logits"

@@ -29,11 +29,13 @@ def find() -> str | None:
 
 
 def run(args: Job) -> None:
+    import runtimes
     from measure import queries
 
     program = find()
     if program is None:
         raise UserError("nsys is not installed here (neither on PATH nor in /opt/nvidia): ask for the timeline's .svg")
+    runtimes.load(args.runtime, args.plugin)  # the process that is captured loads it as well
     stem = f"{args.capture}.new"  # nsys adds its own suffix
     command = [program, "profile", f"--trace={TRACED}", "--force-overwrite=true", f"--output={stem}"]
     command += queries.command(args.runtime, args.engine, args.recipe)

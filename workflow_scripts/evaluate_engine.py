@@ -20,7 +20,7 @@ def run(args: Job) -> None:
 
     table = index.read(args.index)
     labels = index.labels(table, args.split)
-    session = runtimes.load(args.runtime).load(args.engine, args.recipe.get("threads", 0))
+    session = runtimes.load(args.runtime, args.plugin).load(args.engine, args.recipe.get("threads", 0))
     model = resolved.read(args.model, resolved.NORMALIZATION)
     logits = logits_of(session, args.engine, cache.read(args.images, len(labels)), model)
     accuracy.check_finite(logits, args.engine, index.files(table, args.index, args.split))

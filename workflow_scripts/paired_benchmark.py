@@ -15,17 +15,20 @@ from core.files import UserError, read_json, sha256_file, write_json
 
 
 def run(args: Job) -> None:
+    import runtimes
     from measure.benchmark_cache import BenchmarkCache
     from planning.criterion import finalists
 
+    runtimes.load(args.runtime, args.plugin)  # the engines' processes load it as well
     hashes = [sha256_file(path) for path in args.engines]
     scores = [read_json(path) for path in args.select]
     check(args.engines, hashes, scores)
     able = finalists(scores, args.recipe["budget"])
     rows = [{**args.recipe["candidates"][i], "engine_sha256": hashes[i], "engine": args.engines[i]} for i in able]
     log.info("finalists: %s", ", ".join(row["precision"] for row in rows))
+    plugin = sha256_file(args.plugin) if args.plugin else None
     scripts = ("paired_benchmark.py", f"runtimes/{args.runtime}.py")
-    cache = BenchmarkCache(scripts, args.final("paired_benchmark"), identity=args.identity)
+    cache = BenchmarkCache(scripts, args.final("paired_benchmark"), identity=args.identity, plugin=plugin)
     entries = time(rows, args.runtime, args.recipe, cache) if len(rows) > 1 else []
     write_json(args.paired_benchmark, {"finalists": [row["precision"] for row in rows], "paired_benchmark": entries})
 

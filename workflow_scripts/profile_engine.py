@@ -17,7 +17,7 @@ SHOWN = 10  # slowest layers in the log
 def run(args: Job) -> None:
     import runtimes
 
-    runtime, threads = runtimes.load(args.runtime), args.recipe.get("threads", 0)
+    runtime, threads = runtimes.load(args.runtime, args.plugin), args.recipe.get("threads", 0)
     profiles = [profile(batch, runtime.profile(args.engine, batch, threads)) for batch in args.recipe["batches"]]
     for entry in profiles:
         log_summary(entry)

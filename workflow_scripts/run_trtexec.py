@@ -36,8 +36,9 @@ def entries(tool: Any, args: Job, digest: str) -> Iterator[dict]:
 
     common = {key: value for key, value in args.recipe.items() if key != "batches"}
     facts = {"engine": digest, "identity": args.identity, "trtexec": tool.version, "recipe": common}
+    facts["plugin"] = sha256_file(args.plugin) if args.plugin else None
     cache = BenchmarkCache(("run_trtexec.py",), args.final("trtexec"), **facts)
-    for batch, shapes, profile in queries(args.runtime, args.engine, args.recipe["batches"]):
+    for batch, shapes, profile in queries(args, args.recipe["batches"]):
         if tool.serves(profile):
             take = functools.partial(entry, batch, tool, (args.engine, shapes, profile, args.recipe))
             timed = cache.get(take, batch=batch, power_mode=meter_of(True).power_mode())
@@ -47,14 +48,14 @@ def entries(tool: Any, args: Job, digest: str) -> Iterator[dict]:
             log.info("batch %d: not timed: this trtexec runs only the first optimization profile", batch)
 
 
-def queries(runtime: str, engine: str, batches: list[int]) -> list[tuple[int, str | None, int]]:
+def queries(args: Job, batches: list[int]) -> list[tuple[int, str | None, int]]:
     """Return [(batch, value of --shapes, number of the optimization profile)] of an engine.
 
     The shapes are None for an engine of a fixed batch size.
     """
     import runtimes
 
-    session = runtimes.load(runtime).load(engine)
+    session = runtimes.load(args.runtime, args.plugin).load(args.engine)
     name, shape = next(iter(session.inputs.items()))
     texts = {batch: "x".join(str(size) for size in [batch, *list(shape)[1:]]) for batch in batches}
     given = {batch: f"{name}:{text}" if shape[0] < 0 else None for batch, text in texts.items()}

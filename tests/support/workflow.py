@@ -15,7 +15,7 @@ import yaml
 import forks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PARTS = ("Snakefile", "config.yaml", "rules", "profiles", "workflow_scripts")
+PARTS = ("Snakefile", "config.yaml", "rules", "profiles", "plugins", "workflow_scripts")
 FAKE = Path(__file__).with_name("fake_interpreter.py")
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 SNAKEMAKE7 = Path(os.environ.get("LEVIT_SNAKEMAKE7") or REPOSITORY / ".venv7/bin/snakemake")

@@ -18,6 +18,7 @@ OF_FOLDERS = ("val", "labels", "synsets")  # keys of a dataset's row that descri
 NEED_EACH_OTHER = {"other_power_mode": "power_mode", "workdir": "ssh", "ssh_config": "ssh"}  # of a target
 PYTORCH = "pytorch"  # the runtime of programs of torch.export
 OF_PYTORCH = ("device", "compile")  # keys of a target whose graph is a program of torch.export
+PLUGINS_OF = "tensorrt"  # the runtime whose engines load this project's plugin
 PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
 WEIGHT_CHANGES = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change weights
 
@@ -93,6 +94,10 @@ def _target(row, tables) -> Iterator[str]:
         tables.row("graph", row["dla_graph"])
     if row["typed"] and row["graph"] != STRONGLY_TYPED_GRAPH:
         yield f": typed graphs are made of the graph variant {STRONGLY_TYPED_GRAPH}, not {row['graph']}"
+    if row["plugins"] != "none":
+        if row["runtime"] != PLUGINS_OF or row["typed"] or "fused_graph" not in row:
+            yield f".plugins: they are of the runtime {PLUGINS_OF}, not typed, with a fused_graph: set `plugins: none`"
+        tables.row("graph", row["fused_graph"])
     for key, needed in NEED_EACH_OTHER.items():
         if key in row and needed not in row:
             yield f".{key}: it has no effect without {needed}"

@@ -81,6 +81,8 @@ class Tables:
         variants = {self.graph_variant(precision, target)}
         if self.has_plan(precision, target) or self.row("target", target)["typed"]:
             variants.add(STRONGLY_TYPED_GRAPH)
+        if self.has_plugin(precision, target):
+            variants.add(self.row("target", target)["fused_graph"])
         used = ("format", "passes") + (("placement", "activations") if self.is_calibrated(precision) else ())
         return {name: pick(self.row("graph", name), *used) for name in sorted(variants)}
 
@@ -102,6 +104,10 @@ class Tables:
         if self.is_implicit(precision, target):
             return f"results/{dataset}/clean/{model}.{self.graph_variant(precision, target)}.onnx"
         return self.graph_path(dataset, model, precision, self.graph_variant(precision, target))
+
+    def fused_graph(self, dataset: str, model: str, precision: str, target: str) -> str:
+        """Return the graph that an engine is built from where its target has the plugin (has_plugin)."""
+        return self.graph_path(dataset, model, precision, self.row("target", target)["fused_graph"])
 
     # Results that make no sense
 
@@ -201,6 +207,16 @@ class Tables:
         """Return whether INT8 comes from a calibration cache: a DLA takes no Q/DQ nodes (before TensorRT 11.4)."""
         return self.is_dla(precision) and self.is_calibrated(precision) and not self.row("target", target)["typed"]
 
+    def has_plugin(self, precision: str, target: str) -> bool:
+        """Return whether an engine, or one that a precision chooses from, takes the plugin where the target has it."""
+        row, place = self.row("precision", precision), self.row("target", target)
+        if place["plugins"] == "none":
+            return False
+        if "choose" in row:
+            return any(self.has_plugin(name, target) for name in self.chooses_from(precision))
+        served = self.row("graph", place["fused_graph"])["precisions"]
+        return row["compute"] in served and not (row["dla"] or row.get("graph"))
+
     def is_dla(self, precision: str) -> bool:
         """Return whether a precision's engines run on a deep learning accelerator."""
         return self.row("precision", precision)["dla"]
@@ -227,4 +243,5 @@ class Tables:
 
     def is_predicted(self, precision: str, target: str) -> bool:
         """Return whether an engine follows its plan, so that the strongly typed graph predicts its accuracy."""
-        return self.has_plan(precision, target) and self.graph_variant(precision, target) == STRONGLY_TYPED_GRAPH
+        follows = self.has_plan(precision, target) and not self.has_plugin(precision, target)
+        return follows and self.graph_variant(precision, target) == STRONGLY_TYPED_GRAPH

@@ -268,6 +268,7 @@ def engine_command(script: str, doc: str, heavy: bool = False, timed: bool = Fal
     """Return a command that loads a runtime: with the runtime's name, its recipe, and the identity of its target."""
     c = Command(script, doc, heavy=heavy, timed=timed, modules=lambda args: [f"runtimes/{args.runtime}.py"])
     c.param("--runtime", required=True, help="a file of runtimes/")
+    c.input("--plugin", nargs="?", required=False, help="library of build_plugin.py, empty where there is no plugin")
     return c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
 
 

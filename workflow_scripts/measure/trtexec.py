@@ -15,7 +15,7 @@ import tempfile
 import numpy as np
 
 from core.files import UserError
-from runtimes import Timing
+from runtimes import PLUGIN, Timing
 
 FIELDS = ("latencyMs", "computeMs", "h2dMs", "d2hMs")
 OLDER = {"inMs": "h2dMs", "outMs": "d2hMs", "startInMs": "startH2dMs", "endOutMs": "endD2hMs"}
@@ -25,6 +25,7 @@ SWITCHES = {  # key of a target's row: the option that turns it on, and the one 
     "spin_wait": ("--useSpinWait", "--noSpinWait"),
     "transfers": ("--includeDataTransfers", "--noDataTransfers"),
 }
+LOADING = ("--staticPlugins", "--plugins")  # the option that loads a library, and its name before 8.6
 OPTION = re.compile(r"^ {1,8}(--\w+)", re.MULTILINE)  # further in, a description mentions it
 BANNER = re.compile(r"\[TensorRT v([\d.]+)\]")
 ERROR = re.compile(r"\[E\]\s*(.*)")
@@ -78,6 +79,7 @@ class Trtexec:
         options += [f"--iterations={recipe['iterations']}"]
         wanted = [pair[0 if recipe.get(key, True) else 1] for key, pair in SWITCHES.items()]
         options += [option for option in wanted if option in self.known]
+        options += [f"{LOADING[LOADING[0] not in self.known]}={path}" for path in [os.environ.get(PLUGIN)] if path]
         return options + ([f"--useProfile={profile}"] if profile else []) + [f"--exportTimes={times}"]
 
     def time(self, engine: str, shapes: str | None, profile: int, recipe: dict) -> Timing:

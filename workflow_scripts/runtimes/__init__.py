@@ -21,6 +21,7 @@ from __future__ import annotations
 import collections
 import difflib
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from core.files import UserError
 
 PRECISIONS = ("int8", "fp16", "bf16", "fp32")
 CONVERSIONS = ("Reformat", "Reorder", "Cast", "Convert", "Quantize", "Dequantize", "QuantizeLinear", "DequantizeLinear")
+
+PLUGIN = "LEVIT_PLUGIN"  # environment: path of liblevit_attention.so; without it none is loaded
 
 # Arrays of milliseconds, one value a query, or None where a device has no such phase; wall: seconds of all queries
 # together; energy: millijoules of the whole device meanwhile. latency is h2d + compute + d2h where there are transfers.
@@ -41,8 +44,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
-def load(name: str) -> Any:
-    """Return a runtime's module by name; raise UserError with the nearest names where there is none."""
+def load(name: str, plugin: str | None = None) -> Any:
+    """Return a runtime's module by name; raise UserError with the nearest names where there is none.
+
+    plugin: path of a library that its engines may need, which is loaded with the runtime's; an empty file is none.
+    """
+    if plugin and os.path.getsize(plugin):
+        os.environ[PLUGIN] = os.path.abspath(plugin)  # for processes that this one starts as well
     if name not in names():
         close = difflib.get_close_matches(name, names(), n=2) or names()
         raise UserError(f"unknown runtime {name}: did you mean {' or '.join(close)}?")

@@ -17,6 +17,7 @@ from configuration.tables import SCORED, STRONGLY_TYPED_GRAPH, Tables, pick
 from core import addresses, resolved, sources
 from core.files import UserError, canonical, system_text
 from devices import reach
+from devices import toolchain as compilers
 from snakefile import image_stamp
 
 OMITTED = object()  # the value of an option that is left out
@@ -89,6 +90,7 @@ seed = Slice(lambda tables, w: tables.config["seed"])  # of splits and trainings
 active = Slice(lambda tables, w: tables.active)
 split = Slice(lambda tables, w: SCORED[w.scores])  # that the scores in a folder are of
 runtime_identity = Slice(lambda tables, w: reach.identity(tables, w.target))
+toolchain = Slice(lambda tables, w: None if reach.board(tables, w.target) else compilers.facts())  # None: not asked
 version = Slice(lambda tables, w: runtime_identity(tables, w).get("version") or "")  # of the runtime, where known
 onnx_identity = Slice(lambda tables, w: reach.onnx_identity())  # of what evaluates exported graphs
 engine_placement = Slice(

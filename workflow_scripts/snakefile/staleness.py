@@ -10,7 +10,7 @@ import ast
 import base64
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from configuration.tables import Tables
@@ -39,16 +39,17 @@ class Untracked:
         return format(self.text, form)
 
 
-def script(name: str, others: Callable = lambda wildcards: (), **facts: Any) -> Callable:
-    """Return a function of wildcards for a rule's input `code`: a script. Its modules and `others` are in the basis.
+def script(name: str, others: Callable = lambda wildcards: (), sources: Iterable = (), **facts: Any) -> Callable:
+    """Return a function of wildcards for a rule's input `code`: a script.
 
+    Its modules, `others` and `sources` (paths of files that are no Python) are in the basis.
     facts: `on_host` or a `purpose`, where the rule runs (snakefile/rule_facts.py).
     """
 
     def path(wildcards):
         return [f"workflow_scripts/{name}"]
 
-    vars(path).update(facts, files=lambda wildcards: code(name, *others(wildcards)))
+    vars(path).update(facts, files=lambda wildcards: [*code(name, *others(wildcards)), *sources])
     return path
 
 
