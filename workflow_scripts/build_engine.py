@@ -29,14 +29,14 @@ def run(args: Job) -> None:
     described = build(runtime, args)
     for warning in described["warnings"]:
         log.info("warning: %s", warning)
-    own = {"runtime": args.runtime, "recipe": args.recipe, "plugin": sha256_file(args.plugin) if fused(args) else None}
-    write_json(args.description, {**own, **described})
+    plugin = sha256_file(args.plugin) if is_fused(args) else None
+    write_json(args.description, {"runtime": args.runtime, "recipe": args.recipe, "plugin": plugin, **described})
     log.info(
         "%s layers %s in %.1f s", described["layer_count"], described["precision_of_layers"], described["build_seconds"]
     )
 
 
-def fused(args: Job) -> bool:
+def is_fused(args: Job) -> bool:
     """Return whether the target has the plugin, and the graph whose attention it computes."""
     return bool(args.plugin and args.fused and os.path.getsize(args.plugin))
 
@@ -46,7 +46,7 @@ def build(runtime: Any, args: Job) -> dict:
     from devices import probe
     from planning import verify
 
-    more, graph = {"calibration": args.cache} if args.cache else {}, args.fused if fused(args) else args.onnx
+    more, graph = {"calibration": args.cache} if args.cache else {}, args.fused if is_fused(args) else args.onnx
     if not args.plan:
         return runtime.build(graph, args.recipe, None, args.engine, **more)
     images, listing, reference = args.select

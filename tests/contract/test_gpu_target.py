@@ -9,6 +9,7 @@ STALE = [
     "assemble_result fp32.gpu",
     "benchmark fp32.gpu",
     "build_engine fp32.gpu",
+    "build_plugin gpu",
     "evaluate_engine accuracy.fp32.gpu",
     "fingerprint gpu",
     "run_trtexec fp32.gpu",
@@ -48,7 +49,8 @@ def test_what_a_changed_machine_makes_stale(built, tmp_path, change):
     workflow = built.copy(tmp_path / "changed")
     machine(workflow, **change)
     assert workflow.plan(RESULT) == sorted(STALE)
-    assert workflow.build(RESULT) == ["build_engine digits/engines/LeViT-tiny.fp32.gpu.engine"]
+    rebuilt = ["build_engine digits/engines/LeViT-tiny.fp32.gpu.engine", "build_plugin plugins/gpu.so"]
+    assert workflow.build(RESULT) == rebuilt
     assert workflow.plan(RESULT) == []
 
 
@@ -78,6 +80,53 @@ def test_how_it_is_timed_is_the_timings_alone(built, tmp_path, change, jobs):
     workflow.config(lambda config: config["targets"]["gpu"].update(change))
     assert workflow.plan(RESULT) == jobs
     assert workflow.build(RESULT) == [] and workflow.plan(RESULT) == []
+
+
+PLUGGED = ["assemble_result", "benchmark", "build_engine", "build_plugin", "evaluate_engine", "run_trtexec"]
+
+
+def test_a_compiler_that_is_installed_later_builds_the_plugin(built, tmp_path):
+    workflow = built.copy(tmp_path / "changed")
+    machine(workflow)
+    (workflow.path("tools") / "nvcc").write_text("#!/bin/sh\necho Cuda compilation tools, release 11.8, V11.8.89\n")
+    (workflow.path("tools") / "nvcc").chmod(0o755)
+    assert {job.split()[0] for job in workflow.plan(RESULT)} == {*PLUGGED}
+
+
+def test_an_edited_kernel_makes_the_plugin_and_what_loads_it_stale(built, tmp_path):
+    workflow = built.copy(tmp_path / "changed")
+    machine(workflow)
+    path = workflow.path("plugins/levit_attention/attention.cu")
+    path.write_text(path.read_text() + "\n// another kernel\n")
+    assert {job.split()[0] for job in workflow.plan(RESULT)} == {*PLUGGED}
+
+
+def test_without_plugins_an_engine_is_of_the_plain_graph_alone(built, tmp_path):
+    workflow = built.copy(tmp_path / "changed")
+    machine(workflow)
+    workflow.config(lambda config: config["targets"]["gpu"].update(plugins="none"))
+    assert {job.split()[0] for job in workflow.plan(RESULT)} == {*PLUGGED} - {"build_plugin"}
+    workflow.config(lambda config: config["targets"]["gpu"].update(plugins="require"))
+    assert {job.split()[0] for job in workflow.plan(RESULT)} == {*PLUGGED}
+
+
+@pytest.mark.parametrize(
+    "target, row, reason",
+    [
+        (
+            "cpu",
+            {"plugins": "auto"},
+            "targets.cpu.plugins: they are of the runtime tensorrt, not typed, with a",
+        ),
+        ("gpu", {"plugins": "always"}, "targets.gpu.plugins"),
+        ("gpu", {"fused_graph": "gpu_fuse"}, "unknown graph gpu_fuse: did you mean gpu_fused"),
+    ],
+)
+def test_rows_of_plugins_that_make_no_sense(tmp_path, target, row, reason):
+    workflow = Workflow.fresh(tmp_path / "run")
+    workflow.config(lambda config: config["targets"][target].update(row))
+    status, output = workflow.run("-n", "--quiet", "--", RESULT)
+    assert status == 1 and f"error: {reason}" in output, output
 
 
 def test_trtexec_that_is_asked_for_later(built, tmp_path):

@@ -161,7 +161,7 @@ def test_another_network_is_left_as_it_is():
 def named(monkeypatch):
     def name(path):
         _plugins.load.cache_clear()
-        monkeypatch.setenv(_plugins.LIBRARY, path)
+        monkeypatch.setenv(_plugins.PLUGIN, path)
 
     yield name
     _plugins.load.cache_clear()

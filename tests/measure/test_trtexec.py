@@ -1,5 +1,6 @@
 """trtexec beside our own timing: its exported times through our statistics, its options by version, our command."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -135,6 +136,16 @@ def test_profile_of_the_engine(tmp_path):
     assert newer.arguments("e", "i:1", 1, RECIPE, "t")[-2:] == ["--useProfile=1", "--exportTimes=t"]
 
 
+def test_it_loads_the_plugin_that_the_engine_needs(tmp_path, monkeypatch):
+    fake_trtexec.install(tmp_path, "8")
+    tool = trtexec.Trtexec(str(tmp_path / "trtexec"))
+    assert not any("lugins" in argument for argument in tool.arguments("e", None, 0, RECIPE, "t"))
+    monkeypatch.setenv(runtimes.PLUGIN, "/a b.so")
+    assert "--plugins=/a b.so" in tool.arguments("e", None, 0, RECIPE, "t")
+    tool.known.add("--staticPlugins")
+    assert "--staticPlugins=/a b.so" in tool.arguments("e", None, 0, RECIPE, "t")
+
+
 def test_what_is_no_trtexec(tmp_path):
     with pytest.raises(UserError, match="true --help lists no --loadEngine: it is not trtexec"):
         trtexec.Trtexec("/bin/true")
@@ -254,7 +265,7 @@ def test_older_versions_run_the_first_profile_alone(engine, tmp_path, monkeypatc
     queries = [(1, "input_0:1x3x16x16", 0), (4, "input_0:4x3x16x16", 1)]
     monkeypatch.setattr(run_trtexec, "queries", lambda *given: queries)
     given = {"runtime": "tensorrt", "engine": str(engine), "recipe": RECIPE}
-    args = type("Args", (), {**given, "identity": {}, "final": str})
+    args = type("Args", (), {**given, "identity": {}, "plugin": None, "final": str})
     for version, batches in (("8", [1]), ("11", [1, 4])):
         calls = fake_trtexec.install(tmp_path / version, version)
         monkeypatch.setenv("PATH", f"{calls.parent}:/usr/bin:/bin")
@@ -273,6 +284,7 @@ def test_queries_name_the_engine_s_input_and_profile(monkeypatch):
     class Runtime:
         load = staticmethod(lambda engine: Session())
 
-    monkeypatch.setattr(runtimes, "load", lambda name: Runtime)
-    found = run_trtexec.queries("tensorrt", "e", [1, 16])
+    monkeypatch.setattr(runtimes, "load", lambda name, plugin: Runtime)
+    args = argparse.Namespace(runtime="tensorrt", plugin=None, engine="e")
+    found = run_trtexec.queries(args, [1, 16])
     assert found == [(1, "input_0:1x3x16x16", 0), (16, "input_0:16x3x16x16", 1)]

@@ -348,7 +348,8 @@ def test_versions_are_those_of_the_artifacts_and_what_took_training_says_its_own
     )
     engine = artifact(paths["engine"], "build_engine", {"python": "3.8"})
     args = argparse.Namespace(checkpoint=checkpoint, graph=graph, engine=engine, calibration=None, recipe={})
-    found = assemble_result.provenance_of(args, {"fingerprint": {"runtime": "openvino", "version": "1"}})
+    described = {"fingerprint": {"runtime": "openvino", "version": "1"}, "plugin": None}
+    found = assemble_result.provenance_of(args, described)
     wanted = {"python": "3.8", "torch": now["torch"], "numpy": now["numpy"], "onnx": "7", "openvino": "1"}
     assert found["versions"] == wanted
     assert found["trained"] == {checkpoint: {"versions": {k: v for k, v in old.items() if v}, "context": {}}}
