@@ -94,6 +94,7 @@ VALID = {
         "int8_share_of_macs": 0.92,
         "reformats": 1,
         "warnings": ["the recipe asks for int8, and no layer computes in it"],
+        "plugin": None,
     },
     "plan": None,
     "checkpoint_bytes": 10,
