@@ -58,7 +58,8 @@ def test_strongly_typed_targets_build_from_typed_graphs(workflow):
 
 
 @pytest.mark.parametrize(
-    "name, predicted", [("fp16.gpu", True), ("int8_ptq.rtx", True), ("fp32.gpu", False), ("int8_ptq.cpu", False)]
+    "name, predicted",
+    [("fp16.gpu", False), ("fp16.orin", True), ("int8_ptq.rtx", True), ("fp32.gpu", False), ("int8_ptq.cpu", False)],
 )
 def test_a_typed_graph_is_scored_where_an_engine_follows_it(workflow, name, predicted):
     precision = name.split(".")[0]
