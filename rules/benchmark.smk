@@ -43,6 +43,7 @@ rule compare_pytorch:
     input:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
         pytorch=pytorch_engine,
+        plugin=plugin,
         code=pytorch_code("compare_pytorch.py"),
     output:
         comparison="results/{dataset}/pytorch/{model}.{precision}.{target}.json",

@@ -15,12 +15,15 @@ RUNTIME = "pytorch"
 
 
 def run(args: Job) -> None:
+    import runtimes
     from measure.benchmark_cache import BenchmarkCache
     from measure.interleaved import EngineProcess
 
+    runtimes.load(args.runtime, args.plugin)  # the engines' processes load it as well
+    plugin = sha256_file(args.plugin) if args.plugin else None
     threads, hashes = args.recipe.get("threads", 0), [sha256_file(path) for path in (args.engine, args.pytorch)]
     scripts = ("compare_pytorch.py", f"runtimes/{args.runtime}.py", f"runtimes/{RUNTIME}.py")
-    cache = BenchmarkCache(scripts, args.final("comparison"), engines=hashes, identity=args.identity)
+    cache = BenchmarkCache(scripts, args.final("comparison"), engines=hashes, identity=args.identity, plugin=plugin)
     pair = [EngineProcess(args.runtime, args.engine, threads), EngineProcess(RUNTIME, args.pytorch, threads)]
     try:
         entries = [entry(batch, pair, args.recipe, cache, args.name) for batch in args.recipe["batches"]]
