@@ -19,6 +19,7 @@ TARGET_JOBS = sorted(
     for rule, wildcards in [
         ("fingerprint", "gpu"),
         ("evaluate_engine", "accuracy.int8_qat.gpu"),
+        ("build_plugin", "gpu"),
         *((rule, "int8_qat.gpu") for rule in ("build_engine", "benchmark", "run_trtexec", "assemble_result")),
     ]
 )
