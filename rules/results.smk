@@ -25,7 +25,7 @@ rule assemble_result:
 
 
 rule choose_precision:
-    """Choose the fastest result of a target within the budget, by the paired timings."""
+    """Choose a target's result and batch size by an objective, within the budget, by the paired timings."""
     input:
         code=result_code("choose_precision.py"),
         results=candidates("results/{m}.{p}.{t}.json"),
@@ -36,7 +36,7 @@ rule choose_precision:
     wildcard_constraints:
         precision=CHOOSING,
     params:
-        options=options(budget=precision.budget),
+        options=options(budget=precision.budget, objective=slices.objective),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} '
         "--precision {wildcards.precision} --log {log:q}"

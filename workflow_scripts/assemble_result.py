@@ -36,6 +36,8 @@ def run(args: Job) -> None:
         "precision": args.precision,
         "target": args.target,
         "chosen": None,
+        "chosen_batch": None,
+        "objective": None,
         "candidates": None,
         "dataset": dataset_of(args.dataset, accuracy, read_json(args.index)),
         "preprocessing": resolved.read(args.resolved, PREPROCESSING),

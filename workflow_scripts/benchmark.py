@@ -7,6 +7,7 @@ and whether it is new or cached (measure/benchmark_cache.py). A value that a dev
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ def cached_or_new(cache: BenchmarkCache, session: Session, batch: int, recipe: d
 
 def entry(session: Session, batch: int, recipe: dict) -> dict:
     """Time a batch size and return its entry of the result JSON."""
-    from measure import jetson, meters, stats, timing
+    from measure import beside, jetson, meters, stats, timing
 
     meter, options = meters.meter_of(session.on_gpu), timing.options_of(recipe)
     loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"], options, meter)
-    before = meter.state()
+    before, window = meter.state(), beside.Window([os.getpid()])
     meters.check_power_mode(recipe, before["power_mode"])
     times = session.time(timing.images_for(session, batch), loop)
-    after = meter.state()
+    ran, after = window.end(), meter.state()
     count, latency = len(times.latency), list(times.latency)
     return {
         "batch": batch,
@@ -70,17 +71,19 @@ def entry(session: Session, batch: int, recipe: dict) -> dict:
         "power_mode_asked": recipe.get("power_mode"),
         "clocks_mhz": {"before": before["clock_mhz"], "after": after["clock_mhz"]},
         "board": jetson.board_delta(before, after),
+        "beside": ran,
     }
 
 
 def log_summary(timed: dict) -> None:
     """Log a timing in a line, and a warning if the board was throttled."""
+    from measure import beside
     from measure.benchmark_cache import NOT_STABLE
 
     latency, note = timed["latency_ms"], "" if timed["stable"] else f": {NOT_STABLE}"
     figures = timed["batch"], latency["median"], latency["p99"], timed["images_per_second"], timed["iterations"]
-    text = "batch %d: median %.3f ms, p99 %.3f ms, %.1f images/s, %d queries, CoV %.1f %%%s"
-    log.info(text, *figures, 100 * timed["coefficient_of_variation"], note)
+    text = "batch %d: median %.3f ms, p99 %.3f ms, %.1f images/s, %d queries, CoV %.1f %%%s%s"
+    log.info(text, *figures, 100 * timed["coefficient_of_variation"], note, beside.note(timed["beside"]))
     for slower in (timed["board"] or {}).get("throttling", ()):
         log.info("warning: at batch %d the board was throttled: %s", timed["batch"], slower)
 

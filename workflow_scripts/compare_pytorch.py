@@ -53,7 +53,8 @@ def take(batch: int, pair: list, recipe: dict) -> dict:
     """Time a batch size in turns: return the milliseconds of each round, and whether their ratio is stable."""
     from measure import interleaved, paired, timing
 
-    times = interleaved.round_times(pair, batch, recipe, timing.options_of(recipe))
+    turns = interleaved.in_rounds([(engine, batch) for engine in pair], recipe, timing.options_of(recipe))
+    times = [interleaved.summary(several, batch)["median_ms"] for several in turns]
     return {"median_ms": times, "stable": paired.is_stable(times)}
 
 

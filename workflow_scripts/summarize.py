@@ -39,6 +39,8 @@ def show(folder: str = "results") -> list[str]:
         for model, by_precision in grid["models"]:
             table += _lines(results, model, [by_precision.get(p) for p in grid["precisions"]], grid["batches"])
         _print(table)
+        chosen = [comparison.chosen_of(result) for _, row in grid["models"] for result in row.values()]
+        print("".join(f"{line}\n" for line in chosen if line), end="")
     notes = comparison.notes(results) + over_pytorch.notes(results)
     if notes:
         print("\n" + "\n".join(notes))
@@ -91,7 +93,7 @@ def _speed(results, result, batch):
     entry = comparison.timing(result, batch) if result else None
     if entry is None:
         return ""
-    own = f"{entry['images_per_second']:.0f}" + ("" if entry["stable"] else " ~")
+    own = f"{entry['images_per_second']:.0f}" + comparison.marks_of(entry)
     return f"{own} {comparison.format_ratio(comparison.ratio(results, result, batch))}".strip()
 
 

@@ -54,7 +54,8 @@ def test_every_artifact(tmp_path):
     heading = output.split("\nLeViT-tiny  top-1 %", 1)[0].splitlines()[-1]  # of the table that ends a run
     assert heading.split() == ["fp32", "bf16", "int8_ptq", "int8_qat", "auto"]
     auto = json.loads(workflow.path("results/LeViT-tiny.auto.cpu.json").read_text())
-    assert auto["chosen"] in [one["precision"] for one in auto["candidates"]] and len(auto["candidates"]) == 4
+    assert auto["chosen"] in [one["precision"] for one in auto["candidates"]] and len(auto["candidates"]) == 8
+    assert auto["objective"] == "latency" and auto["chosen_batch"] == 1
     assert not list(workflow.path("results").rglob("*.partial"))
     assert "Nothing to be done" in workflow.run("--", "all", *RTX, LEVIT_PYTHON=forks.working_python())[1]
 

@@ -139,6 +139,13 @@ def budget_of_a_choice(workflow):
     workflow.config(row("precisions", "auto", budget=0.7))
 
 
+@change(["choose_precision auto.cpu"], targets=[AUTO])
+def objective_of_a_choice(workflow):
+    choice_of_a_precision(workflow)
+    workflow.build(AUTO)
+    workflow.config(row("precisions", "auto", objective="throughput within 20 ms at p99"))
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_change_costs_exactly(name, base, tmp_path):
     CHANGES.check(name, base, tmp_path / "changed")

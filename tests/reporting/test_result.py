@@ -24,6 +24,8 @@ VALID = {
     "precision": "int8_qat",
     "target": "cpu",
     "chosen": None,
+    "chosen_batch": None,
+    "objective": None,
     "candidates": None,
     "dataset": {
         "name": "digits",
@@ -74,6 +76,7 @@ VALID = {
             "power_mode_asked": None,
             "clocks_mhz": {"before": 2596.1, "after": None},
             "board": None,
+            "beside": {"load_before": 0.0, "load_after": 1.5, "steal_percent": None, "others_percent": 0.4},
             "timed": "new",
             "timing_key": None,
             "machine": "a" * 32,
@@ -131,8 +134,10 @@ def changed(path, value):
     return result
 
 
-ENGINE = {"precision": "fp32", "engine_sha256": SHA256, "median_ms": [1.0] * 12}
+ENGINE = {"precision": "fp32", "engine_sha256": SHA256, "median_ms": [1.0] * 12, "images_per_second": [1e3] * 12}
+ENGINE["latency_ms"] = {"median": 1.0, "p99": 1.2}
 TURNS = {"batch": 1, "stable": True, "power_mode": None, "timed": "new", "timing_key": SHA256, "engines": [ENGINE] * 2}
+TURNS["beside"] = VALID["benchmark"][0]["beside"]
 SCORE = {"num_images": 200, "top1": 98.5, "agreement_with_fp32": 99.5, "met": True, "slack": 0.0, "fp32_top1": 99.0}
 
 
@@ -171,7 +176,7 @@ def test_valid_result():
     "path, value",
     [
         (("paired_benchmark",), []),
-        (("paired_benchmark",), [{**TURNS, "engines": TURNS["engines"][:1]}]),
+        (("paired_benchmark",), [{**TURNS, "engines": []}]),
         (("benchmark", 0, "timed"), "old"),
         (("benchmark", 0, "timing_key"), "b"),
         (("surprise",), 1),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from configuration.schema import Checker
 from configuration.tables import DRAWN, STRONGLY_TYPED_GRAPH, Tables
+from core import objective
 from core.files import UserError
 
 LOCAL = ("store", "datasets", "precisions")  # keys of config.yaml below which paths are this machine's
@@ -121,6 +122,7 @@ def _precision(row, tables) -> Iterator[str]:
     for other in row.get("choose", ()) if row.get("choose") != "all" else ():
         if "choose" in tables.row("precision", other):
             yield f": it cannot choose {other}, which chooses itself"
+    yield from _objective(row)
     if "graph" in row:
         tables.row("graph", row["graph"])
     if row["dla"] and len(row.get("batches", ())) != 1:
@@ -133,6 +135,16 @@ def _precision(row, tables) -> Iterator[str]:
         yield ": INT8 on a DLA comes from a cache, which no plan changes: fallback: none"
     for problem in _calibration(row.get("calibration", {}), row["dla"]):
         yield f".calibration: {problem}"
+
+
+def _objective(row):
+    """Yield what is wrong with what a precision looks for."""
+    if "objective" in row and "choose" not in row:
+        yield ".objective: it is of a row that chooses (choose)"
+    try:
+        objective.parse(row.get("objective", objective.DEFAULT))
+    except UserError as problem:
+        yield f".objective: {problem}"
 
 
 def _calibration(row, dla):

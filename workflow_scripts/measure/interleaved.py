@@ -1,14 +1,14 @@
-"""Interleaved timing of several engines: round by round, so that interference reaches all of them alike.
+"""Interleaved timing of engines and batch sizes, round by round, so that interference reaches all of them alike.
 
-Each engine has a process of its own; while one is timed the others wait. Each round times every engine once, and each
-second round runs in the reverse order of the round before.
+Each engine has a process of its own; while one is timed the others wait. Each round times every engine once at each of
+its batch sizes, and each second round runs in the reverse order of the round before.
 """
 
 from __future__ import annotations
 
 import math
 import multiprocessing
-from typing import Any, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import runtimes
 from core.files import UserError
@@ -16,6 +16,13 @@ from measure import stats, timing
 
 ROUNDS = 12
 DIED = "its process died (out of memory?)"
+
+
+class Turn(NamedTuple):
+    """One engine's queries in a round: milliseconds of each, and seconds of all together."""
+
+    latency: list[float]
+    wall: float
 
 
 def order(count: int, number: int) -> list[int]:
@@ -36,8 +43,8 @@ class EngineProcess:
         remote.close()
         self.facts = self._reply()
 
-    def time(self, batch: int, loop: tuple, options: dict) -> float:
-        """Return the median milliseconds of a query; loop: (warmup_ms, duration_ms, iterations)."""
+    def time(self, batch: int, loop: tuple, options: dict) -> Turn:
+        """Time queries of a batch; loop: (warmup_ms, duration_ms, iterations)."""
         try:
             self.pipe.send((batch, loop, options))
         except BrokenPipeError:
@@ -64,7 +71,7 @@ def _serve(pipe, runtime, engine, threads):
         session = runtimes.load(runtime).load(engine, threads)
         pipe.send(({**session.facts, "on_gpu": session.on_gpu}, None))
         while True:
-            pipe.send((_median(session, *pipe.recv()), None))
+            pipe.send((_turn(session, *pipe.recv()), None))
     except (EOFError, BrokenPipeError):
         return
     except UserError as problem:
@@ -73,20 +80,31 @@ def _serve(pipe, runtime, engine, threads):
         pipe.send((None, f"{type(problem).__name__}: {problem}"))
 
 
-def _median(session, batch, loop, options):
+def _turn(session, batch, loop, options):
     warmup_ms, duration_ms, iterations = loop
     timed = session.time(timing.images_for(session, batch), timing.Loop(warmup_ms, duration_ms, iterations, options))
-    return stats.median(sorted(timed.latency))
+    return Turn([float(milliseconds) for milliseconds in timed.latency], timed.wall)
 
 
-def round_times(engines: Sequence[EngineProcess], batch: int, recipe: dict, options: dict) -> list[list[float]]:
-    """Return each engine's median milliseconds in each round; each is timed as long as a benchmark would take."""
+def in_rounds(pairs: Sequence[tuple[EngineProcess, int]], recipe: dict, options: dict) -> list[list[Turn]]:
+    """Return the turns of each (engine, batch), one a round; each pair is timed as long as a benchmark would take."""
     share = (math.ceil(recipe["warmup_ms"] / ROUNDS), recipe["duration_ms"] / ROUNDS)
     loop = (*share, math.ceil(recipe["iterations"] / ROUNDS))
-    for engine in engines:
+    for engine, batch in pairs:
         engine.time(batch, (recipe["warmup_ms"], 0, 1), options)
-    times: list[list[float]] = [[] for _ in engines]
+    turns: list[list[Turn]] = [[] for _ in pairs]
     for number in range(ROUNDS):
-        for turn in order(len(engines), number):
-            times[turn].append(engines[turn].time(batch, loop, options))
-    return times
+        for place in order(len(pairs), number):
+            engine, batch = pairs[place]
+            turns[place].append(engine.time(batch, loop, options))
+    return turns
+
+
+def summary(turns: Sequence[Turn], batch: int) -> dict:
+    """Return {median_ms, images_per_second: a value of each round, latency_ms: {median, p99} of all queries}."""
+    queries = sorted(milliseconds for turn in turns for milliseconds in turn.latency)
+    return {
+        "median_ms": [stats.median(sorted(turn.latency)) for turn in turns],
+        "images_per_second": [len(turn.latency) * batch / turn.wall for turn in turns],
+        "latency_ms": {"median": stats.median(queries), "p99": stats.percentile(queries, 99)},
+    }

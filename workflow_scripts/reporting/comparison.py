@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from core.files import canonical
-from measure import paired
+from measure import beside, paired
 from reporting import result_file
 
 SEPARATE, UNSTABLE, LEVEL, CLEAR = "*", "~", "=", ""  # marks of a ratio
+BUSY = "&"  # mark of a timing beside other work
 BARELY_INT8 = "^"  # mark of an engine
 LEAST_INT8 = 0.5  # share of the multiply-accumulates that an INT8 engine should have in INT8
 BASELINE = "fp32"  # the precision that speeds are compared with
@@ -125,6 +126,20 @@ def is_barely_int8(result: dict) -> bool:
     return precision.get("compute") == "int8" and share is not None and share < LEAST_INT8
 
 
+def marks_of(entry: dict) -> str:
+    """Return the marks of a benchmark entry, each after a space: not stable, and timed beside other work."""
+    wrong = {UNSTABLE: not entry["stable"], BUSY: not beside.is_quiet(entry.get("beside"))}
+    return "".join(f" {mark}" for mark, there in wrong.items() if there)
+
+
+def chosen_of(result: dict) -> str:
+    """Return what a result that chooses took and for what, as a line, or an empty text."""
+    if not result["chosen"]:
+        return ""
+    batch = f" at batch {result['chosen_batch']}, for {result['objective']}" if result.get("chosen_batch") else ""
+    return f"{result['model']} {result['precision']}: {result['chosen']}{batch}"
+
+
 def path_of(result: dict) -> str:
     """Return the path of a result's file."""
     return f"results/{result['model']}.{result['precision']}.{result['target']}.json"
@@ -134,15 +149,19 @@ def notes(results: list[dict]) -> list[str]:
     """Return a line for each mark that a table of the results contains."""
     ratios = [ratio(results, r, entry["batch"]) for r in results for entry in r["benchmark"]]
     marks = "".join(one.mark for one in ratios if one)
+    entries = [entry for r in results for entry in (*r["benchmark"], *(r.get("paired_benchmark") or ()))]
+    taken = max((beside.taken_percent(entry.get("beside")) or 0.0 for entry in entries), default=0.0)
     again = unstable(results)
     remedy = f"; on an idle machine: make retime RESULT={path_of(again[0])}" if again else ""
     lines = {
         UNSTABLE: f"timing not stable: other work was running, or the clocks moved{remedy}",
+        BUSY: f"other work took up to {taken:.0f} % of the processors during the timing",
         SEPARATE: "not timed in turns, so the ratio proves little: a result of `auto` times its finalists in turns",
         LEVEL: "timed in turns, and which is faster is not known: the interval of the ratio contains 1",
         BARELY_INT8: "less than half of the engine's multiply-accumulates are INT8: engine.int8_share_of_macs",
     }
     marks += UNSTABLE * bool(again) + BARELY_INT8 * any(map(is_barely_int8, results))
+    marks += BUSY * (taken > beside.QUIET)
     shown = [mark for mark in lines if mark in marks]
     return [f"{mark} {lines[mark]}" for mark in shown]
 
@@ -162,12 +181,19 @@ COLUMNS: dict[str, Callable[[dict, dict, Ratio | None], Any]] = {  # of a result
     "latency_p99_ms": lambda result, entry, over: entry["latency_ms"]["p99"],
     "ratio_to_trtexec": lambda result, entry, over: ratio_to_trtexec(result, entry["batch"]),
     "stable": lambda result, entry, over: entry["stable"],
+    "load_before": lambda result, entry, over: (entry.get("beside") or {}).get("load_before"),
+    "load_after": lambda result, entry, over: (entry.get("beside") or {}).get("load_after"),
+    "steal_percent": lambda result, entry, over: (entry.get("beside") or {}).get("steal_percent"),
+    "others_percent": lambda result, entry, over: (entry.get("beside") or {}).get("others_percent"),
     "timed": lambda result, entry, over: entry.get("timed"),
     "power_mode": lambda result, entry, over: entry.get("power_mode"),
     "top1": lambda result, entry, over: result["accuracy"]["top1"],
     "top5": lambda result, entry, over: result["accuracy"]["top5"],
     "agreement_with_fp32": lambda result, entry, over: result["accuracy"]["agreement_with_fp32"],
     "within_budget": lambda result, entry, over: result["accuracy"]["within_budget"],
+    "objective": lambda result, entry, over: result.get("objective"),
+    "chosen": lambda result, entry, over: result["chosen"],
+    "chosen_batch": lambda result, entry, over: result.get("chosen_batch"),
     "engine_bytes": lambda result, entry, over: result["engine"]["bytes"],
     "layers_int8": lambda result, entry, over: (result["engine"]["precision_of_layers"] or {}).get("int8"),
     "int8_share_of_macs": lambda result, entry, over: result["engine"]["int8_share_of_macs"],

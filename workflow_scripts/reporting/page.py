@@ -31,6 +31,8 @@ def render(
         over_pytorch=over_pytorch.over_pytorch,
         format_over=over_pytorch.format_over,
         style_of=comparison.style_of,
+        marks_of=comparison.marks_of,
+        chosen_of=comparison.chosen_of,
         format_dataset=comparison.format_dataset,
         targets=targets,
         marks=plot.MARKS,
@@ -48,8 +50,10 @@ def _plots(results, precisions, targets):
 
 
 def _dot(result, precisions, targets, results):
-    entry = max(result["benchmark"], key=lambda e: e["batch"])
-    name = f"{result['model']} {result['precision']} on {result['target']}"
+    batch = result["chosen_batch"] or max(entry["batch"] for entry in result["benchmark"])
+    entry = next(entry for entry in result["benchmark"] if entry["batch"] == batch)
+    took = f" ({comparison.chosen_of(result)})" if result["chosen"] else ""
+    name = f"{result['model']} {result['precision']} on {result['target']}{took}"
     speed, top1 = entry["images_per_second"], result["accuracy"]["top1"]
     label = f"{name}: {top1:.2f} %, {speed:.1f} images/s at batch {entry['batch']}"
     over = over_pytorch.format_over(over_pytorch.over_pytorch(results, result, entry["batch"]))

@@ -13,7 +13,10 @@ PARTS = {**dict.fromkeys(("dataset", "accuracy", "engine", "target_identity", "p
 NAMES = ("model", "precision", "target")
 # keys that older results lack, by part: null, or the value in EMPTY
 LATER: dict[str, tuple[str, ...]] = {
-    "": ("chosen", "candidates", "paired_benchmark", "over_pytorch", "trtexec", "dla", "plan", "preprocessing"),
+    "": (
+        *("chosen", "chosen_batch", "objective", "candidates", "paired_benchmark", "over_pytorch"),
+        *("trtexec", "dla", "plan", "preprocessing"),
+    ),
     "dataset": ("subset",),
     "accuracy": ("logit_error_over_spread", "smallest_margin", "smallest_changed_margin", "largest_changed_margin"),
     "engine": ("int8_share_of_macs", "reformats", "precision_of_layers", "layers"),
@@ -21,7 +24,8 @@ LATER: dict[str, tuple[str, ...]] = {
     "provenance": ("weights_part", "git_commit"),
 }
 EMPTY: dict[str, dict] = {"engine": {"warnings": []}, "provenance": {"versions": {}, "recipe": {}, "trained": {}}}
-TIMED = ("power_mode", "power_mode_asked", "board", "timed", "timing_key", "machine", "energy_mj_per_image")
+TIMED = ("power_mode", "power_mode_asked", "board", "beside", "timed", "timing_key", "machine", "energy_mj_per_image")
+CANDIDATE = ("latency_ms", "within_limit", "taken", "paired")
 
 
 def read(path: str) -> dict[str, Any]:
@@ -59,5 +63,7 @@ def completed(result: dict[str, Any]) -> dict[str, Any]:
     for part, names in LATER.items():
         if part and complete[part] is not None:
             complete[part] = {**dict.fromkeys(names), **EMPTY.get(part, {}), **complete[part]}
+    if complete["candidates"]:
+        complete["candidates"] = [{**dict.fromkeys(CANDIDATE), **one} for one in complete["candidates"]]
     complete["benchmark"] = [{**dict.fromkeys(TIMED), **entry} for entry in complete["benchmark"]]
     return complete

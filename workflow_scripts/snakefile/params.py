@@ -16,6 +16,7 @@ from typing import Any
 from configuration.tables import SCORED, STRONGLY_TYPED_GRAPH, Tables, pick
 from core import addresses, resolved, sources
 from core.files import UserError, canonical, system_text
+from core.objective import DEFAULT
 from devices import reach
 from devices import toolchain as compilers
 from snakefile import image_stamp
@@ -109,6 +110,14 @@ def timing_in_turns(tables: Tables, w: Any) -> dict:
 
 
 vars(timing_in_turns).update(keys=TIMING.keys)
+
+
+def objective(tables: Tables, w: Any) -> str:
+    """Return what a precision that chooses looks for."""
+    return precision.objective(tables, w) or DEFAULT
+
+
+vars(objective).update(keys=frozenset({"objective"}))
 
 
 def published(tables: Tables, w: Any) -> dict[str, float]:
