@@ -5,13 +5,16 @@ from core.command import Command, Job, log
 
 
 def run(args: Job) -> None:
-    from graph import onnx_io, qdq
+    from graph import onnx_io, passes, qdq
     from planning import plan
     from quantization import clean_graph
 
-    clean, amax = clean_graph.build(args, args.passes, args.placement, args.images)
+    before, after = passes.around_pairs(args.passes)
+    clean, amax = clean_graph.build(args, before, args.placement, args.images)
+    passes.apply(clean.copy(), after)  # their proof is on the clean graph: in a quantized one a rounding may flip
     excluded = plan.modules(plan.read(args.plan)) if args.plan else ()
     quantized = qdq.insert(clean, amax, args.placement, excluded, args.activations)
+    quantized = passes.transform(quantized, after)
     onnx_io.save(quantized, args.quantized)
     log.info(
         "%d nodes, %d Q/DQ pairs", onnx_io.count(quantized), sum(n.op == "QuantizeLinear" for n in quantized.nodes)

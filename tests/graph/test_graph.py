@@ -342,3 +342,18 @@ def test_casts_are_at_boundaries_one_for_a_tensor(clean):
             assert all((reader.name in kept) != wide for reader in after) and (after or not wide)
         model = onnx.shape_inference.infer_shapes(onnx_io.to_model(mixed), strict_mode=True)
         onnx.checker.check_model(model, full_check=True)
+
+
+def test_split_linear_layers_keep_the_numbers_and_the_scales_of_their_channels(exported):
+    """On a clean graph to the last bit or nearly; on a quantized one, but for roundings that flip."""
+    apart = [name for name in CLASS_PASSES["cpu"] if name != "merge_transposes"]
+    before, after = passes.around_pairs([*apart, "quantize", "split_linear"])
+    clean = passes.apply(onnx_io.from_model(exported), before)
+    splits = sum(node.op == "Split" for node in clean.nodes)
+    quantized = qdq.insert(clean.copy(), amax_of(clean), EVERYTHING)
+    for graph, tolerance in ((clean, 1e-5), (quantized, 0.05)):
+        expected, apart = logits(graph, images(2)), passes.transform(graph.copy(), after)
+        assert splits and not any(node.op == "Split" for node in apart.nodes)
+        assert np.abs(logits(apart, images(2)) - expected).max() <= tolerance * np.abs(expected).max()
+    products = [node for node in apart.nodes if qdq.kind_of(node) == "attention"]
+    assert products and all(t.inputs[0].op == "DequantizeLinear" for node in products for t in node.inputs)

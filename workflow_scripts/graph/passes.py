@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from core.command import log
 from core.files import UserError
-from graph import attention, dla_passes, onnx_io, qdq, shapes, surgery
+from graph import attention, dla_passes, onnx_io, projections, qdq, shapes, surgery
 
 TOLERANCE = 1e-5  # of the logits after an exact pass, relative to the largest
 ELEMENTWISE = {"Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Sigmoid", "Clip"}
@@ -246,9 +246,27 @@ def _share_reshapes(graph):
     return graph.cleanup()
 
 
+def quantize(graph: gs.Graph) -> gs.Graph:
+    """Mark where a quantized graph gets its Q/DQ pairs, if that is not behind the last pass; change nothing."""
+    return graph
+
+
+def around_pairs(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the names of the passes that run before and after Q/DQ pairs are inserted."""
+    at = list(names).index("quantize") if "quantize" in names else len(names)
+    return list(names[:at]), list(names[at + 1 :])
+
+
+def transform(graph: gs.Graph, names: Sequence[str]) -> gs.Graph:
+    """Run the named passes in order without their proof."""
+    for name in names:
+        graph = PASSES[name](graph).toposort()
+    return graph
+
+
 FOLDING = (fold_constants, fold_shapes, drop_noops, share_initializers)
 MERGING = (merge_reshapes, merge_slices, merge_transposes, merge_hardswish)
-LAYERS = (linear_to_gemm, gemm_to_conv, gemm_to_matmul, attention.fuse_attention)
+LAYERS = (linear_to_gemm, gemm_to_conv, gemm_to_matmul, attention.fuse_attention, projections.split_linear, quantize)
 DLA = (dla_passes.linear_to_conv, dla_passes.mean_to_pool, dla_passes.split_to_slices, dla_passes.hardswish_to_clip)
 PASSES = {function.__name__: function for function in (*FOLDING, *MERGING, *LAYERS, *DLA)}
 

@@ -27,6 +27,7 @@ SLOTS = {
     "residual": {0: "skipped_quantizer"},
 }
 
+PRODUCTS = (".qk", ".av")  # modules of attention: one node in a graph variant that fuses it
 OPTIONAL = ("attention", "residual")  # quantized only in networks with modules for them (model/deploy.py)
 
 
@@ -76,7 +77,8 @@ def insert(
     a number of ranges that is not the number of channels, or an excluded module that the graph lacks.
     """
     pairs, modules = {}, {module_of(node) for node in graph.nodes}
-    for module in sorted(set(excluded) - modules):
+    fused = {name for name in excluded if name.endswith(PRODUCTS) and name.rpartition(".")[0] in modules}
+    for module in sorted(set(excluded) - modules - fused):
         raise UserError(f"the plan names the module {module}, which the graph lacks: {nearest(module, modules)}")
     for node in list(graph.nodes):
         quantizers = slots(kind_of(node), amax, placement) if module_of(node) not in excluded else {}
