@@ -355,5 +355,5 @@ def test_split_linear_layers_keep_the_numbers_and_the_scales_of_their_channels(e
         expected, apart = logits(graph, images(2)), passes.transform(graph.copy(), after)
         assert splits and not any(node.op == "Split" for node in apart.nodes)
         assert np.abs(logits(apart, images(2)) - expected).max() <= tolerance * np.abs(expected).max()
-    products = [node for node in apart.nodes if qdq.kind_of(node) == "attention"]
-    assert products and all(t.inputs[0].op == "DequantizeLinear" for node in products for t in node.inputs)
+    products = [node for node in apart.nodes if qdq.module_of(node).endswith((".qk", ".av")) and node.op == "MatMul"]
+    assert products and all(node.i(side).op == "DequantizeLinear" for node in products for side in (0, 1))

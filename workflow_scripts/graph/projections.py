@@ -17,12 +17,19 @@ def split_linear(graph: gs.Graph) -> gs.Graph:
     shapes.annotate(graph)
     for split in [node for node in graph.nodes if node.op == "Split"]:
         heads = surgery.producer(split.inputs[0], "Reshape")
-        add = surgery.producer(heads.inputs[0], "Add") if heads is not None else None
-        bias = surgery.added_bias(add)
-        product = surgery.producer(next(t for t in add.inputs if t is not bias), "MatMul") if bias is not None else None
+        product, bias = _linear(heads.inputs[0]) if heads is not None else (None, None)
         if product is not None and split.attrs["axis"] in (-1, len(split.inputs[0].shape) - 1):
             _split(graph, split, product, bias)
     return graph.cleanup().toposort()
+
+
+def _linear(tokens):
+    """Return (product, bias) of the linear layer that writes a tensor, or (None, None)."""
+    add = surgery.producer(tokens, "Add")
+    bias = surgery.added_bias(add)
+    if add is None or bias is None:
+        return None, None
+    return surgery.producer(next(t for t in add.inputs if t is not bias), "MatMul"), bias
 
 
 def _split(graph, split, product, bias):
@@ -47,8 +54,8 @@ def _columns(graph, weight, chosen):
         return gs.Constant(f"{weight.name}_{chosen[0]}", np.ascontiguousarray(weight.values[:, chosen]))
     after = surgery.producer(weight, "DequantizeLinear")
     before = surgery.producer(after.inputs[0], "QuantizeLinear")
-    source, scale, zero = _columns(graph, before.inputs[0], chosen), *before.inputs[1:]
-    scale, zero = (gs.Constant(f"{t.name}_{chosen[0]}", t.values[chosen]) for t in (scale, zero))
+    source = _columns(graph, before.inputs[0], chosen)
+    scale, zero = (gs.Constant(f"{t.name}_{chosen[0]}", t.values[chosen]) for t in before.inputs[1:])
     codes = gs.Variable(f"{source.name}_codes", dtype=zero.dtype, shape=source.shape)
     values = gs.Variable(f"{source.name}_values", dtype=np.float32, shape=source.shape)
     graph.nodes.append(gs.Node("QuantizeLinear", f"{source.name}/Q", {"axis": 1}, [source, scale, zero], [codes]))
