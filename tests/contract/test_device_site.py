@@ -128,11 +128,11 @@ def test_carried_there_and_back(host, device, tmp_path):
     status, output = carry(host, "to", device.folder)
     assert status == 0 and "11 files are there, 11 of them are new" in output, output
     assert device.plan(RESULT) == TARGET_JOBS
-    assert device.build(RESULT) == [f"build_engine digits/engines/{LABEL}.engine"]
+    assert device.build(RESULT) == [f"build_engine digits/engines/{LABEL}.engine", "build_plugin plugins/gpu.so"]
     assert "0 of them are new" in carry(host, "to", device.folder)[1] and device.plan(RESULT) == []
     signed(device)
     status, output = carry(host, "from", device.folder)
-    assert status == 0 and "7 files; now: snakemake" in output, output
+    assert status == 0 and "9 files; now: snakemake" in output, output
     assert host.plan(RESULT) == []
     host.config(lambda config: config["targets"]["gpu"].update(iterations=77))
     assert host.plan(RESULT) == ["assemble_result int8_qat.gpu", "benchmark int8_qat.gpu", "run_trtexec int8_qat.gpu"]

@@ -21,8 +21,9 @@ REQUESTS += [f"results/digits/{folder}/{LABEL}.json" for folder in ("bisect", "p
 REQUESTS += [f"results/digits/timeline/{LABEL}.{end}" for end in ("svg", "nsys-rep")]
 REQUESTS += [f"results/digits/typed/LeViT-tiny.fp16.{end}" for end in ("onnx", "json")]
 REQUESTS += ["results/digits/calibration/LeViT-tiny.int8_qat.gpu.cache", "results/digits/accuracy/LeViT-tiny.onnx.json"]
+REQUESTS += ["results/digits/pytorch/LeViT-tiny.fp32.cpu.json"]
 REQUESTS += ["results/imagenet/checkpoints/LeViT-128S.pth", "results/mine/checkpoints/LeViT-tiny.pth"]
-MINE = "datasets={mine: {path: mine, classes: 10, weights: mine.pth}}"
+MINE = ("datasets={mine: {path: mine, classes: 10, weights: mine.pth}}", "targets={cpu: {pytorch: fp32.torch}}")
 PYTHON = re.compile(r'"\$LEVIT_PYTHON(?:_\w+)?" (workflow_scripts/.*)')
 # command lines that no rule runs: (script, arguments); BAD is replaced by the path of a bad file
 TOOLS = [
@@ -44,7 +45,7 @@ def commands(folder):
         (folder / "mine" / name).mkdir(parents=True, exist_ok=True)
         (folder / "mine" / name / "a.png").write_bytes(b"x")
     done = subprocess.run(
-        [SNAKEMAKE, "-n", "-p", "--config", MINE, "--", *REQUESTS], cwd=folder, capture_output=True, text=True
+        [SNAKEMAKE, "-n", "-p", "--config", *MINE, "--", *REQUESTS], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     found = {}
