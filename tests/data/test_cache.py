@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import forks
 from conftest import ROOT
 from core.files import UserError, sha256_file, write_json
 from data import cache, index, preprocess, row_file
@@ -41,7 +42,7 @@ def arguments(listing, split, workers, geometry=GEOMETRY):
 
 def decode(listing, split="val", workers=3, geometry=GEOMETRY, **environment):
     script = str(ROOT / "workflow_scripts" / "decode_split.py")
-    line = [sys.executable, script, *arguments(listing, split, workers, geometry)]
+    line = [forks.python_with_images(), script, *arguments(listing, split, workers, geometry)]
     environment = dict({k: v for k, v in os.environ.items() if k != "LEVIT_STORE"}, **environment)
     done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=60)
     return done.returncode, done.stderr

@@ -4,12 +4,12 @@ import collections
 import hashlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import forks
 from conftest import ROOT
 from core.files import UserError
 from data import index, splits
@@ -18,7 +18,8 @@ DIGITS = {"builtin": "digits", "classes": 10, "splits": {"calib": 256, "select":
 
 
 def run(folder, row, seed=0, name="index.json"):
-    line = [sys.executable, str(ROOT / "workflow_scripts" / "index_dataset.py"), "--dataset", json.dumps(row)]
+    line = [forks.python_with_images(), str(ROOT / "workflow_scripts" / "index_dataset.py")]
+    line += ["--dataset", json.dumps(row)]
     line += ["--seed", str(seed), "--index", f"data/{name}", "--images-root", "data/images"]
     line += ["--train-images", f"data/{name}.train.tsv", "--seen", f"data/{name}.seen.txt"]
     done = subprocess.run(line, capture_output=True, text=True, cwd=folder, timeout=60)

@@ -81,6 +81,10 @@ def python_with_torch():
     return interpreter(*WITH_TORCH)
 
 
+def python_with_images():
+    return interpreter("numpy", "PIL.Image")
+
+
 @functools.cache
 def working_python():
     """Return an interpreter for jobs that do their work: what names timm is forked from torch, all else from runtimes.
