@@ -16,6 +16,7 @@ from workflow import REPOSITORY, Workflow
 SCHEMA = yaml.safe_load((REPOSITORY / "rules/schemas/result.schema.yaml").read_text())
 RESULTS = [f"{p}.cpu" for p in ("fp32", "bf16", "int8_ptq", "int8_qat")]
 RESULTS += [f"{p}.ort" for p in ("fp32", "int8_ptq", "int8_qat")]
+RESULTS += [f"{p}.torch" for p in ("fp32", "bf16", "fp16")]
 RTX = [f"results/digits/engines/LeViT-tiny.{precision}.rtx.engine" for precision in ("fp32", "fp16", "int8_qat")]
 
 
@@ -49,7 +50,7 @@ def test_every_artifact(tmp_path):
     calibration = json.loads(workflow.path("results/digits/calibration/LeViT-tiny.int8_ptq.json").read_text())
     assert calibration["recipe"] == sweep["chosen"] and calibration["images"] == 64
     table = csv.DictReader(workflow.path("results/summary.tsv").read_text().splitlines(), delimiter="\t")
-    assert {f"{row['precision']}.{row['target']}" for row in table} == {*RESULTS, "auto.cpu", "auto.ort"}
+    assert {f"{row['precision']}.{row['target']}" for row in table} == {*RESULTS, "auto.cpu", "auto.ort", "auto.torch"}
     assert "LeViT-tiny" in workflow.path("results/report.html").read_text()
     heading = output.split("\nLeViT-tiny  top-1 %", 1)[0].splitlines()[-1]  # of the table that ends a run
     assert heading.split() == ["fp32", "bf16", "int8_ptq", "int8_qat", "auto"]

@@ -20,7 +20,7 @@ SERVER = Path(fork_server.__file__)
 QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # what is forked has no threads but its own
 QUIET["GOMP_SPINCOUNT"] = "1000"  # as commands set it, but they do so after the server imported torch
 WITH_TORCH = ("torch", "timm", "modelopt.torch.quantization", "onnx", "onnx_graphsurgeon")
-WITH_RUNTIMES = ("onnx", "onnx_graphsurgeon", "openvino", "PIL.Image")  # OpenVINO is never with torch
+WITHOUT_TORCH = ("onnx", "onnx_graphsurgeon", "PIL.Image")  # nor OpenVINO: a job of a runtime imports its own
 CLIENT = '''#!{python} -IS
 """Run a program as a fork of a server (fork_server.py); without one, as a process."""
 import posix
@@ -28,7 +28,7 @@ import sys
 
 words = [word.encode("utf-8", "surrogateescape") for word in sys.argv[1:]]
 words = words if words[:1] == [b"-c"] else {program!r} + words
-what = b" ".join(words[:2]) if words[0][:1] == b"-" or not {routes!r} else open(words[0], "rb").read()
+what = b" ".join(words) + (b"" if words[0][:1] == b"-" or not {routes!r} else open(words[0], "rb").read())
 environment = [name + b"=" + value for name, value in posix.environ.items()] + {more!r}
 try:
     import _socket
@@ -53,7 +53,7 @@ def client(path, *program, python=sys.executable, address="", routes=(), named=F
     """Write an executable that runs a program (or none: it is an interpreter) as a fork of a server.
 
     address: of the server; by default, $LEVIT_FORKS when it is run; routes: (word, address) of the servers of programs
-    in whose text (or first two words: `-m`, `-c`) a word is; named: whether it is its programs' sys.executable.
+    in whose command line or text a word is; named: whether it is its programs' sys.executable.
     """
     words, routes = [os.fsencode(word) for word in program], [(word.encode(), to.encode()) for word, to in routes]
     more = [os.fsencode(f"LEVIT_EXECUTABLE={path}")] if named else []
@@ -87,13 +87,13 @@ def python_with_images():
 
 @functools.cache
 def working_python():
-    """Return an interpreter for jobs that do their work: what names timm is forked from torch, all else from runtimes.
+    """Return an interpreter for jobs that do their work, forked from torch where they load it: see `tools` of commands.
 
-    A command names what it loads: `tools`.
+    OpenVINO and torch share no process, so no server has imported OpenVINO.
     """
-    path = Path(folder()) / "python"
-    torch = address_of(sys.executable, *WITH_TORCH)
-    client(path, address=address_of(sys.executable, *WITH_RUNTIMES), routes=[('"timm"', torch)])
+    path, torch = Path(folder()) / "python", address_of(sys.executable, *WITH_TORCH)
+    routes = [(word, torch) for word in ('"timm"', "--runtime pytorch")]
+    client(path, address=address_of(sys.executable, *WITHOUT_TORCH), routes=routes)
     return str(path)
 
 
