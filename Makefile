@@ -39,10 +39,12 @@ test: $(READY) $(READY7) $(READY8) $(BOARD)  ## run the suite, format and lint i
 check: FAST :=
 check: test  ## run the suite with the tests that are too slow for every change
 
+NNCF ?= $(BIN)/python
 bench: $(READY)  ## measure the speed ratios that this project promises
 	$(BIN)/snakemake --quiet rules -- $(MEASURED)
 	$(BIN)/python tests/bench/ratios.py
 	$(BIN)/python tests/bench/busy.py
+	$(NNCF) tests/bench/nncf_cpu.py results/digits || true  # NNCF=path of a Python that has it
 
 reproduce: $(READY)  ## rebuild RESULT=results/X.json from what it records and list what differs
 	@test -n "$(RESULT)" || { echo "error: which one? make reproduce RESULT=results/X.json" >&2; exit 1; }
