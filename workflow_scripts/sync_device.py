@@ -24,7 +24,8 @@ from core.files import UserError, canonical, one_line, read_json, sha256_file
 from devices import result_jobs
 from snakefile.staleness import record_of
 
-LINEAGE = ("checkpoint", "graph", "calibration")  # inputs whose SHA-256 a result's provenance has
+# values whose SHA-256 a result's provenance has: the inputs that they may be of
+LINEAGE = {"checkpoint": ("checkpoint",), "graph": ("graph", "fused"), "calibration": ("calibration",)}
 UNTIMED = ["--recursive", "--links", "--checksum", "--prune-empty-dirs"]
 
 
@@ -76,10 +77,11 @@ def check(path: str, job: result_jobs.PlannedJob) -> None:
     recorded = content.get("provenance") if isinstance(content, dict) else None
     if not isinstance(recorded, dict) or "recipe" not in recorded:
         raise UserError(f"{result} there is no result with a provenance: delete it there and run it again")
-    for name in LINEAGE:
-        for file in job.inputs.get(name, ()):
-            if not os.path.exists(file) or recorded.get(f"{name}_sha256") != sha256_file(file):
-                raise UserError(f"{result} was built there from another {file}: copy it there, and run it again")
+    for name, several in LINEAGE.items():
+        files = [file for each in several for file in job.inputs.get(each, ())]
+        here = [sha256_file(file) for file in files if os.path.exists(file)]
+        if files and recorded.get(f"{name}_sha256") not in here:
+            raise UserError(f"{result} was built there from another {files[0]}: copy it there, and run it again")
     if canonical(recorded["recipe"]) != canonical(json.loads(job.argv[job.argv.index("--recipe") + 1])):
         raise UserError(f"{result} was built there with another config.yaml: make both alike, and run it again")
 
