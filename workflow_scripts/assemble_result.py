@@ -47,7 +47,7 @@ def run(args: Job) -> None:
         "over_pytorch": over_pytorch_of(rival),
         "trtexec": trtexec_of(other, timing["benchmark"]),
         "dla": dla_of(args.dla),
-        "engine": engine_of(args.engine, engine, args.graph),
+        "engine": engine_of(args.engine, engine, graph_of(args, engine)),
         "plan": plan_of(engine, read_json(args.typed) if args.typed else None),
         "checkpoint_bytes": os.path.getsize(args.checkpoint),
         "target_identity": identity,
