@@ -17,7 +17,16 @@ import numpy as np
 
 from core.files import UserError
 from devices import probe
-from runtimes import _container, _cpu, _program, _torch_cuda, description, missing_precisions, requested_precisions
+from runtimes import (
+    _container,
+    _cpu,
+    _program,
+    _torch_cuda,
+    description,
+    import_library,
+    missing_precisions,
+    requested_precisions,
+)
 
 NAME = "pytorch"
 PART = "program.pt2"
@@ -126,7 +135,8 @@ def _converted(program, compute, device):
     """Return a program whose weights and operators have another precision, on a device."""
     torch, dtype = _program.library(), DTYPES[compute]
     if device != "cpu":
-        program = torch.export.passes.move_to_device_pass(program, device)
+        passes = import_library("torch.export.passes", _program.REMEDY)  # torch 2.11 does not import it itself
+        program = passes.move_to_device_pass(program, device)
     if compute == "fp32":
         return program
 
