@@ -19,7 +19,7 @@ rule all:
     input:
         listed_results,
         listed_onnx_accuracies,
-        listed_dla_reports,
+        listed_dla("json"),
         "results/summary.tsv",
         "results/report.html",
 

@@ -7,6 +7,7 @@ import sys
 
 from configuration import checks
 from configuration.tables import SCORED
+from core import sources
 from core import trained
 from devices import reach
 from snakefile import command_lines
@@ -25,6 +26,8 @@ dataset_files = staleness.dataset_files(tables)
 CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a wildcard constraint: what chooses an engine
 PLUGIN_SOURCES = ["Makefile", "attention.cu", "attention.h", "plugin.cpp"]
 PLUGIN_SOURCES = [f"plugins/levit_attention/{name}" for name in PLUGIN_SOURCES]
+PAGE = ["reporting/charts", "reporting/page"]  # folders of what report.py loads by name
+PAGE = [f"{folder}/{name}" for folder in PAGE for name in sorted(os.listdir(sources.ROOT / folder))]
 EVERY_CORE = workflow.cores or os.cpu_count()  # threads of jobs that run alone; they never make a job stale
 BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in reach.boards(tables).values()}
 workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board over ssh
@@ -205,16 +208,19 @@ def listed_results(wildcards):
     return [f"results/{m}.{p}.{t}.json" for m, p, t in reach.reachable_results(tables)]
 
 
-def listed_plans(wildcards):
-    """Return the plans behind the listed results."""
-    planned = {(m, p) for m, p, t in reach.reachable_results(tables) if tables.has_plan(p, t)}
-    return [active(f"plans/{model}.{precision}.json") for model, precision in sorted(planned)]
+def listed(path, holds=lambda p, t: True, on_request=False):
+    """Return a function of wildcards: the files behind the listed results that have an engine of their own.
 
+    path: of a file of the active dataset, with {m}, {p}, {t}; holds: whether a precision and a target have it;
+    on_request: whether only those that exist count, since they are made on request alone.
+    """
 
-def listed_bisects(wildcards):
-    """Return the bisections of listed results that exist: they are made on request only."""
-    paths = [active(f"bisect/{m}.{p}.{t}.json") for m, p, t in reach.reachable_results(tables) if tables.has_plan(p, t)]
-    return [path for path in paths if os.path.exists(path)]
+    def paths(wildcards):
+        own = [(m, p, t) for m, p, t in reach.reachable_results(tables) if p not in tables.choosing() and holds(p, t)]
+        found = sorted({active(path).format(m=m, p=p, t=t) for m, p, t in own})
+        return [each for each in found if os.path.exists(each)] if on_request else found
+
+    return paths
 
 
 def listed_onnx_accuracies(wildcards):
@@ -222,9 +228,10 @@ def listed_onnx_accuracies(wildcards):
     return [active(f"accuracy/{model}.onnx.json") for model in reach.onnx_models(tables)]
 
 
-def listed_dla_reports(wildcards):
-    """Return the DLA-fit reports of listed results on a DLA, which need no device."""
-    return [active(f"dla/{m}.{p}.{t}.json") for m, p, t in tables.valid(tables.listed) if tables.is_dla(p)]
+def listed_dla(suffix):
+    """Return a function of wildcards: the DLA-fit reports (json, svg) of listed results on a DLA; they need no device."""
+    dla = [triple for triple in tables.valid(tables.listed) if tables.is_dla(triple[1])]
+    return lambda wildcards: [active(f"dla/{m}.{p}.{t}.{suffix}") for m, p, t in dla]
 
 
 def every_result(wildcards):

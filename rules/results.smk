@@ -54,12 +54,17 @@ rule summarize:
 
 
 rule report:
-    """Draw accuracy, speed and plans of the listed results as one self-contained HTML page."""
+    """Show which engine to run and why, with all measurements of the listed results, as one self-contained HTML page."""
     input:
-        code=result_code("report.py", "reporting/page.html"),
+        code=result_code("report.py", *PAGE),
         results=listed_results,
-        plans=listed_plans,
-        bisects=listed_bisects,
+        plans=listed("plans/{m}.{p}.json", tables.has_plan),
+        bisects=listed("bisect/{m}.{p}.{t}.json", tables.has_plan, on_request=True),
+        descriptions=listed("engines/{m}.{p}.{t}.json"),
+        profiles=listed("profile/{m}.{p}.{t}.json", on_request=True),
+        timelines=listed("timeline/{m}.{p}.{t}.svg", on_request=True),
+        calibrations=listed("calibration/{m}.{p}.json", lambda p, t: tables.is_calibrated(p)),
+        pictures=listed_dla("svg"),
     output:
         report="results/report.html",
     params:

@@ -92,8 +92,8 @@ def test_a_slower_result_says_so_everywhere(slower, capsys):
     assert "slower than PyTorch: fp32.cpu @1, fp32.cpu @16" in text and "`pytorch: fp32.torch`" in text
     paths = sorted(map(str, slower.iterdir()))
     found = page.render(paths, {})
-    assert "over PyTorch 0.75x fp32.torch * (slower)" in found and "slower than PyTorch: fp32.cpu" in found
-    assert re.search(r"<title>LeViT-128S int8_qat on cpu: [^<]*, over PyTorch 2.50x fp32.torch \*</title>", found)
+    assert "0.75x <small>fp32.torch, timed apart, slower</small>" in found and "slower than PyTorch: fp32.cpu" in found
+    assert 'aria-label="int8_qat.cpu: 2.50 times fp32.torch (timed apart)"' in found
     rows = {(r["precision"], r["target"], r["batch"]): r for r in over_pytorch.table_of(comparison.load(paths))}
     cells = [rows["fp32", "cpu", 16][name] for name in over_pytorch.COLUMNS]
     assert math.isclose(cells[0], 0.75) and cells[1:] == ["fp32.torch", "apart"]

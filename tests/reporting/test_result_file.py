@@ -31,7 +31,7 @@ def test_results_of_the_first_version_are_read_by_the_table_and_the_page():
     assert [result["schema_version"] for result in results] == [1, 1]
     table = comparison.table_of(results)
     assert table[0]["reformats"] is None and table[0]["ratio_to_trtexec"] is None and table[0]["top1"] > 98
-    assert "LeViT-128S" in page.render(OLD, {}, [], [])
+    assert "LeViT-128S" in page.render(OLD, {})
 
 
 def test_one_of_today_is_read_as_it_is(written):

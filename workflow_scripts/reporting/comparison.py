@@ -146,7 +146,12 @@ def path_of(result: dict) -> str:
 
 
 def notes(results: list[dict]) -> list[str]:
-    """Return a line for each mark that a table of the results contains."""
+    """Return a line for each mark that a table of the results contains, after the mark."""
+    return [f"{mark} {line}" for mark, line in explanations(results).items()]
+
+
+def explanations(results: list[dict]) -> dict[str, str]:
+    """Return {mark: what it means} of the marks that a table of the results contains."""
     ratios = [ratio(results, r, entry["batch"]) for r in results for entry in r["benchmark"]]
     marks = "".join(one.mark for one in ratios if one)
     entries = [entry for r in results for entry in (*r["benchmark"], *(r.get("paired_benchmark") or ()))]
@@ -162,8 +167,7 @@ def notes(results: list[dict]) -> list[str]:
     }
     marks += UNSTABLE * bool(again) + BARELY_INT8 * any(map(is_barely_int8, results))
     marks += BUSY * (taken > beside.QUIET)
-    shown = [mark for mark in lines if mark in marks]
-    return [f"{mark} {lines[mark]}" for mark in shown]
+    return {mark: line for mark, line in lines.items() if mark in marks}
 
 
 COLUMNS: dict[str, Callable[[dict, dict, Ratio | None], Any]] = {  # of a result, a benchmark entry and its Ratio

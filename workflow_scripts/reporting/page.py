@@ -1,62 +1,125 @@
-"""The report as one HTML page: tables from comparison.py, plots from plot.py, the layout from page.html."""
+"""The report as one HTML page: what it shows, as data for the templates in page/. No request leaves the page."""
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
+import io
+import json
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from reporting import comparison, over_pytorch, plans, plot, template
+from core.files import read_json
+from reporting import (
+    choices,
+    comparison,
+    engines,
+    figures,
+    layers,
+    made,
+    over_pytorch,
+    plans,
+    published,
+    ranges,
+    recommend,
+    template,
+)
+from reporting.comparison import LEVEL, SEPARATE, UNSTABLE
+
+PARTS = Path(__file__).with_name("page")
+DOUBTS = {SEPARATE: "timed apart", UNSTABLE: "timing not stable", LEVEL: "which is faster is not known"}
+SHOWN = 4  # recommendations before those that are folded up
 
 
-def render(
-    paths: Iterable[str], published: dict[str, float], plan_paths: Iterable[str] = (), bisect_paths: Iterable[str] = ()
-) -> str:
-    """Return the HTML of results, plans and bisections; published: {model: ImageNet top-1 in percent}."""
-    results, planned, bisected = comparison.load(paths), plans.load(plan_paths), plans.load(bisect_paths)
-    targets = sorted({result["target"] for result in results})
-    precisions = comparison.ordered(result["precision"] for result in results)
+def render(paths: Iterable[str], top1s: dict[str, float], **evidence: Iterable[str]) -> str:
+    """Return the HTML of results; top1s: {model: published ImageNet top-1 in percent}.
+
+    evidence: paths of plans, bisects, descriptions of engines, profiles, timelines, calibrations, pictures of DLAs.
+    """
+    results, script = comparison.load(paths), _part("script.js")
+    look = figures.Look(results)
     return template.render(
-        "page.html",
+        "page/page.html",
         results=results,
-        grids=comparison.grids(results),
-        precisions=precisions,
-        plots=_plots(results, precisions, targets),
-        notes=comparison.notes(results) + over_pytorch.notes(results),
-        plans=plans.table_of(results, planned, bisected),
-        pictures=plans.pictures(planned),
-        published=comparison.published_grid(results, published),
-        timing=comparison.timing,
-        is_barely_int8=comparison.is_barely_int8,
-        ratio=comparison.ratio,
-        format_ratio=comparison.format_ratio,
-        over_pytorch=over_pytorch.over_pytorch,
-        format_over=over_pytorch.format_over,
+        recommended=recommend.recommendations(results),
+        shown=SHOWN,
+        choices=engines.choices_of(results),
+        groups=[_group(results, images, number, look) for number, images in enumerate(_images(results))],
+        legend=look.legend(),
+        notes=[*comparison.explanations(results).values(), *over_pytorch.notes(results)],
         style_of=comparison.style_of,
-        marks_of=comparison.marks_of,
-        chosen_of=comparison.chosen_of,
-        format_dataset=comparison.format_dataset,
-        targets=targets,
-        marks=plot.MARKS,
+        doubts=DOUBTS,
+        **_evidence(results, top1s, evidence),
+        style=_part("style.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=_inert({"csv": _csv(results), "results": results}),
     )
 
 
-def _plots(results, precisions, targets):
-    """Return a plot for each dataset, or subset of one: accuracies on other images do not compare."""
-    plots = []
-    for images in sorted({comparison.images_of(result) for result in results}):
-        here = [result for result in results if comparison.images_of(result) == images]
-        dots = [_dot(result, precisions, targets, here) for result in here]
-        plots.append({"dataset": comparison.format_dataset(here[0]), "plot": plot.scatter(dots)})
-    return plots
+def _evidence(results, top1s, evidence):
+    """Return what stands below the engines: choices, plans, layers, ranges, DLAs, published accuracies, provenance."""
+    found = {name: _parsed(evidence.get(name, ())) for name in ("plans", "bisects", "descriptions", "profiles")}
+    planned = plans.table_of(results, found["plans"], found["bisects"])
+    timelines = list(map(str, evidence.get("timelines", ())))
+    return {
+        "published": published.table_of(results, top1s),
+        "candidates": choices.tables_of(results),
+        "planned": plans.table(planned),
+        "bisections": plans.bisections(planned),
+        "effects": plans.pictures(found["plans"]),
+        "layers": layers.maps_of(results, found["descriptions"], found["profiles"], timelines),
+        "layer_legend": layers.legend(),
+        "ranges": ranges.charts_of(_parsed(evidence.get("calibrations", ()))),
+        "pictures": [_picture(str(path)) for path in evidence.get("pictures", ())],
+        "provenance": made.table_of(results, {}),
+    }
 
 
-def _dot(result, precisions, targets, results):
-    batch = result["chosen_batch"] or max(entry["batch"] for entry in result["benchmark"])
-    entry = next(entry for entry in result["benchmark"] if entry["batch"] == batch)
-    took = f" ({comparison.chosen_of(result)})" if result["chosen"] else ""
-    name = f"{result['model']} {result['precision']} on {result['target']}{took}"
-    speed, top1 = entry["images_per_second"], result["accuracy"]["top1"]
-    label = f"{name}: {top1:.2f} %, {speed:.1f} images/s at batch {entry['batch']}"
-    over = over_pytorch.format_over(over_pytorch.over_pytorch(results, result, entry["batch"]))
-    label += f", over PyTorch {over}" if over else ""
-    color, mark = precisions.index(result["precision"]), targets.index(result["target"])
-    return {"x": speed, "y": top1, "color": color, "mark": mark, "label": label}
+def _parsed(paths):
+    return {str(path): read_json(path) for path in paths}
+
+
+def _picture(path):
+    """Return a picture of a DLA-fit report, as a page embeds it: {name, link, source}."""
+    name = Path(path).stem.replace(".", " ")
+    source = base64.b64encode(Path(path).read_bytes()).decode()
+    return {"name": name, "link": plans.linked(path[: -len(".svg")] + ".json"), "source": source}
+
+
+def _part(name):
+    return (PARTS / name).read_text(encoding="utf-8")
+
+
+def _images(results):
+    return sorted({comparison.images_of(result) for result in results})
+
+
+def _group(results, images, number, look):
+    """Return what is shown of the results on the same images."""
+    here = [result for result in results if comparison.images_of(result) == images]
+    dataset, count = comparison.format_dataset(here[0]), here[0]["accuracy"]["num_images"]
+    caption = (
+        f"A row an engine. Accuracy on {count} images of {dataset}, with 95 % intervals; a grey ratio proves little"
+    )
+    name = "engines" if number == 0 else f"engines-{number + 1}"
+    return {
+        **{"dataset": dataset, "name": name, "charts": figures.of(here, look)},
+        "engines": engines.table_of(here, f"{name}-table", caption),
+    }
+
+
+def _csv(results):
+    """Return the summary's rows as CSV."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [*comparison.COLUMNS, *over_pytorch.COLUMNS], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(over_pytorch.table_of(results))
+    return stream.getvalue()
+
+
+def _inert(value: Any) -> str:
+    """Return the JSON of a value, in which no text ends the script element that it is in."""
+    return json.dumps(value, sort_keys=True, allow_nan=False).replace("<", "\\u003c")

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.files import read_json
-from reporting import plot
+from reporting import charts, tables
+from reporting.tables import BAD, Cell, Row, number, percent, text
 
 CRITERION = {"budget": "budget {:g} top-1 points", "agreement": "agreement {:g} %", "tolerance": "logits within {:g}"}
 
@@ -60,14 +61,15 @@ def _weight(evidence):
 
 
 def pictures(plans: dict[str, dict]) -> list[dict[str, Any]]:
-    """Return a bar chart of each plan's groups, in the network's order: {"name", "link", "criterion", "bars"}."""
-    charts = []
+    """Return a bar chart of each plan's groups, in the network's order: {"name", "link", "criterion", "chart"}."""
+    found = []
     for path, plan in sorted(plans.items()):
-        bars = plot.bars([_bar(group, plan) for group in _in_order(plan)])
-        if bars:
-            name = path.rsplit("/", 1)[1][: -len(".json")].replace(".", " ")
-            charts.append({"name": name, "link": linked(path), "criterion": _criterion(plan), "bars": bars})
-    return charts
+        name = path.rsplit("/", 1)[1][: -len(".json")].replace(".", " ")
+        bars = [_bar(group, plan) for group in _in_order(plan)]
+        chart = charts.draw("effects", _finite(bars), f"Effect of each group of nodes of {name} on the logits")
+        if chart:
+            found.append({"name": name, "link": linked(path), "criterion": _criterion(plan), "chart": chart})
+    return found
 
 
 def _in_order(plan):
@@ -80,11 +82,68 @@ def _bar(group, plan):
     kept = {node["name"] for node in plan["nodes"]} & set(group["nodes"])
     effect = "not finite" if group["effect"] is None else f"{100 * group['effect']:.2g} % of the logits' spread"
     count = f"{len(kept)} of {len(group['nodes'])} nodes kept" if kept else f"{len(group['nodes'])} nodes"
-    parts = group["name"].split(".")
-    part = ".".join(parts[:2]) if parts[0] == "stages" else parts[0]
-    return {"part": part, "value": group["effect"], "kept": bool(kept), "label": f"{group['name']}: {effect}, {count}"}
+    value = None if group["effect"] is None else 100 * group["effect"]
+    color = "var(--c3)" if kept else "var(--c0)"
+    return {"name": group["name"], "value": value, "color": color, "label": f"{group['name']}: {effect}, {count}"}
+
+
+def _finite(bars):
+    """Return bars of which those without a value are as high as the highest."""
+    highest = max((bar["value"] for bar in bars if bar["value"] is not None), default=1.0)
+    return [{**bar, "value": highest if bar["value"] is None else bar["value"]} for bar in bars]
 
 
 def _criterion(plan):
     limits = [text.format(plan["criterion"][key]) for key, text in CRITERION.items() if key in plan["criterion"]]
     return ", ".join(limits)
+
+
+def table(rows: list[dict]) -> dict[str, Any] | None:
+    """Return the table of what plans keep, beside what was predicted of it and what the engine does on select."""
+    columns = ("plan", "nodes kept", "simulated top-1 %", "typed graph top-1 %", "engine top-1 %", "builds", "evidence")
+    caption = "Nodes kept, and top-1 on the select split with its 95 % interval"
+    return tables.table("plans-table", caption, columns, map(_row, rows))
+
+
+def _row(row):
+    result, plan = row["result"], row["result"]["plan"]
+    scores, style = plan["select"] or {}, BAD if plan["met"] is False else ""
+    cells = [_score(scores.get("simulated")), _score(scores.get("typed")), _score(scores.get("engine"), style)]
+    kept = f"{plan['nodes_high_precision']} of {plan['nodes_total']}"
+    name = f"{result['model']} {result['precision']} on {result['target']}"
+    builds = text(result["engine"]["engine_builds"])
+    return Row(
+        [Cell(name, link=row["link"]), Cell(kept, plan["nodes_high_precision"]), *cells, builds, text(row["why"])]
+    )
+
+
+def _score(score, style=""):
+    return percent(score["top1"], score["num_images"], style) if score else Cell()
+
+
+def bisections(rows: list[dict]) -> dict[str, Any] | None:
+    """Return the table that sets plans beside the bisections that they replace, where any was made."""
+    columns = ("engine", "found by", "engine builds", "seconds of building", "kept")
+    caption = "Beside bisection, as the original looked for the layers that must stay in FP32"
+    return tables.table("bisections-table", caption, columns, [row for pair in rows for row in _bisected(pair)])
+
+
+def _bisected(row):
+    bisect, result = row["bisect"], row["result"]
+    if not bisect:
+        return []
+    engine, plan = result["engine"], result["plan"]
+    name = text(f"{result['model']} {result['precision']} on {result['target']}")
+    kept = text(f"{plan['nodes_high_precision']} of {plan['nodes_total']} nodes")
+    own = [name, text("plan"), text(engine["engine_builds"]), number(engine["build_seconds"]), kept]
+    return [
+        Row(own),
+        Row([name, text("bisection"), text(bisect["builds"]), number(bisect["seconds"]), _outcome(bisect)]),
+    ]
+
+
+def _outcome(bisect):
+    """Return how many layers a bisection keeps, or why it found no number that is enough."""
+    if bisect["met"]:
+        return text(f"the first {bisect['kept']} of {bisect['layers']} layers")
+    return text(f"no number of its {bisect['layers']} layers is enough", BAD, bisect.get("error") or "")

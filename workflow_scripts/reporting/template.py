@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 
+@functools.lru_cache(maxsize=None)
+def _environment():
+    loader = jinja2.FileSystemLoader(str(Path(__file__).parent))
+    return jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, loader=loader, trim_blocks=True, lstrip_blocks=True
+    )
+
+
 def render(name: str, **values: Any) -> str:
     """Return the text of a template; raise jinja2.UndefinedError for a value that it lacks."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8")).render(**values)
+    return _environment().get_template(name).render(**values)

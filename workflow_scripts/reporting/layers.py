@@ -1,0 +1,98 @@
+"""What an engine's layers compute in and take, by type and precision, and the slowest ones. Standard library only.
+
+The layers of every engine are in its description (build_engine.py); their times only in a profile (profile_engine.py),
+which is made on request.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from reporting import charts, tables
+from reporting.tables import Cell, Row, number, text
+
+PRECISIONS = ("int8", "fp16", "bf16", "fp32")  # others have no precision, or do not tell
+SLOWEST = 8  # layers in the table of a profile
+TYPES = 10  # types of layers in a chart; the rest is one
+REST = "all others"
+
+
+def maps_of(results: list[dict], described: dict, profiled: dict, timelines: list[str]) -> list[dict[str, Any]]:
+    """Return the map of each engine: its name, chart, slowest layers and timeline; a profile goes before a description.
+
+    described, profiled: {path: parsed file}; timelines: paths of pictures.
+    """
+    return [
+        entry for result in results if not result["chosen"] for entry in _maps(result, described, profiled, timelines)
+    ]
+
+
+def _maps(result, described, profiled, timelines):
+    dataset, name = result["dataset"]["name"], ".".join(result[key] for key in ("model", "precision", "target"))
+    timeline = f"results/{dataset}/timeline/{name}.svg"
+    facts = {
+        "name": f"{result['model']} {result['precision']} on {result['target']}",
+        "timeline": timeline[len("results/") :] if timeline in timelines else None,
+    }
+    profile = profiled.get(f"results/{dataset}/profile/{name}.json")
+    if profile and profile["engine_sha256"] == result["engine"]["sha256"]:
+        return [{**facts, **_timed(entry, name)} for entry in profile["profile"]]
+    layers = (described.get(f"results/{dataset}/engines/{name}.json") or {}).get("layers")
+    return [{**facts, **_counted(layers)}] if layers else []
+
+
+def _timed(entry, name):
+    """Return the chart of a profile at a batch size, and its slowest layers."""
+    rows = _bars([(layer["type"], layer["precision"], layer["ms"]) for layer in entry["layers"]], "{:.3f} ms")
+    title = f"{entry['total_ms']:.2f} ms in {len(entry['layers'])} layers at batch {entry['batch']}"
+    chart = charts.draw("layers", rows, title, axis="milliseconds")
+    return {"title": title, "chart": chart, "slowest": _slowest(entry, f"{name}-{entry['batch']}".replace(".", "-"))}
+
+
+def _slowest(entry, name):
+    layers = sorted(entry["layers"], key=lambda layer: (-layer["ms"], layer["name"]))[:SLOWEST]
+    rows = [
+        Row([text(one["name"]), text(one["type"]), text(one["precision"]), number(one["ms"], "{:.4f}"), _share(one)])
+        for one in layers
+    ]
+    caption = f"The {len(rows)} slowest layers at batch {entry['batch']}"
+    return tables.table(f"layers-{name}", caption, ("layer", "type", "precision", "ms", "% of the sum"), rows)
+
+
+def _share(layer):
+    return Cell(f"{100 * layer['share']:.1f}", layer["share"])
+
+
+def _counted(layers):
+    """Return the chart of an engine's layers by their number."""
+    rows = _bars([(layer["type"], layer["precision"], 1) for layer in layers], "{:.0f} layers")
+    title = f"{len(layers)} layers by type and precision"
+    return {"title": title, "chart": charts.draw("layers", rows, title, axis="layers"), "slowest": None}
+
+
+def _bars(layers, form):
+    """Return the bars of layers [(type, precision, value)]: a sum for each type and precision, large ones first."""
+    sums, types = defaultdict(float), defaultdict(float)
+    for kind, _, value in layers:
+        types[kind] += value
+    largest = sorted(types, key=lambda kind: (-types[kind], kind))
+    shown = largest if len(largest) <= TYPES else largest[: TYPES - 1]
+    for kind, precision, value in layers:
+        sums[kind if kind in shown else REST, precision if precision in PRECISIONS else "none"] += value
+    order = {kind: n for n, kind in enumerate([*shown, REST])}
+    kinds = [*PRECISIONS, "none"]
+    return [
+        {"type": kind, "value": value, "color": _color(precision), "order": kinds.index(precision)}
+        | {"label": f"{kind}, {precision}: {form.format(value)}"}
+        for (kind, precision), value in sorted(sums.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+    ]
+
+
+def legend() -> list[tuple[str, str]]:
+    """Return (precision, colour) of the bars."""
+    return [(name, _color(name)) for name in (*PRECISIONS, "none")]
+
+
+def _color(precision):
+    return "var(--grey)" if precision == "none" else f"var(--layer-{precision})"

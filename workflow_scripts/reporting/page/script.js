@@ -1,0 +1,60 @@
+"use strict";
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+// The batch size: shows the rows and charts of one choice.
+const showBatch = (choice) => {
+  for (const one of all("[data-batch]")) one.hidden = !one.dataset.batch.split(" ").includes(choice);
+};
+const batches = document.getElementById("batches");
+const chosenBatch = () => batches.querySelector("input:checked").value;
+if (batches) {
+  batches.addEventListener("change", () => showBatch(chosenBatch()));
+  showBatch(chosenBatch());
+}
+
+// Sorting: a click on a heading sorts by it, a second one the other way; rows without a value stay last.
+const sortValue = (row, column) => {
+  const cell = row.cells[column];
+  const text = cell.dataset.sort ?? cell.firstChild?.textContent.trim() ?? "";
+  return text === "" ? null : column && !Number.isNaN(Number(text)) ? Number(text) : text;
+};
+const compare = (one, other) =>
+  typeof one === "number" && typeof other === "number" ? one - other : String(one).localeCompare(String(other), "en");
+const sortBy = (head) => {
+  const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+  const sign = direction === "ascending" ? 1 : -1;
+  for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", direction);
+  const body = head.closest("table").tBodies[0];
+  const keyed = [...body.rows].map((row) => [sortValue(row, head.cellIndex), row]);
+  keyed.sort(([one], [other]) =>
+    one === null || other === null ? (one === null) - (other === null) : sign * compare(one, other));
+  body.append(...keyed.map(([, row]) => row));
+};
+for (const button of all("thead button")) button.addEventListener("click", () => sortBy(button.parentElement));
+
+// Downloads come out of the page itself.
+const data = JSON.parse(document.getElementById("data").textContent);
+const downloads = {
+  csv: () => new Blob([data.csv], { type: "text/csv" }),
+  json: () => new Blob([JSON.stringify(data.results, null, 2)], { type: "application/json" }),
+};
+const download = (kind) => {
+  const href = URL.createObjectURL(downloads[kind]());
+  Object.assign(document.createElement("a"), { href, download: `results.${kind}` }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 1000);
+};
+for (const button of all("[data-download]")) button.addEventListener("click", () => download(button.dataset.download));
+
+// What a mark of a chart stands for, beside the pointer.
+const hint = document.body.appendChild(Object.assign(document.createElement("div"), { id: "hint", hidden: true }));
+hint.setAttribute("aria-hidden", "true");
+document.addEventListener("pointermove", (event) => {
+  const mark = event.target.closest?.("figure [aria-roledescription=point], figure [aria-roledescription=bar]");
+  hint.hidden = !mark;
+  if (!mark) return;
+  hint.textContent = mark.getAttribute("aria-label");
+  const left = Math.min(event.clientX + 14, innerWidth - hint.offsetWidth - 8);
+  hint.style.left = `${Math.max(left, 4)}px`;
+  hint.style.top = `${event.clientY + 16}px`;
+});

@@ -1,0 +1,73 @@
+"""Tables of the page as data: what page/table.html draws. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from measure import proportion
+
+LONG = 40  # characters of a text that is broken into lines
+GREY, GOOD, BAD = "grey", "good", "bad"  # styles of cells and rows
+
+
+class Cell(NamedTuple):
+    """A cell: its text, what the table sorts by, a style, a remark in small letters, a link and a command to run."""
+
+    text: str = ""
+    sort: float | str | None = None
+    style: str = ""
+    small: str = ""
+    link: str = ""
+    command: str = ""
+
+
+class Row(NamedTuple):
+    """A row of cells; `style`: of all of them; `batches`: the choices of the batch size that show it, or any."""
+
+    cells: list[Cell]
+    style: str = ""
+    batches: str = ""
+
+
+def table(name: str, caption: str, columns: Iterable[str], rows: Iterable[Row]) -> dict[str, Any] | None:
+    """Return a table without the columns that are empty in every row, or None without rows.
+
+    name: its id in the page. The first column names the row.
+    """
+    rows = list(rows)
+    kept = [n for n, _ in enumerate(columns) if any(_is_filled(row.cells[n]) for row in rows)]
+    heads = [{"label": label, "kind": _kind(rows, n)} for n, label in enumerate(columns) if n in kept]
+    lean = [row._replace(cells=[row.cells[n] for n in kept]) for row in rows]
+    return {"name": name, "caption": caption, "columns": heads, "rows": lean} if rows else None
+
+
+def _is_filled(cell):
+    return bool(cell.text or cell.small or cell.command)
+
+
+def _kind(rows, column):
+    """Return what a column has: words, where texts are long, numbers, or short texts."""
+    cells = [row.cells[column] for row in rows]
+    if any(cell.command or len(cell.text) > LONG for cell in cells):
+        return "words"
+    sorts = [cell.sort for cell in cells if cell.sort is not None]
+    return "number" if sorts and not any(isinstance(sort, str) for sort in sorts) else ""
+
+
+def text(value: Any, style: str = "", small: str = "") -> Cell:
+    """Return a cell of a text or of a whole number; None is empty."""
+    return Cell("" if value is None else str(value), value, style, small)
+
+
+def number(value: float | None, form: str = "{:.1f}", style: str = "", small: str = "") -> Cell:
+    """Return a cell of a number in a format; None is empty."""
+    return Cell() if value is None else Cell(form.format(value), value, style, small)
+
+
+def percent(value: float | None, count: int | None, style: str = "") -> Cell:
+    """Return a cell of an accuracy in percent with its 95 % interval, where the number of images is known."""
+    if value is None:
+        return Cell()
+    small = "{:.1f} to {:.1f}".format(*proportion.interval(value, count)) if count else ""
+    return Cell(f"{value:.2f}", value, style, small)
