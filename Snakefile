@@ -54,4 +54,4 @@ onstart:
 
 onsuccess:
     trained.forget()
-    run_checks.show()
+    run_checks.show(lines)

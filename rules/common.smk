@@ -15,10 +15,12 @@ from snakefile import device_site
 from snakefile import job_list
 from snakefile import params as slices
 from snakefile import run_checks
+from snakefile import snakemake_log
 from snakefile import staleness
 from snakefile.params import AUGMENTATION, BUILDING, FACTS, PLANNING, PROFILING, TIMING, TRAINING, VERIFICATION
 from snakefile.params import dataset, graph, model, precision, seed, target
 
+lines = snakemake_log.attach(workflow)  # of a run, a line for each job
 tables = run_checks.one_line(checks.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
 options = functools.partial(slices.options, tables)
 device_options = functools.partial(options, runtime=target.runtime, identity=slices.runtime_identity)

@@ -29,6 +29,7 @@ PATIENCE = 900  # seconds without a connection after which the host gives up
 LONGEST_PAUSE = 30  # seconds between two tries
 T = TypeVar("T")
 FULL = 1_000_000  # bytes: a board with fewer is called full
+LOG_ONLY = bool(os.environ.get("LEVIT_LOG_ONLY"))  # a job's messages go to its log alone (core/command.py)
 TRIES = 3  # of a job that died without a status, or whose files arrived damaged
 
 
@@ -147,8 +148,9 @@ class _LogStream:
             self._begin(int(start.group(1)))
             block, self.header = self.header[start.end() :], None
         self.job.offset += len(block)
-        sys.stderr.buffer.write(block)
-        sys.stderr.buffer.flush()
+        if not LOG_ONLY:
+            sys.stderr.buffer.write(block)
+            sys.stderr.buffer.flush()
 
     def _begin(self, offset):
         if offset < self.job.offset:
@@ -184,19 +186,31 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     """Run one job, as a subprocess of Snakemake."""
     args, argv = parse(sys.argv[1:])
-    lock = command.hold(os.environ.get("LEVIT_JOBS"))
+    lock, began = command.hold(os.environ.get("LEVIT_JOBS")), time.time()
     try:
         job = BoardJob(Board(args.board), args.inputs, args.outputs, argv)
-        reply = job.run()
-        job.board.log(f"sent {job.moved['sent']:,} bytes, received {job.moved['received']:,}")
-        _check(reply, job.board.name)
+        reply, name = job.run(), job.board.name
+        _say(f"{name}: sent {job.moved['sent']:,} bytes, received {job.moved['received']:,}", _log_of(argv), began)
+        _check(reply, name)
     except (UserError, OSError) as problem:
-        sys.exit(f"error: {problem}")
+        _say(f"error: {problem}", _log_of(argv), began)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("interrupted: a running job continues on the board, and the same command attaches to it")
     finally:
         if lock:
             lock.close()
+
+
+def _say(text, log, began):
+    """Print a line, or write it to the job's log, which is made anew where it is older than the job."""
+    if not (log and LOG_ONLY):
+        print(text, file=sys.stderr, flush=True)
+        return
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    is_new = os.path.exists(log) and os.path.getmtime(log) >= began - 1
+    with open(log, "a" if is_new else "w", encoding="utf-8") as stream:
+        stream.write(f"{text}\n")
 
 
 def _check(reply, name):

@@ -7,6 +7,7 @@ its range the smallest and largest round. Needs the results of LeViT-128S in res
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -136,7 +137,7 @@ def bench_dry_runs():
         copy = Path(folder, "copy")
         _copy_project(copy)
         planned = subprocess.run([*SNAKEMAKE, "-n", *everything], cwd=copy, capture_output=True, text=True, check=True)
-        jobs = next(line.split()[-1] for line in planned.stdout.splitlines() if line.startswith("total"))
+        jobs = re.findall(r"^(\d+) jobs would run", planned.stdout, re.MULTILINE)[0]
         as_many = Path(folder, "as_many")
         as_many.mkdir()
         Path(as_many, "Snakefile").write_text(MANY_JOBS.format(count=int(jobs) - 1))

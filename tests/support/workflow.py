@@ -122,7 +122,9 @@ class Workflow:
         return path
 
     def run(self, *arguments, **variables):
-        """Run Snakemake to its end; return (status, output)."""
+        """Run Snakemake to its end; return (status, output). A dry run prints what `jobs_of` and `reasons_of` read."""
+        if not {"-n", "--dry-run"}.isdisjoint(arguments):
+            variables = {"LEVIT_SNAKEMAKE_OUTPUT": "1", **variables}
         process = self.start(*arguments, **variables)
         output, _ = process.communicate(timeout=900)
         return process.returncode, output

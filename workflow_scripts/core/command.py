@@ -294,13 +294,21 @@ def hold(path: str | None) -> Any:
     return stream
 
 
+class _LogFile(logging.FileHandler):
+    """A log whose lines go to stderr where its disk is full."""
+
+    def handleError(self, record):
+        print(self.format(record), file=sys.stderr)
+
+
 def _log_to(path):
     log.setLevel(logging.INFO)
     log.propagate = False
-    _add(logging.StreamHandler(sys.stderr))
+    if not (path and os.environ.get("LEVIT_LOG_ONLY")):  # then snakefile/job_lines.py prints what matters
+        _add(logging.StreamHandler(sys.stderr))
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        handler = _LogFile(path, mode="w", encoding="utf-8")
         handler.stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may be no text
         _add(handler)
 

@@ -1,18 +1,35 @@
-"""Progress bars on stderr: often redrawn in a terminal, every few seconds in a log."""
+"""Progress bars on stderr in a terminal; elsewhere, a line in the log once a minute."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
+MINUTE = 60.0
+LINE = "{desc}: {n_fmt} of {total_fmt} in {elapsed}, {remaining} left{postfix}"
+
+
+class _Log:
+    """Writes each line of a bar to the log."""
+
+    def write(self, text):
+        if text.strip():
+            logging.getLogger("levit").info(text.strip())
+
+    def flush(self):
+        """Do nothing: the log is flushed line by line."""
+
 
 def bar(total: int, desc: str, unit: str = "image", disable: bool = False) -> tqdm:
     """Return a context manager with `update(n)` and `set_postfix_str(text)`; disable: show nothing."""
-    interval = 0.2 if sys.stderr.isatty() else 5.0
-    return tqdm(total=total, desc=desc, unit=unit, mininterval=interval, disable=disable)
+    options: dict[str, Any] = {"mininterval": 0.2, "leave": False}
+    if not sys.stderr.isatty():
+        options = {"mininterval": MINUTE, "delay": MINUTE, "file": _Log(), "bar_format": LINE}
+    return tqdm(total=total, desc=desc, unit=unit, disable=disable, **options)
 
 
 def over(items: Sequence[Any], desc: str, unit: str = "image") -> Iterator[Any]:

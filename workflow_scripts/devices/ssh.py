@@ -148,7 +148,8 @@ class Board:
 
     def log(self, text: str) -> None:
         """Print a line about this board on stderr."""
-        print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+        clear = "\r\033[K" if sys.stderr.isatty() else ""  # the line of a job at work
+        print(f"{clear}{self.name}: {text}", file=sys.stderr, flush=True)
 
 
 def _text_of(stream):

@@ -2,12 +2,18 @@
 
 import contextlib
 import io
+import logging
+import warnings
 
-import modelopt.torch.quantization as mtq
 import torch
-from modelopt.torch.quantization.nn import QuantModule, TensorQuantizer
 
 from model.deploy import MatMul, ResidualAdd
+
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # modelopt imports it, and it warns of no GPU
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # modelopt calls it
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.quantization.nn import QuantModule, TensorQuantizer
 
 ACTIVATIONS = ("input", "a", "b", "skipped")
 

@@ -18,9 +18,11 @@ from core.files import UserError, read_json
 from devices import power_modes
 from devices.reach import JOBS_LOCK
 from snakefile import preflight, rule_facts
+from snakefile.job_lines import JobLines
 
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
 UNVERSIONED = "--version ''"  # in the options of a job that needs a version which is not known
+PAGE = "results/report.html"
 RUN_LOCK = ".snakemake/levit.run.lock"
 _locks, _pending_results = [], []
 
@@ -157,8 +159,8 @@ def _exclusive(path, problem):
     return stream
 
 
-def show() -> None:
-    """Print the results table; exit 1 if a result of this run misses its accuracy budget or plan criterion.
+def show(lines: JobLines) -> None:
+    """Print the results table and what was made; exit 1 if a result misses its accuracy budget or plan criterion.
 
     Outputs are kept. Exit 1 as well where a result is not what was written.
     """
@@ -166,6 +168,7 @@ def show() -> None:
     if done.returncode:
         _end_with_1()
         return
+    lines.made(_pending_results, PAGE)
     results = {path: read_json(path) for path in _pending_results}
     _complain(
         "not within the budget of top-1 points",
