@@ -20,6 +20,7 @@ rule all:
         listed_results,
         listed_onnx_accuracies,
         listed_dla("json"),
+        listed_bundles,
         "results/summary.tsv",
         "results/report.html",
 
@@ -37,6 +38,7 @@ include: "rules/benchmark.smk"
 include: "rules/timeline.smk"
 include: "rules/targets.smk"
 include: "rules/results.smk"
+include: "rules/bundles.smk"
 
 
 run_checks.check_requested(sys.argv[1:], workflow.rules, tables)

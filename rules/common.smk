@@ -30,6 +30,7 @@ PLUGIN_SOURCES = ["Makefile", "attention.cu", "attention.h", "plugin.cpp"]
 PLUGIN_SOURCES = [f"plugins/levit_attention/{name}" for name in PLUGIN_SOURCES]
 PAGE = ["reporting/charts", "reporting/page"]  # folders of what report.py loads by name
 PAGE = [f"{folder}/{name}" for folder in PAGE for name in sorted(os.listdir(sources.ROOT / folder))]
+BUNDLE_SOURCES = ["workflow_scripts/deployment/card.md"]
 EVERY_CORE = workflow.cores or os.cpu_count()  # threads of jobs that run alone; they never make a job stale
 BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in reach.boards(tables).values()}
 workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board over ssh
@@ -203,6 +204,18 @@ def candidates(path):
         return [path.format(d=dataset, m=w.model, p=name, t=w.target) for name in able]
 
     return paths
+
+
+def bundled_engines(w):
+    """Return the engine of a result, or those that a choosing precision chose from."""
+    several = tables.candidates(w.model, w.precision, w.target) if w.precision in tables.choosing() else [w.precision]
+    return [active(f"engines/{w.model}.{precision}.{w.target}.engine") for precision in several]
+
+
+def listed_bundles(wildcards):
+    """Return the bundles of the listed results that were chosen."""
+    chosen = [triple for triple in reach.reachable_results(tables) if triple[1] in tables.choosing()]
+    return [active(f"bundles/{m}.{p}.{t}.tar.gz") for m, p, t in chosen]
 
 
 def listed_results(wildcards):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from staleness import ALL, AUTO, BUILT, MODEL, Changes, engine, planned, result, row
+from staleness import ALL, AUTO, BUILT, CHOICE, MODEL, Changes, engine, planned, result, row
 
 CHANGES = Changes()
 change = CHANGES.change
@@ -47,6 +47,23 @@ def test_a_report_follows_its_plans_and_the_bisections_that_are_there(base, tmp_
     assert workflow.plan(report) == []
     workflow.config(row("precisions", "int8_ptq", criterion={"agreement": 90.0}))
     assert workflow.plan(report) == sorted(["report", *planned("int8_ptq")])
+
+
+def test_a_bundle_follows_what_is_in_it(base, tmp_path):
+    workflow, name = base.copy(tmp_path / "changed"), "results/digits/bundles/LeViT-tiny.{}.tar.gz"
+    bundle = name.format("fp32.cpu")
+    assert workflow.plan(bundle) == ["bundle fp32.cpu", "pick_samples"]
+    assert workflow.build(bundle) == [f"bundle digits/bundles/{MODEL}.fp32.cpu.tar.gz"]
+    workflow.edit("workflow_scripts/deployment/card.md", "## Run it", "## To run it")
+    assert workflow.plan(bundle) == ["bundle fp32.cpu"]
+    assert len(workflow.build(bundle)) == 1 and workflow.plan(bundle) == []
+    workflow.config(row("datasets", "digits", license={"images": "MIT"}))
+    assert workflow.plan(bundle, *result(*BUILT)) == ["bundle fp32.cpu"]
+    deleted_result(workflow)
+    assert workflow.plan(bundle) == ["assemble_result fp32.cpu", "bundle fp32.cpu"]
+    assert {"bundle auto.cpu", *CHOICE} < set(workflow.plan(name.format("auto.cpu")))
+    status, output = workflow.run("-n", "results/imagenet/bundles/LeViT-tiny.fp32.cpu.tar.gz")
+    assert status == 1 and "is of the active dataset, digits" in output
 
 
 def test_override_as_text_is_the_same_value(base):

@@ -19,6 +19,7 @@ REQUESTS = [
 REQUESTS += ["results/summary.tsv", "results/report.html", "results/digits/sweeps/LeViT-tiny.int8_ptq.json"]
 REQUESTS += [f"results/digits/{folder}/{LABEL}.json" for folder in ("bisect", "profile")]
 REQUESTS += [f"results/digits/timeline/{LABEL}.{end}" for end in ("svg", "nsys-rep")]
+REQUESTS += [f"results/digits/bundles/{LABEL}.tar.gz"]
 REQUESTS += [f"results/digits/typed/LeViT-tiny.fp16.{end}" for end in ("onnx", "json")]
 REQUESTS += ["results/digits/calibration/LeViT-tiny.int8_qat.gpu.cache", "results/digits/accuracy/LeViT-tiny.onnx.json"]
 REQUESTS += ["results/digits/pytorch/LeViT-tiny.fp32.cpu.json"]

@@ -17,7 +17,7 @@ FLOORS = (
     ("dla", "model"),
     ("quantization", "runtimes"),
     ("measure",),
-    ("planning", "reporting"),
+    ("deployment", "planning", "reporting"),
     ("snakefile",),
     ("commands",),
 )

@@ -54,7 +54,7 @@ def load(name: str, plugin: str | None = None) -> Any:
     if name not in names():
         close = difflib.get_close_matches(name, names(), n=2) or names()
         raise UserError(f"unknown runtime {name}: did you mean {' or '.join(close)}?")
-    return importlib.import_module(f"runtimes.{name}")
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def import_library(name: str, remedy: str) -> Any:

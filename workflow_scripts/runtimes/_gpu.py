@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -16,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from core.command import log
 from core.files import UserError
 from runtimes import Session, Timing, _cuda, _tensorrt
 
+log = logging.getLogger("levit")
 # the end of the layers' names of all optimization profiles but the first
 PROFILE_SUFFIX = re.compile(r" \[profile (\d+)\]$")
 IN_FLIGHT = 2  # queries: one computes while the next one's images are copied

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import re
 import time
 from pathlib import Path
 from typing import Any
 
-from core.command import log
 from core.files import UserError
 from runtimes import PRECISIONS, _cuda, _dla, _plugins
 
+log = logging.getLogger("levit")
 TYPES = {
     **{"Float": "fp32", "FP32": "fp32", "Half": "fp16", "FP16": "fp16", "BFloat16": "bf16", "BF16": "bf16"},
     **{"Int8": "int8", "INT8": "int8", "UInt8": "uint8", "FP8": "fp8"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import time
@@ -16,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from core.command import log
 from core.files import UserError, replacing
 from devices import probe
 from runtimes import (
@@ -33,6 +33,7 @@ from runtimes import (
     requested_precisions,
 )
 
+log = logging.getLogger("levit")
 NAME = "tensorrt"
 REMEDY = "install it as envs/ says; on a Jetson it is part of JetPack (python3-libnvinfer)"
 TIMING_CACHES = "LEVIT_TIMING_CACHES"  # environment: a folder, set by reach.environment; without it there is no cache

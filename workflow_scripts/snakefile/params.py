@@ -147,6 +147,13 @@ def image_state(tables: Tables, w: Any) -> str:
     return state if state is not None else system_text(f"results/{w.dataset}/data/seen.txt").strip()
 
 
+def licenses(tables: Tables, w: Any) -> dict:
+    """Return the licences of the active dataset's images and of its weights, where the rows name them."""
+    row = tables.row("dataset", tables.active)
+    official = model.license(tables, w) if "official" in (row["weights"], row.get("from")) else None
+    return {**({"weights": official} if official else {}), **row.get("license", {})}
+
+
 def calibration(tables: Tables, w: Any) -> dict:
     """Return a precision's calibration recipe; a sweep's candidates count by the choice, imports by their content."""
     row = precision.calibration(tables, w)
@@ -200,7 +207,8 @@ def _dataset_lineage(tables, w):
     row = tables.row("dataset", tables.active)
     trained = tables.source(tables.active) in ("train", "finetune")
     qat = AUGMENTATION.keys if tables.has_qat(w.precision) else ()
-    return {**row, "training": row["training"] if trained else pick(row["training"], *qat)}
+    kept = {key: value for key, value in row.items() if key != "license"}
+    return {**kept, "training": row["training"] if trained else pick(row["training"], *qat)}
 
 
 def options(tables: Tables, needs: str = "", **slices: Callable) -> Callable:

@@ -1,0 +1,84 @@
+"""A bundle's engine with its preprocessing and its classes: images in, logits and labels out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+import runtimes
+from core.files import UserError, read_json
+from data import preprocess
+from deployment import compatibility
+
+ENGINE, PLUGIN, CLASSES = "model.engine", "plugin.so", "classes.txt"
+PREPROCESS, RESULT, SAMPLES = "preprocess.json", "result.json", "samples/samples.json"
+
+
+class Classifier:
+    """A loaded bundle.
+
+    classes: the names of the classes, in the order of the logits; size: of the network's images in pixels;
+    batches: the batch sizes of the engine, None or empty where it takes any; warnings: how this machine differs from
+    the one that the bundle was made on
+    """
+
+    def __init__(self, folder: str, threads: int | None = None) -> None:
+        """Load the bundle in a folder; raise UserError if it is damaged or its engine does not run here.
+
+        threads: of a runtime on the processor (0: all cores), by default as the engine was timed.
+        """
+        self.folder, self.result = folder, read_json(os.path.join(folder, RESULT))
+        self.preprocessing = read_json(os.path.join(folder, PREPROCESS))
+        row = self.result["provenance"]["recipe"]["target"]
+        self.warnings = compatibility.check(self.result["target_identity"], row)
+        path, plugin = (os.path.join(folder, name) for name in (ENGINE, PLUGIN))
+        runtime = runtimes.load(row["runtime"], plugin if os.path.exists(plugin) else None)
+        self.session = runtime.load(path, row.get("threads", 0) if threads is None else threads)
+        self.batches, self.size = self.session.batches, self.preprocessing["size"]
+        self.classes = _classes(os.path.join(folder, CLASSES))
+        self._check_classes(self.session.outputs)
+
+    def _check_classes(self, outputs):
+        count = next(iter(outputs.values()))[-1]
+        if count not in (-1, len(self.classes)):
+            raise UserError(
+                f"{CLASSES} has {len(self.classes)} classes, and the engine {count}: give one line for each"
+            )
+
+    def pixels(self, data: bytes, name: str = "image") -> np.ndarray:
+        """Return an image file's bytes as uint8 [size, size, 3]; raise UserError naming it if they are no image."""
+        return preprocess.pixels(data, name, self.preprocessing)
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 [N, classes], of preprocessed images, uint8 [N, size, size, 3], for any N."""
+        batch = preprocess.normalize(pixels, self.preprocessing["mean"], self.preprocessing["std"])
+        logits = self.session.run(batch)
+        self._check_classes({"logits": logits.shape})
+        return logits
+
+    def top(self, logits: np.ndarray, count: int = 5) -> list[dict]:
+        """Return the most probable classes of logits [classes]: class, index, probability and logit of each."""
+        shares = np.exp(logits.astype(np.float64) - logits.max())
+        shares /= shares.sum()
+        order = np.argsort(-logits, kind="stable")[: max(count, 1)]
+        return [
+            {
+                "class": self.classes[i],
+                "index": int(i),
+                "probability": round(float(shares[i]), 6),
+                "logit": round(float(logits[i]), 5),
+            }
+            for i in order
+        ]
+
+    def classify(self, images: Sequence[bytes], count: int = 5) -> list[list[dict]]:
+        """Return the most probable classes of each of some image files' bytes, as `top` does."""
+        pixels = np.stack([self.pixels(data, f"{number}") for number, data in enumerate(images)])
+        return [self.top(logits, count) for logits in self.logits(pixels)]
+
+
+def _classes(path):
+    with open(path, encoding="utf-8") as stream:
+        return stream.read().splitlines()

@@ -1,0 +1,24 @@
+"""A bundle's requirements.txt: the packages of its runtime in the versions that are installed here."""
+
+from __future__ import annotations
+
+import platform
+
+from devices import probe
+
+CLIENT = ("numpy", "pillow")
+CUDA = ("cuda-bindings", "cuda-python", "tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu12-libs")  # by runtimes on a GPU
+
+
+def text(runtime: str, identity: dict) -> str:
+    """Return the file's text. identity: of the target."""
+    own = probe.RUNTIMES[runtime].distributions
+    brought = (identity.get("driver") or "").startswith("L4T")  # by JetPack
+    names = [*CLIENT, *(() if brought else own[:1]), *(CUDA if "compute_capability" in identity else ())]
+    found = {name: probe.version((name,)) for name in dict.fromkeys(names)}
+    lines = [f"# Python {platform.python_version()} on {platform.machine()} made this bundle with:"]
+    if brought:
+        lines.append(
+            f"# {runtime} {identity.get('version')} of JetPack ({identity['driver']}), which pip does not install"
+        )
+    return "\n".join(lines + [f"{name}=={version}" for name, version in found.items() if version]) + "\n"
