@@ -29,6 +29,7 @@ COLOURS = {  # fills that carry black text
     "dla.smk": "#d9c9a3",
     "targets.smk": "#c3a6e8",
     "results.smk": "#c8c8c8",
+    "bundles.smk": "#c8c8c8",
 }
 
 

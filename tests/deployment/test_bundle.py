@@ -15,7 +15,7 @@ import bundles
 import pick_samples
 from conftest import ROOT
 from core.files import UserError, sha256_file
-from deployment import archive, card, compatibility, image_sources
+from deployment import archive, compatibility, image_sources
 from deployment import classify as client
 
 HERE = {"runtime": "openvino", "version": "1", "architecture": "x86_64", "isa": ["avx2", "fma"], "device": "A"}
@@ -263,12 +263,6 @@ def test_jpegs_of_a_stream(tmp_path, step):
 def test_samples_are_of_classes_far_apart():
     assert pick_samples.positions([0, 0, 1, 2, 3, 4]) == [0, 3, 5]
     assert pick_samples.positions([5, 5, 5, 5]) == [0, 1, 2] and pick_samples.positions([1]) == [0]
-
-
-def test_the_card_s_interval_is_wilson_s():
-    low, high = card.interval(90.0, 100)
-    assert (round(low, 2), round(high, 2)) == (82.56, 94.48)
-    assert card.interval(100.0, 10)[1] == pytest.approx(100.0) and card.interval(0.0, 10)[0] == pytest.approx(0.0)
 
 
 def test_imports_are_renamed_where_they_are_imports():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import string
 from pathlib import Path
 
 from core import addresses
+from measure import proportion
 
 TEMPLATE = Path(__file__).with_name("card.md")
-NORMAL = 1.959963984540054  # of 95 % confidence
 UNKNOWN = "not recorded: set `license` in config.yaml"
 SPEED = "| batch | images/s | median latency | p99 |\n| --- | --- | --- | --- |\n"
 CPP = """
@@ -38,7 +37,7 @@ def text(result: dict, resolved: dict, names: list[str], licenses: dict, parts: 
         "device": f"{identity['device']} ({identity['architecture']})",
         "computes": computes_of(result),
         "images": accuracy["num_images"],
-        "interval": "{:.2f} to {:.2f}".format(*interval(accuracy["top1"], accuracy["num_images"])),
+        "interval": "{:.2f} to {:.2f}".format(*proportion.interval(accuracy["top1"], accuracy["num_images"])),
         "agreement": f"{accuracy['agreement_with_fp32']:.2f} % of predictions are those of PyTorch in FP32",
         **{key: f"{accuracy[key]:.2f}" for key in ("top1", "top5")},
         "weights": weights_of(recipe),
@@ -48,14 +47,6 @@ def text(result: dict, resolved: dict, names: list[str], licenses: dict, parts: 
         "cpp": string.Template(CPP).substitute(runtime=runtime) if "cpp/CMakeLists.txt" in parts else "",
     }
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values)
-
-
-def interval(percent: float, count: int) -> tuple[float, float]:
-    """Return Wilson's interval of a percentage of `count` trials with 95 % confidence, in percent."""
-    share, z = percent / 100, NORMAL**2 / count
-    middle = (share + z / 2) / (1 + z)
-    half = math.sqrt(share * (1 - share) * z + z * z / 4) / (1 + z)
-    return 100 * (middle - half), 100 * (middle + half)
 
 
 def computes_of(result: dict) -> str:
