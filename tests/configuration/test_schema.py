@@ -13,7 +13,7 @@ SCHEMA = yaml.safe_load((REPOSITORY / "rules/schemas/config.schema.yaml").read_t
 CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 # keys that rows may do without: what is there to say is then nothing
 ABSENT = {"size", "crop", "crop_mode", "interpolation", "mean", "std"}  # of a model: timm says them
-ABSENT |= {"url", "sha256", "options", "top1", "builtin", "path", "val", "plan", "threads"}
+ABSENT |= {"url", "sha256", "options", "top1", "license", "builtin", "path", "val", "plan", "threads"}
 ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreement", "tolerance"}
 ABSENT |= {"drawing", "families", "compute", "choose", "objective"}
 ABSENT |= {"train", "labels", "synsets", "class_order"}  # of a dataset: what its folders do not say
