@@ -22,7 +22,7 @@ MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cp
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: help demo test check bench reproduce migrate retime fuzz lint env fonts board rulegraph clean distclean
+.PHONY: help demo test check bench reproduce doctor migrate retime fuzz lint env fonts board rulegraph clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## print the version and these targets
@@ -53,6 +53,9 @@ reproduce: $(READY)  ## rebuild RESULT=results/X.json from what it records and l
 retime: $(READY)  ## time RESULT=results/X.json again, here or on its board
 	@test -n "$(RESULT)" || { echo "error: which one? make retime RESULT=results/X.json" >&2; exit 1; }
 	$(BIN)/python workflow_scripts/retime.py $(RESULT)
+
+doctor:  ## say what this machine and its boards lack, or TARGET=xavier alone
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) workflow_scripts/doctor.py $(TARGET)
 
 migrate: $(READY)  ## adopt checkpoints of an earlier version, so that an upgrade trains nothing
 	$(BIN)/python workflow_scripts/migrate.py

@@ -16,6 +16,7 @@ LATENCIES = ("latency", "compute", "h2d", "d2h", "enqueue")
 
 
 def run(args: Job) -> None:
+    from devices import toolchain
     from measure import trtexec
 
     tool = trtexec.find((args.identity or {}).get("version"))
@@ -25,7 +26,7 @@ def run(args: Job) -> None:
         log.info("%s of TensorRT %s", tool.program, tool.version)
         output.update(version=tool.version, trtexec=list(entries(tool, args, digest)))
     else:
-        log.info("trtexec is not installed here (neither on PATH nor %s): nothing is compared", trtexec.PACKAGED)
+        log.info("trtexec is not installed here (neither on PATH nor %s): nothing is compared", toolchain.TRTEXEC)
     write_json(args.trtexec, output)
 
 

@@ -27,6 +27,7 @@ COMMANDS += (
     "summarize",
     "device_kit",
     "sync_device",
+    "doctor",
     "snakefile/run_checks",
 )
 RUNTIMES = ["onnxruntime", "openvino"]

@@ -13,7 +13,7 @@ import run_trtexec
 import runtimes
 from conftest import ROOT
 from core.files import UserError, canonical, sha256_file
-from devices import probe
+from devices import probe, toolchain
 from measure import stats, trtexec
 
 RECIPE = {"batches": [1, 4], "warmup_ms": 200, "duration_ms": 500, "iterations": 10}
@@ -157,7 +157,7 @@ def test_what_is_no_trtexec(tmp_path):
 
 def test_where_it_is_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    monkeypatch.setattr(trtexec, "PACKAGED", str(tmp_path / "packaged" / "trtexec"))
+    monkeypatch.setattr(toolchain, "TRTEXEC", str(tmp_path / "packaged" / "trtexec"))
     assert trtexec.find() is None
     for place in ("packaged", "path"):
         fake_trtexec.install(tmp_path / place, "8")
@@ -245,7 +245,7 @@ def test_without_copies(engine, tmp_path):
         assert entry["h2d_ms"] is None and entry["d2h_ms"] is None and entry["latency_ms"] == entry["compute_ms"]
 
 
-@pytest.mark.skipif(trtexec.programs() != [], reason="trtexec is installed here")
+@pytest.mark.skipif(toolchain.trtexec() != [], reason="trtexec is installed here")
 def test_where_it_is_not_installed(engine, tmp_path):
     status, text, found = timed(engine, tmp_path)
     assert status == 0 and "trtexec is not installed here (neither on PATH nor /usr/src/tensorrt/bin/trtexec)" in text

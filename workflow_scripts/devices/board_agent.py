@@ -73,19 +73,30 @@ def free_bytes() -> int:
 # Requests: functions of JSON parameters that return a JSON value; the current folder is the work folder
 
 
-def survey(sources: dict, row: dict, purposes: list) -> dict:
-    """Return what this board is to a row of `targets`, by devices/probe.py, whose text is among the sources.
-
-    sources: {dotted name: text of a module}, imported modules first. Returns {"reason": why the board cannot `build` or
-    `run` the target's engines, or None, "purpose": which of them, "identity"}.
-    """
-    if shutil.which("rsync") is None:
-        return {"problem": "rsync is not installed there: sudo apt-get install rsync"}
+def load(sources: dict) -> None:
+    """Load modules from their texts; sources: {dotted name: text}, imported modules first."""
     for name, text in sources.items():
         package = name.rpartition(".")[0]
         sys.modules.setdefault(package, types.ModuleType(package))
         sys.modules[name] = types.ModuleType(name)
         exec(compile(text, name + ".py", "exec"), sys.modules[name].__dict__)
+
+
+def examine(sources: dict, rows: dict, pins: dict) -> dict:
+    """Return what measure/checkup.py, whose text is among the sources, finds on this board as the target of rows."""
+    load(sources)
+    return sys.modules["measure.checkup"].examine(rows, pins, is_remote=True, is_asked=True)
+
+
+def survey(sources: dict, row: dict, purposes: list) -> dict:
+    """Return what this board is to a row of `targets`, by devices/probe.py, whose text is among the sources.
+
+    Returns {"reason": why the board cannot `build` or `run` the target's engines, or None, "purpose": which of them,
+    "identity"}.
+    """
+    if shutil.which("rsync") is None:
+        return {"problem": "rsync is not installed there: sudo apt-get install rsync"}
+    load(sources)
     probe = sys.modules["devices.probe"]
     for purpose in purposes:
         reason = probe.unreachable(row, purpose)

@@ -82,6 +82,12 @@ def _jetpack(here):
     return f" ({here['driver']}: JetPack {JETPACKS.get(release.group(1), 'unknown')})" if release else ""
 
 
+def jetpack() -> int | None:
+    """Return the major number of this Jetson's JetPack, or None where it is unknown or this is no Jetson."""
+    release = re.search(r"# R(\d+)", system_text(RELEASE))
+    return JETPACKS.get(release.group(1)) if release else None
+
+
 def _is_of(version, demanded):
     """Return whether a version (8.5.2.2) starts with a demanded one (8.5)."""
     return demanded is None or f"{version}.".startswith(f"{demanded}.")
@@ -166,7 +172,8 @@ NVIDIA = {"device": "name", "compute_capability": "compute_cap", "memory": "memo
 CHIPS = {"tegra194": ("7.2", 2), "tegra234": ("8.7", 2), "tegra264": ("11.0", 0)}
 FEWER_CORES = (("Orin Nano", 0), ("Orin NX 8GB", 1), ("Orin NX Engineering Reference Developer Kit 8GB", 1))
 JETPACKS = {"32": 4, "34": 5, "35": 5, "36": 6, "38": 7, "39": 7}  # by the major number of the L4T release
-RELEASE, TREE = "/etc/nv_tegra_release", "/proc/device-tree"
+SYSTEM = os.environ.get("LEVIT_SYSTEM") or "/"  # where the board's /etc, /proc and /sys are, in a container say
+RELEASE, TREE = os.path.join(SYSTEM, "etc/nv_tegra_release"), os.path.join(SYSTEM, "proc/device-tree")
 
 
 def _nvidia():

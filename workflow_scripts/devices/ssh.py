@@ -38,6 +38,7 @@ REFUSALS = (  # what ssh prints -> the remedy; no second try helps
     ("Bad configuration option", "its ssh configuration is refused: {line}"),
     ("Can't open user config file", "its ssh_config is not there: {line}"),
     ("Could not resolve hostname", "no such host: {line}"),
+    ("future feature annotations is not defined", "its Python is older than 3.8: name another as `python` in its row"),
 )
 
 

@@ -1,8 +1,9 @@
-"""What the boards that are reached by ssh are, asked before a run's first job."""
+"""What the boards that are reached by ssh are and have, asked before a run's first job or by doctor.py."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from core.files import UserError
@@ -10,6 +11,7 @@ from core.sources import ROOT
 from devices.ssh import Board, ConnectionLost
 
 SENT = ("core.files", "devices.probe")  # modules whose text goes to the board
+EXAMINING = (*SENT, "devices.power_modes", "devices.toolchain", "measure.rails", "measure.jetson", "measure.checkup")
 
 
 def survey(rows: dict) -> dict:
@@ -17,26 +19,51 @@ def survey(rows: dict) -> dict:
 
     rows: {target: (its row, purposes: `build`, `run`, the board's row)}.
     """
-    missing = [program for program in ("ssh", "rsync") if shutil.which(program) is None]
+    missing = missing_programs()
     if missing:
         reason = f"{missing[0]} is not installed here"
         return {target: _unable(reason, purposes) for target, (_, purposes, _) in rows.items()}
-    sources = {name: ROOT.joinpath(*name.split(".")).with_suffix(".py").read_text(encoding="utf-8") for name in SENT}
     with ThreadPoolExecutor(len(rows)) as pool:
-        return dict(zip(rows, pool.map(lambda row: _survey(sources, *row), rows.values())))
+        return dict(zip(rows, pool.map(lambda row: _survey(*row), rows.values())))
 
 
-def _survey(sources, row, purposes, board_row):
+def missing_programs() -> list[str]:
+    """Return the programs that reach a board and are not installed here."""
+    return [program for program in ("ssh", "rsync") if shutil.which(program) is None]
+
+
+def _survey(row, purposes, board_row):
+    try:
+        return _ask(board_row, "survey", sources=_texts(SENT), row=row, purposes=purposes)
+    except UserError as problem:
+        return _unable(str(problem), purposes)
+
+
+def examine(target: str, row: dict, board_row: dict, pins: dict) -> dict:
+    """Return what measure/checkup.py finds on a target's board, and "skew": its clock minus this one's, in seconds.
+
+    pins: {name of a file of envs/: its text}. Raises UserError where the board does not answer.
+    """
+    start = time.time()
+    answer = _ask(board_row, "examine", sources=_texts(EXAMINING), rows={target: row}, pins=pins)
+    return {**answer, "skew": max(answer["clock"] - time.time(), 0) + min(answer["clock"] - start, 0)}
+
+
+def _texts(modules):
+    """Return {dotted name: text} of modules of this project."""
+    return {name: ROOT.joinpath(*name.split(".")).with_suffix(".py").read_text(encoding="utf-8") for name in modules}
+
+
+def _ask(board_row, function, **parameters):
+    """Return a board's answer; raise UserError where there is none."""
     board = Board(board_row)
     for _ in range(2):  # the first try may use a shared connection that is dead
         try:
-            return board.ask("survey", site=True, sources=sources, row=row, purposes=purposes)
-        except UserError as problem:
-            return _unable(str(problem), purposes)
+            return board.ask(function, site=True, **parameters)
         except ConnectionLost as problem:
             reason = f"{problem}: is it on, and does `ssh {board_row['ssh']}` reach it?"
             board.hang_up()
-    return _unable(reason, purposes)
+    raise UserError(reason)
 
 
 def _unable(reason, purposes):

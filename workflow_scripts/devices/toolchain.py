@@ -1,4 +1,4 @@
-"""What this machine compiles TensorRT plugins with: CUDA's compiler and TensorRT's headers.
+"""TensorRT's tools on this machine: trtexec, and what compiles plugins, CUDA's compiler and TensorRT's headers.
 
 Read while Snakemake parses, on hosts and devices alike: standard library only, Python 3.8.
 """
@@ -16,10 +16,17 @@ import subprocess
 from core.files import system_text
 
 INCLUDE = "TENSORRT_INCLUDE"  # environment: the folder of TensorRT's headers, where it is none of FOLDERS
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # of JetPack and Debian packages, not on PATH
 FOLDERS = (f"/usr/include/{platform.machine()}-linux-gnu", "/usr/include", "/usr/local/tensorrt/include")
 HEADER = "NvInferVersion.h"
 PARTS = ("MAJOR", "MINOR", "PATCH", "BUILD")
 RELEASE = re.compile(r"release [\d.]+, V([\d.]+)")
+
+
+def trtexec() -> list[str]:
+    """Return the paths of the installed trtexec: that on PATH, then the packages'."""
+    paths = [shutil.which("trtexec"), TRTEXEC if os.access(TRTEXEC, os.X_OK) else None]
+    return list(dict.fromkeys(path for path in paths if path))
 
 
 def nvcc() -> str | None:

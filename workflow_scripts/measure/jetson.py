@@ -15,6 +15,7 @@ from measure import rails
 PERIOD = 0.1  # seconds between two readings: each occupies the sensors' bus for milliseconds, and timing goes on beside
 GPUS = ("gv11b", "ga10b", "gpu")  # in the names of their devfreq folders
 BPMP = "sys/kernel/debug/bpmp/debug/clk"  # clocks that only root can read
+NODES = ("nvmap", "nvhost-gpu", "nvgpu/igpu0/ctrl")  # device files that every process on the GPU opens
 FANS = ("fan",)  # cooling devices that slow nothing down
 
 
@@ -78,9 +79,7 @@ class Jetson:
 def clocks_mhz(root: str = "/") -> dict[str, float]:
     """Return {"gpu", "cpu" (the fastest core), "emc", "dla0"...: MHz} of the clocks that can be read."""
     clocks: dict[str, float] = {}
-    for path in sorted(glob.glob(f"{root}/sys/class/devfreq/*/cur_freq")):
-        if any(name in os.path.basename(os.path.dirname(path)) for name in GPUS):
-            clocks.setdefault("gpu", (system_number(path) or 0) / 1e6)
+    clocks["gpu"] = _gpu_mhz(root, "cur")
     cores = map(system_number, glob.glob(f"{root}/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
     clocks["cpu"] = max((kilohertz for kilohertz in cores if kilohertz), default=0) / 1e3
     clocks["emc"] = (system_number(f"{root}/{BPMP}/emc/rate") or 0) / 1e6
@@ -88,6 +87,24 @@ def clocks_mhz(root: str = "/") -> dict[str, float]:
         name = re.sub(r"^nafll_|_core$", "", os.path.basename(os.path.dirname(path)))
         clocks[name] = (system_number(path) or 0) / 1e6
     return {name: mhz for name, mhz in clocks.items() if mhz > 0 and "falcon" not in name}
+
+
+def gpu_range_mhz(root: str = "/") -> tuple[float, float]:
+    """Return the lowest and the highest clock that the GPU may choose now, in MHz, each 0 where it is unknown."""
+    return _gpu_mhz(root, "min"), _gpu_mhz(root, "max")
+
+
+def _gpu_mhz(root, which):
+    """Return a clock of the GPU in MHz (`cur`, `min` or `max` of devfreq), 0 where it cannot be read."""
+    paths = sorted(glob.glob(f"{root}/sys/class/devfreq/*/{which}_freq"))
+    of_gpu = [path for path in paths if any(name in os.path.basename(os.path.dirname(path)) for name in GPUS)]
+    return (system_number(of_gpu[0]) or 0) / 1e6 if of_gpu else 0.0
+
+
+def closed_nodes(root: str = "/") -> list[str]:
+    """Return the device files of the GPU that are there and that this user may not open."""
+    paths = [os.path.join(root, "dev", name) for name in NODES]
+    return [path for path in paths if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK)]
 
 
 def throttling(root: str = "/") -> dict[str, float]:

@@ -8,18 +8,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 
 import numpy as np
 
 from core.files import UserError
+from devices import toolchain
 from runtimes import PLUGIN, Timing
 
 FIELDS = ("latencyMs", "computeMs", "h2dMs", "d2hMs")
 OLDER = {"inMs": "h2dMs", "outMs": "d2hMs", "startInMs": "startH2dMs", "endOutMs": "endD2hMs"}
-PACKAGED = "/usr/src/tensorrt/bin/trtexec"  # of JetPack and Debian packages, not on PATH
 SWITCHES = {  # key of a target's row: the option that turns it on, and the one that turns it off
     "cuda_graph": ("--useCudaGraph", "--noCudaGraph"),
     "spin_wait": ("--useSpinWait", "--noSpinWait"),
@@ -31,18 +30,12 @@ BANNER = re.compile(r"\[TensorRT v([\d.]+)\]")
 ERROR = re.compile(r"\[E\]\s*(.*)")
 
 
-def programs() -> list[str]:
-    """Return the paths of the installed ones: that on PATH, then the packages'."""
-    paths = [shutil.which("trtexec"), PACKAGED if os.access(PACKAGED, os.X_OK) else None]
-    return list(dict.fromkeys(path for path in paths if path))
-
-
 def find(version: str | None = None) -> Trtexec | None:
     """Return the Trtexec of a TensorRT version such as 8.5.2.2, else the first, or None without any.
 
     The one on PATH may be of another TensorRT than the engine's, which it could not load.
     """
-    tools = [Trtexec(program) for program in programs()]
+    tools = [Trtexec(program) for program in toolchain.trtexec()]
     return next((tool for tool in tools if version and tool.is_of(version)), tools[0] if tools else None)
 
 
