@@ -1,4 +1,4 @@
-"""Check the attention kernel against float64 on a GPU, and time it in a CUDA graph beside the same in Triton.
+"""Check the attention kernel against float64 on a GPU, and time it in a CUDA graph beside the one in Triton.
 
     python3 tests/gpu/attention_kernel.py OUT.json [BATCH,BATCH,...]
 
@@ -12,18 +12,34 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-import triton
-import triton.language as tl
-
 ROOT = Path(__file__).resolve().parents[2]
-SHAPES = {  # heads, key_dim, val_dim, queries, keys, own queries
-    **{"128S stage 1": (4, 16, 32, 196, 196, 0), "128S to stage 2": (8, 16, 64, 49, 196, 1)},
-    **{"128S stage 2": (6, 16, 32, 49, 49, 0), "128S to stage 3": (16, 16, 64, 16, 49, 1)},
-    **{"128S stage 3": (8, 16, 32, 16, 16, 0), "256 stage 1": (4, 32, 64, 196, 196, 0)},
-    **{"256 to stage 2": (8, 32, 128, 49, 196, 1), "256 stage 2": (6, 32, 64, 49, 49, 0)},
-    **{"256 to stage 3": (12, 32, 128, 16, 49, 1), "256 stage 3": (8, 32, 64, 16, 16, 0)},
+sys.path.insert(0, str(ROOT / "workflow_scripts"))
+
+import torch  # noqa: E402
+
+from runtimes import _attention_kernel  # noqa: E402
+
+MODELS = {  # heads of the three stages, numbers of a token in the first two, key_dim
+    "128S": ((4, 6, 8), (128, 256), 16),
+    "128": ((4, 8, 12), (128, 256), 16),
+    "192": ((3, 5, 6), (192, 288), 32),
+    "256": ((4, 6, 8), (256, 384), 32),
+    "384": ((6, 9, 12), (384, 512), 32),
 }
+TOKENS = (196, 49, 16)  # at 224 px
+
+
+def shapes_of(name):
+    """Return {what: (heads, key_dim, val_dim, queries, keys, own queries)} of a model's attentions."""
+    heads, widths, dim = MODELS[name]
+    found = {f"{name} stage {i + 1}": (heads[i], dim, 2 * dim, TOKENS[i], TOKENS[i], 0) for i in range(3)}
+    for i, width in enumerate(widths):
+        found[f"{name} to stage {i + 2}"] = (width // dim, dim, 4 * dim, TOKENS[i + 1], TOKENS[i], 1)
+    return found
+
+
+SHAPES = {what: shape for name in MODELS for what, shape in shapes_of(name).items()}
+TIMED = ("128S", "256")
 OTHERS = {
     **{"512 stage 1": (8, 64, 128, 196, 196, 0), "384 px": (4, 16, 32, 576, 576, 0), "one token": (2, 16, 32, 1, 1, 0)},
     **{
@@ -40,27 +56,8 @@ OTHERS = {
 FLOAT, HALF = 0, 1
 TYPES = {FLOAT: torch.float32, HALF: torch.float16}
 LIMITS = {FLOAT: 2e-6, HALF: 1e-3}  # of the error's norm over the result's
+TRITON_LIMITS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 TENSOR_CORES, PLAIN = 0, 1
-
-
-@triton.jit
-def triton_kernel(q, k, v, bias, out, queries, keys, sqb, sqm, sqh, skb, skn, skh, svb, svn, svh, sob, som, soh,
-                  H: tl.constexpr, KD: tl.constexpr, VD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
-    image, head = tl.program_id(0) // H, tl.program_id(0) % H
-    m, n = tl.program_id(1) * BM + tl.arange(0, BM), tl.arange(0, BN)
-    kd, vd = tl.arange(0, KD), tl.arange(0, VD)
-    there = (m[:, None] < queries) & (n[None, :] < keys)
-    a = tl.load(q + image * sqb + m[:, None] * sqm + head * sqh + kd[None, :], mask=m[:, None] < queries, other=0.0)
-    b = tl.load(k + image * skb + n[None, :] * skn + head * skh + kd[:, None], mask=n[None, :] < keys, other=0.0)
-    c = tl.load(v + image * svb + n[:, None] * svn + head * svh + vd[None, :], mask=n[:, None] < keys, other=0.0)
-    place = head * queries * keys + m[:, None] * keys + n[None, :]
-    s = tl.dot(a, b) + tl.load(bias + place, mask=there, other=0.0).to(tl.float32)
-    s = tl.where(n[None, :] < keys, s, -1e30)
-    p = tl.exp(s - tl.max(s, 1)[:, None])
-    o = tl.dot((p / tl.sum(p, 1)[:, None]).to(c.dtype), c)
-    o = o * tl.minimum(tl.maximum(o + 3.0, 0.0), 6.0) / 6.0
-    to = out + image * sob + m[:, None] * som + head * soh + vd[None, :]
-    tl.store(to, o.to(c.dtype), mask=m[:, None] < queries)
 
 
 def library():
@@ -120,14 +117,10 @@ class Case:
         return compute
 
     def triton(self):
-        heads, key_dim, val_dim, queries, keys, _ = self.shape
-        q, k, v = self.parts()
-        o, bias = self.out.view(self.batch, queries, heads, val_dim), self.bias.to(self.out.dtype)
-        sizes = {"H": heads, "KD": key_dim, "VD": val_dim, "BN": max(16, triton.next_power_of_2(keys))}
-        sizes["BM"] = 16 if queries <= 16 else (64 if keys > 64 else 32)
-        strides = [stride for x in (q, k, v, o) for stride in x.stride()[:3]]
-        grid = (self.batch * heads, triton.cdiv(queries, sizes["BM"]))
-        return lambda: triton_kernel[grid](q, k, v, bias, o, queries, keys, *strides, **sizes, num_warps=4)
+        """Return a function that computes it by the kernel of the target torch_cuda, and returns it."""
+        _, key_dim, val_dim, *_ = self.shape
+        bias = self.bias.to(self.out.dtype)
+        return lambda: _attention_kernel.attention(self.tokens, self.q, bias, key_dim, val_dim)
 
 
 def check(lib, batches):
@@ -146,6 +139,21 @@ def check(lib, batches):
                     key = f"{'fp16' if number else 'fp32'}{' columns' if columns else ''} {'plain' if way else 'mma'}"
                     found.setdefault(name, {})[f"{key} {batch}"] = error
         print(name, {key: f"{value:.1e}" for key, value in found[name].items()}, flush=True)
+    return found
+
+
+def check_triton():
+    """Return {shape: {type: error}} of the kernel in Triton, as `check` does: FP16 everywhere, others for one model."""
+    found = {}
+    for name, shape in {**SHAPES, **OTHERS}.items():
+        for dtype, limit in TRITON_LIMITS.items() if name.startswith(("128S", *OTHERS)) else ((torch.float16, 1e-3),):
+            case = Case(None, shape, 3, FLOAT)
+            case.tokens, case.bias, case.out = (x.to(dtype) for x in (case.tokens, case.bias, case.out))
+            case.q = None if case.q is None else case.q.to(dtype)
+            got, wanted = case.triton()().double(), case.expected()
+            error = ((got - wanted).norm() / wanted.norm()).item()
+            found.setdefault(name, {})[str(dtype)[6:]] = error
+            assert error < limit, (name, dtype, error)
     return found
 
 
@@ -170,7 +178,7 @@ def timed(run, count):
 
 def sweep(lib):
     found = {}
-    for name, shape in SHAPES.items():
+    for name, shape in [item for model in TIMED for item in shapes_of(model).items()]:
         for batch in (1, 16, 64, 256):
             case, count = Case(lib, shape, batch, HALF), 30 if batch < 256 else 10
             runs = {"us": case.ours(TENSOR_CORES), "triton_us": case.triton()}
@@ -185,6 +193,8 @@ def main():
         check(lib, [int(batch) for batch in sys.argv[2].split(",")])
         return
     found = {"device": torch.cuda.get_device_name(), "errors": check(lib, [1, 3, 16, 64]), "times": sweep(lib)}
+    Path(sys.argv[1]).write_text(json.dumps(found, indent=1, sort_keys=True))
+    found["triton_errors"] = check_triton()
     Path(sys.argv[1]).write_text(json.dumps(found, indent=1, sort_keys=True))
 
 

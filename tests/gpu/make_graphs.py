@@ -15,8 +15,7 @@ import engine_graphs as graphs  # noqa: E402
 from runtimes import _calibration  # noqa: E402
 
 
-def main():
-    folder = Path(sys.argv[1])
+def write(folder):
     folder.mkdir(parents=True, exist_ok=True)
     graphs.network(folder / "plain.onnx", nodes=graphs.older_nodes())
     graphs.quantized(folder / "quantized.onnx", nodes=graphs.older_nodes())
@@ -28,4 +27,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    write(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
 """A small network through everything that needs a GPU, in seconds: which calls of this TensorRT and CUDA work at all.
 
-python tests/gpu/smoke.py OUT.json
+python tests/gpu/smoke.py OUT.json GRAPHS       (GRAPHS: a folder of make_graphs.py)
 """
 
 import json
@@ -21,12 +21,11 @@ from core.files import UserError  # noqa: E402
 from measure import meters, timing  # noqa: E402
 from runtimes import _cuda, _gpu  # noqa: E402
 
-GRAPHS = Path(__file__).resolve().parent / "graphs"
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); import runtimes; runtimes.load('tensorrt').load(sys.argv[2])"
 
 
 def main():
-    out, found, runtime = sys.argv[1], {}, runtimes.load("tensorrt")
+    out, graphs, found, runtime = sys.argv[1], Path(sys.argv[2]), {}, runtimes.load("tensorrt")
     folder = Path(tempfile.mkdtemp())
     os.environ["LEVIT_TIMING_CACHES"] = str(folder / "timing")
     engine = str(folder / "net.engine")
@@ -36,24 +35,24 @@ def main():
             found[name] = function()
         except Exception:  # noqa: BLE001
             found[name] = {"error": traceback.format_exc().splitlines()[-12:]}
-        Path(out).write_text(json.dumps(found, indent=1, default=str))
+        Path(out + ".partial").write_text(json.dumps(found, indent=1, default=str))
 
     def build(recipe, graph="plain", **more):
-        described = runtime.build(str(GRAPHS / f"{graph}.onnx"), {"batches": [1, 4], **recipe}, None, engine, **more)
+        described = runtime.build(str(graphs / f"{graph}.onnx"), {"batches": [1, 4], **recipe}, None, engine, **more)
         return {
             k: described[k]
             for k in ("layers", "precision_of_layers", "build_seconds", "warnings", "timing_cache_bytes")
         }
 
     def right(interface=None):
-        images = np.load(GRAPHS / "images.npy")
+        images = np.load(graphs / "images.npy")
         return float(
-            np.abs(runtime.load(engine, interface=interface).run(images) - np.load(GRAPHS / "logits.npy")).max()
+            np.abs(runtime.load(engine, interface=interface).run(images) - np.load(graphs / "logits.npy")).max()
         )
 
     def timed(**options):
         session = runtime.load(engine)
-        times = session.time(np.load(GRAPHS / "images.npy")[:4], timing.Loop(100, 200, 50, options, meters.gpu_meter()))
+        times = session.time(np.load(graphs / "images.npy")[:4], timing.Loop(100, 200, 50, options, meters.gpu_meter()))
         return {**session.facts, "compute": float(np.median(times.compute)), "wall": times.wall, "energy": times.energy}
 
     def inspected():
@@ -103,11 +102,11 @@ def main():
     check("int8 right", right)
     check(
         "int8 by cache",
-        lambda: build({"compute": "int8", "high_precision": "fp32", **fast}, calibration=str(GRAPHS / "plain.cache")),
+        lambda: build({"compute": "int8", "high_precision": "fp32", **fast}, calibration=str(graphs / "plain.cache")),
     )
     check("fp16", lambda: build({"compute": "fp16", **fast}))
     check("fp16 right", right)
-    Path(out).with_suffix(".done").write_text("")
+    Path(out + ".partial").rename(out)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import types
 
 import numpy as np
@@ -18,40 +19,80 @@ VISIT = ROOT / "tests" / "gpu" / "visit.py"
 STUB = """#!{python}
 import pathlib, sys
 name, given = pathlib.Path(sys.argv[1]).stem, dict(zip(sys.argv[2:], sys.argv[3:]))
-what = given.get("--onnx", given.get("--engine", "")).split("/")[-1]
 with open({calls!r}, "a") as stream:
-    stream.write(name + " " + what + "\\n")
-writes = {{"build_engine": ("--engine", "--description"), "fingerprint": ("--identity",)}}
-writes.update(evaluate_engine=("--accuracy",), benchmark=("--benchmark",))
-if name == "build_engine" and "int8" in given["--onnx"]:
+    stream.write(" ".join([name, given.get("--identity", ""), pathlib.Path(given.get("--engine", "")).name]) + "\\n")
+if "int8" in given.get("--onnx", ""):
     sys.exit(1)
-for flag in writes.get(name, ()):
-    pathlib.Path(given[flag]).write_text("{{}}")
-if name in ("smoke", "cross_check"):
-    pathlib.Path(sys.argv[4 if name == "cross_check" else 2]).write_text("{{}}")
+for flag in ("--identity", "--engine", "--description", "--accuracy", "--plugin", "--program"):
+    made = given.get(flag, "")
+    if made.startswith({out!r}) and not pathlib.Path(made).exists():
+        pathlib.Path(made).write_text("{{}}")
+for word in sys.argv:
+    if word.startswith({out!r}) and word.endswith(("turns.json", "kernel.json")):
+        pathlib.Path(word).write_text("{{}}")
 """
 
 
-def test_order_and_what_is_lost_by_a_failure(tmp_path):
-    calls, python, artifacts = tmp_path / "calls", tmp_path / "python", tmp_path / "digits"
-    python.write_text(STUB.format(python=sys.executable, calls=str(calls)))
+@pytest.fixture
+def visit(tmp_path):
+    """A staged folder with no more than names, and a function that runs a visit on it with stand-ins for Python."""
+    out, calls = tmp_path / "out", tmp_path / "calls"
+    python = tmp_path / "python"
+    python.write_text(STUB.format(python=sys.executable, calls=str(calls), out=str(out)))
     python.chmod(0o755)
-    for name in ("clean/LeViT-128S.gpu.onnx", "quantized/LeViT-128S.int8_qat.gpu.onnx", "data/x.val.u8"):
-        (artifacts / name).parent.mkdir(parents=True, exist_ok=True)
-        (artifacts / name).write_text("")
-    stages = "fp32@64,int8_qat@64,fp16@1,int8_ptq@1"
-    command = [sys.executable, VISIT, "--artifacts", artifacts, "--out", tmp_path / "out", "--python", python]
-    for _ in range(2):
-        subprocess.run([*map(str, command), "--stages", stages], check=True, capture_output=True)
-    fp32, int8 = "build_engine LeViT-128S.gpu.onnx", "build_engine LeViT-128S.int8_qat.gpu.onnx"
-    first = ["fingerprint ", fp32, "evaluate_engine fp32@64.engine", int8, fp32, "evaluate_engine fp16@1.engine"]
-    first += ["benchmark fp32@64.engine", "benchmark fp16@1.engine", "cross_check ", "cross_check "]
-    found = calls.read_text().splitlines()
-    assert found.count("smoke ") == 2, "the stub leaves no smoke.done"
-    found = [line for line in found if line != "smoke "]
-    assert found == [*first, int8], "only what failed is tried again"
-    steps = json.loads((tmp_path / "out" / "visit.json").read_text())["steps"]
-    assert steps["int8_qat@64.build"]["status"] == 1 and steps["int8_ptq@1"]["status"] == "no graph"
+    files = {key: f"{key}.x" for key in ("images", "index", "reference", "model", "checkpoint")}
+    graphs = {kind: f"{kind}.onnx" for kind in ("fp16", "fp16-fused", "int8_qat", "int8_qat-fused")}
+    for name in ("whole", *files.values(), *graphs.values()):
+        (tmp_path / "staged" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "staged" / name).write_text("")
+    row = {"graphs": {**graphs, "fp32": "no.onnx", "fp32-fused": "no.onnx"}, "classes": 10, **files}
+    (tmp_path / "staged/models.json").write_text(json.dumps({"LeViT-128S": row, "LeViT-256": row}))
+
+    def run(*options):
+        command = [sys.executable, VISIT, "run", tmp_path / "staged", out, "--python", python, "--torch-python", python]
+        done = subprocess.run([*map(str, command), *options], check=True, capture_output=True, text=True)
+        ran = calls.read_text().splitlines() if calls.exists() else []
+        calls.write_text("")
+        return ran, done.stdout.splitlines()[-1], json.loads((out / "visit.json").read_text())
+
+    return run
+
+
+def test_steps_come_in_order_and_once(visit, tmp_path):
+    back = tmp_path / "back"
+    ran, left, done = visit(
+        "--budget-seconds", "1000", "--only", "tensorrt,plugin,LeViT-128S.fp16", "--back", str(back)
+    )
+    names = ["LeViT-128S.fp16-fused@64", "LeViT-128S.fp16@64"]
+    assert ran[1] == "build_plugin {} ", "a step is given the identity that an earlier one wrote"
+    built = [f"{script} {{}} {name}.engine" for name in names for script in ("build_engine", "evaluate_engine")]
+    assert ran[2:7] == [*built, "turns  "] and left == "left: nothing"
+    assert all(step["status"] == 0 for step in done.values()) and len(done) == 12
+    with tarfile.open(back / "visit.tar.gz") as archive:
+        names = archive.getnames()
+    assert "LeViT-128S.fp16@64.turns.json" in names and not [name for name in names if name.endswith(".engine")]
+    assert visit("--budget-seconds", "1000", "--only", "tensorrt,plugin,LeViT-128S.fp16")[0] == []
+
+
+def test_what_does_not_fit_waits_and_what_fails_comes_last(visit):
+    ran, left, _ = visit("--budget-seconds", "90", "--only", "tensorrt,plugin,LeViT-128S.int8")
+    assert len(ran) == 1 and "plugin" in left, "90 s do not fit into what is left after the spare ones"
+    _, left, done = visit("--budget-seconds", "1000", "--only", "tensorrt,plugin,LeViT-128S.int8")
+    assert done["LeViT-128S.int8_qat@64.build"]["status"] == 1
+    assert (
+        left == "left: LeViT-128S.int8_qat-fused@64.score, LeViT-128S.int8_qat@64.score, LeViT-128S.int8_qat@64.turns"
+    )
+
+
+def test_a_step_ends_with_the_budget(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "gpu"))
+    import steps
+    import visit
+
+    slow = steps.Step("slow", "", 0, ("x",), (), ["bash", "-c", "sleep 60 & wait"])
+    args = {"out": tmp_path / "out", "dir": tmp_path, "budget_seconds": visit.SPARE + 0.2, "gpus": "0", "back": None}
+    one = visit.Visit(types.SimpleNamespace(**args, python="", torch_python=""), [slow])
+    assert one.run() == [] and one.done["slow"]["status"] == -9 and one.done["slow"]["seconds"] < 10
 
 
 @pytest.fixture

@@ -1,128 +1,158 @@
-"""Write a visit's numbers as Markdown tables: engines, PyTorch, ratios, cross-checks, where the time goes.
-
-python tests/gpu/write_tables.py OUT > docs/measurements/NAME.md
-"""
+"""Write a visit's figures (visit.py) as a page in Markdown: engines, PyTorch, layers, the kernel, plans, training."""
 
 import json
-import sys
 from collections import defaultdict
-from pathlib import Path
+
+LAYERS = 8  # kinds of layer in a table
+WAYS = {"eager": "CUDA graph", "fused": "CUDA graph, attention in Triton", "compiled": "torch.compile"}
+WAYS["both"] = "torch.compile, attention in Triton"
 
 
-def read(folder, name):
-    path = Path(folder) / name
+def read(path):
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def stages(folder):
-    """Return the names of the engines that were built, in the order of their builds."""
-    steps = read(folder, "visit.json")["steps"]
-    return [name[: -len(".build")] for name in steps if name.endswith(".build")]
+def page(folder):
+    """Return the page of a folder that has what came back from a visit."""
+    parts = [heading, engines, pytorch, layers, kernel, sanitizers, plans, choice, training, steps]
+    return "\n\n".join(filter(None, (part(folder) for part in parts)))
+
+
+def table(columns, rows):
+    lines = [f"| {' | '.join(map(str, row))} |" for row in [columns, ["---"] * len(columns), *rows]]
+    return "\n".join(lines)
+
+
+def heading(folder):
+    found = read(folder / "tensorrt.json") or {}
+    facts = (f"{key.replace('_', ' ')} {found[key]}" for key in ("device", "version", "driver") if found.get(key))
+    return f"# LeViT on a GPU\n\nTensorRT: {', '.join(facts)}. Written by `python tests/gpu/visit.py tables`."
+
+
+def turns(folder):
+    """Yield (model, precision, batch, {"": facts, "-fused": facts}) of each pair of engines timed in turns."""
+    for path in sorted(folder.glob("*.turns.json")):
+        model, precision, batch = path.name[: -len(".turns.json")].replace("@", ".").split(".")
+        both = read(path)["engines"]
+        yield model, precision, batch, {end: both[f"{model}.{precision}{end}@{batch}"] for end in ("", "-fused")}
 
 
 def engines(folder):
-    lines = [
-        "| engine | build s | layers int8 / fp16 / fp32 | compute ms, median | p99 | CoV | latency ms | images/s "
-        "| mJ/image "
-        "| top-1 | agrees with FP32 | largest logit error |",
-        "| --- " * 12 + "|",
+    rows = []
+    for model, precision, batch, both in turns(folder):
+        names = [f"{model}.{precision}{end}@{batch}" for end in both]
+        scores, built = ([read(folder / f"{name}.{what}.json") for name in names] for what in ("accuracy", "build"))
+        ratio = both["-fused"]["over_first"]
+        row = [f"{model} {precision}", batch, *(f"{facts['ms']:.4f}" for facts in both.values())]
+        row.append(f"**{ratio['ratio']:.2f}x** ({ratio['low']:.2f} to {ratio['high']:.2f})")
+        row += [each(scores, "top1", "{:.2f} %"), each(scores, "logit_error_over_spread", "{:.3g}")]
+        row += [each(both.values(), "energy_mj_per_image", "{:.2f}"), each(built, "build_seconds", "{:.0f}")]
+        rows.append(row)
+    columns = ["", "batch", "plain, ms", "plugin, ms", "speed", "top-1", "logit error over spread", "mJ an image"]
+    text = "Without and with the plugin, in turns in one process, 12 rounds, one CUDA graph without transfers.\n\n"
+    return rows and f"## TensorRT\n\n{text}{table([*columns, 'build, s'], rows)}"
+
+
+def each(records, key, form):
+    """Return a value of each record, where it is known."""
+    values = [record and record[key] for record in records]
+    return ", ".join("-" if value is None else form.format(value) for value in values)
+
+
+def pytorch(folder):
+    fused = {(m, b): both["-fused"]["ms"] for m, p, b, both in turns(folder) if p == "fp16"}
+    rows = []
+    for path in sorted(folder.glob("*.torch-*.benchmark.json")):
+        model, way = path.name.split("@")[0].split(".torch-")
+        score = read(path.with_name(path.name.replace("benchmark", "accuracy")))
+        for entry in read(path)["benchmark"]:
+            batch, ms = entry["batch"], entry["compute_ms"]["median"]
+            other = fused.get((model, str(batch)))
+            over = f"{ms / other:.2f}x" if other else "-"
+            rows.append([model, batch, WAYS[way], f"{ms:.4f}", over, f"{score['top1']:.2f} %" if score else "-"])
+    columns = ["", "batch", "FP16", "ms", "TensorRT with the plugin over it", "top-1"]
+    return rows and f"## PyTorch\n\n{table(columns, sorted(rows, key=lambda row: row[:2]))}"
+
+
+def layers(folder):
+    parts = []
+    for model, precision, batch, both in turns(folder):
+        kinds = {end: defaultdict(lambda: [0, 0.0]) for end in both}
+        for end, facts in both.items():
+            for layer in facts.get("layers", ()):
+                entry = kinds[end][f"{layer['type']} {layer['precision']}"]
+                entry[0], entry[1] = entry[0] + 1, entry[1] + layer["ms"]
+        names = sorted({*kinds[""], *kinds["-fused"]}, key=lambda name: -sum(kinds[e][name][1] for e in both))
+        rows = [[name, *(f"{kinds[e][name][0]}, {kinds[e][name][1]:.3f}" for e in both)] for name in names[:LAYERS]]
+        rows.append(
+            [
+                "all",
+                *(f"{sum(n for n, _ in k.values())}, {sum(ms for _, ms in k.values()):.3f}" for k in kinds.values()),
+            ]
+        )
+        parts.append(f"{model} {precision} at batch {batch}:\n\n" + table(["", "plain", "plugin"], rows))
+    text = "Number of layers and their milliseconds by TensorRT's profiler, which uses no CUDA graph.\n\n"
+    return parts and "## Layers\n\n" + text + "\n\n".join(parts)
+
+
+def kernel(folder):
+    found = read(folder / "kernel.json")
+    if not found:
+        return None
+    worst = defaultdict(float)
+    for errors in found["errors"].values():
+        for case, error in errors.items():
+            kind = case.rsplit(" ", 1)[0]
+            worst[kind] = max(worst[kind], error)
+    for errors in found.get("triton_errors", {}).values():
+        for kind, error in errors.items():
+            worst[f"Triton {kind}"] = max(worst[f"Triton {kind}"], error)
+    rows = [[kind, f"{error:.1e}"] for kind, error in sorted(worst.items())]
+    times = [
+        [name, *(f"{t['us']:.2f} / {t['triton_us']:.2f}" for t in by.values())] for name, by in found["times"].items()
     ]
-    for stage in stages(folder):
-        built, timed, score = (read(folder, f"{stage}.{part}.json") for part in ("build", "benchmark", "accuracy"))
-        if built is None:
-            lines.append(f"| {stage} | not run |" + " |" * 10)
-            continue
-        counts = built["precision_of_layers"] or {}
-        split = " / ".join(str(counts.get(k, "?")) for k in ("int8", "fp16", "fp32"))
-        row = [stage, f"{built['build_seconds']:.0f}", split]
-        row += _timing(timed["benchmark"][0]) if timed else ["not run"] + [""] * 5
-        row += _score(score) if score else ["not run", "", ""]
-        lines.append("| " + " | ".join(row) + " |")
-    return lines
+    batches = list(next(iter(found["times"].values())))
+    text = (
+        f"Largest error over float64 in {len(found['errors'])} shapes (norm over norm):\n\n{table(['', 'error'], rows)}"
+    )
+    timed = f"Microseconds, the plugin's kernel / Triton's, by batch:\n\n{table(['', *batches], times)}"
+    return f"## Kernel\n\n{text}\n\n{timed}"
 
 
-def _timing(entry):
-    compute, energy = entry["compute_ms"], entry["energy_mj_per_image"]
-    return [
-        *(f"{compute[key]:.4f}" for key in ("median", "p99")),
-        f"{100 * entry['coefficient_of_variation']:.1f} %{'' if entry['stable'] else ' (not stable)'}",
-        f"{entry['latency_ms']['median']:.4f}",
-        f"{entry['images_per_second']:.0f}",
-        f"{energy:.2f}" if energy else "",
-    ]
+def sanitizers(folder):
+    rows = []
+    for path in sorted(folder.glob("*check.txt")):
+        last = [line for line in path.read_text().splitlines() if "SUMMARY" in line]
+        rows.append([path.stem, last[-1].strip("= ") if last else "no summary"])
+    return rows and "## compute-sanitizer\n\n" + table(["tool", "result"], rows)
 
 
-def _score(score):
-    return [f"{score['top1']:.2f} %", f"{score['agreement_with_fp32']:.2f} %", f"{score['max_abs_logit_error']:.4f}"]
+def plans(folder):
+    rows = []
+    for path in sorted((folder / "planned").glob("*.json")):
+        found = read(path)
+        for number, verdict in enumerate(found.get("select") or [], 1):
+            nodes = (found.get("plan") or {}).get("nodes_high_precision", "")
+            rows.append([path.stem, f"{number} of {found['engine_builds']}", nodes, json.dumps(verdict)[:160]])
+    return rows and "## The planted overflow\n\n" + table(["plan", "build", "nodes in FP32", "verdict"], rows)
 
 
-def ratios(folder):
-    """Return each engine's speed over FP32's and PyTorch's of the same batch, from medians of compute."""
-    medians = {}
-    for stage in stages(folder):
-        timed = read(folder, f"{stage}.benchmark.json")
-        if timed:
-            medians[stage] = timed["benchmark"][0]["compute_ms"]["median"]
-    torch = (read(folder, "torch.json") or {"ms": {}})["ms"]
-    for name, value in torch.items():
-        if "median" in value:
-            *words, batch = name.split()
-            medians[f"PyTorch {' '.join(words)}@{batch}"] = value["median"]
-    lines = ["| | batch | ms | over TensorRT FP32 | images/s of compute |", "| --- " * 5 + "|"]
-    for name, value in sorted(medians.items(), key=lambda item: (item[0].split("@")[1], item[1])):
-        label, batch = name.split("@")
-        base = medians.get(f"fp32@{batch}")
-        ratio = f"{base / value:.2f}" if base else ""
-        lines.append(f"| {label} | {batch} | {value:.4f} | {ratio} | {1000 * int(batch) / value:.0f} |")
-    return lines
+def choice(folder):
+    rows = []
+    for path in sorted(folder.glob("kit/results/*/paired_benchmark/*.json")):
+        for entry in read(path)["paired_benchmark"]:
+            for engine in entry["engines"]:
+                ms = engine["latency_ms"]["median"]
+                rows.append([path.stem, entry["batch"], engine["precision"], f"{ms:.4f}", entry["stable"]])
+    return rows and "## auto\n\n" + table(["choice", "batch", "finalist", "latency, ms", "stable"], rows)
 
 
-def checks(folder):
-    lines = [
-        "| engine | own loop, graph | host clock, graph | differ | own loop, no graph | host clock, no graph | differ "
-        "| older interface, graph | logits differ |",
-        "| --- " * 9 + "|",
-    ]
-    for stage in stages(folder):
-        found = read(folder, f"{stage}.cross.json")
-        if not found or "error" in found.get("graph", {"error": ""}):
-            continue
-        row = [stage]
-        for way in ("graph", "no_graph"):
-            own, host = found[way]["queries_ms"], found[f"wall_{way}"]["ms"]
-            row += [f"{own:.4f}", f"{host:.4f}", f"{100 * (own / host - 1):+.1f} %"]
-        older = found.get("Bindings_graph", {})
-        row += [
-            f"{older['compute']['median']:.4f}" if "compute" in older else "",
-            str(max(found["interfaces"].values())),
-        ]
-        lines.append("| " + " | ".join(row) + " |")
-    return lines
+def training(folder):
+    rows = [[found["device"], found["training"]["epochs"], found["seconds"], found["before"], found["after"]]
+            for found in map(read, sorted(folder.glob("finetune.*.json")))]  # fmt: skip
+    return rows and "## Fine-tuning\n\n" + table(["device", "epochs", "s", "top-1 before", "after"], rows)
 
 
-def layers(folder, top=12):
-    lines = []
-    for stage in stages(folder):
-        found = (read(folder, f"{stage}.cross.json") or {}).get("layers")
-        if not isinstance(found, list):
-            continue
-        kinds = defaultdict(lambda: [0, 0.0])
-        for layer in found:
-            entry = kinds[layer["type"], layer["precision"]]
-            entry[0], entry[1] = entry[0] + 1, entry[1] + layer["ms"]
-        lines += [f"\n`{stage}`: {sum(layer['ms'] for layer in found):.4f} ms in {len(found)} layers\n"]
-        lines += ["| type | precision | layers | ms |", "| --- " * 4 + "|"]
-        for (kind, precision), (count, ms) in sorted(kinds.items(), key=lambda item: -item[1][1])[:top]:
-            lines.append(f"| {kind} | {precision} | {count} | {ms:.4f} |")
-    return lines
-
-
-def main():
-    folder = sys.argv[1]
-    for title, part in (("Engines", engines), ("Speed", ratios), ("Timing checked", checks), ("Layers", layers)):
-        print(f"## {title}\n")
-        print("\n".join(part(folder)) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def steps(folder):
+    rows = [[name, step["status"], step["seconds"]] for name, step in (read(folder / "visit.json") or {}).items()]
+    return rows and "## Steps\n\n" + table(["step", "status", "s"], rows)

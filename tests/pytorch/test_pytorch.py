@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,11 +14,12 @@ import pytest
 import torch
 
 import runtimes
+from conftest import ROOT
 from core.files import UserError
 from devices import probe
 from measure import timing
 from model import deploy, zoo
-from runtimes import _container, _program, pytorch
+from runtimes import _attention, _container, _program, pytorch
 
 SIZE = 32
 OPTIONS = {"embed_dim": [32, 48, 64], "num_heads": [2, 3, 4], "depth": [1, 1, 1]}
@@ -117,6 +121,61 @@ def test_no_compiler(program, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda images: (_ for _ in ()).throw(RuntimeError("no g++")))
     with pytest.raises(UserError, match=r"cannot compile it for batch 1 \(RuntimeError: no g\+\+\): install a C\+\+"):
         pytorch.build(program, {**RECIPE, "compile": True}, None, str(tmp_path / "x.engine"))
+
+
+def test_attention_as_one_operator(network, built):
+    path, described = built(fused_attention=True)
+    names = [layer["name"] for layer in described["layers"] if layer["type"] == "attention"]
+    assert len(names) == 5 and "stages.1.downsample.attn_downsample/attention_1" in names
+    assert not {"softmax", "matmul"} & {layer["type"] for layer in described["layers"]}
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(images(5))).numpy()
+    assert np.allclose(pytorch.load(path).run(images(5)), wanted, atol=1e-5)
+    assert np.allclose(pytorch.load(built(fused_attention=True, compute="fp16")[0]).run(images(5)), wanted, atol=0.05)
+
+
+def test_a_network_without_a_levits_attention_is_left_as_it_is(tmp_path):
+    class Other(torch.nn.Module):
+        def forward(self, x):
+            x = x.flatten(2).transpose(1, 2)
+            return torch.nn.functional.hardswish((x @ x.transpose(1, 2)).softmax(-1) @ x).mean(1)
+
+    (tmp_path / "other.pt2").write_bytes(_program.serialize(_program.export(Other(), SIZE)))
+    build = [{**RECIPE, **more} for more in ({}, {"fused_attention": True})]
+    layers = [
+        pytorch.build(str(tmp_path / "other.pt2"), recipe, None, str(tmp_path / "x"))["layers"] for recipe in build
+    ]
+    assert layers[0] == layers[1]
+
+
+def test_fused_attention_that_computes_something_else_is_refused(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(_attention, "TOLERANCE", -1)
+    with pytest.raises(UserError, match="changes the logits by .*: leave out fused_attention"):
+        pytorch.build(program, {**RECIPE, "fused_attention": True}, None, str(tmp_path / "x.engine"))
+
+
+KERNEL = """
+import sys; sys.path.insert(0, sys.argv[1])
+import torch
+from runtimes import _attention, _attention_kernel
+for heads, key_dim, val_dim, queries, keys, own in SHAPES:
+    for dtype, limit in ((torch.float32, 2e-6), (torch.float16, 1e-3)):
+        torch.manual_seed(0)
+        tokens = torch.randn(2, keys, heads * ((1 if own else 2) * key_dim + val_dim)).to(dtype)
+        q = torch.randn(2, queries, heads * key_dim).to(dtype) if own else None
+        bias = 2 * torch.randn(heads, queries, keys).to(dtype)
+        got = _attention_kernel.attention(tokens, q, bias, key_dim, val_dim).double()
+        wanted = _attention.reference(tokens.double(), q if q is None else q.double(), bias.double(), key_dim, val_dim)
+        assert (got - wanted).norm() < limit * wanted.norm(), (heads, queries, keys, dtype)
+"""
+SHAPES = [(2, 16, 32, 70, 70, 0), (2, 16, 64, 9, 70, 1), (3, 24, 40, 17, 17, 0), (2, 16, 32, 1, 1, 0)]
+
+
+def test_the_kernel_in_tritons_interpreter():
+    """As Triton runs it on a processor; on a GPU tests/gpu/attention_kernel.py compares it."""
+    pytest.importorskip("triton")
+    command = [sys.executable, "-c", f"SHAPES = {SHAPES}\n{KERNEL}", str(ROOT / "workflow_scripts")]
+    subprocess.run(command, check=True, env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"})
 
 
 def test_time_and_profile(built):

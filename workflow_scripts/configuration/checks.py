@@ -18,7 +18,7 @@ LOCAL = ("store", "datasets", "precisions")  # keys of config.yaml below which p
 OF_FOLDERS = ("val", "labels", "synsets")  # keys of a dataset's row that describe a folder of images
 NEED_EACH_OTHER = {"other_power_mode": "power_mode", "workdir": "ssh", "ssh_config": "ssh"}  # of a target
 PYTORCH = "pytorch"  # the runtime of programs of torch.export
-OF_PYTORCH = ("device", "compile")  # keys of a target whose graph is a program of torch.export
+OF_PYTORCH = ("device", "compile", "fused_attention")  # keys of a target whose graph is a program of torch.export
 PLUGINS_OF = "tensorrt"  # the runtime whose engines load this project's plugin
 PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
 WEIGHT_CHANGES = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change weights
@@ -85,6 +85,8 @@ def _target(row, tables) -> Iterator[str]:
     for key in OF_PYTORCH if not exported else ():
         if key in row:
             yield f".{key}: it is of the runtime {PYTORCH}, and this one is {row['runtime']}"
+    if row.get("fused_attention") and row.get("device") != "cuda":
+        yield ".fused_attention: its kernel runs on a GPU: set `device: cuda`, or leave it out"
     if "pytorch" in row:
         yield from _rival(row["pytorch"], exported, tables)
     if exported and "int8" in row["precisions"]:

@@ -18,6 +18,8 @@ from runtimes import import_library
 
 REMEDY = "install torch 2.9 or later with this Python, as envs/ pins it"
 CONFIGURATIONS = "_config.json"  # end of the names of members that say how tensors are stored
+CAST = ("to", "_to_copy")  # operators that convert a tensor
+CONVERTING = (*CAST, "_assert_tensor_metadata")  # what torch.export writes for a conversion
 PLACES = ("stack_trace", "from_node")  # of a node in the Python code it was traced from, with paths of this machine
 EXAMPLE = 2  # images of the example; 1 would fix the batch
 
@@ -42,13 +44,24 @@ def export(network: Any, size: int, device: str = "cpu") -> Any:
 
 
 def named_as(program: Any, source: Any) -> Any:
-    """Return a program whose nodes know the modules that those of the source, traced from it, came from."""
-    new, old = ([n for n in one.graph.nodes if n.op == "call_function"] for one in (program, source))
-    known = {n.name: n.meta.get("nn_module_stack") for n in old}
-    for node in new:
-        if known.get(node.name):
-            node.meta["nn_module_stack"] = known[node.name]
+    """Return a program whose nodes know the modules that those of the source, which it was traced from, came from.
+
+    Conversions to another type are the program's own; all other operators are the source's, in their order.
+    """
+    new, old = (list(filter(_is_of_network, one.graph.nodes)) for one in (program, source))
+    for node, known in zip(new, old) if len(new) == len(old) else ():
+        if known.meta.get("nn_module_stack"):
+            node.meta["nn_module_stack"] = known.meta["nn_module_stack"]
     return program
+
+
+def _is_of_network(node):
+    return node.op == "call_function" and operator(node) not in CONVERTING
+
+
+def operator(node: Any) -> str:
+    """Return the name of a node's operator, without namespace and overload."""
+    return getattr(node.target, "__name__", str(node.target)).split(".")[0]
 
 
 def serialize(program: Any) -> bytes:

@@ -18,6 +18,7 @@ import numpy as np
 from core.files import UserError
 from devices import probe
 from runtimes import (
+    _attention,
     _container,
     _cpu,
     _program,
@@ -34,7 +35,6 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PRECISIONS = {f"torch.{name}": precision for precision, name in DTYPES.items()}
 # operators that move no data, or that are the identity in inference
 VIEWS = "view reshape permute transpose slice split_with_sizes expand unsqueeze squeeze flatten select dropout t detach"
-CAST = ("to", "_to_copy")
 CACHES = "LEVIT_TIMING_CACHES"  # environment: a folder, set by reach.environment; without it torch uses its own
 COMPILER = "install a C++ compiler (g++) or leave `compile` out of the target's row"
 
@@ -47,8 +47,8 @@ def fingerprint(device: str | None = None) -> dict:
 def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
     """Convert a program (`onnx` is its .pt2 archive) to the precision and device of the recipe, and compile it.
 
-    The recipe is {compute, batches, device?, compile?, tf32?, threads?}. Raises UserError for INT8 and for plans, which
-    are of ONNX graphs, without a usable GPU, and where Inductor cannot compile.
+    The recipe is {compute, batches, device?, compile?, fused_attention?, tf32?, threads?}. Raises UserError for INT8
+    and for plans, which are of ONNX graphs, without a usable GPU, and where Inductor cannot compile.
     """
     if plan is not None:
         raise UserError("pytorch takes no plan of precisions: one precision throughout")
@@ -57,9 +57,13 @@ def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
             raise UserError(f"pytorch cannot compute in {compute} here: one of {', '.join(DTYPES)}")
     device, start = recipe.get("device") or "cpu", time.monotonic()
     _check_device(device)
-    program = _converted(_program.load(onnx, Path(onnx).read_bytes()), recipe["compute"], device)
+    program = _program.load(onnx, Path(onnx).read_bytes())
+    if recipe.get("fused_attention"):
+        program = _attention.fuse(program, _size(program)[1], device)
+    program = _converted(program, recipe["compute"], device)
     here, compiled = fingerprint(device), bool(recipe.get("compile"))
     header = {"runtime": NAME, "version": here["version"], "device": device, "compile": compiled}
+    header["fused_attention"] = bool(recipe.get("fused_attention"))
     header.update(tf32=bool(recipe.get("tf32")), batches=sorted(set(recipe["batches"])) if compiled else None)
     _container.write(engine, header, {PART: _program.serialize(program)})
     session = load(engine, recipe.get("threads", 0))
@@ -102,6 +106,8 @@ def _read(engine):
     """Return (header, program) of an engine file."""
     header, parts = _container.read(engine, probe.facts(NAME))
     _check_device(header["device"])
+    if header.get("fused_attention"):
+        _attention.register()
     return header, _program.load(engine, parts[PART])
 
 
@@ -170,20 +176,15 @@ def _layers(program):
 
 def _computes(node):
     """Return whether a node of a program's graph is an operator that computes or converts a tensor."""
-    value, name = node.meta.get("val"), _operator(node)
+    value, name = node.meta.get("val"), _program.operator(node)
     return node.op == "call_function" and hasattr(value, "dtype") and name not in (*VIEWS.split(), "getitem")
 
 
-def _operator(node):
-    """Return the name of a node's operator, without namespace and overload."""
-    return getattr(node.target, "__name__", str(node.target)).split(".")[0]
-
-
 def _layer(node):
-    modules, name = list((node.meta.get("nn_module_stack") or {}).values()), _operator(node)
+    modules, name = list((node.meta.get("nn_module_stack") or {}).values()), _program.operator(node)
     path = f"{modules[-1][0]}/{node.name}" if modules and modules[-1][0] else node.name
-    precision = str(node.meta["val"].dtype)
-    return {"name": path, "type": "Cast" if name in CAST else name, "precision": PRECISIONS.get(precision, precision)}
+    precision, kind = str(node.meta["val"].dtype), "Cast" if name in _program.CAST else name
+    return {"name": path, "type": kind, "precision": PRECISIONS.get(precision, precision)}
 
 
 def _profiled_operators(torch, program, images, queries):

@@ -71,8 +71,8 @@ class Row(Slice):
 dataset, model, precision, target, graph = map(Row, ("dataset", "model", "precision", "target", "graph"))
 
 BUILDING = (
-    target["batches threads device compile compute_capabilities workspace_mb optimization_level external_tactics"]
-    | target["dynamic_batch"]
+    target["batches threads device compile fused_attention compute_capabilities workspace_mb optimization_level"]
+    | target["external_tactics dynamic_batch"]
     | precision["compute high_precision dla tf32 batches"]
     | target["high_precision"].where(precision.high_precision)
 )
