@@ -16,7 +16,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def kernel(
+def _kernel(
     tokens,
     own,
     bias,
@@ -78,7 +78,7 @@ def attention(
     (batch, keys, _), (heads, queries, _) = tokens.shape, bias.shape
     result = tokens.new_empty(batch, queries, heads * val_dim)
     block_queries, block_keys = blocks(queries, keys)
-    kernel[(batch * heads, triton.cdiv(queries, block_queries))](
+    _kernel[(batch * heads, triton.cdiv(queries, block_queries))](
         tokens,
         own_queries,
         bias,
