@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 
@@ -256,29 +257,29 @@ def log_summary(result: dict) -> None:
         "%s %s %s: top-1 %.2f %%, %s", *(result[k] for k in ("model", "precision", "target")), accuracy["top1"], speed
     )
     if not accuracy["within_budget"]:
-        log.info("warning: more than %.2f top-1 points lost against PyTorch FP32", accuracy["budget"])
+        log.warning("more than %.2f top-1 points lost against PyTorch FP32", accuracy["budget"])
     if comparison.is_barely_int8(result):
-        log.info("warning: %.0f %% of the multiply-accumulates are INT8", 100 * result["engine"]["int8_share_of_macs"])
+        log.warning("%.0f %% of the multiply-accumulates are INT8", 100 * result["engine"]["int8_share_of_macs"])
     unstable = [str(entry["batch"]) for entry in result["benchmark"] if not entry["stable"]]
     again = f"make retime RESULT=results/{result['model']}.{result['precision']}.{result['target']}.json"
     if unstable:
-        log.info("warning: the timing at batch %s is not stable: %s on an idle machine", ", ".join(unstable), again)
+        log.warning("the timing at batch %s is not stable: %s on an idle machine", ", ".join(unstable), again)
     for entry in result["benchmark"]:
         if entry.get("power_mode_asked") and not is_same(entry["power_mode_asked"], entry["power_mode"] or ""):
             modes = entry["batch"], entry["power_mode"], entry["power_mode_asked"]
-            log.info("warning: batch %d was timed in the power mode %s, and the row asks for %s", *modes)
+            log.warning("batch %d was timed in the power mode %s, and the row asks for %s", *modes)
     for entry in (result["over_pytorch"] or {}).get("batches", ()):
         figures = entry["batch"], entry["ratio"], result["over_pytorch"]["pytorch"]
-        slower = "warning: slower than PyTorch: " if entry["slower"] else ""
-        log.info("%sbatch %d: %.2f times as fast as PyTorch (%s)", slower, *figures)
+        level, slower = (logging.WARNING, "slower than PyTorch: ") if entry["slower"] else (logging.INFO, "")
+        log.log(level, "%sbatch %d: %.2f times as fast as PyTorch (%s)", slower, *figures)
     for entry in result["trtexec"] or ():
         if abs(entry["median_compute_ratio"] - 1) > MAX_DEVIATION:
             figures = entry["batch"], entry["median_compute_ratio"], again
-            log.info("warning: at batch %d our median compute is %.3f times trtexec's: %s times both again", *figures)
+            log.warning("at batch %d our median compute is %.3f times trtexec's: %s times both again", *figures)
     for note in result["notes"]:
         log.info("note: %s", note)
     for warning in result["engine"]["warnings"]:
-        log.info("warning: of the engine's build: %s", warning)
+        log.warning("of the engine's build: %s", warning)
 
 
 def command() -> Command:

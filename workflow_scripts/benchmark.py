@@ -85,7 +85,7 @@ def log_summary(timed: dict) -> None:
     text = "batch %d: median %.3f ms, p99 %.3f ms, %.1f images/s, %d queries, CoV %.1f %%%s%s"
     log.info(text, *figures, 100 * timed["coefficient_of_variation"], note, beside.note(timed["beside"]))
     for slower in (timed["board"] or {}).get("throttling", ()):
-        log.info("warning: at batch %d the board was throttled: %s", timed["batch"], slower)
+        log.warning("at batch %d the board was throttled: %s", timed["batch"], slower)
 
 
 def command() -> Command:

@@ -28,7 +28,7 @@ def run(args: Job) -> None:
         raise UserError(f"the recipe's batches are {args.recipe.get('batches')}: a list of positive numbers is needed")
     described = build(runtime, args)
     for warning in described["warnings"]:
-        log.info("warning: %s", warning)
+        log.warning("%s", warning)
     plugin = sha256_file(args.plugin) if is_fused(args) else None
     write_json(args.description, {"runtime": args.runtime, "recipe": args.recipe, "plugin": plugin, **described})
     log.info(

@@ -33,7 +33,7 @@ def run(args: Job) -> None:
     if reason and args.plugins == "require":
         raise UserError(f"the attention plugin cannot be built: {reason} (or set `plugins: auto` in the target's row)")
     if reason:
-        log.info("warning: engines are built without the attention plugin: %s", reason)
+        log.warning("engines are built without the attention plugin: %s", reason)
         Path(args.plugin).write_bytes(b"")
     write_json(args.description, {"built": not reason, "reason": reason, "toolchain": made, "fingerprint": here})
 

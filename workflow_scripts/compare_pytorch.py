@@ -6,6 +6,7 @@ than PyTorch; it is stable if it is known to 2.5 %.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from core.command import Command, Job, engine_command, log
@@ -62,10 +63,10 @@ def log_summary(batch: int, ratio: dict, name: str, stable: bool) -> None:
     """Log how much faster the engine is, and warn where PyTorch is faster."""
     from measure.benchmark_cache import NOT_STABLE
 
-    slower = "warning: slower than PyTorch: " if ratio["ratio"] < 1 else ""
+    level, slower = (logging.WARNING, "slower than PyTorch: ") if ratio["ratio"] < 1 else (logging.INFO, "")
     text = "%sbatch %d: %.2f (%.2f to %.2f) times as fast as PyTorch (%s)%s"
     note = "" if stable else f"; {NOT_STABLE}"
-    log.info(text, slower, batch, ratio["ratio"], ratio["low"], ratio["high"], name, note)
+    log.log(level, text, slower, batch, ratio["ratio"], ratio["low"], ratio["high"], name, note)
 
 
 def command() -> Command:

@@ -40,7 +40,7 @@ def log_summary(root: str, index: dict) -> None:
     counts = ", ".join(f"{size} {name}" for name, size in sizes.items())
     log.info("%s: %d classes (%s)", root, len(index["classes"]), counts)
     for line in filter(None, [class_order.warning(index)]):
-        log.warning("warning: %s", line)
+        log.warning(line)
     if index["left_out"]:
         log.info("left out: %s", ", ".join(f"{count} {reason}" for reason, count in index["left_out"].items()))
 

@@ -122,7 +122,7 @@ def log_summary(timed: dict) -> None:
         figures = timed["batch"], other["precision"], ratio["ratio"], base["precision"], ratio["low"], ratio["high"]
         log.info("batch %d: %s is %.3f times as fast as %s (%.3f to %.3f)", *figures)
     if not timed["stable"]:
-        log.info("batch %d: %s%s", timed["batch"], NOT_STABLE, beside.note(timed["beside"]))
+        log.warning("batch %d: %s%s", timed["batch"], NOT_STABLE, beside.note(timed["beside"]))
 
 
 def command() -> Command:

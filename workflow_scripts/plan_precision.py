@@ -30,7 +30,7 @@ def run(args: Job) -> None:
         *(measured[name] for name in ("top1", "fp32_top1", "agreement_with_fp32", "num_images")),
     )
     if not plan["met"]:
-        log.warning("warning: no plan meets the criterion %s: this is the best one", plan["criterion"])
+        log.warning("no plan meets the criterion %s: this is the best one", plan["criterion"])
 
 
 def command() -> Command:

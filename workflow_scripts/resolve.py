@@ -16,7 +16,7 @@ def run(args: Job) -> None:
     write_json(args.model, model)
     log.info("timm's %s: %s", model["timm"], resolved.format_values(model))
     for key, two in model["contradicts"].items():
-        text = "note: %s is %s in config.yaml, which takes precedence, and %s in timm's record"
+        text = "%s is %s in config.yaml, which takes precedence, and %s in timm's record"
         log.warning(text, key, two["config"], two["timm"])
     for key, value in model["test"].items():
         log.info("timm's record has %s %s for evaluation: `%s: %s` in the model's row takes it", key, value, key, value)

@@ -155,7 +155,7 @@ def bench_dry_runs():
 
 def _copy_project(folder):
     folder.mkdir()
-    for name in ("Snakefile", "config.yaml", "rules", "profiles", "workflow_scripts"):
+    for name in ("Snakefile", "config.yaml", "rules", "profiles", "plugins", "workflow_scripts"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
 

@@ -50,7 +50,7 @@ def test_without_a_record_there_is_one_warning_for_artifacts_and_none_for_other_
     with caplog.at_level(logging.WARNING, logger="levit"):
         assert provenance.check_all([plan, plan, "mine.json"]) == [None, None, None]
     assert [record.getMessage() for record in caplog.records] == [
-        f"warning: no record says what wrote {plan} and 1 more: used as is"
+        f"no record says what wrote {plan} and 1 more: used as is"
     ]
 
 

@@ -68,7 +68,7 @@ def test_a_row_is_followed_and_what_it_contradicts_is_said(tmp_path):
     status, said = run({"timm": "mobilevit_xxs", "size": 64, "mean": [0.5, 0.5, 0.5], "crop": 0.9}, tmp_path / "m.json")
     assert (
         status == 0
-        and "note: mean is [0.5, 0.5, 0.5] in config.yaml, which takes precedence, and [0.0, 0.0, 0.0]" in said
+        and "warning: mean is [0.5, 0.5, 0.5] in config.yaml, which takes precedence, and [0.0, 0.0, 0.0]" in said
     )
     found = read_json(tmp_path / "m.json")
     assert found["mean"] == [0.5] * 3 and set(found["contradicts"]) == {"size", "mean"}

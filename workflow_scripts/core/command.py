@@ -313,14 +313,24 @@ def _log_to(path):
         _add(handler)
 
 
+class _Lines(logging.Formatter):
+    """Lines that start with `warning: ` or `error: ` where they are one, by which snakefile/job_lines.py knows them."""
+
+    def format(self, record):
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return level + super().format(record)
+
+
 def _add(handler):
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Lines())
     log.addHandler(handler)
 
 
 def _fail(text, error=None):
     """Print one line, write the traceback to the log file alone, and exit with status 1."""
-    log.error("error: %s", " ".join(text.split()))
+    if not log.handlers:  # the log cannot be written
+        _add(logging.StreamHandler(sys.stderr))
+    log.error(" ".join(text.split()))
     for handler in log.handlers:
         if error is not None and isinstance(handler, logging.FileHandler):
             lines = traceback.format_exception(type(error), error, error.__traceback__)

@@ -73,7 +73,7 @@ def check_all(paths: Iterable[str], remedy: str = "delete it and run again") -> 
     unknown = [path for path, record in zip(paths, records) if record is None and FOLDER in path.split(os.sep)]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        log.warning("warning: no record says what wrote %s%s: used as is", unknown[0], more)
+        log.warning("no record says what wrote %s%s: used as is", unknown[0], more)
     return records
 
 

@@ -13,6 +13,7 @@ import time
 from typing import Any, NamedTuple, TextIO
 
 STORED = re.compile(r"^\w+: from the store \(", re.MULTILINE)
+KEPT = re.compile(r"^kept timing of ", re.MULTILINE)
 WARNINGS = re.compile(r"^warning: .*", re.MULTILINE)
 ERRORS = re.compile(r"^error: .*", re.MULTILINE)
 TAIL = 10  # lines of a log that names no error
@@ -94,7 +95,7 @@ class JobLines:
         is_stored = bool(STORED.search(text))
         self.stored += is_stored
         self.done.append(job)
-        how = "from the store" if is_stored else "made"
+        how = "from the store" if is_stored else "kept timing" if KEPT.search(text) else "made"
         if not self._omits("progress"):
             self._print(f"{self._count()} {job.name}: {how} in {duration(time.time() - job.began)}")
         for line in dict.fromkeys(WARNINGS.findall(text)):
