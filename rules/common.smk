@@ -31,6 +31,8 @@ PLUGIN_SOURCES = [f"plugins/levit_attention/{name}" for name in PLUGIN_SOURCES]
 PAGE = ["reporting/charts", "reporting/page"]  # folders of what report.py loads by name
 PAGE = [f"{folder}/{name}" for folder in PAGE for name in sorted(os.listdir(sources.ROOT / folder))]
 BUNDLE_SOURCES = ["workflow_scripts/deployment/card.md"]
+NNCF = [name for name, row in tables.names("precision").items() if tables.is_nncf(row)]
+NNCF = "|".join(map(re.escape, NNCF)) or "(?!)"  # a wildcard constraint: precisions that NNCF quantizes
 EVERY_CORE = workflow.cores or os.cpu_count()  # threads of jobs that run alone; they never make a job stale
 BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in reach.boards(tables).values()}
 workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board over ssh
@@ -127,8 +129,8 @@ def where(holds, *paths):
 
 
 def where_calibrated(path):
-    """Return a function of wildcards: a path where the precision has quantizers, or nothing."""
-    return where(lambda w: tables.is_calibrated(w.precision), path)
+    """Return a function of wildcards: a path where the precision has ranges, or nothing."""
+    return where(lambda w: tables.has_ranges(w.precision), path)
 
 
 sweep_choice = where(lambda w: tables.is_swept(w.precision), "results/{dataset}/sweeps/{model}.{precision}.json")
@@ -184,7 +186,7 @@ def optional_inputs(w):
     """Return the optional inputs of a result: {name: path}."""
     weights, engine = f"{w.model}.{w.precision}", f"{w.model}.{w.precision}.{w.target}"
     paths = {
-        "calibration": tables.is_calibrated(w.precision) and active(f"calibration/{weights}.json"),
+        "calibration": tables.has_ranges(w.precision) and active(f"calibration/{weights}.json"),
         "typed": tables.is_predicted(w.precision, w.target) and active(f"typed/{weights}.json"),
         "pytorch": "pytorch" in tables.row("target", w.target) and active(f"pytorch/{engine}.json"),
         "trtexec": tables.row("target", w.target)["trtexec"] and active(f"trtexec/{engine}.json"),

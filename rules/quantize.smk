@@ -34,7 +34,7 @@ rule calibrate:
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
     threads: EVERY_CORE
     params:
-        options=options(needs="calibration", classes=dataset.classes, recipe=slices.calibration),
+        options=options(needs="calibration.method", classes=dataset.classes, recipe=slices.calibration),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {threads} --log {log:q}'
 
@@ -72,10 +72,30 @@ rule quantize_onnx:
         code=host_code("quantize_onnx.py"),
     output:
         quantized="results/{dataset}/quantized/{model}.{precision}.{graph}.onnx",
+    wildcard_constraints:
+        precision=rf"(?!(?:{CHOOSING}|{NNCF})\.)[A-Za-z0-9_-]+",
     params:
         options=options(
             classes=dataset.classes, passes=graph.passes, placement=graph.placement, activations=graph.activations
         ),
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'
+
+
+rule quantize_nncf:
+    """Run a graph variant's passes over the exported graph and let NNCF put Q/DQ pairs on it."""
+    input:
+        model="results/{dataset}/models/{model}.json",
+        onnx="results/{dataset}/onnx/{model}.onnx",
+        images=images("calib"),
+        code=host_code("quantize_nncf.py"),
+    output:
+        quantized="results/{dataset}/quantized/{model}.{precision}.{graph}.onnx",
+    wildcard_constraints:
+        precision=NNCF,
+    threads: EVERY_CORE
+    params:
+        options=options(recipe=precision.calibration, passes=graph.passes),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'
 

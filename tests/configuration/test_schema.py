@@ -18,7 +18,18 @@ ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreem
 ABSENT |= {"drawing", "families", "compute", "choose", "objective"}
 ABSENT |= {"train", "labels", "synsets", "class_order"}  # of a dataset: what its folders do not say
 ABSENT |= {"subset", "classes", "images"}
-ABSENT |= {"candidates", "import", "backend", "percentile", "weights", "equalize", "smoothing", "bias_correction"}
+ABSENT |= {
+    "method",
+    "model_type",
+    "candidates",
+    "import",
+    "backend",
+    "percentile",
+    "weights",
+    "equalize",
+    "smoothing",
+    "bias_correction",
+}
 ABSENT |= {"steps", "from", "checkpoint_key"}
 ABSENT |= {"device", "compile", "fused_attention", "pytorch", "format"}  # the CPU, eager, no comparison, ONNX
 ABSENT |= {"batches", "dla_generation", "fused_graph", "dla_graph"}  # a precision's batches are the target's otherwise

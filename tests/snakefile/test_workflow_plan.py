@@ -46,6 +46,14 @@ def test_demo_goes_through_every_artifact(workflow):
     ]
 
 
+def test_nncf_writes_the_graph_itself(workflow, tmp_path):
+    copy, row = workflow.copy(tmp_path / "copy"), {"compute": "int8", "budget": 2.0, "calibration": {"backend": "nncf"}}
+    copy.config(lambda config: config["precisions"].update(nncf=row))
+    jobs = copy.plan("results/LeViT-tiny.nncf.cpu.json")
+    assert {"export_onnx", "quantize_nncf nncf.cpu", "build_engine nncf.cpu"} < set(jobs)
+    assert not [job for job in jobs if job.split()[0] in ("calibrate", "quantize_onnx", "plan_precision", "clean_onnx")]
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_can_be_planned_anywhere(workflow, target):
     jobs = workflow.plan(f"results/LeViT-tiny.fp32.{target}.json")

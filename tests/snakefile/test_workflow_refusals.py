@@ -27,8 +27,12 @@ REQUESTS = {
     "results/digits/qat/LeViT-tiny.fp32.pth": "precision fp32 has no qat",
     "results/digits/calibration/LeViT-tiny.fp32.json": "precision fp32 has no calibration",
     "results/digits/sweeps/LeViT-tiny.int8_qat.json": "precision int8_qat has no calibration.candidates in config.yaml",
+    "results/LeViT-tiny.nncf.gpu.json": "nncf on gpu: tensorrt takes no zero points, and NNCF's pairs have them",
+    "results/digits/calibration/LeViT-tiny.nncf.json": "precision nncf has no calibration.method in config.yaml",
+    "results/digits/quantized/LeViT-tiny.auto.cpu.onnx": "no rule makes results/digits/quantized/",
     "results/imagenet/checkpoints/LeViT-tiny.pth": "LeViT-tiny on imagenet: the model has no official weights",
 }
+NNCF = {"compute": "int8", "budget": 2.0, "calibration": {"backend": "nncf"}}
 SETTINGS = {
     "sead=3": "unknown key sead: did you mean seed or site?",
     "seed=many": "seed: 'many' is not of type integer",
@@ -43,6 +47,10 @@ SETTINGS = {
     "targets={gpu: {dla: 1, dla_generation: 1, dla_graph: dla9}}": "unknown graph dla9: did you mean dla",
     "precisions={int8_qat: {calibration: {equalize: true, import: x.pth}}}": "imported ranges are of the network as it",
     "precisions={int8_ptq: {callibration: {method: max}}}": "unknown key precisions.int8_ptq.callibration",
+    "precisions={nncf: {calibration: {method: max}}}": "precisions.nncf.calibration: method has no effect with",
+    "precisions={nncf: {fallback: auto}}": "precisions.nncf: NNCF places pairs itself: no dla and no qat, and fallback",
+    "precisions={fp16: {calibration: {images: 8}}}": "precisions.fp16.calibration: it has no method: max, entropy,",
+    "precisions={int8_qat: {calibration: {model_type: transformer}}}": "model_type is of the backend nncf",
     "precisions={auto: {choose: [int9]}}": "unknown precision int9: did you mean",
     "precisions={auto: {choose: [auto]}}": "precisions.auto: it cannot choose auto, which chooses itself",
     "precisions={auto: {objective: fast}}": "precisions.auto.objective: 'fast' is not throughput, latency,",
@@ -62,7 +70,9 @@ SETTINGS = {
 def workflow(request, tmp_path_factory):
     if not request.param.exists():
         pytest.skip(f"{request.param} is not there: `make test` makes it")
-    return Workflow.fresh(tmp_path_factory.mktemp("refusals") / "run", snakemake=request.param)
+    made = Workflow.fresh(tmp_path_factory.mktemp("refusals") / "run", snakemake=request.param)
+    made.config(lambda config: config["precisions"].update(nncf=NNCF))
+    return made
 
 
 def refusal(workflow, *arguments):

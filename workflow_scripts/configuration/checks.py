@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 
 from configuration.schema import Checker
-from configuration.tables import DRAWN, STRONGLY_TYPED_GRAPH, Tables
+from configuration.tables import DRAWN, NNCF, STRONGLY_TYPED_GRAPH, Tables
 from core import objective
 from core.files import UserError
 
@@ -21,6 +21,7 @@ PYTORCH = "pytorch"  # the runtime of programs of torch.export
 OF_PYTORCH = ("device", "compile", "fused_attention")  # keys of a target whose graph is a program of torch.export
 PLUGINS_OF = "tensorrt"  # the runtime whose engines load this project's plugin
 PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
+OF_NNCF = {"backend", "images", "model_type"}  # keys of its calibration
 WEIGHT_CHANGES = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change weights
 
 
@@ -135,6 +136,8 @@ def _precision(row, tables) -> Iterator[str]:
         yield f": {row.get('compute', 'what chooses')} has no plans, only {' and '.join(PLANNED)} (fallback)"
     if row["fallback"] != "none" and row["dla"] and row.get("calibration"):
         yield ": INT8 on a DLA comes from a cache, which no plan changes: fallback: none"
+    if tables.is_nncf(row) and (row["dla"] or "qat" in row or row["fallback"] != "none"):
+        yield ": NNCF places pairs itself: no dla and no qat, and fallback: none"
     for problem in _calibration(row.get("calibration", {}), row["dla"]):
         yield f".calibration: {problem}"
 
@@ -151,6 +154,14 @@ def _objective(row):
 
 def _calibration(row, dla):
     """Yield what contradicts itself in a precision's calibration."""
+    if row.get("backend") == NNCF:
+        for key in sorted(row.keys() - OF_NNCF):
+            yield f"{key} has no effect with the backend {NNCF}: take it out"
+        return
+    if row and "method" not in row:
+        yield "it has no method: max, entropy, percentile, mse or sweep"
+    if "model_type" in row:
+        yield f"model_type is of the backend {NNCF}"
     if ("candidates" in row) != (row.get("method") == "sweep"):
         yield "the method sweep and a list of candidates need each other"
     scaled = [key for key in ("candidates", "equalize", "smoothing") if row.get(key)]

@@ -10,6 +10,8 @@ from core.files import UserError
 from core.suggest import nearest
 
 STRONGLY_TYPED_GRAPH = "gpu"  # the graph variant that strongly typed graphs are made from
+NNCF = "nncf"  # the backend that places Q/DQ pairs in a graph itself
+OF_NNCF = ("openvino", "onnxruntime")  # runtimes that take its zero points
 DRAWN = "glyphs"  # the builtin dataset that is drawn
 SCORED = {"accuracy": "val", "select": "select"}  # folder of scores under a dataset's: the split that they are of
 GRAPHS = {"onnx": "clean/{model}.{graph}.onnx", "pt2": "programs/{model}.pt2"}  # of a format, under a dataset's folder
@@ -83,7 +85,7 @@ class Tables:
             variants.add(STRONGLY_TYPED_GRAPH)
         if self.has_plugin(precision, target):
             variants.add(self.row("target", target)["fused_graph"])
-        used = ("format", "passes") + (("placement", "activations") if self.is_calibrated(precision) else ())
+        used = ("format", "passes") + (("placement", "activations") if self.has_ranges(precision) else ())
         return {name: pick(self.row("graph", name), *used) for name in sorted(variants)}
 
     def graph_path(self, dataset: str, model: str, precision: str, graph: str) -> str:
@@ -141,6 +143,8 @@ class Tables:
         for kind in (row["compute"], row.get("high_precision")):
             if kind and kind not in place["precisions"]:
                 return f"{what}: {place['runtime']} there computes in {', '.join(place['precisions'])}, not in {kind}"
+        if self.is_nncf(row) and place["runtime"] not in OF_NNCF:
+            return f"{what}: {place['runtime']} takes no zero points, and NNCF's pairs have them"
         return None
 
     def without_weights(self, model: str, dataset: str) -> str | None:
@@ -224,6 +228,14 @@ class Tables:
     def is_calibrated(self, precision: str) -> bool:
         """Return whether a precision has quantizers."""
         return bool(self.row("precision", precision).get("calibration"))
+
+    def is_nncf(self, row: dict) -> bool:
+        """Return whether NNCF quantizes the graphs of a precision's row."""
+        return row.get("calibration", {}).get("backend") == NNCF
+
+    def has_ranges(self, precision: str) -> bool:
+        """Return whether a precision's ranges are an artifact of their own, from which its graphs get their pairs."""
+        return self.is_calibrated(precision) and not self.is_nncf(self.row("precision", precision))
 
     def is_swept(self, precision: str) -> bool:
         """Return whether a precision's calibration recipe is chosen among candidates by measurement."""
