@@ -10,7 +10,7 @@ import yaml
 from configuration import checks, yaml_text
 from core.files import UserError
 from fuzz.configurations import PARSED, TEXT, TEXTS, VALUES, changed
-from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow
+from workflow import ON_BOTH, REPOSITORY, SNAKEMAKES, Workflow
 
 SCHEMA = REPOSITORY / "rules/schemas/config.schema.yaml"
 PARSED_SCHEMA = yaml.safe_load(SCHEMA.read_text())
@@ -151,13 +151,14 @@ def test_a_key_written_with_its_default_changes_nothing(where, default):
 SHORT = ["datasets={digits: {splits: {calib: 64}}}"]
 
 
-@pytest.fixture(scope="module", params=[SNAKEMAKE, SNAKEMAKE7], ids=["9", "7"])
+@pytest.fixture(scope="module", params=SNAKEMAKES)
 def workflow(request, tmp_path_factory):
     if not request.param.exists():
         pytest.skip(f"{request.param} is not there: `make test` makes it")
     return Workflow.fresh(tmp_path_factory.mktemp("configurations") / "run", snakemake=request.param)
 
 
+@ON_BOTH("workflow")
 def test_a_row_that_is_not_needed_refuses_nothing(workflow):
     plan = workflow.plan("results/LeViT-tiny.fp32.cpu.json", options=["--config", *SHORT])
     assert "build_engine fp32.cpu" in plan

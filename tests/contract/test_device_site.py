@@ -9,7 +9,7 @@ import torch
 from test_gpu_target import machine
 
 import boards
-from workflow import SNAKEMAKE, SNAKEMAKE7, Workflow, command_python
+from workflow import ON_BOTH, SNAKEMAKE, SNAKEMAKE7, SNAKEMAKES, Workflow, command_python
 
 LABEL = "LeViT-tiny.int8_qat.gpu"
 RESULT = f"results/{LABEL}.json"
@@ -56,7 +56,7 @@ def host(tmp_path_factory, rsync):
     return workflow
 
 
-@pytest.fixture(params=[SNAKEMAKE, SNAKEMAKE7], ids=["9", "7"])
+@pytest.fixture(params=SNAKEMAKES)
 def device(request, tmp_path):
     if not request.param.exists():
         pytest.skip(f"{request.param} is not there: `make test` makes it")
@@ -123,6 +123,7 @@ def signed(workflow):
     subprocess.run([command_python(), "-c", program, RESULT], cwd=workflow.folder, check=True, env=environment)
 
 
+@ON_BOTH("device")
 def test_carried_there_and_back(host, device, tmp_path):
     host = host.copy(tmp_path / "host")
     status, output = carry(host, "to", device.folder)

@@ -18,6 +18,7 @@ if probe.facts("tensorrt_rtx")["version"] is None:
     pytest.skip("TensorRT-RTX is not installed", allow_module_level=True)
 
 
+@pytest.mark.slow
 def test_engines_of_levit_128s(tmp_path):
     workflow = Workflow.fresh(tmp_path / "run")
     row = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-128S"]

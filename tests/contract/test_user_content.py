@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from staleness import CHECKPOINT, MODEL, planned, result
-from workflow import SNAKEMAKE, SNAKEMAKE7, Workflow
+from workflow import ON_BOTH, SNAKEMAKES, Workflow
 
 ASKED = result("fp32.cpu", "int8_ptq.cpu")
 FILES = {  # name of a user's file: the key that names it
@@ -34,7 +34,7 @@ def write(path, number):
     os.utime(path, (1e9, 1e9))
 
 
-@pytest.fixture(scope="module", params=[SNAKEMAKE, SNAKEMAKE7], ids=["9", "7"])
+@pytest.fixture(scope="module", params=SNAKEMAKES)
 def brought(request, base, tmp_path_factory):
     """A workflow of a user's weights, plan and ranges, built by one of the Snakemakes."""
     if not request.param.exists():
@@ -84,6 +84,7 @@ def test_another_content_is_stale_whatever_its_time(brought, tmp_path, name, cha
     assert workflow.plan(*ASKED) == sorted(CHANGED[name])
 
 
+@ON_BOTH("brought")
 def test_what_is_built_of_another_content_is_of_it(brought, tmp_path):
     workflow = brought.copy(tmp_path / "changed")
     before = workflow.path(f"results/digits/checkpoints/{MODEL}.pth").read_bytes()

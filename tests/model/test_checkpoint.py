@@ -51,8 +51,10 @@ def original_file(folder, name, classes, size):
 
 PARAMETERS = {"LeViT-128S": 7.8, "LeViT-128": 9.2, "LeViT-192": 10.9, "LeViT-256": 18.9, "LeViT-384": 39.1}  # millions
 
+SLOW_NETWORKS = [pytest.param(name, marks=pytest.mark.slow) for name in PARAMETERS if name != "LeViT-128S"]
 
-@pytest.mark.parametrize("name", [*PARAMETERS, "LeViT-tiny"])
+
+@pytest.mark.parametrize("name", ["LeViT-tiny", "LeViT-128S", *SLOW_NETWORKS])
 def test_an_original_file_loads_strictly_and_means_the_same_network(name, tmp_path):
     row = ROWS[name]
     path, state = original_file(tmp_path, name, 1000, row["size"])
@@ -81,7 +83,7 @@ def untouched(name):
     "key",
     ["blocks.0.m.qkv.c.weight", "blocks.0.m.attention_bias_idxs", "blocks.1.m.2.bn.running_var", "head_dist.l.bias"],
 )
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", ["LeViT-128S", *SLOW_NETWORKS])
 def test_an_original_file_with_one_key_changed_is_refused_by_the_keys_name(name, key, tmp_path):
     whole, model = original_state(name), untouched(name)
     missing = {other: value for other, value in whole.items() if other != key}
@@ -111,7 +113,7 @@ def test_an_original_file_whose_indices_were_left_out_is_whole(tmp_path):
     checkpoint.load_into(zoo.create(TINY, 10), tmp_path / "w.safetensors")
 
 
-@pytest.mark.parametrize("name", ["LeViT-tiny", "LeViT-128S", "LeViT-384"])
+@pytest.mark.parametrize("name", ["LeViT-tiny", "LeViT-128S", *SLOW_NETWORKS])
 def test_every_tensor_has_one_original_name(name):
     model = zoo.create(ROWS[name], 10)
     names = formats.original_names(model)

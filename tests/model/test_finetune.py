@@ -95,6 +95,7 @@ def test_a_killed_training_goes_on_from_its_last_epoch_to_the_same_bytes(tuned, 
     assert f"epoch {done}/" not in text and target.read_bytes() == tuned.read_bytes() and not state.exists()
 
 
+@pytest.mark.slow  # test_qat.py shows it of the same launcher
 def test_two_processes_average_their_gradients(stripes, start, tmp_path):  # noqa: F811
     """Nearly as one process does, where no BatchNorm looks at a process's own half of a batch."""
     options, recipe = ["--start", str(start)], {"epochs": 1, "small_epochs": 0, "freeze": ["*.bn.*"]}

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import contributing
-from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow
+from workflow import ON_BOTH, REPOSITORY, SNAKEMAKE, SNAKEMAKE7, SNAKEMAKES, Workflow
 
 GUIDES = [REPOSITORY / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
 PAGES = [*GUIDES, *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -37,7 +37,7 @@ def of_kind(kind):
     return sorted({(page, command) for page, command in commands() if re.match(KINDS[kind], command)})
 
 
-@pytest.fixture(scope="module", params=[SNAKEMAKE, SNAKEMAKE7], ids=["9", "7"])
+@pytest.fixture(scope="module", params=SNAKEMAKES)
 def workflow(request, tmp_path_factory):
     if not request.param.exists():
         pytest.skip(f"{request.param} is not there: `make test` makes it")
@@ -120,6 +120,7 @@ def test_scripts_that_are_named(script):
         assert word in done.stdout, f"{script} has no {word}"
 
 
+@ON_BOTH("workflow")
 def test_a_cache_without_a_version_is_refused_before_any_job(workflow):
     status, output = workflow.run("results/digits/calibration/LeViT-tiny.int8_qat.gpu.cache")
     last = output.strip().splitlines()[-1]

@@ -103,10 +103,23 @@ def test_no_path_of_this_machine_is_in_an_archive(program, built):
         assert b"site-packages" not in data and str(Path(__file__).parents[2]).encode() not in data
 
 
-def test_compiled(network, built, monkeypatch, folder):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
-    path, described = built(compile=True)
-    assert described["batches"] == [1, 3] and any((folder / "inductor").iterdir())
+def small():
+    """Return a network that Inductor compiles soon."""
+    layers = torch.nn.Conv2d(3, 4, 3, stride=8), torch.nn.Hardswish(), torch.nn.Flatten(), torch.nn.Linear(64, 10)
+    return torch.nn.Sequential(*layers).eval()
+
+
+@pytest.mark.parametrize("what", ["small", pytest.param("levit", marks=pytest.mark.slow)])
+def test_compiled(network, monkeypatch, tmp_path, what):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    network, program, path = (
+        {"small": small(), "levit": network}[what],
+        tmp_path / "net.pt2",
+        str(tmp_path / "e.engine"),
+    )
+    program.write_bytes(_program.serialize(_program.export(network, SIZE)))
+    described = pytorch.build(str(program), {**RECIPE, "compile": True}, None, path)
+    assert described["batches"] == [1, 3] and any((tmp_path / "inductor").iterdir())
     session = pytorch.load(path)
     with torch.no_grad():
         wanted = network(torch.from_numpy(images(4))).numpy()  # in two queries, of which one is padded

@@ -32,7 +32,7 @@ KEPT = ("stem.conv2.linear", "stages.0.blocks.0.mlp.ln1", "head.linear")  # a co
 pytestmark = pytest.mark.skipif(probe.facts("openvino")["version"] is None, reason="OpenVINO is not installed")
 
 
-@pytest.fixture(scope="module", params=["LeViT-tiny", "LeViT-128S"])
+@pytest.fixture(scope="module", params=["LeViT-tiny", pytest.param("LeViT-128S", marks=pytest.mark.slow)])
 def clean(request):
     """A model's clean graph of the class cpu, with random weights."""
     row = {**USUAL, **CONFIG["models"][request.param]}

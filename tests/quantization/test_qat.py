@@ -19,6 +19,7 @@ from quantization.lsq import LearnedScale, LearnedScales
 from quantizing import VISION, Digits, calibrated, quantized, random_images
 from workflow import REPOSITORY
 
+FORKED = str(REPOSITORY / "tests/support/forked_processes.py")
 AUGMENTATION = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.9, 1.1], "flip": 0.0}
 FROZEN = {"scales": "frozen", "scale_learning_rate": 3e-4, "features": 0.0, "ema": 0.0}
 QAT = {"epochs": 1, "batch": 32, "learning_rate": 3e-4, "temperature": 1.0, **FROZEN}
@@ -178,10 +179,14 @@ def test_distillation_is_zero_for_equal_logits_and_grows():
 # Going on after a kill, and several processes
 
 
-def command_of(given):
+# how the processes of one training start: as forks of it, or as users' do, with imports of their own
+STARTS = pytest.mark.parametrize("start", [[FORKED], pytest.param([], marks=pytest.mark.slow)], ids=["fork", "spawn"])
+
+
+def command_of(given, start=()):
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
     script = str(REPOSITORY / "workflow_scripts/train_qat.py")
-    return [forks.python_with_torch(), script, *(f"--{name}={text}" for name, text in texts.items())]
+    return [forks.python_with_torch(), *start, script, *(f"--{name}={text}" for name, text in texts.items())]
 
 
 def test_a_killed_training_goes_on_to_the_same_bytes(digits):
@@ -223,16 +228,18 @@ def test_a_state_that_is_not_this_jobs_is_not_used(digits, damage):
     assert not state.exists()
 
 
-def test_two_processes_average_their_gradients(digits):
-    alone = checkpoint.read(trained(digits, "alone.pth", **SHORT))
-    given = {**options(digits, "shared.pth", **SHORT), "processes": "2"}
-    done = subprocess.run(command_of(given), capture_output=True, text=True)
+@STARTS
+def test_two_processes_average_their_gradients(digits, start):
+    epoch = {**SHORT, "epochs": 1}
+    alone = checkpoint.read(trained(digits, "alone.pth", **epoch))
+    given = {**options(digits, "shared.pth", **epoch), "processes": "2"}
+    done = subprocess.run(command_of(given, start), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     shared = checkpoint.read(digits["shared.pth"])
     calibration = json.loads((digits.folder / "clipped.json").read_text())
-    start = calibrator.adjust(digits.folded(), calibration).state_dict()
-    moved, apart = (distance(alone, other) for other in (start, shared))
-    lone_share = checkpoint.read(trained(digits, "half.pth", **{**SHORT, "batch": 150, "steps": 12}))
+    before = calibrator.adjust(digits.folded(), calibration).state_dict()
+    moved, apart = (distance(alone, other) for other in (before, shared))
+    lone_share = checkpoint.read(trained(digits, "half.pth", **{**epoch, "batch": 150, "steps": 4}))
     assert apart < 0.02 * moved and apart < 0.05 * distance(alone, lone_share)
 
 
@@ -242,8 +249,9 @@ def distance(one, other):
     return torch.cat([(one[name] - other[name]).abs().flatten() for name in weights]).mean().item()
 
 
-def test_what_goes_wrong_in_a_process_is_one_line(digits):
+@STARTS
+def test_what_goes_wrong_in_a_process_is_one_line(digits, start):
     given = {**options(digits, "bad.pth", temperature=1e-40, batch=300), "processes": "2"}
-    done = subprocess.run(command_of(given), capture_output=True, text=True)
+    done = subprocess.run(command_of(given, start), capture_output=True, text=True)
     assert done.returncode == 1
     assert "error: one of 2 processes failed: QAT diverged in epoch" in done.stderr.splitlines()[-1]

@@ -153,7 +153,7 @@ def test_both_snakemakes_plan_the_same_jobs(workflow, workflow7):
         assert workflow.plan(target) == workflow7.plan(target) != []
 
 
-@pytest.mark.parametrize("name", ["workflow", "workflow7"])
+@pytest.mark.parametrize("name", ["workflow", pytest.param("workflow7", marks=pytest.mark.slow)])
 def test_a_log_is_named_as_its_rule(name, request):
     _, output = request.getfixturevalue(name).run("-n", "everything")
     logs = dict(re.findall(r"^rule (\w+):\n(?:    .*\n)*?    log: (\S+)", output, re.MULTILINE))

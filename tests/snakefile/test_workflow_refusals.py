@@ -4,7 +4,7 @@ import venv
 
 import pytest
 
-from workflow import SNAKEMAKE, SNAKEMAKE7, Workflow
+from workflow import ON_BOTH, SNAKEMAKE7, SNAKEMAKES, Workflow
 
 REQUESTS = {
     "results/LeViT-128.int8_qta.cpu.json": "unknown precision int8_qta: did you mean int8_qat",
@@ -66,7 +66,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", params=[SNAKEMAKE, SNAKEMAKE7], ids=["9", "7"])
+@pytest.fixture(scope="module", params=SNAKEMAKES)
 def workflow(request, tmp_path_factory):
     if not request.param.exists():
         pytest.skip(f"{request.param} is not there: `make test` makes it")
@@ -91,6 +91,7 @@ def test_requests(workflow):
         assert said in refusal(workflow, path, "-n"), path
 
 
+@ON_BOTH("workflow")
 def test_one_bad_request_among_good_ones_starts_nothing(workflow):
     assert "unknown target" in refusal(workflow, "results/LeViT-tiny.fp32.cpu.json", "results/LeViT-tiny.fp32.cpo.json")
 
@@ -116,6 +117,7 @@ def test_engines_for_rtx_are_built_without_its_gpu(workflow):
     workflow.path("work.log").unlink()
 
 
+@ON_BOTH("workflow")
 def test_interpreter_of_a_target_that_is_not_there(workflow):
     setting = "targets={cpu: {python: /no/such/python}}"
     said = refusal(workflow, "results/LeViT-tiny.fp32.cpu.json", "--config", setting)

@@ -13,6 +13,7 @@ import os
 import runpy
 import sys
 import time
+import types
 
 script = sys.argv[1]
 sys.argv = sys.argv[1:]
@@ -76,8 +77,6 @@ if "--print" not in sys.argv:  # the table that is printed after a run reads rea
     command.Command.run = lambda self, _, argv=None: run(self, functools.partial(work, self), argv)
     if "code_hashes" in sys.modules:  # in a fork (fork_server.py)
         sources.code_hash = sys.modules["code_hashes"].remembered(sources)
-    if os.path.basename(script) == "train.py":  # a kit has no model/
-        from model import checkpoint
-
-        checkpoint.part_of = lambda *_: None  # weights that the replaced work wrote are not weights
+    # weights that the replaced work wrote are not weights, and to read a user's would import torch
+    sys.modules["model.checkpoint"] = types.SimpleNamespace(part_of=lambda *_: None)
     runpy.run_path(script, run_name="__main__")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 import forks
@@ -19,6 +20,9 @@ PARTS = ("Snakefile", "config.yaml", "rules", "profiles", "plugins", "workflow_s
 FAKE = Path(__file__).with_name("fake_interpreter.py")
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 SNAKEMAKE7 = Path(os.environ.get("LEVIT_SNAKEMAKE7") or REPOSITORY / ".venv7/bin/snakemake")
+# a fixture's parameters; a test that shows that 7.32 does as 9 does, for each change, is marked ON_BOTH("fixture")
+SNAKEMAKES = [pytest.param(SNAKEMAKE, id="9"), pytest.param(SNAKEMAKE7, id="7", marks=pytest.mark.slow)]
+ON_BOTH = functools.partial(pytest.mark.parametrize, argvalues=[SNAKEMAKE, SNAKEMAKE7], ids=["9", "7"], indirect=True)
 MODULES = {  # what each imports to plan and to run
     SNAKEMAKE: ("warm_snakemake",),
     SNAKEMAKE7: ("snakemake",),
