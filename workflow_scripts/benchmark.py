@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from measure.benchmark_cache import BenchmarkCache
     from runtimes import Session
 
-from core.command import Command, Job, engine_command, log
+from core.command import Command, Job, engine_command, log, plugin_hash
 from core.files import sha256_file, write_json
 
 NOT_LATENCIES = ("wall", "energy")
@@ -26,7 +26,7 @@ def run(args: Job) -> None:
 
     session = runtimes.load(args.runtime, args.plugin).load(args.engine, args.recipe.get("threads", 0))
     digest, scripts = sha256_file(args.engine), ("benchmark.py", f"runtimes/{args.runtime}.py")
-    plugin = sha256_file(args.plugin) if args.plugin else None
+    plugin = plugin_hash(args)
     facts = {"engine": digest, "identity": args.identity, "running": session.facts, "plugin": plugin}
     cache = BenchmarkCache(scripts, args.final("benchmark"), **facts)
     entries = [cached_or_new(cache, session, batch, args.recipe) for batch in args.recipe["batches"]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from core.command import Command, Job, engine_command, log
+from core.command import Command, Job, engine_command, log, plugin_hash
 from core.files import sha256_file, write_json
 
 RUNTIME = "pytorch"
@@ -21,7 +21,7 @@ def run(args: Job) -> None:
     from measure.interleaved import EngineProcess
 
     runtimes.load(args.runtime, args.plugin)  # the engines' processes load it as well
-    plugin = sha256_file(args.plugin) if args.plugin else None
+    plugin = plugin_hash(args)
     threads, hashes = args.recipe.get("threads", 0), [sha256_file(path) for path in (args.engine, args.pytorch)]
     scripts = ("compare_pytorch.py", f"runtimes/{args.runtime}.py", f"runtimes/{RUNTIME}.py")
     cache = BenchmarkCache(scripts, args.final("comparison"), engines=hashes, identity=args.identity, plugin=plugin)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from core.command import Command, Job, engine_command, log
+from core.command import Command, Job, engine_command, log, plugin_hash
 from core.files import UserError, read_json, sha256_file, write_json
 from measure import beside, paired
 
@@ -29,7 +29,7 @@ def run(args: Job) -> None:
     able = finalists(scores, args.recipe["budget"])
     rows = [{**args.recipe["candidates"][i], "engine_sha256": hashes[i], "engine": args.engines[i]} for i in able]
     log.info("finalists: %s", ", ".join(row["precision"] for row in rows))
-    plugin = sha256_file(args.plugin) if args.plugin else None
+    plugin = plugin_hash(args)
     scripts = ("paired_benchmark.py", f"runtimes/{args.runtime}.py")
     cache = BenchmarkCache(scripts, args.final("paired_benchmark"), identity=args.identity, plugin=plugin)
     entries = time(rows, args.runtime, args.recipe, cache)

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from core.command import Command, Job, engine_command, log
+from core.command import Command, Job, engine_command, log, plugin_hash
 from core.files import sha256_file, write_json
 
 LATENCIES = ("latency", "compute", "h2d", "d2h", "enqueue")
@@ -37,7 +37,7 @@ def entries(tool: Any, args: Job, digest: str) -> Iterator[dict]:
 
     common = {key: value for key, value in args.recipe.items() if key != "batches"}
     facts = {"engine": digest, "identity": args.identity, "trtexec": tool.version, "recipe": common}
-    facts["plugin"] = sha256_file(args.plugin) if args.plugin else None
+    facts["plugin"] = plugin_hash(args)
     cache = BenchmarkCache(("run_trtexec.py",), args.final("trtexec"), **facts)
     for batch, shapes, profile in queries(args, args.recipe["batches"]):
         if tool.serves(profile):

@@ -197,3 +197,54 @@ def test_a_power_mode_that_a_row_does_not_ask_for_is_refused_before_any_job(tmp_
     assert not workflow.path("work.log").exists(), "no job was started"
     workflow.config(lambda config: config["targets"]["gpu"].update(other_power_mode="mark"))
     assert workflow.build(RESULT)
+
+
+TORCH = "results/LeViT-tiny.fp32.torch_cuda.json"
+REBUILT = [f"{job} fp32.torch_cuda" for job in ("assemble_result", "benchmark", "build_engine")]
+REBUILT.append("evaluate_engine accuracy.fp32.torch_cuda")
+
+
+@pytest.fixture(scope="module")
+def torch_built(tmp_path_factory):
+    workflow = Workflow.fresh(tmp_path_factory.mktemp("torch") / "base")
+    machine(workflow)
+    workflow.build(TORCH)
+    assert workflow.plan(TORCH) == []
+    return workflow
+
+
+@pytest.mark.parametrize(
+    "change, also",
+    [
+        ({"compile": False}, []),
+        ({"fused_attention": True}, []),
+        ({"device": "cpu"}, ["fingerprint torch_cuda"]),
+    ],
+    ids=lambda value: next(iter(value), ""),
+)
+def test_what_pytorchs_keys_make_stale(torch_built, tmp_path, change, also):
+    workflow = torch_built.copy(tmp_path / "changed")
+    machine(workflow)
+    workflow.config(lambda config: config["targets"]["torch_cuda"].update(change))
+    assert workflow.plan(TORCH) == sorted([*REBUILT, *also])
+    assert workflow.build(TORCH) == ["build_engine digits/engines/LeViT-tiny.fp32.torch_cuda.engine"]
+    assert workflow.plan(TORCH) == []
+
+
+def test_a_comparison_that_is_asked_for_later(torch_built, tmp_path):
+    workflow = torch_built.copy(tmp_path / "changed")
+    machine(workflow)
+    workflow.build(RESULT)
+    workflow.config(lambda config: config["targets"]["gpu"].update(pytorch="fp32.torch_cuda"))
+    assert workflow.plan(RESULT) == ["assemble_result fp32.gpu", "compare_pytorch fp32.gpu"]
+    workflow.build(RESULT)
+    workflow.config(lambda config: config["targets"]["torch_cuda"].update(compile=False))
+    stale = ["assemble_result fp32.gpu", "build_engine fp32.torch_cuda", "compare_pytorch fp32.gpu"]
+    assert workflow.plan(RESULT) == stale
+
+
+def test_the_kernel_in_triton_is_of_a_gpu(tmp_path):
+    workflow = Workflow.fresh(tmp_path / "run")
+    workflow.config(lambda config: config["targets"]["torch"].update(fused_attention=True))
+    status, output = workflow.run("-n", "--quiet", "--", "results/LeViT-tiny.fp32.torch.json")
+    assert status == 1 and "error: targets.torch.fused_attention: its kernel runs on a GPU" in output, output

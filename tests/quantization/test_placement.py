@@ -144,6 +144,14 @@ def test_macs_are_those_that_plans_weigh(clean, tmp_path):
     assert _macs.macs_of(tmp_path / "clean.onnx") == expected
 
 
+def test_macs_of_attention_as_one_node_are_those_of_its_products(clean, tmp_path):
+    totals, names = [], ("clean", "fused")
+    for name, graph in zip(names, (clean, passes.apply(clean.copy(), ["fuse_attention"]))):
+        onnx_io.save(graph, tmp_path / f"{name}.onnx")
+        totals.append(_macs.macs_of(tmp_path / f"{name}.onnx"))
+    assert sum(totals[0].values()) == sum(totals[1].values()) and len(totals[1]) < len(totals[0])
+
+
 def test_reformats_are_counted_from_the_layers(layers_of):
     described = layers_of(["conv"])[1]
     assert described["reformats"] == sum(layer["type"] in runtimes.CONVERSIONS for layer in described["layers"]) > 1

@@ -272,6 +272,11 @@ def engine_command(script: str, doc: str, heavy: bool = False, timed: bool = Fal
     return c.json_param("--recipe", help="JSON").json_param("--identity", help="JSON")
 
 
+def plugin_hash(args: Job) -> str | None:
+    """Return the SHA-256 of the plugin that a command of `engine_command` is given, or None."""
+    return sha256_file(args.plugin) if args.plugin else None
+
+
 def _paths(args, name):
     """Return the paths of an input as a list, empty if it is absent."""
     value = getattr(args, name)

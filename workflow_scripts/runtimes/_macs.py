@@ -8,6 +8,7 @@ import re
 from runtimes import CONVERSIONS, _protobuf
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
+FUSED = "LevitAttention"  # starts the operators of graph/attention.py, each of which has two products
 LEAST_KNOWN = 0.5  # share of the MACs whose layers must be known
 NODE, INITIALIZER, VALUES = 1, 5, (11, 12, 13)  # of a graph; values: inputs, outputs and what is between them
 
@@ -41,7 +42,8 @@ def macs_of(onnx: str) -> dict[str, int]:
     shapes.update(_value(value) for field, value in graph if field in VALUES)
     nodes = [_node(value) for field, value in graph if field == NODE]
     known = [node for node in nodes if node["op"] in PRODUCTS and {*node["inputs"][:2], node["output"]} <= set(shapes)]
-    return {node["name"]: _macs(node, shapes) for node in known}
+    fused = {node["name"]: _macs_of_fused(**node["sizes"]) for node in nodes if node["op"].startswith(FUSED)}
+    return {**{node["name"]: _macs(node, shapes) for node in known}, **fused}
 
 
 def _macs(node, shapes):
@@ -49,10 +51,17 @@ def _macs(node, shapes):
     return math.prod(shapes[node["output"]]) * (math.prod(weight[1:]) if node["op"] == "Conv" else source[-1])
 
 
+def _macs_of_fused(heads, key_dim, val_dim, queries, keys):
+    """Return the MACs of the scores and of the product with the values."""
+    return heads * queries * keys * (key_dim + val_dim)
+
+
 def _node(message):
     fields = _fields(message)
+    attributes = [dict(_fields(value)) for field, value in fields if field == 5]
     texts = {number: [_text(value) for field, value in fields if field == number] for number in (1, 2, 3, 4)}
-    return {"inputs": texts[1], "output": texts[2][0], "name": texts[3][0], "op": texts[4][0]}
+    sizes = {_text(one[1]): one[3] for one in attributes if 3 in one}  # those that are integers
+    return {"inputs": texts[1], "output": texts[2][0], "name": texts[3][0], "op": texts[4][0], "sizes": sizes}
 
 
 def _tensor(message):
