@@ -198,6 +198,24 @@ def scores_of(network, batch):
 # Bias correction
 
 
+def mean_outputs(network, batch):
+    """Return {layer: mean output of each channel}."""
+    found, hooks = {}, []
+    for name, module in network.named_modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            channels = 1 if isinstance(module, torch.nn.Conv2d) else -1
+
+            def observe(_, __, output, name=name, channels=channels):
+                found[name] = output.movedim(channels, -1).flatten(0, -2).mean(dim=0)
+
+            hooks.append(module.register_forward_hook(observe))
+    with torch.no_grad():
+        network(batch)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 def test_corrected_layers_have_the_mean_output_of_the_float_network(folded, batch):
     means = []
     plain, corrected = (calibrated(folded, batch, bias_correction=wanted)[1] for wanted in (False, True))
@@ -209,6 +227,24 @@ def test_corrected_layers_have_the_mean_output_of_the_float_network(folded, batc
         hook.remove()
     before, after = ((mean - means[0]).abs().max().item() for mean in means[1:])
     assert after < 1e-3 * max(means[0].abs().max().item(), 1) and after < 0.01 * before
+
+
+def test_biases_of_all_quantizers_are_corrected_where_some_are_left_out(folded, batch):
+    """Training fits biases to the means of the fully quantized network: with fewer quantizers they are the same."""
+    network = calibrated(folded, batch)[1]
+    before = mean_outputs(network, batch)
+    fewer = quantized(folded)
+    amax.load(fewer, calibrated(folded, batch)[0]["amax"])
+    error = bias_correction.of_fewer(network, batch, lambda name: ".mlp." in name)
+    bias_correction.apply(fewer, error)
+    left_out = [quantizer for name, quantizer in amax.quantizers(fewer).items() if ".mlp." not in name]
+    for quantizer in left_out:
+        quantizer.disable()
+    after, found = mean_outputs(fewer, batch), mean_outputs(network, batch)
+    assert len(left_out) > 20 and any(any(values) for values in error.values())
+    for name, means in before.items():
+        assert torch.allclose(after[name], means, atol=1e-4), name
+        assert torch.equal(found[name], means), "the network is left as it was"
 
 
 def test_bias_correction_brings_logits_nearer(folded, batch):

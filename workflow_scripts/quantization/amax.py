@@ -29,9 +29,9 @@ def module_of(name: str) -> str:
 
 
 @contextlib.contextmanager
-def unquantized(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Make a quantized network compute in float32 within the context."""
-    enabled = quantizers(model).values()
+def unquantized(model: torch.nn.Module, chosen: Callable = lambda name: True) -> Iterator[torch.nn.Module]:
+    """Make a quantized network compute without the quantizers whose names are chosen, within the context."""
+    enabled = [quantizer for name, quantizer in quantizers(model).items() if chosen(name)]
     for quantizer in enabled:
         quantizer.disable_quant()
     try:

@@ -6,6 +6,7 @@ before the next layer reads it. All images therefore go through the network at o
 """
 
 import contextlib
+from collections.abc import Callable
 
 import torch
 
@@ -21,25 +22,23 @@ def estimate(model: torch.nn.Module, images: torch.Tensor | CalibrationImages) -
 
     images: float32 [N, 3, H, W], of which the first IMAGES are used.
     """
-    images, layers = images[:IMAGES], _layers(model)
-    means, errors = {}, {}
+    with amax.unquantized(model):
+        means = _means(model, images[:IMAGES])
+    return _errors(model, images[:IMAGES], means)
 
-    def mean(name, output):
-        channels = _channels(layers[name], output)
-        return output.mean(dim=[dim for dim in range(output.ndim) if dim != channels])
 
-    with amax.unquantized(model), _hooked(layers, lambda name, output: means.update({name: mean(name, output)})):
-        model(images)
+@torch.no_grad()
+def of_fewer(
+    model: torch.nn.Module, images: torch.Tensor | CalibrationImages, kept: Callable[[str], bool]
+) -> dict[str, list[float]]:
+    """Return the correction, as `estimate` does, of a network trained with all its quantizers that has only some.
 
-    def correct(name, output):
-        errors[name] = means[name] - mean(name, output)
-        shape = [1] * output.ndim
-        shape[_channels(layers[name], output)] = -1
-        return output + errors[name].view(shape)
-
-    with _hooked(layers, correct):
-        model(images)
-    return {name: error.tolist() for name, error in errors.items()}
+    Training moved the mean errors of all quantizers into the biases, those of the quantizers that are left out too.
+    kept: function (quantizer) -> whether the network has it.
+    """
+    means = _means(model, images[:IMAGES])
+    with amax.unquantized(model, lambda name: not kept(name)):
+        return _errors(model, images[:IMAGES], means)
 
 
 @torch.no_grad()
@@ -49,6 +48,38 @@ def apply(model: torch.nn.Module, bias: dict[str, list[float]]) -> torch.nn.Modu
         module = model.get_submodule(name)
         module.bias.add_(torch.tensor(error, device=module.bias.device))
     return model
+
+
+def _means(model, images):
+    """Return {layer: mean output of each channel}."""
+    layers, means = _layers(model), {}
+
+    def observe(name, output):
+        means[name] = _mean(layers[name], output)
+
+    with _hooked(layers, observe):
+        model(images)
+    return means
+
+
+def _errors(model, images, means):
+    """Return {layer: what its mean outputs lack}, each layer's on inputs that are corrected already."""
+    layers, errors = _layers(model), {}
+
+    def correct(name, output):
+        errors[name] = means[name] - _mean(layers[name], output)
+        shape = [1] * output.ndim
+        shape[_channels(layers[name], output)] = -1
+        return output + errors[name].view(shape)
+
+    with _hooked(layers, correct):
+        model(images)
+    return {name: error.tolist() for name, error in errors.items()}
+
+
+def _mean(layer, output):
+    channels = _channels(layer, output)
+    return output.mean(dim=[dim for dim in range(output.ndim) if dim != channels])
 
 
 def _layers(model):
