@@ -7,6 +7,7 @@ BIN := .venv/bin
 # a stamp is named by its pins' checksum: an environment is made again when they change, not when a file is touched
 READY := .venv/ready-$(shell cksum < envs/host.txt | cut -d' ' -f1)
 READY7 := .venv7/ready-$(shell cksum < envs/snakemake7.txt | cut -d' ' -f1)
+READYDOCS := .venv-docs/ready-$(shell cksum < envs/docs.txt | cut -d' ' -f1)
 READY8 := .venv8/ready-$(shell cat envs/jetson-jp5.txt envs/jetson-tests.txt | cksum | cut -d' ' -f1)
 # an interpreter as old as JetPack 5.1's, for the half that runs on devices; uv fetches one where none is here
 PYTHON8 ?= $(firstword $(wildcard $(addsuffix /bin/python3.8,/usr /usr/local $(HOME)/.pyenv/versions/3.8.*)) 3.8)
@@ -22,7 +23,7 @@ MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cp
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: help demo test check bench reproduce doctor migrate retime fuzz lint env fonts board rulegraph clean distclean
+.PHONY: help demo docs test check bench reproduce doctor migrate retime fuzz lint env fonts board rulegraph clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## print the version and these targets
@@ -32,7 +33,11 @@ help:  ## print the version and these targets
 demo: $(READY)  ## make one measured INT8 result from nothing: results/LeViT-128S.int8_qat.cpu.json
 	$(BIN)/snakemake results/LeViT-128S.int8_qat.cpu.json
 
-test: $(READY) $(READY7) $(READY8) $(BOARD)  ## run the suite, format and lint included, or T="tests/core tests/..."
+docs: $(READY) $(READYDOCS)  ## build the documentation: .cache/site/site/index.html
+	$(BIN)/python docs/gather.py .cache/site
+	cd .cache/site && $(CURDIR)/.venv-docs/bin/zensical build --strict --clean
+
+test: $(READY) $(READY7) $(READY8) $(READYDOCS) $(BOARD)  ## run the suite, format and lint included, or T="tests/core tests/..."
 	$(if $(TOGETHER),$(PYTEST) $(TOGETHER) $(APART:%=--ignore=%) < /dev/null)
 	$(if $(ALONE),$(PYTEST) $(ALONE) < /dev/null)
 
@@ -109,6 +114,12 @@ $(READY8): envs/jetson-jp5.txt envs/jetson-tests.txt $(READY)
 	  then rm -f .venv8/ready-* && touch $@; \
 	  else rm -rf .venv8; echo "warning: no Python 3.8 with what a Jetson has: its tests are skipped" >&2; fi
 
+$(READYDOCS): envs/docs.txt $(READY)
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv --without-pip .venv-docs
+	if $(BIN)/uv pip install --python .venv-docs/bin/python --compile-bytecode -r envs/docs.txt; \
+	  then rm -f .venv-docs/ready-* && touch $@; \
+	  else rm -rf .venv-docs; echo "warning: no Zensical: the test that builds the documentation is skipped" >&2; fi
+
 rulegraph: $(READY)  ## draw docs/rulegraph.svg again: needs Graphviz
 	$(BIN)/python docs/rulegraph.py
 
@@ -116,4 +127,4 @@ clean:  ## remove what was built; the store (.cache) and the environments stay
 	rm -rf results .snakemake .pytest_cache .ruff_cache .mypy_cache
 
 distclean: clean  ## remove the store and the environments as well
-	rm -rf .cache .venv .venv7 .venv8
+	rm -rf .cache .venv .venv7 .venv8 .venv-docs
