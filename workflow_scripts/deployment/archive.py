@@ -15,17 +15,27 @@ from deployment import classify
 PACKAGE = "levit"
 CLIENT = "classify.py"
 HERE = Path(classify.__file__).parent
+CPP = "cpp"  # folder of the client in C++, here and in a bundle
+ENGINES = {"openvino": "engine_openvino.cpp", "tensorrt": "engine_tensorrt.cpp"}  # runtimes that it has, of others none
 HEADING = '"""Modules of LeViT-TensorRT that classify.py uses."""\n'
 
 
 def client(runtime: str) -> dict[str, bytes]:
-    """Return {path: content} of classify.py and of the modules that it needs for a runtime, as the package PACKAGE."""
+    """Return {path: content} of the clients for a runtime: classify.py with its modules as PACKAGE, and that in C++."""
     names = sources.names(f"{HERE.name}/{CLIENT}", f"runtimes/{runtime}.py")
     folders = "|".join(sorted({name.split("/")[0] for name in names}))
     texts = {name: (sources.ROOT / name).read_text(encoding="utf-8") for name in names}
     files = {f"{PACKAGE}/{name}": packaged(text, folders) for name, text in texts.items()}
     files[CLIENT] = files.pop(f"{PACKAGE}/{HERE.name}/{CLIENT}")
-    return {**files, f"{PACKAGE}/__init__.py": HEADING.encode()}
+    return {**files, **cpp_client(runtime), f"{PACKAGE}/__init__.py": HEADING.encode()}
+
+
+def cpp_client(runtime: str) -> dict[str, bytes]:
+    """Return {path: content} of the client in C++ for a runtime; none where it has no such client."""
+    others = {name for key, name in ENGINES.items() if key != runtime}
+    if runtime not in ENGINES:
+        return {}
+    return {f"{CPP}/{path.name}": path.read_bytes() for path in (HERE / CPP).iterdir() if path.name not in others}
 
 
 def packaged(source: str, folders: str) -> bytes:

@@ -12,10 +12,11 @@ TEMPLATE = Path(__file__).with_name("card.md")
 UNKNOWN = "not recorded: set `license` in config.yaml"
 SPEED = "| batch | images/s | median latency | p99 |\n| --- | --- | --- | --- |\n"
 CPP = """
-The client in C++ reads JPEG and PNG, and needs CMake, libjpeg, libpng and $runtime (`cpp/CMakeLists.txt`):
+The client in C++ reads JPEG and PNG. It needs CMake, a compiler with C++17, libjpeg, libpng and $runtime:
 
     cmake -S cpp -B build && cmake --build build
-    build/classify . photo.jpg               # and `build/classify . selftest`
+    build/classify . selftest
+    build/classify . photo.jpg photos/       # `build/classify --help` has more
 """
 PLUGIN = "\nThe engine needs `plugin.so`, the attention plugin, compiled for this GPU and TensorRT.\n"
 
@@ -23,6 +24,7 @@ PLUGIN = "\nThe engine needs `plugin.so`, the attention plugin, compiled for thi
 def text(result: dict, resolved: dict, names: list[str], licenses: dict, parts: set[str]) -> str:
     """Return the card. resolved: preprocess.json; licenses: {"weights"?, "images"?}; parts: the bundle's file names."""
     identity, accuracy, dataset = result["target_identity"], result["accuracy"], result["dataset"]
+    has_cpp = "cpp/CMakeLists.txt" in parts
     recipe, runtime = result["provenance"]["recipe"], f"{identity['runtime']} {identity['version']}"
     values = {
         **{key: result[key] for key in ("model", "precision", "target")},
@@ -44,7 +46,8 @@ def text(result: dict, resolved: dict, names: list[str], licenses: dict, parts: 
         **{f"{kind}_license": licenses.get(kind) or UNKNOWN for kind in ("weights", "images")},
         "speed": SPEED + "\n".join(map(speed_of, result["benchmark"])),
         "plugin": PLUGIN if "plugin.so" in parts else "",
-        "cpp": string.Template(CPP).substitute(runtime=runtime) if "cpp/CMakeLists.txt" in parts else "",
+        "cpp": string.Template(CPP).substitute(runtime=runtime) if has_cpp else "",
+        "cpp_files": "| `cpp/` | the client in C++ |\n" if has_cpp else "",
     }
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values)
 

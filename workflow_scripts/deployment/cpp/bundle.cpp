@@ -1,0 +1,74 @@
+#include "bundle.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+std::string file_bytes(std::string const& path)
+{
+    std::ifstream stream(path, std::ios::binary);
+    std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+    if (!stream.is_open() || stream.bad())
+        throw Problem(path + ": " + std::strerror(errno ? errno : EIO));
+    return bytes;
+}
+
+int Engine::fitting(int left) const
+{
+    auto const above = std::upper_bound(batches.begin(), batches.end(), left);
+    return above == batches.begin() ? batches.front() : *(above - 1);
+}
+
+std::vector<float> Engine::run(std::vector<float> const& images, int count)
+{
+    std::vector<float> logits(static_cast<size_t>(count) * classes), padded, all;
+    for (int done = 0; done < count;)
+    {
+        int const batch = fitting(count - done), given = std::min(batch, count - done);
+        padded.assign(image_size * batch, 0);
+        std::copy_n(&images[image_size * done], image_size * given, padded.begin());
+        all.resize(static_cast<size_t>(batch) * classes);
+        query(padded.data(), batch, all.data());
+        std::copy_n(all.begin(), static_cast<size_t>(given) * classes, &logits[static_cast<size_t>(done) * classes]);
+        done += given;
+    }
+    return logits;
+}
+
+Bundle::Bundle(std::string const& folder, int threads)
+    : folder(folder)
+    , result(parse_json(file_bytes(folder + "/result.json"), "result.json"))
+    , geometry(parse_json(file_bytes(folder + "/preprocess.json"), "preprocess.json"))
+{
+    std::istringstream names(file_bytes(folder + "/classes.txt"));
+    for (std::string name; std::getline(names, name);)
+        classes.push_back(name);
+    Json const& recorded = result["target_identity"];
+    Json const& row = result["provenance"]["recipe"]["target"];
+    auto const timed = row.object.find("threads");
+    if (threads < 0)
+        threads = timed == row.object.end() ? 0 : static_cast<int>(timed->second.number);
+    std::string const made = "the engine was built for " + recorded["runtime"].text + " " + recorded["version"].text
+        + " on " + recorded["device"].text;
+    engine = load_engine(folder, threads, made);
+    if (engine->classes != static_cast<int>(classes.size()))
+        throw Problem("classes.txt has " + std::to_string(classes.size()) + " classes, and the engine "
+            + std::to_string(engine->classes) + ": give one line for each");
+}
+
+std::vector<uint8_t> Bundle::pixels(std::string const& bytes, std::string const& name) const
+{
+    return prepare(decode(bytes, name), geometry);
+}
+
+std::vector<float> Bundle::logits(std::vector<std::vector<uint8_t>> const& images)
+{
+    size_t const values = 3 * static_cast<size_t>(geometry.size) * geometry.size;
+    std::vector<float> planes(values * images.size());
+    for (size_t i = 0; i < images.size(); ++i)
+        normalize(images[i], geometry, &planes[values * i]);
+    return engine->run(planes, static_cast<int>(images.size()));
+}
