@@ -1,0 +1,21 @@
+# syntax=docker/dockerfile:1
+# A Jetson with JetPack 6 (Orin): builds, scores and times engines, with `site: device`. TensorRT and CUDA are the
+# base image's, the driver is the board's: docker run --runtime nvidia. docs/containers.md
+# BASE: NVIDIA's l4t-jetpack:r36.4.0, with the address that its catalog (NGC) gives
+ARG BASE
+FROM ${BASE}
+
+LABEL description="LeViT-TensorRT for JetPack 6" built="never by its authors: no Jetson was at hand"
+RUN apt-get update && apt-get install --yes --no-install-recommends \
+      g++ python3-dev python3-libnvinfer python3-venv rsync \
+    && rm -rf /var/lib/apt/lists/*
+RUN useradd --create-home --groups video levit && mkdir /work && chown levit /work
+USER levit
+WORKDIR /work
+COPY --chown=levit envs envs
+RUN python3 -m venv --system-site-packages .venv \
+    && .venv/bin/python -m pip install --no-cache-dir -r envs/jetson-jp6.txt
+COPY --chown=levit . .
+ENV PATH=/work/.venv/bin:$PATH SNAKEMAKE_PROFILE=profiles/device
+ENTRYPOINT ["snakemake"]
+CMD ["--help"]
