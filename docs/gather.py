@@ -13,6 +13,7 @@ import re
 import runpy
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -84,7 +85,7 @@ def schema_page(name):
     lines = [f"# {schema['title']}", "", INTRODUCTIONS.get(name, schema.get("description", "")), ""]
     lines += [f"The schema is `rules/schemas/{name}.schema.yaml`, `{schema['$id']}`.", ""]
     for path, inner, required in keys(schema, schema):
-        if "." not in path and "[" not in path:
+        if path in schema["properties"]:
             lines += ["", f"## {path}", ""]
             lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
         default = f"`{json.dumps(inner['default'])}`" if "default" in inner else "required" if required else ""
@@ -148,14 +149,24 @@ def artifacts_page():
 # The site
 
 
+def titles(nav):
+    """Yield (page, its title) of a navigation."""
+    for entry in nav:
+        for title, inner in entry.items():
+            yield from [(inner, title)] if isinstance(inner, str) else titles(inner)
+
+
+TITLES = dict(titles(tomllib.loads((DOCS / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]))
+
+
 def linked(text, page):
     """Return a page's text with plain mentions of other pages as links; page: its path below docs/."""
 
     def link(match):
         name = match[1]
-        if not name or not ((DOCS / name).is_file() or name in GUIDES):
+        if not name or name not in TITLES:
             return match[0]
-        return f"[{match[0]}]({os.path.relpath(name, os.path.dirname(page) or '.')})"
+        return f"[{TITLES[name]}]({os.path.relpath(name, os.path.dirname(page) or '.')})"
 
     def inner(match):
         place = os.path.normpath(os.path.join(os.path.dirname(page), match[2]))

@@ -18,6 +18,7 @@ from core.files import UserError, sha256_file
 from reporting import result_file
 
 PREPROCESSING = (*resolved.GEOMETRY, *resolved.NORMALIZATION)
+SCHEMA = "urn:levit-tensorrt:bundle:1"  # the $id of rules/schemas/bundle.schema.yaml
 DAMAGE = (zipfile.BadZipFile, ValueError, KeyError)
 
 
@@ -90,6 +91,7 @@ def recorded(files: dict[str, bytes], result: dict) -> dict:
         logits = np.stack([model.logits(image[None])[0] for image in pixels])
         samples = [{**one, "logits": [round(float(x), 5) for x in row]} for one, row in zip(listed, logits)]
         return {
+            "schema": SCHEMA,
             "engine_sha256": result["engine"]["sha256"],
             "recorded_on": result["target_identity"],
             "samples": samples,

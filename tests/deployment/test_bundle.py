@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import threading
 
+import jsonschema
 import numpy as np
 import pytest
+import yaml
 
 import bundles
 import pick_samples
@@ -87,6 +89,13 @@ def test_what_is_in_it(bundle):
     page = (bundle / "README.md").read_text()
     assert "top-1 90.00 % of 400 images of `val` (95 % confidence: 86.67 to 92.57)" in page and "| MIT |" in page
     assert "$" not in page
+
+
+def test_its_json_is_that_of_its_schema(bundle):
+    schema = yaml.safe_load((ROOT / "rules/schemas/bundle.schema.yaml").read_text())
+    files = {name: json.loads((bundle / name).read_text()) for name in schema["required"]}
+    jsonschema.validate(files, schema)
+    assert schema["$id"] == files["samples/samples.json"]["schema"]
 
 
 def test_its_modules_import_nothing_of_the_project_by_its_name_there(bundle):
