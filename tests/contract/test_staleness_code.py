@@ -40,7 +40,7 @@ def code_of_a_script(workflow):
     workflow.edit("workflow_scripts/train_qat.py", "def run", "EXTRA = 1\n\n\ndef run")
 
 
-@change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")])
+@change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")], slow=True)
 def code_of_a_script_dated_back(workflow):
     code_of_a_script(workflow)
     os.utime(workflow.path("workflow_scripts/train_qat.py"), (1e9, 1e9))
@@ -63,6 +63,7 @@ def comment_in_a_module_of_all(workflow):
 @change(
     ["clean_onnx cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
     [PTQ_PLAN, QAT_PLAN, *builds(*BUILT)],
+    slow=True,
 )
 def code_of_a_shared_module(workflow):
     workflow.edit("workflow_scripts/graph/passes.py", "TOLERANCE = ", "EXTRA = 1\nTOLERANCE = ")
@@ -73,7 +74,7 @@ def shell_text_of_a_rule(workflow):
     workflow.edit("rules/benchmark.smk", "{params.files}", " {params.files}")
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", CHANGES.names())
 def test_change_costs_exactly(name, base, tmp_path):
     CHANGES.check(name, base, tmp_path / "changed")
 

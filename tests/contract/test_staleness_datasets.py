@@ -13,7 +13,7 @@ def training_epochs(workflow):
     workflow.config(lambda config: config["datasets"]["digits"]["training"].update(epochs=77))
 
 
-@change(CHECKPOINT, [TRAINING, *AFTER_TRAINING])
+@change(CHECKPOINT, [TRAINING, *AFTER_TRAINING], slow=True)
 def frozen_parts(workflow):
     workflow.config(lambda config: config["datasets"]["digits"]["training"].update(freeze=["stem.*"]))
 
@@ -38,7 +38,7 @@ def seed(workflow):
     workflow.config(lambda config: config.update(seed=7))
 
 
-@change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+@change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING], slow=True)
 def splits_of_the_dataset(workflow):
     workflow.config(lambda config: config["datasets"]["digits"]["splits"].update(select=100))
 
@@ -58,11 +58,11 @@ def another_dataset_of_the_same_images(workflow):
     workflow.config(rename)
 
 
-@change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+@change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING], slow=True)
 def code_of_a_builtin_dataset(workflow):
     workflow.edit("workflow_scripts/data/digits.py", "VAL = ", "EXTRA = 1\nVAL = ")
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", CHANGES.names())
 def test_change_costs_exactly(name, base, tmp_path):
     CHANGES.check(name, base, tmp_path / "changed")

@@ -58,6 +58,6 @@ def facts_that_a_dla_does_not_depend_on(workflow):
     workflow.config(row("precisions", "fp16_dla", budget=7.0))
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", CHANGES.names())
 def test_change_costs_exactly(name, base, tmp_path):
     CHANGES.check(name, base, tmp_path / "changed")

@@ -45,7 +45,7 @@ def version_of_torch_and_timm(workflow):
     upgrade(workflow, "torch", "timm")
 
 
-@change(UNTRAINED, RECALIBRATED)
+@change(UNTRAINED, RECALIBRATED, slow=True)
 def version_of_torch(workflow):
     upgrade(workflow, "torch")
 
@@ -60,7 +60,7 @@ def version_of_pillow(workflow):
     upgrade(workflow, "pillow")
 
 
-@change(["index_dataset", *IMAGES, *CHECKPOINT], [*DECODING, *RECALIBRATED])
+@change(["index_dataset", *IMAGES, *CHECKPOINT], [*DECODING, *RECALIBRATED], slow=True)
 def version_of_pillow_without_a_store(workflow):
     workflow.config(lambda config: config.update(store=None))
     upgrade(workflow, "pillow")
@@ -74,6 +74,7 @@ def version_of_onnx(workflow):
 @change(
     ["clean_onnx cpu", *engine("fp32.cpu", "fp32.ort"), *planned("int8_ptq", "int8_qat")],
     [PTQ_PLAN, QAT_PLAN, *builds(*BUILT)],
+    slow=True,
 )
 def version_of_onnx_graphsurgeon(workflow):
     upgrade(workflow, "onnx-graphsurgeon")
@@ -85,6 +86,6 @@ def version_of_torch_where_upgrades_retrain(workflow):
     upgrade(workflow, "torch")
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", CHANGES.names())
 def test_change_costs_exactly(name, base, tmp_path):
     CHANGES.check(name, base, tmp_path / "changed")

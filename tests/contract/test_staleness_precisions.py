@@ -48,7 +48,7 @@ def plan_made_by_hand(workflow):
     workflow.config(row("precisions", "int8_ptq", fallback={"plan": "mine.json"}))
 
 
-@change(planned("int8_ptq"), [PTQ_PLAN, *builds("int8_ptq.cpu")])
+@change(planned("int8_ptq"), [PTQ_PLAN, *builds("int8_ptq.cpu")], slow=True)
 def budget(workflow):
     workflow.config(row("precisions", "int8_ptq", budget=9.0))
 
@@ -58,7 +58,7 @@ def calibration_method(workflow):
     workflow.config(row("precisions", "int8_ptq", calibration={"method": "mse", "images": 256}))
 
 
-@change(["calibrate int8_ptq", *planned("int8_ptq")], [PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")])
+@change(["calibrate int8_ptq", *planned("int8_ptq")], [PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")], slow=True)
 def calibration_size(workflow):
     workflow.config(row("precisions", "int8_ptq", calibration={"method": "entropy", "images": 64}))
 
@@ -77,7 +77,7 @@ def sweep_in_place_of_a_recipe(workflow):
     workflow.config(row("precisions", "int8_ptq", calibration=SWEPT))
 
 
-@change(["calibrate int8_ptq", *planned("int8_ptq")], [PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")])
+@change(["calibrate int8_ptq", *planned("int8_ptq")], [PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")], slow=True)
 def parts_of_a_recipe(workflow):
     recipe = {"method": "entropy", "images": 256, "equalize": True, "smoothing": 0.5, "bias_correction": True}
     workflow.config(row("precisions", "int8_ptq", calibration=recipe))
@@ -104,7 +104,7 @@ def qat_epochs(workflow):
     workflow.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(epochs=7))
 
 
-@change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")])
+@change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")], slow=True)
 def qat_scales(workflow):
     workflow.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(scales="learned", ema=0.5))
 
@@ -132,7 +132,7 @@ def choice_of_a_precision(workflow):
     workflow.config(row("precisions", "auto", choose=[name.split(".")[0] for name in CPU]))
 
 
-@change(CHOICE, targets=[AUTO])
+@change(CHOICE, targets=[AUTO], slow=True)
 def budget_of_a_choice(workflow):
     choice_of_a_precision(workflow)
     workflow.build(AUTO)
@@ -146,7 +146,7 @@ def objective_of_a_choice(workflow):
     workflow.config(row("precisions", "auto", objective="throughput within 20 ms at p99"))
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", CHANGES.names())
 def test_change_costs_exactly(name, base, tmp_path):
     CHANGES.check(name, base, tmp_path / "changed")
 

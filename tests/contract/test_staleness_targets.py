@@ -8,7 +8,7 @@ CHANGES = Changes()
 change = CHANGES.change
 
 
-@change(engine(*CPU[1:]), builds(*CPU[1:]))
+@change(engine(*CPU[1:]), builds(*CPU[1:]), slow=True)
 def high_precision_of_a_target(workflow):
     workflow.config(row("targets", "cpu", high_precision="bf16"))
 
@@ -18,7 +18,7 @@ def threads_of_a_target(workflow):
     workflow.config(row("targets", "cpu", threads=1))
 
 
-@change(engine(*CPU), builds(*CPU))
+@change(engine(*CPU), builds(*CPU), slow=True)
 def batches_of_a_target(workflow):
     workflow.config(row("targets", "cpu", batches=[1, 2]))
 
@@ -70,7 +70,7 @@ def capture_of_an_engine(workflow):
     pass
 
 
-@change(timed(*CPU))
+@change(timed(*CPU), slow=True)
 def power_mode_of_a_target(workflow):
     workflow.config(row("targets", "cpu", power_mode="performance", other_power_mode="mark"))
 
@@ -92,6 +92,6 @@ def code_of_a_runtime(workflow):
     workflow.edit("workflow_scripts/runtimes/onnxruntime.py", "def build", "EXTRA = 1\n\n\ndef build")
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", CHANGES.names())
 def test_change_costs_exactly(name, base, tmp_path):
     CHANGES.check(name, base, tmp_path / "changed")

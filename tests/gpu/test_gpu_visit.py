@@ -113,7 +113,7 @@ def test_cross_check(fake, tmp_path, monkeypatch):
     import cross_check
 
     monkeypatch.setattr(cross_check, "ENQUEUES", 50)
-    monkeypatch.setattr(sys, "argv", ["cross_check.py", "net.engine", "8", str(tmp_path / "out.json")])
+    monkeypatch.setattr(sys, "argv", ["cross_check.py", "net.engine", "8", str(tmp_path / "out.json"), "50"])
     cross_check.main()
     found = json.loads((tmp_path / "out.json").read_text())
     assert not [name for name, value in found.items() if isinstance(value, dict) and "error" in value]

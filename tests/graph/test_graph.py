@@ -125,6 +125,11 @@ def test_clean_graphs_have_half_the_nodes_and_static_reshapes(exported, clean):
     assert reshapes and all(isinstance(node.inputs[1], gs.Constant) for node in reshapes)
 
 
+def test_a_clean_graph_has_at_most_half_the_nodes(exported, clean):
+    assert onnx_io.count(clean) <= onnx_io.count(onnx_io.from_model(exported)) / 2
+
+
+@pytest.mark.slow
 def test_levit_128s_has_at_most_half_its_nodes():
     row = {"timm": "levit_128s", "size": 224}
     model = export.to_onnx(deployed(trained_like(row, 10)), 224)

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import sys
 
 import numpy as np
 import torch
 
 import file_server
+import forks
 import original_levit
 import pictures
 from data import index, preprocess
@@ -42,7 +42,13 @@ def test_download_conversion_and_evaluation(tmp_path):
     with file_server.serving(content) as server:
         workflow.config(settle(tmp_path / "images", server, content))
         status, output = workflow.run(
-            "--quiet", "rules", "--", RESULT, LEVIT_PYTHON=sys.executable, no_proxy="127.0.0.1", NO_PROXY="127.0.0.1"
+            "--quiet",
+            "rules",
+            "--",
+            RESULT,
+            LEVIT_PYTHON=forks.working_python(),
+            no_proxy="127.0.0.1",
+            NO_PROXY="127.0.0.1",
         )
         assert status == 0, output
         assert server.seen == [("/cut-once", None), ("/cut-once", f"bytes={file_server.CUT}-")]

@@ -4,6 +4,9 @@ Staleness is exact: for each change, the jobs that `snakemake -n` names and the 
 Snakemake, the command lines, their keys and the store are real; only the work itself is replaced (fake_interpreter.py).
 """
 
+import fcntl
+import os
+
 import pytest
 
 from workflow import Workflow
@@ -74,14 +77,25 @@ AFTER_TRAINING = [PTQ_RANGES, QAT_RANGES, RETRAINING, PTQ_PLAN, QAT_PLAN, *build
 class Changes(dict):
     """Changes of a workflow by name, each with what it costs: {name: (function, jobs, heavy work, targets)}."""
 
-    def change(self, jobs, heavy=(), targets=()):
-        """Register a change: the jobs and the heavy work that it costs; targets: further results that are asked for."""
+    def __init__(self):
+        self.slow = set()
+
+    def change(self, jobs, heavy=(), targets=(), slow=False):
+        """Register a change: the jobs and the heavy work that it costs; targets: further results that are asked for.
+
+        slow: another change of the same kind is tried in its place by `make test`.
+        """
 
         def register(function):
             self[function.__name__] = (function, sorted(jobs), sorted(heavy), targets)
+            self.slow |= {function.__name__} if slow else set()
             return function
 
         return register
+
+    def names(self):
+        """Return the parameters of a test of each change."""
+        return [pytest.param(name, marks=[pytest.mark.slow] * (name in self.slow)) for name in self]
 
     def check(self, name, base, folder):
         """Make a change in a copy of a built workflow: it costs what was registered, and nothing a second time."""
@@ -114,8 +128,20 @@ def upgrade(workflow, *names):
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    """A workflow that built BUILT."""
-    workflow = Workflow.fresh(tmp_path_factory.mktemp("contract") / "base")
+    """A copy of a workflow that built BUILT, in the first of the test processes that needed it."""
+    own = tmp_path_factory.mktemp("contract") / "base"
+    folder = tmp_path_factory.getbasetemp()
+    common = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "built"
+    with open(f"{common}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not common.exists():
+            build(own).folder.rename(common)
+    return Workflow(common).copy(own)
+
+
+def build(folder):
+    """Return a new workflow that built BUILT."""
+    workflow = Workflow.fresh(folder)
 
     def settle(config):  # what the lists above rely on, whatever the tables say today
         config["precisions"]["int8_ptq"]["calibration"] = {"method": "entropy", "images": 256}
