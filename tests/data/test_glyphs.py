@@ -199,7 +199,8 @@ def elsewhere(folder):
     command = [forks.python_with_torch(), ROOT / "tests/gpu/train_glyphs.py", "--archive", folder / "glyphs.tar.xz"]
     command += ["--work", folder / "work", "--out", folder / "out", "--model", "LeViT-tiny", "--in-memory"]
     command += ["--device", "cpu", "--training", json.dumps(SMALL_TRAINING), "--piece", 1 << 18]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
+    forked = {**os.environ, "LEVIT_EXECUTABLE": forks.python_with_torch()}  # its commands start as forks as well
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300, env=forked)
     assert done.returncode == 0, done.stderr
     pieces = sorted((folder / "out").glob("fp32.pth.*"))
     assert len(pieces) > 1 and b"".join(p.read_bytes() for p in pieces) == (folder / "work/fp32.pth").read_bytes()
