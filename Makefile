@@ -21,6 +21,7 @@ ALONE = $(if $(filter tests,$(T)),$(APART),$(filter $(APART) $(APART)/%,$(T)))
 MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cpu int8_qat.cpu fp32.ort)
 
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
+NVCC := .cache/nvcc/ready-$(shell cksum < envs/nvcc.txt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
 .PHONY: help demo docs test check bench reproduce doctor migrate retime fuzz lint env fonts board rulegraph clean distclean
@@ -42,7 +43,7 @@ test: $(READY) $(READY7) $(READY8) $(READYDOCS) $(BOARD)  ## run the suite, form
 	$(if $(ALONE),$(PYTEST) $(ALONE) < /dev/null)
 
 check: FAST :=
-check: test  ## run the suite with the tests that are too slow for every change
+check: $(NVCC) test  ## run the suite with the tests that are too slow for every change
 
 NNCF ?= $(BIN)/python
 bench: $(READY)  ## measure the speed ratios that this project promises
@@ -119,6 +120,10 @@ $(READYDOCS): envs/docs.txt $(READY)
 	if $(BIN)/uv pip install --python .venv-docs/bin/python --compile-bytecode -r envs/docs.txt; \
 	  then rm -f .venv-docs/ready-* && touch $@; \
 	  else rm -rf .venv-docs; echo "warning: no Zensical: the test that builds the documentation is skipped" >&2; fi
+
+$(NVCC): envs/nvcc.txt $(READY)
+	if $(BIN)/uv pip install --quiet --target .cache/nvcc -r envs/nvcc.txt; then rm -f .cache/nvcc/ready-* && touch $@; \
+	  else rm -rf .cache/nvcc; echo "warning: no CUDA compiler: the plugin's tests are skipped" >&2; fi
 
 rulegraph: $(READY)  ## draw docs/rulegraph.svg again: needs Graphviz
 	$(BIN)/python docs/rulegraph.py

@@ -26,8 +26,8 @@ options = functools.partial(slices.options, tables)
 device_options = functools.partial(options, runtime=target.runtime, identity=slices.runtime_identity)
 dataset_files = staleness.dataset_files(tables)
 CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a wildcard constraint: what chooses an engine
-PLUGIN = "plugins/levit_attention"
-PLUGIN_SOURCES = [f"{PLUGIN}/{name}" for name in ("Makefile", "attention.cu", "attention.h", "plugin.cpp")]
+PLUGIN = "Makefile attention.cu attention.h node.h plugin.cpp plugin_v2.h plugin_v3.h".split()
+PLUGIN_SOURCES = [f"plugins/levit_attention/{name}" for name in PLUGIN]
 PAGE = ["reporting/charts", "reporting/page"]  # folders of what report.py loads by name
 PAGE = [f"{folder}/{name}" for folder in PAGE for name in sorted(os.listdir(sources.ROOT / folder))]
 BUNDLE_SOURCES = ["card.md", *(f"cpp/{name}" for name in sorted(os.listdir(sources.ROOT / "deployment/cpp")))]

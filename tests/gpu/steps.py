@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE, SCRIPTS, SOURCE = ROOT / "tests/gpu", ROOT / "workflow_scripts", ROOT / "plugins/levit_attention"
-SOURCES = [SOURCE / name for name in ("Makefile", "attention.cu", "attention.h", "plugin.cpp")]
+SOURCES = [SOURCE / "Makefile", *sorted(path for path in SOURCE.iterdir() if path.suffix in (".cu", ".cpp", ".h"))]
 RECIPE = {"workspace_mb": 4096, "dynamic_batch": False}  # of the target `gpu`, less the batches
 PRECISIONS = {
     "fp32": {"compute": "fp32"},

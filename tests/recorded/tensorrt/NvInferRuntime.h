@@ -1,11 +1,13 @@
-// What plugins/levit_attention/plugin.cpp uses of TensorRT 8's plugin interface, written down for the tests: a shell that
-// compiles against this declares and overrides what TensorRT's own header has. Orders and defaults are not TensorRT's.
+// What plugins/levit_attention uses of TensorRT's plugin interfaces, written down for the tests: a shell that compiles
+// against this declares and overrides what TensorRT's own header has. Orders and defaults are not TensorRT's.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include <cuda_runtime_api.h>
+
+#include "NvInferVersion.h"
 
 namespace nvinfer1
 {
@@ -25,10 +27,16 @@ enum class TensorFormat : int32_t
     kHWC = 8
 };
 
+#if NV_TENSORRT_MAJOR >= 10
+using Extent = int64_t;
+#else
+using Extent = int32_t;
+#endif
+
 struct Dims
 {
     int32_t nbDims;
-    int32_t d[8];
+    Extent d[8];
 };
 
 struct PluginTensorDesc
@@ -47,7 +55,7 @@ struct DynamicPluginTensorDesc
 
 struct IDimensionExpr
 {
-    int32_t value;
+    Extent value;
 };
 
 struct DimsExprs
@@ -58,7 +66,7 @@ struct DimsExprs
 
 struct IExprBuilder
 {
-    virtual IDimensionExpr const* constant(int32_t value) = 0;
+    virtual IDimensionExpr const* constant(Extent value) = 0;
 };
 
 struct ILogger
@@ -97,6 +105,87 @@ struct PluginFieldCollection
     int32_t nbFields;
     PluginField const* fields;
 };
+
+#if NV_TENSORRT_MAJOR >= 10
+
+enum class PluginCapabilityType : int32_t
+{
+    kCORE,
+    kBUILD,
+    kRUNTIME
+};
+
+enum class TensorRTPhase : int32_t
+{
+    kBUILD,
+    kRUNTIME
+};
+
+struct IPluginResourceContext;
+
+struct IVersionedInterface
+{
+    virtual ~IVersionedInterface() noexcept = default;
+};
+
+struct IPluginCapability : IVersionedInterface
+{
+};
+
+struct IPluginV3 : IVersionedInterface
+{
+    virtual IPluginCapability* getCapabilityInterface(PluginCapabilityType type) noexcept = 0;
+    virtual IPluginV3* clone() noexcept = 0;
+};
+
+struct IPluginV3OneCore : IPluginCapability
+{
+    virtual char const* getPluginName() const noexcept = 0;
+    virtual char const* getPluginVersion() const noexcept = 0;
+    virtual char const* getPluginNamespace() const noexcept = 0;
+};
+
+struct IPluginV3OneBuild : IPluginCapability
+{
+    virtual int32_t configurePlugin(
+        DynamicPluginTensorDesc const* in, int32_t inputs, DynamicPluginTensorDesc const* out, int32_t outputs) noexcept
+        = 0;
+    virtual int32_t getOutputDataTypes(
+        DataType* results, int32_t outputs, DataType const* types, int32_t inputs) const noexcept = 0;
+    virtual int32_t getOutputShapes(DimsExprs const* inputs, int32_t count, DimsExprs const* shapes, int32_t given,
+        DimsExprs* results, int32_t outputs, IExprBuilder& builder) noexcept = 0;
+    virtual bool supportsFormatCombination(
+        int32_t place, DynamicPluginTensorDesc const* all, int32_t inputs, int32_t outputs) noexcept = 0;
+    virtual int32_t getNbOutputs() const noexcept = 0;
+};
+
+struct IPluginV3OneRuntime : IPluginCapability
+{
+    virtual int32_t onShapeChange(
+        PluginTensorDesc const* in, int32_t inputs, PluginTensorDesc const* out, int32_t outputs) noexcept = 0;
+    virtual int32_t enqueue(PluginTensorDesc const* in, PluginTensorDesc const* out, void const* const* inputs,
+        void* const* outputs, void* workspace, cudaStream_t stream) noexcept = 0;
+    virtual IPluginV3* attachToContext(IPluginResourceContext* context) noexcept = 0;
+    virtual PluginFieldCollection const* getFieldsToSerialize() noexcept = 0;
+};
+
+struct IPluginCreatorInterface : IVersionedInterface
+{
+};
+
+struct IPluginCreatorV3One : IPluginCreatorInterface
+{
+    virtual IPluginV3* createPlugin(
+        char const* name, PluginFieldCollection const* fields, TensorRTPhase phase) noexcept = 0;
+    virtual PluginFieldCollection const* getFieldNames() noexcept = 0;
+    virtual char const* getPluginName() const noexcept = 0;
+    virtual char const* getPluginVersion() const noexcept = 0;
+    virtual char const* getPluginNamespace() const noexcept = 0;
+};
+
+using Registered = IPluginCreatorInterface;
+
+#else
 
 struct IPluginV2
 {
@@ -143,9 +232,13 @@ struct IPluginCreator
     virtual char const* getPluginNamespace() const noexcept = 0;
 };
 
+using Registered = IPluginCreator;
+
+#endif
+
 struct IPluginRegistry
 {
-    virtual bool registerCreator(IPluginCreator& creator, char const* name) noexcept = 0;
+    virtual bool registerCreator(Registered& creator, char const* name) noexcept = 0;
 };
 
 } // namespace nvinfer1
