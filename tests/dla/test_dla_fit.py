@@ -35,7 +35,7 @@ FELL_BACK = {
     **{"HardSigmoid": 25, "Shape": 47, "Slice": 5, "Concat": 1, "Reshape": 75, "Transpose": 45, "MatMul": 68},
     **{"Flatten": 46, "Split": 11, "Softmax": 11, "ReduceMean": 1},
 }
-CANDIDATES_THERE = 102  # by the same log; we find two more, and docs/dla.md says what is known of them
+CANDIDATES_THERE = 102  # by the same log; we find two more, and docs/dla-placement.md says what is known of them
 
 
 @pytest.fixture(scope="module")

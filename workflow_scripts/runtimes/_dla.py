@@ -2,7 +2,7 @@
 
 TensorRT by default places every layer on a DLA that can run there, single additions between two GPU layers included,
 and loads the subgraphs of most layers, up to 16. Here each layer is asked for, and subgraphs without a convolution
-stay on the GPU, as do layers that only move data (docs/dla.md).
+stay on the GPU, as do layers that only move data (docs/dla-placement.md).
 """
 
 from __future__ import annotations
