@@ -5,17 +5,20 @@ from core.command import Command, Job, log
 
 
 def run(args: Job) -> None:
-    from data import cache
-    from graph import onnx_io, passes
-    from quantization import nncf
+    from data import cache, preprocess
+    from graph import nncf, onnx_io, passes
 
     row, pixels = resolved.read(args.model, resolved.NORMALIZATION), cache.read(args.images)
-    images = pixels[: args.recipe["images"]]
+    count = min(args.recipe["images"], len(pixels))
     clean = passes.apply(onnx_io.load(args.onnx), passes.around_pairs(args.passes)[0])
-    quantized = nncf.quantize(clean, images, row, args.recipe.get("model_type"))
+
+    def image(number):
+        return preprocess.normalize(pixels[number : number + 1], row["mean"], row["std"])
+
+    quantized = nncf.quantize(clean, count, image, args.recipe.get("model_type"))
     onnx_io.save(quantized, args.quantized)
     pairs = sum(node.op == "DequantizeLinear" for node in quantized.nodes)
-    log.info("%d nodes, %d of them DequantizeLinear, over %d images", onnx_io.count(quantized), pairs, len(images))
+    log.info("%d nodes, %d of them DequantizeLinear, over %d images", onnx_io.count(quantized), pairs, count)
 
 
 def command() -> Command:

@@ -1,7 +1,7 @@
 """Q/DQ pairs by NNCF, OpenVINO's own quantizer, on a clean graph: it chooses their places and their ranges.
 
 Activations have one range a tensor, with a zero point; weights have one for each output channel. NNCF corrects biases
-as well. It loads OpenVINO, which shares no process with torch.
+as well. It loads OpenVINO, which shares no process with torch: no module of quantization/ may be loaded here.
 """
 
 import contextlib
@@ -9,30 +9,28 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from core.files import UserError
-from data import preprocess
 from graph import onnx_io, qdq
 
 
-def quantize(graph: gs.Graph, pixels: np.ndarray, row: dict, model_type: str | None = None) -> gs.Graph:
-    """Return a clean graph with NNCF's pairs; raise UserError where NNCF is not installed or finds nothing to do.
+def quantize(
+    graph: gs.Graph, count: int, image: Callable[[int], np.ndarray], model_type: str | None = None
+) -> gs.Graph:
+    """Return a clean graph with NNCF's pairs; raise UserError where NNCF is not installed.
 
-    pixels: uint8 [N, H, W, 3], all of which are looked at, one by one; row: of `models` (mean, std); model_type:
+    image: function of a number from 0 to `count` - 1, the image's, that returns float32 [1, 3, H, W]; model_type:
     transformer, or None for NNCF's default scheme.
     """
     nncf = _library()
-
-    def normalized(at):
-        return {onnx_io.INPUT: preprocess.normalize(pixels[at : at + 1], row["mean"], row["std"])}
-
-    options = {"subset_size": len(pixels), "model_type": model_type and nncf.ModelType(model_type)}
+    images = nncf.Dataset(range(count), lambda number: {onnx_io.INPUT: image(number)})
+    options = {"subset_size": count, "model_type": model_type and nncf.ModelType(model_type)}
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        made = nncf.quantize(onnx_io.to_model(graph), nncf.Dataset(range(len(pixels)), normalized), **options)
-    return _described(onnx_io.from_model(made))
+        return _described(onnx_io.from_model(nncf.quantize(onnx_io.to_model(graph), images, **options)))
 
 
 def _library():
