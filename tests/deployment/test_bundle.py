@@ -3,9 +3,11 @@
 import http.server
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 
 import jsonschema
@@ -135,6 +137,34 @@ def test_standard_input(bundle, classify):
     status, text, _ = classify("-", "--json", stdin=jpeg + jpeg)
     assert status == 0 and [json.loads(line)["image"] for line in text.splitlines()] == ["stdin#0", "stdin#1"]
     assert classify("-") == (1, "", "error: stdin is empty\n")
+
+
+@pytest.mark.slow
+def test_an_environment_of_its_requirements_alone(tmp_path):
+    """And one without any: what is to be installed is said in a line."""
+    bundles.inputs(tmp_path, "openvino")
+    bundle = bundles.unpack(bundles.pack(tmp_path, "openvino")[2], tmp_path / "a folder")
+    environment, python = tmp_path / "environment", tmp_path / "environment/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+
+    def run(*arguments):
+        done = subprocess.run(
+            [python, *arguments], cwd=bundle, env={"PATH": "/usr/bin"}, capture_output=True, text=True
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    status, _, problems = run("classify.py", "selftest")
+    assert status == 1 and problems.startswith("error: No module named 'numpy': python3 -m pip install -r ")
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    install = [python, "-m", "pip", "install", "--quiet", "-r", "requirements.txt"]
+    done = subprocess.run(install, cwd=bundle, env=variables, capture_output=True, text=True)
+    if done.returncode and "No matching distribution" not in done.stderr:
+        pytest.skip(f"no package index in reach: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    assert run("classify.py", "selftest")[::2] == (0, "")
+    status, text, problems = run("classify.py", "--json", "samples")
+    assert (status, problems) == (0, "") and len(text.splitlines()) == 3
+    assert run("-c", "import torch")[0] == run("-c", "import snakemake")[0] == 1
 
 
 class Camera(http.server.BaseHTTPRequestHandler):

@@ -61,8 +61,10 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, folder: str) -> int:
     """Do what the command line asks for, with the bundle in a folder; return the exit status."""
-    from deployment import benchmark, selftest, stream
-
+    try:
+        from deployment import benchmark, selftest, stream
+    except ImportError as error:
+        sys.exit(f"error: {error}: python3 -m pip install -r {os.path.join(folder, 'requirements.txt')}")
     model = classifier(args.threads, folder)
     for warning in model.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -102,8 +104,6 @@ def main(argv: list[str] | None = None, folder: str = HERE) -> None:
         from core.files import one_line
     except (OSError, ValueError) as error:
         sys.exit(f"error: {SUMS} cannot be read ({error}): unpack the bundle again")
-    except ImportError as error:
-        sys.exit(f"error: {error}: python3 -m pip install -r {os.path.join(folder, 'requirements.txt')}")
     one_line(lambda: sys.exit(run(args, folder)))
 
 
