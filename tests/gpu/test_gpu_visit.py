@@ -104,7 +104,8 @@ def fake(monkeypatch):
     def load(engine, threads=0, interface=None):
         return _gpu.GpuSession(library, fake_gpu.Engine(cuda, [(1, 8, 8)]), engine, interface)
 
-    found = types.SimpleNamespace(load=load, library=lambda: library, profile=lambda engine, batch: [{"name": "a"}])
+    layer = {"name": "a", "type": "Conv", "precision": "fp16", "ms": 0.25}
+    found = types.SimpleNamespace(load=load, library=lambda: library, profile=lambda engine, batch: [layer])
     monkeypatch.setattr(runtimes, "load", lambda name: found)
 
 
@@ -119,6 +120,32 @@ def test_cross_check(fake, tmp_path, monkeypatch):
     assert not [name for name, value in found.items() if isinstance(value, dict) and "error" in value]
     assert found["wall_graph"]["cuda_graph"] and not found["wall_no_graph"]["cuda_graph"]
     assert found["interfaces"] == {"Tensors": 0.0, "Bindings": 0.0}
+
+
+def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "gpu"))
+    import turns
+    import write_tables
+
+    names = ["LeViT-128S.fp16@8", "LeViT-128S.fp16-fused@8"]
+    for name in ("WARMUP_MS", "FIRST_MS", "TURN_MS"):
+        monkeypatch.setattr(turns, name, 1)
+    words = [str(tmp_path / "LeViT-128S.fp16@8.turns.json"), "8", *(f"{name}.engine" for name in names)]
+    monkeypatch.setattr(sys, "argv", ["turns.py", *words])
+    turns.main()
+    found = json.loads((tmp_path / "LeViT-128S.fp16@8.turns.json").read_text())["engines"]
+    assert list(found) == names and all(len(facts["rounds_ms"]) == 12 for facts in found.values())
+    assert found[names[0]]["over_first"]["ratio"] == 1 and found[names[1]]["cuda_graph"]
+    entry = {"batch": 8, "compute_ms": {"median": 9.5}}
+    (tmp_path / "LeViT-128S.torch-fused@1+64.benchmark.json").write_text(json.dumps({"benchmark": [entry]}))
+    (tmp_path / f"{names[0]}.accuracy.json").write_text(json.dumps({"top1": 98.25, "logit_error_over_spread": 0.02}))
+    (tmp_path / "visit.json").write_text(json.dumps({"kernel": {"status": 0, "seconds": 3.5, "gpu": "0"}}))
+    (tmp_path / "memcheck.txt").write_text("text\n========= ERROR SUMMARY: 0 errors\n")
+    page = write_tables.page(tmp_path)
+    assert "| LeViT-128S fp16 | 8 | " in page and "| 98.25 %, - | 0.02, - |" in page
+    assert "| LeViT-128S | 8 | CUDA graph, attention in Triton | 9.5000 | " in page
+    assert "| Conv fp16 | 1, 0.250 | 1, 0.250 |" in page and "| memcheck | ERROR SUMMARY: 0 errors |" in page
+    assert "| kernel | 0 | 3.5 |" in page
 
 
 def test_small_graphs_compute_what_they_say(tmp_path):
