@@ -26,6 +26,10 @@ CODE = r"```.*?```|^(?: {4}|\t).*?$|`[^`\n]*`"
 MENTION = re.compile(rf"{CODE}|\]\([^)]*\)|(?<![\w/.-])(?:docs/)?([\w./-]+\.md)\b", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[([^]]*)\]\((?!\w+:)([^)#]+)[^)]*\)")
 BOUNDS = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "exclusiveMaximum": "< {}"}
+SHORTENED = {  # functions of rules/common.smk that rules write paths with
+    'active("': '"results/{dataset}/',
+    'images("{split}")': '"results/{dataset}/data/{model}.{split}.u8"',
+}
 RUN_BY_RULES = "command().run("
 INTRODUCTIONS = {
     "config": "`[]` stands for each item of a list, `NAME` for the name of a row. Editors with a YAML language server "
@@ -138,7 +142,10 @@ def artifacts_page():
             file = owner
             lines += ["", f"## rules/{file}", "", "| rule | writes | what | runs on |", "| --- | --- | --- | --- |"]
         block = re.search(r"^    output:\n((?: {8}.*\n)+)", body, re.MULTILINE)
-        paths = re.findall(r'"(results/[^"]+)"', block[1]) if block else []
+        text = block[1] if block else ""
+        for short, whole in SHORTENED.items():
+            text = text.replace(short, whole)
+        paths = re.findall(r'"(results/[^"]+)"', text)
         about = re.search(r'"""(.*?)"""', body, re.DOTALL)
         place = "the target" if "device_code(" in body else "the host"
         written = "<br>".join(f"`{path}`" for path in paths)

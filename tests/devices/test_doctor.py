@@ -120,7 +120,7 @@ def test_another_board_than_the_rows(board, tmp_path):
     status, found, _ = examine(tmp_path / "host", board(xavier(tmp_path)), compute_capability="8.7")
     assert status == 1 and found["target lab"][0][0] == "missing"
     assert "compute_capability is 7.2 here (L4T 35.4.1: JetPack 5)" in found["target lab"][0][1]
-    assert "correct the row lab of `targets`" in found["target lab"][0][1]
+    assert "remedy: correct the row lab of `targets`" in found["target lab"][0][1]
 
 
 @needs_sshd
@@ -154,7 +154,7 @@ def test_a_target_that_is_not_here_is_missing_where_it_is_asked_for(tmp_path, mo
     monkeypatch.setattr(doctor.checkup, "_importing", lambda runtime: doctor.finding(runtime, "ok", "works"))
     asked, unasked = (said("\n".join(doctor.lines(doctor.examinations(names)))) for names in (["xavier"], []))
     assert asked["target xavier"][0][0] == "missing" and unasked["target xavier"][0][0] == "note"
-    assert unasked["target cpu"][0][0] == "ok"
+    assert unasked["target cpu"][0][0] == "ok" and "`ssh` in the row: docs/remote.md" in asked["target xavier"][0][1]
     with pytest.raises(doctor.UserError, match="unknown target xaver: did you mean xavier"):
         doctor.examinations(["xaver"])
 

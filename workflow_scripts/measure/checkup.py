@@ -174,19 +174,21 @@ def _target(name, row, is_asked) -> Iterator[dict]:
         here = probe.facts(row["runtime"], row.get("device"))
         yield finding(topic, OK, f"{row['runtime']} {here['version']} on {here['device']}")
     else:
-        yield finding(topic, MISSING if is_asked else NOTE, reason, _remedy(name, row) if is_asked else None)
+        yield finding(topic, MISSING if is_asked else NOTE, reason, _remedy(name, row, reason) if is_asked else None)
     refusal = None if probe.mismatch(row) else power_modes.refusal(row, power_modes.current(probe.SYSTEM), probe.SYSTEM)
     if refusal:
         problem, _, remedy = refusal.partition(": ")
         yield finding(topic, MISSING, problem, remedy)
 
 
-def _remedy(name, row):
+def _remedy(name, row, reason):
     """Return what makes this machine the target of a row."""
-    if probe.facts(row["runtime"], row.get("device"))["version"] is not None:
-        return f"correct the row {name} of `targets` in config.yaml, or give the machine what it asks for"
+    if "is not installed" not in reason:
+        return f"correct the row {name} of `targets`, or run this on its machine (`ssh` in the row: docs/remote.md)"
     if row["runtime"] != "tensorrt":
         return f"{sys.executable} -m pip install {probe.RUNTIMES[row['runtime']].distributions[0]}"
+    if probe.jetpack() is None:
+        return "docs/tensorrt.md has the packages"
     return "sudo apt-get install python3-libnvinfer, and make a venv with --system-site-packages (docs/jetson.md)"
 
 
