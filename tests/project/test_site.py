@@ -149,7 +149,7 @@ def test_the_tutorials_requests_are_planned(tmp_path):
     def add(config):
         for table in ("datasets", "precisions"):
             config[table].update(rows[table])
-        return {**config, "dataset": rows["dataset"]}
+        return {**config, "dataset": rows["dataset"], "results": rows["results"]}
 
     workflow.config(add)
     for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
