@@ -57,12 +57,11 @@ def test_what_a_changed_machine_makes_stale(built, tmp_path, change):
 TIMED = ["assemble_result fp32.gpu", "benchmark fp32.gpu", "run_trtexec fp32.gpu"]
 ROWS = [
     ({"cuda_graph": False}, TIMED),
-    ({"transfers": False}, TIMED),
-    ({"spin_wait": False}, TIMED),
     ({"iterations": 77}, TIMED),
     ({"power_mode": "MAXN"}, TIMED),
     ({"trtexec": False}, ["assemble_result fp32.gpu"]),
 ]
+MORE_ROWS = [({name: False}, TIMED) for name in ("transfers", "spin_wait")]
 SCRIPTS = [
     ("run_trtexec.py", ["assemble_result fp32.gpu", "run_trtexec fp32.gpu"]),
     ("measure/trtexec.py", ["assemble_result fp32.gpu", "run_trtexec fp32.gpu"]),
@@ -72,7 +71,11 @@ SCRIPTS = [
 ]
 
 
-@pytest.mark.parametrize("change, jobs", ROWS, ids=[next(iter(change)) for change, _ in ROWS])
+@pytest.mark.parametrize(
+    "change, jobs",
+    [*ROWS, *(pytest.param(*row, marks=pytest.mark.slow) for row in MORE_ROWS)],
+    ids=[next(iter(change)) for change, _ in [*ROWS, *MORE_ROWS]],
+)
 def test_how_it_is_timed_is_the_timings_alone(built, tmp_path, change, jobs):
     workflow = built.copy(tmp_path / "changed")
     machine(workflow)

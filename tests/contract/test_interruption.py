@@ -11,6 +11,7 @@ import pytest
 from workflow import Workflow
 
 TARGET = "results/LeViT-tiny.fp32.cpu.json"
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("build_engine", "index_dataset")]
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def kill_all(process):
     process.wait()
 
 
-@pytest.mark.parametrize("command", ["assemble_result", "build_engine", "index_dataset", "train"])
+@pytest.mark.parametrize("command", ["assemble_result", "train", *SLOW])
 def test_killed_with_its_jobs(workflow, command):
     kill_all(paused(workflow, command))
     assert not workflow.path(TARGET).exists()

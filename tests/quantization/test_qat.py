@@ -65,7 +65,13 @@ def loss_on_calibration(digits, weights, ranges):
         return divergence(student(inputs), digits.folded()(inputs)).item()
 
 
-@pytest.mark.parametrize("changes", [{}, {"scales": "learned", "features": 0.5, "ema": 0.9}], ids=["plain", "all"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="plain", marks=pytest.mark.slow),
+        pytest.param({"scales": "learned", "features": 0.5, "ema": 0.9}, id="all"),
+    ],
+)
 def test_qat_brings_the_quantized_network_nearer_to_fp32(digits, changes):
     calibration = json.loads((digits.folder / "clipped.json").read_text())
     start = calibrator.adjust(digits.folded(), calibration).state_dict()
