@@ -108,6 +108,7 @@ def timings(workflow):
     return own, {entry["batch"]: entry for entry in auto["paired_benchmark"]}, auto["chosen"]
 
 
+@pytest.mark.slow  # test_benchmark_cache.py shows it of the commands
 def test_a_comment_before_the_engine_times_nothing_again_that_was_stable(tmp_path):
     """Case 13: equal engines keep their old figures, and `auto` its choice, until they are asked for again."""
     workflow = Workflow.fresh(tmp_path / "run")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import forks
 from workflow import Workflow
 
 VAL, CALIB = (f"results/mine/data/LeViT-tiny.{split}.u8" for split in ("val", "calib"))
@@ -32,7 +33,7 @@ def base(tmp_path_factory):
         config["datasets"]["mine"]["splits"] = {"calib": 4, "select": 2}
 
     workflow.config(mine)
-    workflow.variables["LEVIT_PYTHON"] = str(workflow.quick_python())
+    workflow.variables["LEVIT_PYTHON"] = forks.working_python()
     assert decoded(workflow) == ["calib", "val"]
     assert workflow.plan(VAL, CALIB) == []
     return workflow

@@ -247,7 +247,7 @@ def test_boards_in_parallel_and_jobs_of_one_in_turn(workflow, board):
 
         def add(config):
             for name, at in (("first", board), ("same", board), ("other", second)):
-                row(config, name, **at.row(), duration_ms=400)
+                row(config, name, **at.row(), duration_ms=400, batches=[1])
 
         workflow.config(add)
         requests = [f"results/digits/benchmark/LeViT-tiny.fp32.{name}.json" for name in ("first", "same", "other")]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow, command_python
+from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKES, Workflow, command_python
 
 AUTO, FP32 = (f"results/LeViT-tiny.{name}.cpu.json" for name in ("auto", "fp32"))
 TURNS = "results/digits/paired_benchmark/LeViT-tiny.auto.cpu.json"
@@ -47,7 +47,7 @@ def retime(workflow, *arguments, python=None):
     return done.returncode, work, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("snakemake", [SNAKEMAKE, SNAKEMAKE7], ids=["9", "7"])
+@pytest.mark.parametrize("snakemake", SNAKEMAKES)
 def test_a_result_is_timed_again_and_nothing_else(built, tmp_path, snakemake):
     if not snakemake.exists():
         pytest.skip("no Snakemake 7 here")

@@ -30,7 +30,7 @@ def comment_in_a_script(workflow):
     workflow.edit("workflow_scripts/train.py", "def run", "# a comment\ndef run")
 
 
-@change(QAT)
+@change(QAT, slow=True)
 def docstring_of_a_script(workflow):
     workflow.edit("workflow_scripts/train_qat.py", '"""', '"""Another docstring. ')
 

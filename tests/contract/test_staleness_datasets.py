@@ -18,7 +18,7 @@ def frozen_parts(workflow):
     workflow.config(lambda config: config["datasets"]["digits"]["training"].update(freeze=["stem.*"]))
 
 
-@change(CHECKPOINT, [TRAINING, *AFTER_TRAINING])
+@change(CHECKPOINT, [TRAINING, *AFTER_TRAINING], slow=True)
 def fine_tuning_in_place_of_training(workflow):
     workflow.path(f"{MODEL}.pth").write_text("weights")
     workflow.config(row("datasets", "digits", **{"weights": "finetune", "from": "{model}.pth"}))

@@ -18,7 +18,7 @@ def placement_of_quantizers(workflow):
     workflow.config(row("graphs", "cpu", placement=["conv"]))
 
 
-@change([*quantized("int8_ptq", "int8_qat")], builds("int8_ptq.cpu", "int8_qat.cpu"))
+@change([*quantized("int8_ptq", "int8_qat")], builds("int8_ptq.cpu", "int8_qat.cpu"), slow=True)
 def type_of_quantized_activations(workflow):
     workflow.config(row("graphs", "cpu", activations="uint8"))
 
@@ -33,13 +33,13 @@ def report_of_a_dla(workflow):
     pass
 
 
-@change(["dla_fit fp16_dla.xavier"], targets=[DLA])
+@change(["dla_fit fp16_dla.xavier"], targets=[DLA], slow=True)
 def batch_of_a_dla(workflow):
     workflow.build(DLA)
     workflow.config(row("precisions", "fp16_dla", batches=[4]))
 
 
-@change(["clean_onnx dla1", "dla_fit fp16_dla.xavier"], targets=[DLA])
+@change(["clean_onnx dla1", "dla_fit fp16_dla.xavier"], targets=[DLA], slow=True)
 def passes_of_a_dla(workflow):
     workflow.build(DLA)
     workflow.config(lambda config: config["graphs"]["dla1"]["passes"].append("split_to_slices"))

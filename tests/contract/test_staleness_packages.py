@@ -50,7 +50,7 @@ def version_of_torch(workflow):
     upgrade(workflow, "torch")
 
 
-@change(CALIBRATED, [PTQ_RANGES, QAT_RANGES, PTQ_PLAN, QAT_PLAN, *builds(*CPU[1:])])
+@change(CALIBRATED, [PTQ_RANGES, QAT_RANGES, PTQ_PLAN, QAT_PLAN, *builds(*CPU[1:])], slow=True)
 def version_of_modelopt(workflow):
     upgrade(workflow, "nvidia-modelopt")
 

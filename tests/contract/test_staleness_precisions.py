@@ -83,7 +83,7 @@ def parts_of_a_recipe(workflow):
     workflow.config(row("precisions", "int8_ptq", calibration=recipe))
 
 
-@change(["calibrate int8_ptq", *planned("int8_ptq")], [PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")])
+@change(["calibrate int8_ptq", *planned("int8_ptq")], [PTQ_RANGES, PTQ_PLAN, *builds("int8_ptq.cpu")], slow=True)
 def imported_ranges(workflow):
     workflow.path(f"{MODEL}.quantized.pth").write_text("ranges")
     recipe = {"method": "entropy", "images": 256, "import": "{model}.quantized.pth"}
@@ -109,7 +109,7 @@ def qat_scales(workflow):
     workflow.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(scales="learned", ema=0.5))
 
 
-@change(engine("int8_ptq.cpu"), builds("int8_ptq.cpu"))
+@change(engine("int8_ptq.cpu"), builds("int8_ptq.cpu"), slow=True)
 def high_precision(workflow):
     workflow.config(row("precisions", "int8_ptq", high_precision="bf16"))
 

@@ -28,7 +28,7 @@ def benchmark_iterations(workflow):
     workflow.config(row("targets", "cpu", iterations=77))
 
 
-@change(timed("fp32.ort"))
+@change(timed("fp32.ort"), slow=True)
 def swapped_durations(workflow):
     workflow.config(row("targets", "ort", warmup_ms=3000, duration_ms=500))  # the defaults, swapped
 
@@ -59,13 +59,13 @@ def timeline_of_an_engine(workflow):
     pass
 
 
-@change(["draw_timeline fp32.cpu"], targets=[TIMELINE])
+@change(["draw_timeline fp32.cpu"], targets=[TIMELINE], slow=True)
 def code_of_a_timeline(workflow):
     workflow.build(TIMELINE)
     workflow.edit("workflow_scripts/reporting/timeline.py", "COLORED = ", "EXTRA = COLORED = ")
 
 
-@change(["capture_nsys fp32.cpu"], targets=[f"results/digits/timeline/{MODEL}.fp32.cpu.nsys-rep"])
+@change(["capture_nsys fp32.cpu"], targets=[f"results/digits/timeline/{MODEL}.fp32.cpu.nsys-rep"], slow=True)
 def capture_of_an_engine(workflow):
     pass
 
@@ -75,7 +75,7 @@ def power_mode_of_a_target(workflow):
     workflow.config(row("targets", "cpu", power_mode="performance", other_power_mode="mark"))
 
 
-@change(["profile_engine fp32.cpu"], targets=[PROFILE])
+@change(["profile_engine fp32.cpu"], targets=[PROFILE], slow=True)
 def code_of_a_profile(workflow):
     workflow.build(PROFILE)
     workflow.edit("workflow_scripts/profile_engine.py", "def run", "EXTRA = 1\n\n\ndef run")

@@ -76,8 +76,13 @@ def edited_and_dated_back(mine, other):
     write(mine, 1)
 
 
-@pytest.mark.parametrize("change", [copied, moved, linked, edited_and_dated_back])
-@pytest.mark.parametrize("name", FILES)
+WAYS = [(WEIGHTS, copied), (WEIGHTS, moved), (WEIGHTS, linked), (PLAN, edited_and_dated_back), (RANGES, copied)]
+MORE = [(name, way) for name in FILES for way in (copied, moved, linked, edited_and_dated_back)]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [*WAYS, *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE if one not in WAYS)]
+)
 def test_another_content_is_stale_whatever_its_time(brought, tmp_path, name, change):
     workflow = brought.copy(tmp_path / "changed")
     change(workflow.path(name), workflow.path(name.replace("mine", "other")))

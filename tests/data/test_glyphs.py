@@ -165,6 +165,7 @@ def test_a_killed_process_is_said_and_not_waited_for():
 SMALL_TRAINING = {"epochs": 1, "small_epochs": 0, "batch": 47}
 
 
+@pytest.mark.slow  # test_end_to_end.py does as much with digits
 def test_it_is_trained_built_and_scored(drawn, tmp_path):
     """The workflow makes a result of it, and the archive that a GPU host trains on gives a checkpoint of the same."""
     workflow = Workflow.fresh(tmp_path / "run")

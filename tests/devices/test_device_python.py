@@ -159,7 +159,10 @@ print(digest_of({{"b": [1, 2.5, None], "a": "ü"}}))
     assert said == new.stdout and "TRT-8502-EntropyCalibration2\n" in said
 
 
-@pytest.mark.parametrize("options", [["--cores"], ["--cores", "all"], ["--cores", "2"]], ids=lambda o: "".join(o[1:]))
+SLOW_CORES = [pytest.param(["--cores", number], marks=pytest.mark.slow) for number in ("all", "2")]
+
+
+@pytest.mark.parametrize("options", [["--cores"], *SLOW_CORES], ids=lambda o: "".join(o[1:]))
 def test_snakemake_7_on_a_device(tmp_path, options):
     """`snakemake --cores`, as the original was run: what is reachable is planned, and no job of the host starts."""
     for part in PARTS:

@@ -201,6 +201,7 @@ def command_of(given, start=()):
     return [forks.python_with_torch(), *start, script, *(f"--{name}={text}" for name, text in texts.items())]
 
 
+@pytest.mark.slow  # test_finetune.py kills the other training, which goes on by the same state
 def test_a_killed_training_goes_on_to_the_same_bytes(digits, short):
     assert not Path(digits["short.pth.resume"]).exists()
     given = options(digits, "killed.pth", **SHORT)

@@ -106,12 +106,6 @@ class Workflow:
         """Return the address of a server of forks that has imported this workflow's Snakemake."""
         return forks.address_of(self.snakemake.with_name("python"), *MODULES[self.snakemake])
 
-    def quick_python(self):
-        """Return a real interpreter whose programs start as forks: for jobs that do their work."""
-        path = self.path("quick-python")
-        forks.client(path)
-        return path
-
     def quick_snakemake(self):
         """Return a folder for PATH with a `snakemake` that starts as a fork."""
         folder, python = self.path("quick"), self.snakemake.with_name("python")
