@@ -1,13 +1,17 @@
-"""Progress bars on stderr in a terminal; elsewhere, a line in the log once a minute."""
+"""Progress bars on stderr in a terminal; elsewhere, a line in the log once a minute; nothing where tqdm is missing."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tqdm import tqdm
+try:
+    from tqdm import tqdm
+except ImportError:  # the host of a kit has numpy, Pillow and the runtime alone
+    tqdm = None
 
 MINUTE = 60.0
 LINE = "{desc}: {n_fmt} of {total_fmt} in {elapsed}, {remaining} left{postfix}"
@@ -24,8 +28,22 @@ class _Log:
         """Do nothing: the log is flushed line by line."""
 
 
-def bar(total: int, desc: str, unit: str = "image", disable: bool = False) -> tqdm:
+class _Nothing(contextlib.nullcontext):
+    """A bar that shows nothing."""
+
+    def __enter__(self):
+        return self
+
+    def update(self, n=1):
+        """Do nothing."""
+
+    set_postfix_str = update
+
+
+def bar(total: int, desc: str, unit: str = "image", disable: bool = False) -> Any:
     """Return a context manager with `update(n)` and `set_postfix_str(text)`; disable: show nothing."""
+    if tqdm is None:
+        return _Nothing()
     options: dict[str, Any] = {"mininterval": 0.2, "leave": False}
     if not sys.stderr.isatty():
         options = {"mininterval": MINUTE, "delay": MINUTE, "file": _Log(), "bar_format": LINE}
