@@ -76,7 +76,11 @@ rule quantize_onnx:
         precision=rf"(?!(?:{CHOOSING}|{NNCF})\.)[A-Za-z0-9_-]+",
     params:
         options=options(
-            classes=dataset.classes, passes=graph.passes, placement=graph.placement, activations=graph.activations
+            classes=dataset.classes,
+            passes=graph.passes,
+            placement=graph.placement,
+            activations=graph.activations,
+            probabilities=graph.probabilities,
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'

@@ -13,7 +13,7 @@ def run(args: Job) -> None:
     clean, amax = clean_graph.build(args, before, args.placement, args.images)
     passes.apply(clean.copy(), after)  # their proof is on the clean graph: in a quantized one a rounding may flip
     excluded = plan.modules(plan.read(args.plan)) if args.plan else ()
-    quantized = qdq.insert(clean, amax, args.placement, excluded, args.activations)
+    quantized = qdq.insert(clean, amax, args.placement, excluded, args.activations, args.probabilities)
     quantized = passes.transform(quantized, after)
     onnx_io.save(quantized, args.quantized)
     log.info(
@@ -30,7 +30,8 @@ def command() -> Command:
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.json_param("--passes", help="surgeon passes, in order")
     c.json_param("--placement", help="kinds of nodes with quantized inputs")
-    c.param("--activations", default="int8", help="type of their codes: int8 or uint8")
+    for name in ("--activations", "--probabilities"):
+        c.param(name, default="int8", help="type of their codes: int8 or uint8")
     return c.output("--quantized")
 
 

@@ -23,6 +23,12 @@ def type_of_quantized_activations(workflow):
     workflow.config(row("graphs", "cpu", activations="uint8"))
 
 
+@change([*quantized("int8_ptq", "int8_qat")], builds("int8_ptq.cpu", "int8_qat.cpu"))
+def type_of_quantized_probabilities(workflow):
+    other = {"int8": "uint8", "uint8": "int8"}
+    workflow.config(lambda c: c["graphs"]["cpu"].update(probabilities=other[c["graphs"]["cpu"]["probabilities"]]))
+
+
 @change(["clean_onnx cpu", *engine("fp32.cpu", "fp32.ort"), *quantized("int8_ptq", "int8_qat")], builds(*BUILT))
 def surgeon_passes(workflow):
     workflow.config(lambda config: config["graphs"]["cpu"]["passes"].append("split_to_slices"))

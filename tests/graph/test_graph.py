@@ -273,6 +273,19 @@ def test_uint8_codes_are_int8_codes_plus_128(exported):
     assert kinds == {(np.dtype("uint8"), 0), (np.dtype("int8"), 1)}, "of activations, and of weights per channel"
 
 
+def test_probabilities_may_have_twice_the_steps(clean):
+    both = [qdq.insert(clean.copy(), amax_of(clean), EVERYTHING, (), "int8", kind) for kind in ("int8", "uint8")]
+    pairs = [[n for n in graph.nodes if n.op == "QuantizeLinear" and n.inputs[0].inputs] for graph in both]
+    known = [{n.name: n for n in several if n.inputs[0].inputs[0].op == "Softmax"} for several in pairs]
+    assert known[0].keys() == known[1].keys() != set()
+    for name, coarse in known[0].items():
+        fine = known[1][name]
+        assert fine.inputs[2].values.dtype == np.uint8 and fine.inputs[2].values == 0
+        assert fine.inputs[1].values == pytest.approx(coarse.inputs[1].values * 127 / 255, rel=1e-6)
+    others = [{n.name: (n.inputs[2].dtype, float(n.inputs[1].values.max())) for n in several} for several in pairs]
+    assert all(others[0][name] == others[1][name] for name in others[0].keys() - known[0].keys())
+
+
 def test_passes_accept_quantized_graphs(exported):
     plain = passes.apply(onnx_io.from_model(exported), ["fold_constants", "fold_shapes", "drop_noops"])
     quantized = qdq.insert(plain, amax_of(plain), EVERYTHING)

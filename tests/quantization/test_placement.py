@@ -24,7 +24,7 @@ from planning import node_groups, simulate
 from runtimes import _macs
 
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
-PLACEMENT = CONFIG["graphs"]["cpu"]["placement"]
+PLACEMENT, PROBABILITIES = (CONFIG["graphs"]["cpu"][key] for key in ("placement", "probabilities"))
 BEFORE, AFTER = passes.around_pairs(CONFIG["graphs"]["cpu"]["passes"])
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 KEPT = ("stem.conv2.linear", "stages.0.blocks.0.mlp.ln1", "head.linear")  # a convolution, a layer between, the last one
@@ -60,7 +60,8 @@ def layers_of(clean, tmp_path):
     """A function (placement, modules that a plan keeps, high precision) -> (Q/DQ graph, its engine's description)."""
 
     def build(placement, kept=(), high="fp32"):
-        graph = passes.transform(qdq.insert(clean.copy(), amax_of(clean), placement, kept), AFTER)
+        graph = qdq.insert(clean.copy(), amax_of(clean), placement, kept, "int8", PROBABILITIES)
+        graph = passes.transform(graph, AFTER)
         onnx_io.save(graph, tmp_path / "q.onnx")
         values = {"recipe": {"compute": "int8", "high_precision": high, "batches": [1], "threads": 1}}
         values.update(identity=probe.facts("openvino"), runtime="openvino", onnx=str(tmp_path / "q.onnx"))

@@ -85,8 +85,8 @@ class Tables:
             variants.add(STRONGLY_TYPED_GRAPH)
         if self.has_plugin(precision, target):
             variants.add(self.row("target", target)["fused_graph"])
-        used = ("format", "passes") + (("placement", "activations") if self.has_ranges(precision) else ())
-        return {name: pick(self.row("graph", name), *used) for name in sorted(variants)}
+        placed = ("placement", "activations", "probabilities") if self.has_ranges(precision) else ()
+        return {name: pick(self.row("graph", name), "format", "passes", *placed) for name in sorted(variants)}
 
     def graph_path(self, dataset: str, model: str, precision: str, graph: str) -> str:
         """Return the clean graph of a variant, or the quantized one where the precision has a calibration."""

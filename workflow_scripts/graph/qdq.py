@@ -2,6 +2,7 @@
 
 The clean graph's nodes keep their names. Pairs go on the inputs that the placement of the graph variant names. Scales
 are float32 amax / 127. Codes are INT8 and zero points 0; those of activations may be UINT8, which is INT8 plus 128.
+Probabilities, which are never negative, may have twice the steps: UINT8, zero points 0, and scales of amax / 255.
 Weights are quantized per output channel. Biases stay float, because TensorRT-RTX does not parse INT32 biases behind
 DequantizeLinear. A tensor has one pair for each scale, however many nodes read it.
 """
@@ -13,10 +14,14 @@ import onnx_graphsurgeon as gs
 
 from core.files import UserError
 from core.suggest import nearest
-from graph import names
+from graph import names, surgery
 
 QMAX = 127  # symmetric INT8, -127..127: zero is exact, and both signs have the same range
-ZERO = {"int8": 0, "uint8": 128}  # {type of codes: the code of 0.0}
+CODES = {  # {kind of codes: (type, the code of 0.0, largest magnitude)}
+    "int8": ("int8", 0, QMAX),
+    "uint8": ("uint8", 128, QMAX),
+    "positive": ("uint8", 0, 255),
+}
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 # {kind of node (kind_of): {input index: the quantizer that acts on that input}}
@@ -68,13 +73,15 @@ def insert(
     placement: Collection[str],
     excluded: Collection[str] = (),
     activations: str = "int8",
+    probabilities: str = "int8",
 ) -> gs.Graph:
     """Put Q/DQ pairs on a clean graph and return it.
 
     graph: its nodes are named `{module}/{op}`; amax: {quantizer: float, or list per output channel}; placement: kinds
-    of nodes whose inputs are quantized; excluded: modules whose nodes get no pairs; activations: the type of their
-    codes, a key of ZERO. Raises UserError naming a quantizer without a range, a range that is not positive and finite,
-    a number of ranges that is not the number of channels, or an excluded module that the graph lacks.
+    of nodes whose inputs are quantized; excluded: modules whose nodes get no pairs; activations, probabilities: the
+    types of their codes, int8 or uint8. Raises UserError naming a quantizer without a range, a range that is not
+    positive and finite, a number of ranges that is not the number of channels, or an excluded module that the graph
+    lacks.
     """
     pairs, modules = {}, {module_of(node) for node in graph.nodes}
     fused = {name for name in excluded if name.endswith(PRODUCTS) and name.rpartition(".")[0] in modules}
@@ -84,8 +91,12 @@ def insert(
         quantizers = slots(kind_of(node), amax, placement) if module_of(node) not in excluded else {}
         for index, quantizer in quantizers.items():
             axis = weight_axis(node) if quantizer == "weight_quantizer" else None
-            scale = _scale(f"{module_of(node)}.{quantizer}", amax, node.inputs[index], axis)
-            node.inputs[index] = _pair(graph, node.inputs[index], scale, axis, pairs, activations)
+            tensor = node.inputs[index]
+            scale = _scale(f"{module_of(node)}.{quantizer}", amax, tensor, axis)
+            kind = "int8" if axis is not None else activations
+            if probabilities == "uint8" and surgery.producer(tensor, "Softmax"):
+                kind = "positive"
+            node.inputs[index] = _pair(graph, tensor, scale, axis, pairs, kind)
     return graph.cleanup().toposort()
 
 
@@ -116,16 +127,16 @@ def _scale(name, amax, tensor, axis):
     return np.asarray(values / QMAX, dtype=np.float32)
 
 
-def _pair(graph, tensor, scale, axis, pairs, activations):
+def _pair(graph, tensor, scale, axis, pairs, kind):
     """Return the output of the Q/DQ pair of a tensor with a scale; pairs: {(tensor name, scale): output}."""
     key = (tensor.name, scale.tobytes())
     if key not in pairs:
         label = f"{tensor.name}.q{sum(name == tensor.name for name, _ in pairs) or ''}"
-        kind = activations if axis is None else "int8"
-        zero = gs.Constant(f"{label}_zero", np.full(scale.shape, ZERO[kind], dtype=kind))
-        parameters = [gs.Constant(f"{label}_scale", scale), zero]
+        dtype, zero_code, largest = CODES[kind]
+        zero = gs.Constant(f"{label}_zero", np.full(scale.shape, zero_code, dtype=dtype))
+        parameters = [gs.Constant(f"{label}_scale", np.asarray(scale * np.float32(QMAX / largest))), zero]
         attrs = {} if axis is None else {"axis": axis}
-        codes = gs.Variable(f"{label}_codes", dtype=np.dtype(kind), shape=tensor.shape)
+        codes = gs.Variable(f"{label}_codes", dtype=np.dtype(dtype), shape=tensor.shape)
         values = gs.Variable(f"{label}_values", dtype=np.float32, shape=tensor.shape)
         graph.nodes.append(gs.Node("QuantizeLinear", f"{label}/Q", attrs, [tensor, *parameters], [codes]))
         graph.nodes.append(gs.Node("DequantizeLinear", f"{label}/DQ", attrs, [codes, *parameters], [values]))
