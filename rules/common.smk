@@ -7,6 +7,7 @@ import sys
 
 from configuration import checks
 from configuration.tables import SCORED
+from core import history
 from core import sources
 from core import trained
 from devices import reach
@@ -224,6 +225,11 @@ def listed_bundles(wildcards):
 def listed_results(wildcards):
     """Return the results that config.yaml lists for targets within reach; name the other targets on stderr."""
     return [f"results/{m}.{p}.{t}.json" for m, p, t in reach.reachable_results(tables)]
+
+
+def listed_histories(wildcards):
+    """Return the histories of the listed results."""
+    return [path.replace("results/", "results/history/", 1) for path in listed_results(wildcards)]
 
 
 def listed(path, holds=lambda p, t: True, on_request=False):

@@ -42,6 +42,19 @@ rule choose_precision:
         "--precision {wildcards.precision} --log {log:q}"
 
 
+rule record_history:
+    """Add a result to the history of its name, whose earlier entries a run takes down before it starts."""
+    input:
+        code=result_code("record_history.py"),
+        result="results/{model}.{precision}.{target}.json",
+    output:
+        history="results/history/{model}.{precision}.{target}.json",
+    wildcard_constraints:
+        precision="[A-Za-z0-9_-]+",
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --log {log:q}'
+
+
 rule summarize:
     """Gather the listed results in one table of tab-separated values."""
     input:
@@ -58,6 +71,7 @@ rule report:
     input:
         code=result_code("report.py", *PAGE),
         results=listed_results,
+        histories=listed_histories,
         plans=listed("plans/{m}.{p}.json", tables.has_plan),
         bisects=listed("bisect/{m}.{p}.{t}.json", tables.has_plan, on_request=True),
         descriptions=listed("engines/{m}.{p}.{t}.json"),
@@ -68,6 +82,6 @@ rule report:
     output:
         report="results/report.html",
     params:
-        options=options(models=slices.published),
+        options=options(models=slices.published, carried=slices.carried),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'

@@ -4,14 +4,15 @@ from pathlib import Path
 
 from core.command import Command, Job
 
-EVIDENCE = ("plans", "bisects", "descriptions", "profiles", "timelines", "calibrations", "pictures")
+EVIDENCE = ("histories", "plans", "bisects", "descriptions", "profiles", "timelines", "calibrations", "pictures")
 
 
 def run(args: Job) -> None:
     from reporting import page
 
     evidence = {name: getattr(args, name) for name in EVIDENCE}
-    Path(args.report).write_text(page.render(args.results, args.models, **evidence), encoding="utf-8")
+    results = [*args.results, *sorted(args.carried)]
+    Path(args.report).write_text(page.render(results, args.models, **evidence), encoding="utf-8")
 
 
 def command() -> Command:
@@ -19,6 +20,7 @@ def command() -> Command:
     for name in ("results", *EVIDENCE):
         c.input(f"--{name}", nargs="*", default=[])
     c.json_param("--models", help="JSON: published ImageNet top-1 by model")
+    c.json_param("--carried", help="JSON: {path: SHA-256} of results that were made on other machines")
     return c.output("--report")
 
 

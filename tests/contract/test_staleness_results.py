@@ -36,7 +36,8 @@ def test_a_report_follows_its_plans_and_the_bisections_that_are_there(base, tmp_
     workflow, report = base.copy(tmp_path / "changed"), "results/report.html"
     listed = {"models": [MODEL], "precisions": ["fp32", "int8_ptq"], "targets": ["cpu"]}
     workflow.config(lambda config: config.update(results=listed))
-    assert workflow.plan(report) == ["report"]
+    histories = [f"record_history {name}.cpu" for name in ("fp32", "int8_ptq")]
+    assert workflow.plan(report) == sorted([*histories, "report"])
     workflow.build(report)
     assert workflow.plan(report) == []
     bisect = workflow.path(f"results/digits/bisect/{MODEL}.int8_ptq.cpu.json")
@@ -46,7 +47,22 @@ def test_a_report_follows_its_plans_and_the_bisections_that_are_there(base, tmp_
     workflow.build(report)
     assert workflow.plan(report) == []
     workflow.config(row("precisions", "int8_ptq", criterion={"agreement": 90.0}))
-    assert workflow.plan(report) == sorted(["report", *planned("int8_ptq")])
+    assert workflow.plan(report) == sorted(["report", histories[1], *planned("int8_ptq")])
+
+
+def test_a_report_shows_results_that_came_from_a_target_out_of_reach(base, tmp_path):
+    """They are no inputs: a page makes nothing for a device that is elsewhere."""
+    workflow, report = base.copy(tmp_path / "changed"), "results/report.html"
+    listed = {"models": [MODEL], "precisions": ["fp32"], "targets": ["cpu", "orin"]}
+    workflow.config(lambda config: config.update(results=listed))
+    workflow.build(report)
+    carried = workflow.path(f"results/{MODEL}.fp32.orin.json")
+    carried.write_text("{}")
+    assert workflow.plan(report) == ["report"]
+    workflow.build(report)
+    assert workflow.plan(report) == []
+    carried.write_text("{ }")
+    assert workflow.plan(report) == ["report"], "by content"
 
 
 def test_a_bundle_follows_what_is_in_it(base, tmp_path):

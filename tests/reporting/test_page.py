@@ -14,6 +14,7 @@ import pytest
 from test_report import STEADY, choice, on, result
 
 from conftest import ROOT
+from core import history
 from measure import proportion
 from reporting import charts, layers, page, recommend
 
@@ -132,7 +133,7 @@ def test_a_row_is_an_engine_at_a_batch_size(draw):
     fast = next(row for row in rows if row["engine"] == "LeViT-128S int8_qat" and row["batch"] == "16 best")
     low, high = proportion.interval(98.0, 360)
     assert fast["top-1 %"] == f"98.00 {low:.1f} to {high:.1f}" and fast["images/s"] == "4000.0"
-    assert fast["over FP32"] == "2.50x timed apart" and fast["INT8 share of MACs %"] == "92"
+    assert fast["over FP32"] == "2.50x timed apart" and fast["INT8 MACs %"] == "92"
     assert "mJ an image" not in fast and "over PyTorch" not in fast, "nothing empty is shown"
 
 
@@ -326,6 +327,28 @@ def test_provenance_names_hashes_versions_and_the_command(draw):
     assert "calibration" not in rows[0] and rows[0]["made by"] == "openvino 2026.4.1"
 
 
+def test_earlier_results_of_a_name_and_what_changed(draw):
+    made = {"checkpoint_sha256": "c" * 64, "graph_sha256": "d" * 64, "calibration_sha256": None, "git_commit": None}
+    old, new = result("fp32", 400.0, top1=97.0), result("fp32", 500.0)
+    old["provenance"] = {**made, "versions": {"openvino": "2025.1", "numpy": "2"}}
+    new["provenance"] = {**made, "versions": {"openvino": "2026.4.1", "numpy": "2"}}
+    entries = [history.entry(*pair) for pair in ((old, "2026-10-01T00:00:00Z"), (new, "2026-11-01T00:00:00Z"))]
+    path = "results/history/LeViT-128S.fp32.cpu.json"
+    text = draw([new], charted=True, histories={path: {"entries": entries}})
+    read = Page(text)
+    first, second = read.table("history-LeViT-128S-fp32-cpu")
+    assert first["what changed"] == "first" and first["of the one before"] == ""
+    assert second["what changed"] == "openvino 2025.1 to 2026.4.1" and second["of the one before"] == "1.25x"
+    assert second["top-1 %"].startswith("98.00 96.0") and second["date"] == "2026-11-01T00:00:00Z"
+    assert "2026-10-01T00:00:00Z: 1600.0 images/s at batch 16" in read.labels
+    assert read.table("provenance-table")[0]["date"] == "2026-11-01T00:00:00Z"
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL).group(1))
+    assert [run["name"][:25] for run in data["runs"]] == ["LeViT-128S.fp32.cpu, 2026"] * 2 and 'id="comparison"' in text
+    assert ["images/s at batch 1", "500.0", 500.0] in data["runs"][0]["facts"]
+    alone = draw([new], histories={path: {"entries": entries[1:]}})
+    assert 'id="history"' not in alone and 'id="comparison"' not in alone, "nothing empty is shown"
+
+
 def test_a_page_of_nothing_says_so():
     text = page.render([], {})
     assert "No result has been measured yet" in text and "<table" not in text and "<h2" not in text
@@ -336,7 +359,9 @@ def test_a_page_is_the_same_twice(draw, tmp_path):
     results = sorted(str(path) for path in (tmp_path / "results").glob("*.json"))
     for name in ("a.html", "b.html"):
         command = [sys.executable, str(ROOT / "workflow_scripts/report.py"), "--results", *results]
-        done = subprocess.run([*command, "--models", "{}", "--report", name], capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, "--models", "{}", "--carried", "{}", "--report", name], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from core import provenance
+from core import history, provenance
 from core.files import STAGED, UserError, read_json
 
 JOBS_FILE = "LEVIT_JOBS_FILE"  # names the file that Snakemake writes its plan to
@@ -103,6 +103,8 @@ def copy_in(folder: str, files: list[str], remedy: str) -> list[str]:
     provenance.check_all([os.path.join(folder, name) for name in outputs], remedy)
     for name in files:
         os.makedirs(os.path.dirname(name), exist_ok=True)
+        if os.path.dirname(name) == "results":
+            history.keep_file(name)
     provenance.take({os.path.join(folder, name): name for name in files})
     run_snakemake("--touch", "--force", "--no-hooks", "--", *outputs)
     return outputs

@@ -11,7 +11,7 @@ from reporting.tables import BAD, GREY, Cell, Row, number, percent, text
 BEST = "best"  # the choice of the batch size that shows each engine at its own best one
 COLUMNS = (
     *("engine", "target", "batch", "top-1 %", "images/s", "median ms", "p99 ms", "over FP32", "over PyTorch"),
-    *("mJ an image", "remarks", "agrees with FP32 %", "engine MB", "INT8 share of MACs %", "layers"),
+    *("mJ an image", "remarks", "agreement %", "engine MB", "INT8 MACs %", "layers"),
 )
 
 

@@ -24,6 +24,7 @@ from reporting import (
     published,
     ranges,
     recommend,
+    runs,
     template,
 )
 from reporting.comparison import LEVEL, SEPARATE, UNSTABLE
@@ -36,9 +37,12 @@ SHOWN = 4  # recommendations before those that are folded up
 def render(paths: Iterable[str], top1s: dict[str, float], **evidence: Iterable[str]) -> str:
     """Return the HTML of results; top1s: {model: published ImageNet top-1 in percent}.
 
-    evidence: paths of plans, bisects, descriptions of engines, profiles, timelines, calibrations, pictures of DLAs.
+    evidence: paths of histories, plans, bisects, descriptions of engines, profiles, timelines, calibrations and
+    pictures of DLAs.
     """
     results, script = comparison.load(paths), _part("script.js")
+    histories = runs.load(evidence.pop("histories", ()))
+    compared = runs.runs_of(histories)
     look = figures.Look(results)
     return template.render(
         "page/page.html",
@@ -52,15 +56,18 @@ def render(paths: Iterable[str], top1s: dict[str, float], **evidence: Iterable[s
         style_of=comparison.style_of,
         doubts=DOUBTS,
         **_evidence(results, top1s, evidence),
+        provenance=made.table_of(results, runs.dates(histories)),
+        histories=runs.histories_of(histories),
+        compared=compared,
         style=_part("style.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=_inert({"csv": _csv(results), "results": results}),
+        data=_inert({"csv": _csv(results), "results": results, "runs": compared}),
     )
 
 
 def _evidence(results, top1s, evidence):
-    """Return what stands below the engines: choices, plans, layers, ranges, DLAs, published accuracies, provenance."""
+    """Return what stands below the engines: choices, plans, layers, ranges, DLAs, published accuracies."""
     found = {name: _parsed(evidence.get(name, ())) for name in ("plans", "bisects", "descriptions", "profiles")}
     planned = plans.table_of(results, found["plans"], found["bisects"])
     timelines = list(map(str, evidence.get("timelines", ())))
@@ -74,7 +81,6 @@ def _evidence(results, top1s, evidence):
         "layer_legend": layers.legend(),
         "ranges": ranges.charts_of(_parsed(evidence.get("calibrations", ()))),
         "pictures": [_picture(str(path)) for path in evidence.get("pictures", ())],
-        "provenance": made.table_of(results, {}),
     }
 
 

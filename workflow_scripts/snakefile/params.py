@@ -9,6 +9,7 @@ staleness.
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from configuration.tables import SCORED, STRONGLY_TYPED_GRAPH, Tables, pick
 from core import addresses, resolved, sources
 from core.files import UserError, canonical, system_text
 from core.objective import DEFAULT
+from core.user_files import sha256_of
 from devices import reach
 from devices import toolchain as compilers
 from snakefile import image_stamp
@@ -123,6 +125,16 @@ vars(objective).update(keys=frozenset({"objective"}))
 def published(tables: Tables, w: Any) -> dict[str, float]:
     """Return the published top-1 of the models that have one, in percent."""
     return {name: row["top1"] for name, row in tables.names("model").items() if row.get("top1")}
+
+
+def carried(tables: Tables, w: Any) -> dict[str, str]:
+    """Return {path: SHA-256} of the listed results that are here though their targets are out of reach.
+
+    They came from another machine and cannot be made here: as inputs they would have to be made again where stale.
+    """
+    reachable = reach.reachable_results(tables)
+    paths = [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.listed) if (m, p, t) not in reachable]
+    return {path: sha256_of(path) for path in paths if os.path.exists(path)}
 
 
 def network(tables: Tables, w: Any) -> dict:

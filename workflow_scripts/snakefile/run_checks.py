@@ -57,7 +57,7 @@ def check_requested(arguments: list[str], rules: Any, tables: Tables) -> None:
 
 def _check_path(path, rules, tables, optional):
     _, folder, *rest = path.split("/")
-    if rest and folder not in ("targets", "plugins", "logs"):
+    if rest and folder not in ("targets", "plugins", "history", "logs"):
         tables.row("dataset", folder)
     for rule in rules:
         for match in filter(None, (product.match(path) for product in rule.output)):

@@ -37,7 +37,7 @@ for (const button of all("thead button")) button.addEventListener("click", () =>
 const data = JSON.parse(document.getElementById("data").textContent);
 const downloads = {
   csv: () => new Blob([data.csv], { type: "text/csv" }),
-  json: () => new Blob([JSON.stringify(data.results, null, 2)], { type: "application/json" }),
+  json: () => new Blob([JSON.stringify({ results: data.results, runs: data.runs }, null, 2)], { type: "application/json" }),
 };
 const download = (kind) => {
   const href = URL.createObjectURL(downloads[kind]());
@@ -45,6 +45,63 @@ const download = (kind) => {
   setTimeout(() => URL.revokeObjectURL(href), 1000);
 };
 for (const button of all("[data-download]")) button.addEventListener("click", () => download(button.dataset.download));
+
+// The comparison of two results: of this page, and of the JSON that another page gave.
+const comparison = document.getElementById("comparison");
+const row = (...texts) => {
+  const line = document.createElement("tr");
+  line.append(
+    ...texts.map((text, place) => {
+      const cell = document.createElement(place ? "td" : "th");
+      if (!place) cell.scope = "row";
+      cell.textContent = text;
+      return cell;
+    }),
+  );
+  return line;
+};
+const change = (one, other) => {
+  if (one[2] === null || other[2] === null) return one[1] === other[1] ? "same" : "differs";
+  if (one[0].includes("%")) return `${(one[2] - other[2]).toFixed(2)} points`;
+  return other[2] ? `${(100 * (one[2] / other[2] - 1)).toFixed(1)} %` : "";
+};
+const showComparison = () => {
+  const [one, other] = ["one", "other"].map((id) => data.runs[document.getElementById(id).value].facts);
+  const labels = [...new Set([...one, ...other].map(([label]) => label))];
+  const none = (label) => [label, "none", null];
+  const find = (facts, label) => facts.find((fact) => fact[0] === label) ?? none(label);
+  const pairs = labels.map((label) => [find(one, label), find(other, label)]);
+  document
+    .querySelector("#compared tbody")
+    .replaceChildren(...pairs.map(([a, b]) => row(a[0], a[1], b[1], change(a, b))));
+};
+const offerRuns = () => {
+  for (const [place, id] of ["one", "other"].entries()) {
+    const list = document.getElementById(id);
+    const before = list.value || String(place);
+    list.replaceChildren(...data.runs.map((run, number) => new Option(run.name, number)));
+    list.value = before;
+  }
+  showComparison();
+};
+const addRuns = async (file) => {
+  const caption = document.querySelector("#compared-caption span");
+  try {
+    const { runs } = JSON.parse(await file.text());
+    data.runs.push(...runs.map((run) => ({ name: `${file.name}: ${run.name}`, facts: run.facts })));
+    offerRuns();
+    caption.textContent = `${runs.length} results of ${file.name} can be chosen as well`;
+  } catch {
+    caption.textContent = `${file.name} is not the JSON of such a page: choose a file that its JSON button wrote`;
+  }
+};
+if (comparison) {
+  comparison.hidden = false;
+  comparison.addEventListener("change", (event) =>
+    event.target.id === "more" ? addRuns(event.target.files[0]) : showComparison(),
+  );
+  offerRuns();
+}
 
 // What a mark of a chart stands for, beside the pointer.
 const hint = document.body.appendChild(Object.assign(document.createElement("div"), { id: "hint", hidden: true }));
