@@ -10,7 +10,11 @@ rule dla_fit:
         code=host_code("dla_fit.py", "dla/rules.yaml", "reporting/dla.svg"),
     output:
         report="results/{dataset}/dla/{model}.{precision}.{target}.json",
-        picture="results/{dataset}/dla/{model}.{precision}.{target}.svg",
+        picture=report(
+            "results/{dataset}/dla/{model}.{precision}.{target}.svg",
+            caption="captions/dla.rst",
+            category="Deep learning accelerators",
+        ),
     params:
         options=options(needs="dla", recipe=slices.accelerator),
     shell:

@@ -61,7 +61,7 @@ rule summarize:
         code=result_code("summarize.py"),
         results=listed_results,
     output:
-        summary="results/summary.tsv",
+        summary=report("results/summary.tsv", caption="captions/summary.rst", category="Results"),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --log {log:q}'
 
@@ -80,7 +80,7 @@ rule report:
         calibrations=listed("calibration/{m}.{p}.json", lambda p, t: tables.is_calibrated(p)),
         pictures=listed_dla("svg"),
     output:
-        report="results/report.html",
+        report=report("results/report.html", caption="captions/page.rst", category="Results"),
     params:
         options=options(models=slices.published, carried=slices.carried),
     shell:

@@ -7,7 +7,11 @@ rule draw_timeline:
         profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
         code=result_code("draw_timeline.py", "reporting/timeline.svg"),
     output:
-        timeline="results/{dataset}/timeline/{model}.{precision}.{target}.svg",
+        timeline=report(
+            "results/{dataset}/timeline/{model}.{precision}.{target}.svg",
+            caption="captions/timeline.rst",
+            category="Timelines",
+        ),
     params:
         title="{model} {precision} on {target}",
     shell:
