@@ -22,9 +22,10 @@ MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cp
 
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 NVCC := .cache/nvcc/ready-$(shell cksum < envs/nvcc.txt | cut -d' ' -f1)
+CHROMIUM := .cache/chromium/ready-$(shell cksum < envs/chromium.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: help demo docs test check bench reproduce doctor migrate retime fuzz lint env fonts board rulegraph clean distclean
+.PHONY: help demo docs test check bench reproduce doctor migrate retime fuzz lint env fonts board chromium rulegraph clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## print the version and these targets
@@ -43,7 +44,7 @@ test: $(READY) $(READY7) $(READY8) $(READYDOCS) $(BOARD)  ## run the suite, form
 	$(if $(ALONE),$(PYTEST) $(ALONE) < /dev/null)
 
 check: FAST :=
-check: $(NVCC) test  ## run the suite with the tests that are too slow for every change
+check: $(NVCC) $(CHROMIUM) test  ## run the suite with the tests that are too slow for every change
 
 NNCF ?= $(BIN)/python
 bench: $(READY)  ## measure the speed ratios that this project promises
@@ -95,6 +96,15 @@ $(BOARD): envs/ssh.apt
 	if cd .cache/ssh/packages && apt-get download -qq $$(apt-cache pkgnames | grep -Fx -f ../../../envs/ssh.apt); \
 	  then for package in *.deb; do dpkg-deb --extract $$package .. || exit 1; done; cd .. && rm -r packages && touch $(@F); \
 	  else echo "warning: no packages from apt: tests over ssh run with the installed sshd and rsync, or are skipped" >&2; fi
+
+chromium: $(CHROMIUM)  ## download Chromium for the tests of the page: Debian or Ubuntu, no root
+
+$(CHROMIUM): envs/chromium.apt
+	rm -rf .cache/chromium && mkdir -p .cache/chromium/packages
+	apt-cache show chromium-headless-shell > /dev/null 2>&1 || apt-get update -qq || true
+	if command -v chromium > /dev/null; then touch $@; elif cd .cache/chromium/packages && apt-get download -qq $$(apt-cache pkgnames | grep -Fx -f ../../../envs/chromium.apt); \
+	  then for package in *.deb; do dpkg-deb --extract $$package .. || exit 1; done; cd .. && rm -r packages && touch $(@F); \
+	  else echo "warning: no packages from apt: the page is tried in the installed Chromium, or not at all" >&2; fi
 
 $(READY): envs/host.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

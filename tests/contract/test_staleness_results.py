@@ -61,6 +61,9 @@ def test_a_report_shows_results_that_came_from_a_target_out_of_reach(base, tmp_p
     assert workflow.plan(report) == ["report"]
     workflow.build(report)
     assert workflow.plan(report) == []
+    status, output = workflow.run("--report", "all.html", "--", report)
+    whole = workflow.path("all.html").read_text()
+    assert status == 0 and "Which engine to run on each target, and why" in whole, output
     carried.write_text("{ }")
     assert workflow.plan(report) == ["report"], "by content"
 

@@ -19,13 +19,23 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-she
 FETCHED = REPOSITORY / ".cache/chromium"  # where `make chromium` puts it
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe")
 FLAGS += ("--no-first-run", "--disable-extensions", "--disable-background-networking", "--disable-dev-shm-usage")
+SHELL = 'exec "$0" "$@" 3<&{} 4>&{}'  # Chromium reads its messages from descriptor 3 and answers on descriptor 4
 PATIENCE = 120  # seconds for an answer: the machine may be busy
 
 
 def find():
     """Return the path of a Chromium, or None."""
     found = next((path for path in map(shutil.which, NAMES) if path), None)
-    return found or next(map(str, FETCHED.glob("usr/lib/chromium/*headless*shell")), None)
+    return found or next(map(str, FETCHED.glob("usr/lib/chromium/*-headless-shell")), None)
+
+
+def _environment():
+    """Return the environment of a Chromium: its libraries and fonts, where they were fetched."""
+    if not find().startswith(str(FETCHED)):
+        return dict(os.environ)
+    folders = [path.parent for path in FETCHED.glob("usr/lib/*/libnss3.so")] + [FETCHED / "usr/lib/chromium"]
+    fonts = {"FONTCONFIG_PATH": str(FETCHED / "etc/fonts"), "XDG_DATA_HOME": str(FETCHED / "usr/share")}
+    return {**os.environ, **fonts, "LD_LIBRARY_PATH": ":".join(map(str, folders))}
 
 
 class Tab:
@@ -125,18 +135,21 @@ def tab(profile):
     """Yield a Tab of a Chromium with a fresh profile in a folder."""
     own_read, its_write = os.pipe()
     its_read, own_write = os.pipe()
-    libraries = [
-        str(path) for path in (FETCHED / "usr/lib/x86_64-linux-gnu", FETCHED / "usr/lib/chromium") if path.exists()
+    command = [
+        "bash",
+        "-c",
+        SHELL.format(its_read, its_write),
+        find(),
+        *FLAGS,
+        f"--user-data-dir={profile}",
+        "about:blank",
     ]
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": ":".join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]).strip(":"),
-    }
-    # Chromium reads its messages from descriptor 3 and answers on descriptor 4
-    shell = f'exec "$0" "$@" 3<&{its_read} 4>&{its_write}'
-    command = ["bash", "-c", shell, find(), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(
-        command, pass_fds=(its_read, its_write), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        pass_fds=(its_read, its_write),
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     os.close(its_read)
     os.close(its_write)

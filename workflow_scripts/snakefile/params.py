@@ -127,7 +127,7 @@ def published(tables: Tables, w: Any) -> dict[str, float]:
     return {name: row["top1"] for name, row in tables.names("model").items() if row.get("top1")}
 
 
-def carried(tables: Tables, w: Any) -> dict[str, str]:
+def carried(tables: Tables, w: Any) -> dict[str, str | None]:
     """Return {path: SHA-256} of the listed results that are here though their targets are out of reach.
 
     They came from another machine and cannot be made here: as inputs they would have to be made again where stale.
