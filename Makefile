@@ -25,7 +25,7 @@ NVCC := .cache/nvcc/ready-$(shell cksum < envs/nvcc.txt | cut -d' ' -f1)
 CHROMIUM := .cache/chromium/ready-$(shell cksum < envs/chromium.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: help demo docs test check bench reproduce doctor migrate retime fuzz lint env fonts board chromium rulegraph clean distclean
+.PHONY: help demo docs test check bench reproduce doctor migrate retime fuzz lint env fonts board chromium picture rulegraph clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## print the version and these targets
@@ -134,6 +134,9 @@ $(READYDOCS): envs/docs.txt $(READY)
 $(NVCC): envs/nvcc.txt $(READY)
 	if $(BIN)/uv pip install --quiet --target .cache/nvcc -r envs/nvcc.txt; then rm -f .cache/nvcc/ready-* && touch $@; \
 	  else rm -rf .cache/nvcc; echo "warning: no CUDA compiler: the plugin's tests are skipped" >&2; fi
+
+picture: $(READY) $(CHROMIUM)  ## draw docs/page.png again
+	$(BIN)/python docs/picture.py
 
 rulegraph: $(READY)  ## draw docs/rulegraph.svg again: needs Graphviz
 	$(BIN)/python docs/rulegraph.py

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import pytest
 from test_report import STEADY, choice, on, result
 
+import recorded_gpu
 from conftest import ROOT
 from core import history
 from measure import proportion
@@ -190,6 +191,16 @@ def test_without_a_choice_the_fastest_within_budget_is_recommended(draw, results
     completed = page.comparison.load(sorted(f"results/{r['model']}.{r['precision']}.cpu.json" for r in results))
     (found,) = recommend.recommendations(completed)
     assert found["name"] == name and found["why"].startswith(why)
+
+
+def test_results_of_the_h200_are_recommended_and_shown(draw):
+    text = draw(recorded_gpu.results())
+    rows = Page(text).table("engines-table")
+    assert len(rows) == 7 and {row["style"] for row in rows} == {""}, "one precision was not timed at batch 1"
+    sentence = re.search(r'<p class="headline">(.*?)</p>', text, re.DOTALL).group(1)
+    assert (
+        "LeViT-128S on gpu: run <em>fp16</em> at batch 64" in sentence and "NVIDIA H200, tensorrt 8.5.3.1" in sentence
+    )
 
 
 def test_targets_and_datasets_have_their_own_headlines_and_tables(draw):

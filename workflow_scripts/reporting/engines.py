@@ -62,7 +62,7 @@ def _row(results, result, entry):
         number(entry["energy_mj_per_image"], "{:.2f}"),
         Cell(remarks, remarks, command=command),
         percent(accuracy["agreement_with_fp32"], accuracy["num_images"]),
-        number(engine["bytes"] / 1e6),
+        number(engine["bytes"] and engine["bytes"] / 1e6),
         number(share and 100 * share, "{:.0f}", BAD if comparison.is_barely_int8(result) else ""),
         Cell(", ".join(f"{count} {kind}" for kind, count in kinds.items()), engine["layers"]),
     ]
