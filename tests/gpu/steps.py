@@ -150,7 +150,7 @@ class Steps:
     def smoke(self):
         """Take a small network through every call that needs a GPU."""
         command = [HERE / "smoke.py", self.out / "smoke.json", self.staged / "smoke"]
-        return Step("smoke", "tensorrt", 60, ("smoke.json",), (), command)
+        return Step("smoke", "tensorrt", 200, ("smoke.json",), (), command)
 
     def cross(self, engine):
         """Check an engine's timing in four ways that must agree."""

@@ -93,6 +93,8 @@ def test_a_step_ends_with_the_budget(tmp_path, monkeypatch):
     args = {"out": tmp_path / "out", "dir": tmp_path, "budget_seconds": visit.SPARE + 0.2, "gpus": "0", "back": None}
     one = visit.Visit(types.SimpleNamespace(**args, python="", torch_python=""), [slow])
     assert one.run() == [] and one.done["slow"]["status"] == -9 and one.done["slow"]["seconds"] < 10
+    (tmp_path / "out/x").write_text("what a step that failed has left")
+    assert not one.is_done(slow)
 
 
 @pytest.fixture

@@ -79,7 +79,8 @@ class Visit:
         return next((step for step in ready if step.seconds <= left), None)
 
     def is_done(self, step):
-        return all((self.out / path).exists() for path in step.made)
+        went_well = self.done.get(step.name, {}).get("status", 0) == 0
+        return went_well and all((self.out / path).exists() for path in step.made)
 
     def take(self, step, gpu):
         """Run a step's command; note its status and seconds."""
@@ -138,7 +139,7 @@ class Visit:
                     archive.add(str(path), under + str(path.relative_to(folder)))
         os.replace(str(back / "visit.partial"), str(back / "visit.tar.gz"))
         outputs = self.kit / "outputs.tar"
-        if outputs.exists() and not (back / "outputs.tar.00").exists():
+        if "kit" in self.done and self.done["kit"]["status"] == 0:
             subprocess.run(["split", "-b", "15M", "-d", str(outputs), str(back / "outputs.tar.")], check=True)
 
 
