@@ -146,6 +146,34 @@ def test_learned_scales_compute_like_the_quantizers_and_have_lsqs_gradient():
     assert scale.ratio.grad.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_fake_quantization_under_autocast_has_the_same_codes_and_gradients():
+    values = torch.linspace(-2.2, 2.2, 301).view(1, 7, 43)
+    exact, fast = LearnedScale(torch.tensor(127 / 64)), LearnedScale(torch.tensor(127 / 64))
+    inputs = [values.clone().requires_grad_() for _ in range(2)]
+    expected = exact(inputs[0])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        quantized = fast(inputs[1])
+    assert quantized.dtype == torch.bfloat16 and torch.equal(quantized, expected.bfloat16())
+    for output in (expected, quantized):
+        (output.float() * values.sign()).sum().backward()
+    assert torch.equal(inputs[0].grad, inputs[1].grad) and (inputs[0].grad == 0).any()
+    assert fast.ratio.grad.item() == pytest.approx(exact.ratio.grad.item(), rel=0.01)
+
+
+def test_a_tensor_that_several_quantizers_read_is_quantized_once_in_each_pass():
+    scale, values = LearnedScale(torch.tensor(1.0), readers=2), torch.randn(2, 8)
+    first, second, next_pass = (scale(values) for _ in range(3))
+    assert first is second and next_pass is not first
+
+
+def test_images_are_not_rounded_by_autocast(digits):
+    network, images = qat.keep_images_exact(digits.folded()), torch.full((1, 3, 64, 64), -2.1179)
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    exact = first(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(first(images), exact)
+
+
 def test_learned_scales_start_from_the_calibrated_network_and_leave_it_usable(digits):
     batch = random_images(4)
     _, network = calibrated(digits.folded(), batch)

@@ -5,20 +5,63 @@ rate suits tensors of all magnitudes. Quantizers that read the same tensor share
 in the graph, before training and after.
 """
 
+from typing import Any
+
 import torch
 
 from quantization import amax
 from quantization.methods import QMAX, SMALLEST
 
+inside = torch.ops.aten.hardtanh_backward  # (values, places, low, high) -> the values, 0 where a place is not between
+
+
+class FakeQuantize(torch.autograd.Function):
+    """LSQ's fake quantization as one node of autograd's graph, which works in place and saves one tensor.
+
+    That tensor is the derivative of a value by the scale: its code less value / scale, or the code where it is clipped.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, scale: torch.Tensor, share: float) -> torch.Tensor:
+        """Return the values quantized and dequantized, in the type of autocast's products, if any, or their own.
+
+        scale: float32 [] or [O, 1, ...]; share: factor of the scale's gradient.
+        """
+        ratios = values.float().contiguous() / scale
+        kept = inside(ratios, ratios, -QMAX - 1.5, QMAX + 0.5)
+        codes = ratios.round_().clamp_(-QMAX - 1, QMAX)
+        slopes, kind = torch.sub(codes, kept, out=kept), product_type(values)
+        ctx.save_for_backward(slopes.to(kind), scale)
+        ctx.share, ctx.kind = share, values.dtype
+        return codes.mul_(scale).to(kind)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Return the gradients of the values, 0 where they are clipped, and of the scale."""
+        slopes, scale = ctx.saved_tensors
+        rows = slopes.view(scale.numel(), -1), gradient.reshape(scale.numel(), -1)
+        of_scale = torch.linalg.vecdot(*rows).view(scale.shape).float() * ctx.share
+        return inside(gradient, slopes, -1, 1).to(ctx.kind), of_scale, None
+
+
+def product_type(values: torch.Tensor) -> torch.dtype:
+    """Return the type that autocast computes products of the values in, or their own without autocast."""
+    kind = values.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
+
 
 class LearnedScale(torch.nn.Module):
-    """Fake quantization of float32 tensors with a learned range: of a weight [O, ...], or of activations [B, ...]."""
+    """Fake quantization with a learned range: of a weight [O, ...], or of activations [B, ...]."""
 
-    def __init__(self, calibrated: torch.Tensor):
-        """Start from a range: amax [] of a tensor, or [O, 1, ...] of the output channels of a weight."""
+    def __init__(self, calibrated: torch.Tensor, readers: int = 1):
+        """Start from a range: amax [] of a tensor, or [O, 1, ...] of the output channels of a weight.
+
+        readers: quantizers in a network that each read the same tensor; it is quantized once for all of them.
+        """
         super().__init__()
         self.register_buffer("calibrated", calibrated.detach().float().clone())
         self.ratio = torch.nn.Parameter(torch.ones_like(self.calibrated))
+        self.readers, self._read, self._quantized = readers, None, None
 
     def amax(self) -> torch.Tensor:
         """Return the learned range, in the shape of the calibrated one."""
@@ -26,11 +69,14 @@ class LearnedScale(torch.nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return the values quantized and dequantized; gradients pass through the rounding."""
-        share = (values[0].numel() * QMAX) ** -0.5  # LSQ's gradient scale 1 / sqrt(n Qmax), n a channel's or an image's
-        scale = self.amax() / QMAX
-        scale = scale * share + (scale * (1 - share)).detach()
-        inside = (values / scale).clamp(-QMAX - 1, QMAX)
-        return (inside + (inside.round() - inside).detach()) * scale
+        if values is not self._read:  # the first of its readers
+            share = (values[0].numel() * QMAX) ** -0.5  # LSQ's 1 / sqrt(n Qmax), n a channel's or an image's
+            self._read, self._left = values, self.readers
+            self._quantized = FakeQuantize.apply(values, self.amax() / QMAX, share)
+        quantized, self._left = self._quantized, self._left - 1
+        if self._left == 0:
+            self._read = self._quantized = None
+        return quantized
 
 
 class LearnedScales(torch.nn.ModuleList):
@@ -40,7 +86,7 @@ class LearnedScales(torch.nn.ModuleList):
         """Take over the quantizers of a calibrated network; images: float32 [N, 3, H, W], to find shared tensors."""
         groups = [[quantizer] for name, quantizer in amax.quantizers(model).items() if name.endswith(amax.WEIGHT)]
         self.groups = groups + _by_input(model, images)
-        super().__init__(LearnedScale(group[0].amax) for group in self.groups)
+        super().__init__(LearnedScale(group[0].amax, len(group)) for group in self.groups)
         for scale, group in zip(self, self.groups):
             for quantizer in group:
                 quantizer.forward = scale.forward

@@ -1,6 +1,7 @@
 """Quantization-aware training: a quantized student learns the logits and block outputs of the FP32 network."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from data import augment
-from model import deploy, training
+from model import context, deploy, training
 from model.resume import Resume
 from quantization.distillation import divergence
 from quantization.lsq import LearnedScales
@@ -21,7 +22,8 @@ class Observed(torch.nn.Module):
 
     def __init__(self, network: torch.nn.Module, scales: LearnedScales | None = None):
         super().__init__()
-        self.network, self.scales, self._outputs = network, scales, []
+        self.network = keep_images_exact(network).to(memory_format=torch.channels_last)
+        self.scales, self._outputs = scales, []
         for module in network.modules():
             if isinstance(module, (deploy.Block, deploy.Downsample)):
                 module.register_forward_hook(lambda _, __, output: self._outputs.append(output))
@@ -30,6 +32,23 @@ class Observed(torch.nn.Module):
         """Return (logits, block outputs) of float32 [B, 3, H, W]."""
         self._outputs.clear()
         return self.network(images), tuple(self._outputs)
+
+
+def keep_images_exact(network: torch.nn.Module) -> torch.nn.Module:
+    """Let a network's first convolution compute in float32 under autocast as well, in place, and return the network.
+
+    A flat background's pixels all have one value; rounded to bfloat16, they shift every logit.
+    """
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.forward = functools.partial(_without_autocast, module.forward)
+            return network
+    return network
+
+
+def _without_autocast(forward, images):
+    with torch.autocast(images.device.type, enabled=False):
+        return forward(images)
 
 
 class EMA:
@@ -60,7 +79,8 @@ def loss_of(student: tuple, teacher: tuple, recipe: dict) -> torch.Tensor:
     """
     loss = divergence(student[0], teacher[0], recipe["temperature"])
     if recipe["features"] and teacher[1]:
-        errors = [F.mse_loss(a, b) / b.square().mean() for a, b in zip(student[1], teacher[1])]
+        pairs = [(a.float(), b.float()) for a, b in zip(student[1], teacher[1])]
+        errors = [F.mse_loss(a, b) / b.square().mean() for a, b in pairs]
         loss = loss + recipe["features"] * torch.stack(errors).mean()
     return loss
 
@@ -84,6 +104,7 @@ class QatTrainer:
         with its defaults; row: of `models`.
         """
         self.recipe, self.images, self.seed, self.row, self.device = recipe, images, seed, row, device
+        self.kind = context.fast_type(device)
         self.per_epoch = len(images) // recipe["batch"]
         self.steps = recipe.get("steps") or recipe["epochs"] * self.per_epoch
         scales = self._scales(student) if recipe["scales"] == "learned" else None
@@ -132,9 +153,11 @@ class QatTrainer:
             self.student.scales.release()
 
     def _step(self, student, inputs, step, epoch):
-        with torch.no_grad():
-            target = self.teacher(inputs)
-        loss = loss_of(student(inputs), target, self.recipe)
+        with training.autocast(self.device, self.kind):
+            with torch.no_grad():
+                target = self.teacher(inputs)
+            outputs = student(inputs)
+        loss = loss_of(outputs, target, self.recipe)
         self.optimizer.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
         self.ema.update(step)
         return loss.item()
