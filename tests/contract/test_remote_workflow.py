@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import boards
+import bundles
 import forks
 from model import zoo
 from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow, jobs_of
@@ -115,6 +116,19 @@ def test_the_result_is_measured_on_the_board(built, board):
     assert workflow.plan(RESULT) == []
     for path in workflow.path("results").rglob("*.*"):
         assert str(board.folder).encode() not in path.read_bytes(), f"{path} tells how the board is reached"
+
+
+@pytest.mark.slow
+def test_a_bundle_is_made_on_the_board(workflow, tmp_path):
+    """Its clients and samples travel there, and the client here gives the logits that the board recorded."""
+    name = "results/digits/bundles/LeViT-tiny.fp32.board.tar.gz"
+    assert workflow.plan(name) == ["bundle fp32.board", "pick_samples"]
+    status, output = workflow.run("--", name)
+    assert status == 0 and len(sent(output)) == 1, output
+    bundle = bundles.unpack(workflow.path(name), tmp_path / "unpacked")
+    assert (bundle / "cpp/engine_openvino.cpp").exists() and not (bundle / "cpp/engine_tensorrt.cpp").exists()
+    status, text, problems = bundles.alone(bundle, "selftest")
+    assert (status, problems) == (0, "") and text.endswith("selftest passed\n")
 
 
 def test_where_a_target_is_decides_nothing(workflow, board):

@@ -17,6 +17,7 @@ import yaml
 
 import bundles
 import pick_samples
+import runtimes
 from conftest import ROOT
 from core.files import UserError, sha256_file
 from deployment import archive, compatibility, image_sources
@@ -104,7 +105,23 @@ def test_its_modules_import_nothing_of_the_project_by_its_name_there(bundle):
     folders = "|".join(path.name for path in (ROOT / "workflow_scripts").iterdir() if path.is_dir())
     for path in [bundle / "classify.py", *(bundle / "levit").rglob("*.py")]:
         assert not re.search(rf"^\s*(from|import) ({folders})\b", path.read_text(), re.MULTILINE), path
-    assert not (bundle / "levit/core/command.py").exists(), "what builds and measures stays at home"
+
+
+def test_the_modules_of_every_runtime_import_by_themselves(tmp_path):
+    for name in runtimes.names():
+        for path, content in archive.client(name).items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(content)
+    assert not (tmp_path / "levit/core/command.py").exists(), "what builds and measures stays at home"
+    names = [f"levit.runtimes.{name}" for name in runtimes.names()] + ["levit.deployment.stream", "classify"]
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import {', '.join(names)}; "
+    program += "print(sorted({'core', 'data', 'runtimes', 'torch', 'tqdm'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+    assert {name for name in ("openvino", "tensorrt", "onnxruntime") if archive.cpp_client(name)} == {
+        "openvino",
+        "tensorrt",
+    }
 
 
 def test_another_logit_fails_the_selftest(bundle, classify):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from typing import Any
 
-from core.command import log
 from core.files import UserError
 from runtimes import _program, import_library
 
+log = logging.getLogger("levit")
 NAME = "levit::attention"
 SCHEMA = "(Tensor tokens, Tensor? own_queries, Tensor bias, int key_dim, int val_dim) -> Tensor"
 REMEDY = "install triton, or leave `fused_attention` out of the target's row"
