@@ -89,7 +89,7 @@ def recorded(files: dict[str, bytes], result: dict) -> dict:
         listed = json.loads(files["samples/samples.json"])
         pixels = np.stack([model.pixels(files[f"samples/{one['file']}"], one["file"]) for one in listed])
         logits = np.stack([model.logits(image[None])[0] for image in pixels])
-        samples = [{**one, "logits": [round(float(x), 5) for x in row]} for one, row in zip(listed, logits)]
+        samples = [{**one, "logits": list(map(selftest.rounded, row))} for one, row in zip(listed, logits)]
         return {
             "schema": SCHEMA,
             "engine_sha256": result["engine"]["sha256"],

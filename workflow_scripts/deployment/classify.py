@@ -87,7 +87,7 @@ def line(model: Any, name: str, logits: Any, args: argparse.Namespace) -> str:
     top = model.top(logits, args.top)
     if not (args.json or args.logits):
         return f"{name}: " + ", ".join(f"{one['class']} {one['probability']:.1%}" for one in top)
-    more = {"logits": [round(float(value), 5) for value in logits]} if args.logits else {}
+    more = {"logits": [float(f"{value:.6g}") for value in logits]} if args.logits else {}
     return json.dumps({"image": name, "top": top, **more})
 
 

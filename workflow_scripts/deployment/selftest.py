@@ -11,6 +11,8 @@ from core.files import read_json
 from data import preprocess
 from deployment.classifier import SAMPLES
 
+DIGITS = 6  # of logits, which are float32
+
 
 def run(model: Any) -> int:
     """Print the largest difference of each sample's logits; return 0 if all are within the recorded tolerance."""
@@ -42,4 +44,9 @@ def tolerance(model: Any, pixels: np.ndarray, logits: np.ndarray) -> float:
         repeated = np.resize(np.arange(len(pixels)), max(batch, len(pixels)))
         others.append(model.logits(pixels[repeated])[: len(pixels)])
     largest = max(float(np.abs(other - logits).max()) for other in others)
-    return round(max(largest, 1e-3 * float(np.std(logits))), 5)
+    return rounded(max(largest, 1e-3 * float(np.std(logits))))
+
+
+def rounded(value: float) -> float:
+    """Return a number with the DIGITS that are recorded of it, so that equal inputs give equal bytes."""
+    return float(f"{float(value):.{DIGITS}g}")

@@ -192,11 +192,16 @@ void classify(Bundle& bundle, std::function<Source(size_t)> const& source, size_
     }
 }
 
+std::string formatted(char const* format, int digits, double value)
+{
+    char text[64];
+    std::snprintf(text, sizeof text, format, digits, value);
+    return text;
+}
+
 std::string fixed(double value, int digits)
 {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.*f", digits, value);
-    return text;
+    return formatted("%.*f", digits, value);
 }
 
 // The line of an image: its most probable classes, as classify.py prints them.
@@ -223,7 +228,7 @@ std::string line(Bundle const& bundle, std::string const& name, float const* log
         return text;
     text += "]";
     for (size_t i = 0; options.logits && i < count; ++i)
-        text += (i ? ", " : ", \"logits\": [") + fixed(logits[i], 5) + (i + 1 < count ? "" : "]");
+        text += (i ? ", " : ", \"logits\": [") + formatted("%.*g", 6, logits[i]) + (i + 1 < count ? "" : "]");
     return text + "}";
 }
 
