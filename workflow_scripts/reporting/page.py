@@ -31,7 +31,7 @@ from reporting.comparison import LEVEL, SEPARATE, UNSTABLE
 
 PARTS = Path(__file__).with_name("page")
 DOUBTS = {SEPARATE: "timed apart", UNSTABLE: "timing not stable", LEVEL: "which is faster is not known"}
-SHOWN = 4  # recommendations before those that are folded up
+SHOWN = 3  # recommendations before those that are folded up
 
 
 def render(paths: Iterable[str], top1s: dict[str, float], **evidence: Iterable[str]) -> str:
@@ -78,7 +78,7 @@ def _evidence(results, top1s, evidence):
         "bisections": plans.bisections(planned),
         "effects": plans.pictures(found["plans"]),
         "layers": layers.maps_of(results, found["descriptions"], found["profiles"], timelines),
-        "layer_legend": layers.legend(),
+        "layer_legend": layers.legend(found["descriptions"], found["profiles"]),
         "ranges": ranges.charts_of(_parsed(evidence.get("calibrations", ()))),
         "pictures": [_picture(str(path)) for path in evidence.get("pictures", ())],
     }

@@ -76,8 +76,17 @@ def _described(results, result, why):
         "interval": proportion.interval(accuracy["top1"], accuracy["num_images"]) if accuracy["num_images"] else None,
         "over": over,
         "over_fp32": base,
+        "bundle": _bundle(result),
         "command": f"make retime RESULT={comparison.path_of(result)}" if again else None,
     }
+
+
+def _bundle(result):
+    """Return the command that packs an engine for deployment; None for PyTorch's, which has no clients."""
+    if result["target_identity"].get("runtime") == over_pytorch.RUNTIME:
+        return None
+    name = ".".join(result[key] for key in ("model", "precision", "target"))
+    return f"snakemake results/{result['dataset']['name']}/bundles/{name}.tar.gz"
 
 
 def _own(results, result):
