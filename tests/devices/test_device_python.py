@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -175,3 +176,10 @@ def test_snakemake_7_on_a_device(tmp_path, options):
     status, said = old(*[part for part in command if part != "-n"], cwd=tmp_path)
     assert status == 1 and "is missing here: on the host run snakemake results/digits/" in said
     assert "error: a device makes none of that (site: device in the config)" in said and "Traceback" not in said
+
+
+def test_the_doctor_examines_a_device(tmp_path):
+    shutil.copy(REPOSITORY / "config.yaml", tmp_path)
+    status, said = old(SCRIPTS / "doctor.py", "ort", cwd=tmp_path)
+    assert status == 0 and re.search(r"^  ok +target ort +onnxruntime 1\.19", said, re.MULTILINE), said
+    assert (tmp_path / "doctor.tar.gz").is_file()
