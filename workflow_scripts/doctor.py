@@ -130,7 +130,7 @@ def lines(found: dict) -> list:
 def anonymous(value: dict) -> dict:
     """Return a JSON value without what may say whose machine it is: paths, this user's and this machine's name."""
     words = {getpass.getuser(), platform.node(), os.path.basename(os.path.expanduser("~"))} - {"root", ""}
-    text = PATH.sub("PATH", json.dumps(value, sort_keys=True))
+    text = PATH.sub("PATH", json.dumps(value, sort_keys=True, ensure_ascii=False))
     for word in words:
         text = re.sub(rf"\b{re.escape(word)}\b", "NAME", text)
     return json.loads(text)
