@@ -178,8 +178,8 @@ def test_a_row_with_an_interpreter_of_its_own(tmp_path, monkeypatch):
 def test_nothing_private_is_left(monkeypatch):
     monkeypatch.setattr(doctor.getpass, "getuser", lambda: "jürgen")
     monkeypatch.setattr(doctor.platform, "node", lambda: "lab-7")
-    text = "Python 3.8.10, /home/jürgen/venv/bin/python on lab-7; /usr/bin/python3, TensorRT 8.5.2.2; jürgen's /srv/x: y"
-    expected = "Python 3.8.10, PATH on NAME; /usr/bin/python3, TensorRT 8.5.2.2; NAME's PATH: y"
+    text = "Python 3.8.10, /home/jürgen/venv/bin/python on lab-7; /usr/bin/python3, TRT 8.5.2.2; jürgen's /srv/x: y"
+    expected = "Python 3.8.10, PATH on NAME; /usr/bin/python3, TRT 8.5.2.2; NAME's PATH: y"
     assert doctor.anonymous({"text": text}) == {"text": expected}
 
 
