@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 
+FACTS = {"device": "Device", "version": "TensorRT", "driver": "driver"}
 LAYERS = 8  # kinds of layer in a table
 WAYS = {"eager": "CUDA graph", "fused": "CUDA graph, attention in Triton", "compiled": "torch.compile"}
 WAYS["both"] = "torch.compile, attention in Triton"
@@ -14,7 +15,7 @@ def read(path):
 
 def page(folder):
     """Return the page of a folder that has what came back from a visit."""
-    parts = [heading, engines, pytorch, layers, kernel, sanitizers, plans, choice, training, steps]
+    parts = [heading, notes, engines, pytorch, layers, kernel, sanitizers, plans, choice, training, steps]
     return "\n\n".join(filter(None, (part(folder) for part in parts)))
 
 
@@ -25,8 +26,14 @@ def table(columns, rows):
 
 def heading(folder):
     found = read(folder / "tensorrt.json") or {}
-    facts = (f"{key.replace('_', ' ')} {found[key]}" for key in ("device", "version", "driver") if found.get(key))
-    return f"# LeViT on a GPU\n\nTensorRT: {', '.join(facts)}. Written by `python tests/gpu/visit.py tables`."
+    facts = (f"{name} {found[key]}" for key, name in FACTS.items() if found.get(key))
+    return f"# LeViT on a GPU\n\n{', '.join(facts)}. Written by `python tests/gpu/visit.py tables {folder}`."
+
+
+def notes(folder):
+    """Return what somebody wrote about the visit: notes.md beside the figures."""
+    path = folder / "notes.md"
+    return path.read_text().strip() if path.exists() else None
 
 
 def turns(folder):
