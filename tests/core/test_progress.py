@@ -1,12 +1,13 @@
-"""Progress without tqdm, as on the host of a kit."""
+"""Progress where stderr is no terminal: lines in the log, and nothing on stderr."""
 
 from core import progress
 
 
-def test_without_tqdm_nothing_is_shown(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "tqdm", None)
-    assert list(progress.over([1, 2], "count")) == [1, 2]
-    with progress.bar(3, "train") as bar:
-        bar.update(2)
-        bar.set_postfix_str("loss 1")
-    assert capsys.readouterr() == ("", "")
+def test_a_log_has_a_line_once_a_minute(caplog, capsys, monkeypatch):
+    with caplog.at_level("INFO", "levit"):
+        assert list(progress.over([1, 2], "calibrate")) == [1, 2]
+        assert not caplog.messages, "what takes less than a minute is not worth a line"
+        monkeypatch.setattr(progress, "MINUTE", 0.0)
+        list(progress.over([1, 2], "calibrate"))
+    assert caplog.messages[-1].startswith("calibrate: 2 of 2 in 00:00")
+    assert capsys.readouterr().err == ""
