@@ -7,10 +7,12 @@ than PyTorch; it is stable if it is known to 2.5 %.
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from core.command import Command, Job, engine_command, log, plugin_hash
 from core.files import sha256_file, write_json
+from measure import beside
 
 RUNTIME = "pytorch"
 
@@ -46,26 +48,27 @@ def entry(batch: int, pair: list, recipe: dict, cache: Any, name: str) -> dict:
     facts.update(running=[engine.facts for engine in pair], power_mode=mode)
     timed = cache.get(lambda: take(batch, pair, recipe), **facts)
     ratio = paired.speed_ratio(*timed["median_ms"])
-    log_summary(batch, ratio, name, timed["stable"])
+    log_summary(batch, ratio, name, timed)
     return {"batch": batch, **ratio, "slower": ratio["ratio"] < 1, **timed}
 
 
 def take(batch: int, pair: list, recipe: dict) -> dict:
-    """Time a batch size in turns: return the milliseconds of each round, and whether their ratio is stable."""
+    """Time a batch size in turns: return each round's milliseconds, whether their ratio is stable, what ran beside."""
     from measure import interleaved, paired, timing
 
+    window = beside.Window([os.getpid(), *(engine.process.pid for engine in pair)])
     turns = interleaved.in_rounds([(engine, batch) for engine in pair], recipe, timing.options_of(recipe))
     times = [interleaved.summary(several, batch)["median_ms"] for several in turns]
-    return {"median_ms": times, "stable": paired.is_stable(times)}
+    return {"median_ms": times, "stable": paired.is_stable(times), "beside": window.end()}
 
 
-def log_summary(batch: int, ratio: dict, name: str, stable: bool) -> None:
+def log_summary(batch: int, ratio: dict, name: str, timed: dict) -> None:
     """Log how much faster the engine is, and warn where PyTorch is faster."""
     from measure.benchmark_cache import NOT_STABLE
 
     level, slower = (logging.WARNING, "slower than PyTorch: ") if ratio["ratio"] < 1 else (logging.INFO, "")
     text = "%sbatch %d: %.2f (%.2f to %.2f) times as fast as PyTorch (%s)%s"
-    note = "" if stable else f"; {NOT_STABLE}"
+    note = ("" if timed["stable"] else f"; {NOT_STABLE}") + beside.note(timed["beside"])
     log.log(level, text, slower, batch, ratio["ratio"], ratio["low"], ratio["high"], name, note)
 
 

@@ -62,7 +62,7 @@ def test_a_machine_without_an_id_and_pytorch_itself_are_not_compared():
 def in_turns(own, rival):
     """Return compare_pytorch.py's output for the milliseconds of each round."""
     ratio = paired.speed_ratio(own, rival)
-    timed = {"median_ms": [own, rival], "stable": True, "timed": "new", "timing_key": None}
+    timed = {"median_ms": [own, rival], "stable": True, "beside": None, "timed": "new", "timing_key": None}
     entry = {"batch": 16, **ratio, "slower": ratio["ratio"] < 1, **timed}
     return {"pytorch": "fp32.torch", "pytorch_sha256": "0" * 64, "engine_sha256": "1" * 64, "batches": [entry]}
 
