@@ -4,9 +4,10 @@
     python tests/bench/quantizers.py measure FOLDER > measured.json   # engines, accuracy, timings that take turns
     python tests/bench/quantizers.py table measured.json              # as Markdown
 
-Peers start from the exported graph (or the trained network) and keep their defaults; ours are the results of
-LeViT-128S on digits, which must be there. All are scored on the val split and timed under OpenVINO, as the target
-`cpu` compiles them, and under ONNX Runtime. modelopt.onnx needs the packages of nvidia-modelopt[onnx] on PYTHONPATH.
+Peers start from the exported graph (or the trained network) and keep their defaults; ours are the graphs of
+LeViT-128S on digits for `cpu` and for `ort`, which must be there. All are scored on the val split and timed under
+OpenVINO, as the target `cpu` compiles them, and under ONNX Runtime. modelopt.onnx needs the packages of
+nvidia-modelopt[onnx] on PYTHONPATH.
 """
 
 import argparse
@@ -107,9 +108,9 @@ def modelopt_torch(path):
     torch.onnx.export(network, images[:2], str(path), **options)
 
 
-def ours(precision):
-    source = DIGITS / (f"quantized/{MODEL}.{precision}.cpu.onnx" if precision else f"clean/{MODEL}.cpu.onnx")
-    return lambda path: shutil.copy(source, path)
+def ours(precision, variant="cpu"):
+    name = f"quantized/{MODEL}.{precision}" if precision else f"clean/{MODEL}"
+    return lambda path: shutil.copy(DIGITS / f"{name}.{variant}.onnx", path)
 
 
 GRAPHS = {  # contender: (writer, recipe of its engine)
@@ -122,7 +123,10 @@ GRAPHS = {  # contender: (writer, recipe of its engine)
     "ours, int8_ptq": (ours("int8_ptq"), BESIDE_BF16),
     "ours, int8_qat": (ours("int8_qat"), BESIDE_BF16),
     "ours, int8_qat beside FP32": (ours("int8_qat"), INT8),
+    "ours, int8_ptq for ort": (ours("int8_ptq", "ort"), INT8),
+    "ours, int8_qat for ort": (ours("int8_qat", "ort"), INT8),
 }
+ALONE = {"beside FP32": "openvino", "for ort": "onnxruntime"}  # {end of a contender's name: its one runtime}
 
 
 def write_graphs(folder):
@@ -149,7 +153,8 @@ def contenders(folder):
         for label, runtime in RUNTIMES.items():
             beside = {**recipe, "high_precision": "fp32"} if "high_precision" in recipe else recipe
             given = recipe if runtime == "openvino" else beside
-            able = runtime == "openvino" or (recipe["compute"] != "bf16" and "beside" not in name)
+            able = runtime == "openvino" or recipe["compute"] != "bf16"
+            able &= all(only == runtime for end, only in ALONE.items() if name.endswith(end))
             if able and (folder / f"{name}.onnx").exists():
                 found[f"{name} / {label}"] = (folder / f"{name}.{runtime}.engine", runtime, given)
     return found
