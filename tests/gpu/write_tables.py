@@ -31,8 +31,8 @@ def heading(folder):
 
 
 def notes(folder):
-    """Return what somebody wrote about the visit: notes.md beside the figures."""
-    path = folder / "notes.md"
+    """Return what somebody wrote about the visit: notes.txt beside the figures."""
+    path = folder / "notes.txt"
     return path.read_text().strip() if path.exists() else None
 
 
