@@ -78,7 +78,7 @@ def copied(workflow, rsync, folder, *options):
     subprocess.run([f"{rsync}/rsync", *options, "results", f"{folder}/"], cwd=workflow.folder, check=True)
 
 
-@pytest.mark.parametrize("minutes", [-60 * 24 * 30, -5, 5])
+@pytest.mark.parametrize("minutes", [-60 * 24 * 30, pytest.param(-5, marks=pytest.mark.slow), 5])
 def test_target_jobs_alone_are_left_whatever_the_clocks_say(host, device, rsync, tmp_path, minutes):
     """`rsync -a` keeps times: those of a host whose clock is behind or ahead."""
     other = host.copy(tmp_path / "host")

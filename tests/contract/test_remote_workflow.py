@@ -241,6 +241,7 @@ def test_a_board_without_rsync(workflow, board):
         away.rename(program)
 
 
+@pytest.mark.slow  # test_remote.py has two hosts at once on one board
 def test_two_workflows_at_once_on_one_board(built, board, tmp_path):
     copies = []
     for name in ("one", "two"):

@@ -43,7 +43,7 @@ def splits_of_the_dataset(workflow):
     workflow.config(lambda config: config["datasets"]["digits"]["splits"].update(select=100))
 
 
-@change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING])
+@change(["index_dataset", *IMAGES, *CHECKPOINT], [TRAINING, *AFTER_TRAINING, *DECODING], slow=True)
 def subset_of_the_dataset(workflow):
     """That only what is different of the images is decoded again is shown with real ones: test_images.py."""
     workflow.config(lambda config: config["datasets"]["digits"].update(subset={"classes": "0-4"}))

@@ -259,7 +259,7 @@ def test_two_hosts_at_once_on_one_board(board, tmp_path, same):
         assert any("another job is running on this board: waiting for it" in host.said() for host in hosts)
 
 
-@pytest.mark.parametrize("shift", ["+3d", "-3d"])
+@pytest.mark.parametrize("shift", ["+3d", pytest.param("-3d", marks=pytest.mark.slow)])
 def test_clocks_that_differ_by_days(own_board, tmp_path, shift):
     library = next(boards.UNPACKED.rglob("libfaketime.so.1"), None)
     if library is None:

@@ -257,7 +257,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(digits, short):
     assert not state.exists()
 
 
-@pytest.mark.parametrize("damage", ["another recipe", "half a file"])
+@pytest.mark.parametrize("damage", ["another recipe", pytest.param("half a file", marks=pytest.mark.slow)])
 def test_a_state_that_is_not_this_jobs_is_not_used(digits, damage):
     own = trained(digits, "own.pth", batch=400).read_bytes()
     state = Path(digits["other.pth.resume"])
