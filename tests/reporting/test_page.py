@@ -172,7 +172,7 @@ def test_the_headline_is_what_was_chosen_and_why(draw):
     assert said.startswith("LeViT-128S on cpu: run int8_qat at batch 1."), said
     assert "Why: the fastest within the budget; chosen for latency among fp32, int8_qat." in said
     assert said.endswith("To deploy it: snakemake results/digits/bundles/LeViT-128S.auto.cpu.tar.gz")
-    assert "1.1 times FP32." in said and "(96.0 to 99.0)" in said
+    assert "1.08 times FP32." in said and "(96.0 to 99.0)" in said
     rows = Page(text).table("choice-LeViT-128S-auto-cpu")
     assert [row["style"] for row in rows] == ["", "best"] and rows[0]["over the chosen"] == "0.40x 0.39 to 0.41"
     assert "top-1 %" in rows[0] and rows[1]["verdict"].startswith("chosen")
