@@ -159,6 +159,12 @@ def fused_graph(w):
     return tables.fused_graph(w.dataset, w.model, w.precision, w.target) if has_plugin(w) else []
 
 
+def normalized_graph(w):
+    """Return the graph that takes normalized images, of which one that takes pixels is made."""
+    graph = tables.normalized_fused_graph if w.taking == "fused_pixels" else tables.normalized_graph
+    return graph(w.dataset, w.model, w.precision, w.target)
+
+
 def weakly_typed_graph(w):
     """Return the graph that a strongly typed one is made from."""
     return tables.weakly_typed_graph(w.dataset, w.model, w.precision)

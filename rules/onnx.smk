@@ -41,3 +41,15 @@ rule type_onnx:
         options=options(recipe=precision["compute high_precision"]),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'
+
+
+rule take_pixels:
+    """Make a graph take uint8 pixels, where the target's row wants that: the normalization goes into the graph."""
+    input:
+        onnx=normalized_graph,
+        model="results/{dataset}/models/{model}.json",
+        code=host_code("take_pixels.py"),
+    output:
+        pixels="results/{dataset}/{taking,pixels|fused_pixels}/{model}.{precision}.{target}.onnx",
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --log {log:q}'

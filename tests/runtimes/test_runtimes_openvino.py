@@ -12,7 +12,10 @@ import engine_graphs
 import runtimes
 from conftest import ROOT
 from core.files import UserError, canonical
+from data import preprocess
 from devices import probe
+from graph import onnx_io, pixels
+from measure import timing
 from runtimes import _container
 
 openvino = pytest.importorskip("openvino")
@@ -42,6 +45,24 @@ def test_any_number_of_images(runtime, built, count):
     found = runtime.load(engine, threads=1).run(images)
     assert found.dtype == np.float32 and found.shape == (count, engine_graphs.CLASSES)
     assert np.allclose(found, engine_graphs.expected(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_an_engine_that_takes_pixels(built, tmp_path, name):
+    """It gives the logits of normalized images, for read-only memory too, and refuses normalized ones."""
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+    onnx_io.save(pixels.take(onnx_io.load(built[0]), mean, std), tmp_path / "pixels.onnx")
+    runtime, engine = runtimes.load(name), str(tmp_path / "pixels.engine")
+    described = runtime.build(str(tmp_path / "pixels.onnx"), RECIPE, None, engine)
+    session, images = runtime.load(engine, threads=1), np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), "u1")
+    images.flags.writeable = False
+    normalized = preprocess.normalize(images, mean, std)
+    assert session.dtype == np.uint8 and preprocess.for_session(session, images, {}) is images
+    assert np.allclose(session.run(images), engine_graphs.expected(normalized), atol=1e-4)
+    with pytest.raises(UserError, match="takes images of uint8, got float32"):
+        session.run(normalized)
+    assert timing.images_for(session, 4).dtype == np.uint8
+    assert len(runtime.profile(engine, 4, queries=2)) >= described["layer_count"] // 2
 
 
 def test_fp32_is_fp32(built):

@@ -98,6 +98,8 @@ def _target(row, tables) -> Iterator[str]:
         tables.row("graph", row["dla_graph"])
     if row["typed"] and row["graph"] != STRONGLY_TYPED_GRAPH:
         yield f": typed graphs are made of the graph variant {STRONGLY_TYPED_GRAPH}, not {row['graph']}"
+    if exported and row["input"] == "uint8":
+        yield f".input: engines of {PYTORCH} take normalized images: uint8 needs an ONNX graph"
     if row["plugins"] != "none":
         if row["runtime"] != PLUGINS_OF or row["typed"] or "fused_graph" not in row:
             yield f".plugins: they are of the runtime {PLUGINS_OF}, not typed, with a fused_graph: set `plugins: none`"

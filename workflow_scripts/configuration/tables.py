@@ -99,8 +99,18 @@ class Tables:
         graph = self.row("precision", precision).get("graph") or STRONGLY_TYPED_GRAPH
         return self.graph_path(dataset, model, precision, graph)
 
+    def takes_pixels(self, target: str) -> bool:
+        """Return whether the engines of a target take uint8 pixels and normalize them themselves."""
+        return self.row("target", target)["input"] == "uint8"
+
     def engine_graph(self, dataset: str, model: str, precision: str, target: str) -> str:
         """Return the graph that an engine is built from."""
+        if self.takes_pixels(target):
+            return f"results/{dataset}/pixels/{model}.{precision}.{target}.onnx"
+        return self.normalized_graph(dataset, model, precision, target)
+
+    def normalized_graph(self, dataset: str, model: str, precision: str, target: str) -> str:
+        """Return the graph of an engine that takes normalized images, float32 [B, 3, H, W]."""
         if self.row("target", target)["typed"]:
             return f"results/{dataset}/typed/{model}.{precision}.onnx"
         if self.is_implicit(precision, target):
@@ -109,6 +119,12 @@ class Tables:
 
     def fused_graph(self, dataset: str, model: str, precision: str, target: str) -> str:
         """Return the graph that an engine is built from where its target has the plugin (has_plugin)."""
+        if self.takes_pixels(target):
+            return f"results/{dataset}/fused_pixels/{model}.{precision}.{target}.onnx"
+        return self.normalized_fused_graph(dataset, model, precision, target)
+
+    def normalized_fused_graph(self, dataset: str, model: str, precision: str, target: str) -> str:
+        """Return the graph with the plugin's nodes that takes normalized images."""
         return self.graph_path(dataset, model, precision, self.row("target", target)["fused_graph"])
 
     # Results that make no sense

@@ -9,7 +9,8 @@ import io
 import math
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -123,3 +124,8 @@ def normalize(batch: np.ndarray, mean: Sequence[float], std: Sequence[float]) ->
     scaled -= np.asarray(mean, dtype=np.float32).reshape(1, -1, 1, 1)
     scaled /= np.asarray(std, dtype=np.float32).reshape(1, -1, 1, 1)
     return scaled
+
+
+def for_session(session: Any, pixels: np.ndarray, model: Mapping) -> np.ndarray:
+    """Return uint8 [N, H, W, 3] as a session takes images: normalized as the model's row says, or as they are."""
+    return pixels if session.dtype == np.uint8 else normalize(pixels, model["mean"], model["std"])

@@ -21,10 +21,10 @@ def run(model: Any, sources: list[str], asked: int | None, seconds: float) -> in
     images = [image for source in sources or [folder] for image in image_sources.images(source)]
     batch = stream.batch_of(model, asked)
     pixels = np.stack([model.pixels(data, name) for name, data in itertools.islice(itertools.cycle(images), batch)])
-    ready = preprocess.normalize(pixels, model.preprocessing["mean"], model.preprocessing["std"])
+    ready = preprocess.for_session(model.session, pixels, model.preprocessing)
     rates = {
         f"from {len(images)} files to classes": _rate(lambda: _passes(model, images, batch), seconds),
-        "of normalized images to logits": _rate(lambda: _queries(model.session, ready), seconds),
+        "of what the engine takes to logits": _rate(lambda: _queries(model.session, ready), seconds),
     }
     rates.update({f"in result.json at batch {e['batch']}": e["images_per_second"] for e in model.result["benchmark"]})
     for what, rate in rates.items():

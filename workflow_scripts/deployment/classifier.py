@@ -53,8 +53,7 @@ class Classifier:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [N, classes], of preprocessed images, uint8 [N, size, size, 3], for any N."""
-        batch = preprocess.normalize(pixels, self.preprocessing["mean"], self.preprocessing["std"])
-        logits = self.session.run(batch)
+        logits = self.session.run(preprocess.for_session(self.session, pixels, self.preprocessing))
         self._check_classes({"logits": logits.shape})
         return logits
 

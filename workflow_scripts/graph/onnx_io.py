@@ -14,6 +14,7 @@ G_LOGGER.severity = G_LOGGER.ERROR
 onnxruntime.set_default_logger_severity(4)  # ONNX Runtime warns about graphs that no pass has cleaned yet
 
 INPUT, OUTPUT = "input_0", "output_0"
+FLOAT = onnx.TensorProto.FLOAT
 
 
 def load(path: str | os.PathLike) -> gs.Graph:
@@ -74,6 +75,14 @@ def activations(session: onnxruntime.InferenceSession, images: np.ndarray) -> di
     """Return {tensor name: value} of a session of `observer`, its input included; images: float32 [N, 3, H, W]."""
     names = [output.name for output in session.get_outputs()]
     return {INPUT: images, **dict(zip(names, session.run(names, {INPUT: images})))}
+
+
+def run(graph: gs.Graph, inputs: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Return one tensor that a node of the graph writes; inputs: {name: value}."""
+    model = to_model(graph.copy())
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name=name))
+    return runner(onnx.utils.Extractor(model).extract_model(list(inputs), [name])).run(None, inputs)[0]
 
 
 def random_batch(graph: gs.Graph, batch: int, seed: int = 0) -> np.ndarray:

@@ -19,7 +19,7 @@ def logits_of(session: Any, name: str, images: np.ndarray, model: Mapping) -> np
     logits = np.empty((0, 0), np.float32)
     with progress.bar(len(images), f"evaluate {name}") as bar:
         for start, batch in cache.batches(images, session.batches[-1] if session.batches else BATCH):
-            part = session.run(preprocess.normalize(batch, model["mean"], model["std"]))
+            part = session.run(preprocess.for_session(session, batch, model))
             if start == 0:
                 logits = np.empty((len(images), part.shape[1]), np.float32)
             logits[start : start + len(part)] = part

@@ -15,9 +15,11 @@ OPTIONS = ("cuda_graph", "spin_wait", "transfers")  # keys of a recipe that deci
 
 
 def images_for(session: Session, batch: int) -> np.ndarray:
-    """Return float32 [batch, 3, H, W] of normal noise: what an image shows does not change how long it takes."""
-    shape = [batch] + list(next(iter(session.inputs.values())))[1:]
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    """Return a batch of noise of a session's shape and dtype: what an image shows does not change its time."""
+    shape, random = [batch] + list(next(iter(session.inputs.values())))[1:], np.random.default_rng(0)
+    if session.dtype == np.uint8:
+        return random.integers(0, 256, shape, np.uint8)
+    return random.standard_normal(shape, dtype=np.float32)
 
 
 def options_of(recipe: dict) -> dict:

@@ -113,12 +113,14 @@ class Session:
 
     name: the engine file, for messages
     inputs, outputs: {name: shape}, -1 where the size is free
+    dtype: of the images: float32, normalized [N, 3, H, W], or uint8 pixels [N, H, W, 3] where it normalizes them itself
     batches: the batch sizes that it was built for, ascending; empty where it takes any
     facts: what a benchmark records of how it runs: {"threads": int or None, "cuda_graph": bool or None}
     on_gpu: whether the GPU's clock and energy count, not the host's
     """
 
     name = "engine"
+    dtype: type = np.float32
     on_gpu = False
     inputs: dict[str, list[int]] = {}
     outputs: dict[str, list[int]] = {}
@@ -126,7 +128,7 @@ class Session:
     facts: dict[str, Any] = {}
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 [N, C], of images, float32 [N, 3, H, W], for any N."""
+        """Return the logits, float32 [N, C], of images of the session's `dtype`, for any N."""
         images = self._checked(images)
         logits, start = [], 0
         while start < len(images):
@@ -164,8 +166,11 @@ class Session:
         return self._checked(images)
 
     def _checked(self, images):
-        """Return images as contiguous float32; raise UserError where their shape is not the engine's."""
-        images = np.ascontiguousarray(images, dtype=np.float32)
+        """Return images as a contiguous array of `dtype`; raise UserError where type or shape are not the engine's."""
+        images = np.asarray(images)
+        if np.uint8 in (self.dtype, images.dtype) and self.dtype != images.dtype:
+            raise UserError(f"{self.name} takes images of {np.dtype(self.dtype)}, got {images.dtype}")
+        images = np.ascontiguousarray(images, dtype=self.dtype)
         expected = list(next(iter(self.inputs.values())))[1:]
         if images.ndim != 4 or len(images) == 0 or any(e not in (-1, n) for e, n in zip(expected, images.shape[1:])):
             raise UserError(f"{self.name} takes images of {expected}, got {list(images.shape)}")

@@ -41,7 +41,8 @@ class CpuSession(Session):
     def _run_batch(self, part):
         count, size = len(part), self._fitting(len(part))
         if count < size:
-            part = np.concatenate([part, np.zeros((size - count,) + part.shape[1:], np.float32)])
+            part = np.concatenate([part, np.zeros((size - count,) + part.shape[1:], part.dtype)])
+        part = np.require(part, requirements="W")  # OpenVINO shares no read-only memory, such as a memory map's
         run, output = self.query(part)
         run()
         return np.array(output()[:count])

@@ -119,8 +119,8 @@ class Bindings:
 class Slot:
     """Pinned and device memory for one query, and the events around its three parts."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], spin: bool):
-        self.host = {name: _cuda.PinnedArray(shape, np.float32) for name, shape in shapes.items()}
+    def __init__(self, shapes: dict[str, tuple[int, ...]], types: dict[str, type], spin: bool):
+        self.host = {name: _cuda.PinnedArray(shape, types[name]) for name, shape in shapes.items()}
         self.device = {name: _cuda.DeviceBuffer(array.nbytes) for name, array in self.host.items()}
         self.events = [_cuda.Event(blocking=not spin) for _ in range(6)]
         self.enqueue_ms = 0.0
@@ -160,9 +160,11 @@ class GpuSession(Session):
 
     def _check_tensors(self):
         names = self.io.inputs + self.io.outputs
-        odd = [name for name in names if self.io.dtype(name) != self.trt.float32]
+        pixels = [name for name in self.io.inputs if self.io.dtype(name) == getattr(self.trt, "uint8", None)]
+        odd = [name for name in names if self.io.dtype(name) != self.trt.float32 and name not in pixels]
         if len(self.io.inputs) != 1 or len(self.io.outputs) != 1 or odd:
-            raise UserError(f"{self.name} has the tensors {', '.join(names)}: one float32 input and output are needed")
+            raise UserError(f"{self.name} has the tensors {', '.join(names)}: one input and float32 output are needed")
+        self.dtype = np.uint8 if pixels else np.float32
 
     # Queries
 
@@ -213,7 +215,7 @@ class GpuSession(Session):
 
     def _slot(self, number, batch, spin):
         shapes = {name: (batch,) + self.io.shape(name)[1:] for name in (self.source, self.target)}
-        return Slot(shapes, spin)
+        return Slot(shapes, {self.source: self.dtype, self.target: np.float32}, spin)
 
     def _enqueuer(self, number, batch, slot, stream):
         context = self.context(number)
@@ -381,7 +383,7 @@ def profile(session: GpuSession, layers: list[dict], batch: int, queries: int) -
     layers: as the inspector names them; a layer that the profiler names otherwise has the precision `unknown`.
     """
     number = session.optimization_profile(batch)
-    images, times = np.zeros([batch] + session.inputs[session.source][1:], np.float32), _profiler(session.trt)
+    images, times = np.zeros([batch] + session.inputs[session.source][1:], session.dtype), _profiler(session.trt)
     session.run(images)
     session.context(number).profiler = times
     for _ in range(queries):

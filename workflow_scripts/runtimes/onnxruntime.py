@@ -100,7 +100,7 @@ def _executed(path, batch, queries, threads=0):
         options = {"enable_profiling": True, "profile_file_prefix": os.path.join(folder, "profile")}
         session = _session(path, source, _cpu.threads_of(threads), optimize, **options)
         entry = session.get_inputs()[0]
-        images = np.zeros([batch] + entry.shape[1:], np.float32)
+        images = np.zeros([batch] + entry.shape[1:], _dtype(entry))
         for _ in range(1 + queries):
             session.run(None, {entry.name: images})
         with open(session.end_profiling(), encoding="utf-8") as stream:
@@ -139,6 +139,7 @@ class OnnxRuntimeSession(_cpu.CpuSession):
         self._session = _session(path, source, count, optimize)
         self.inputs = {entry.name: _shape(entry) for entry in self._session.get_inputs()}
         self.outputs = {entry.name: _shape(entry) for entry in self._session.get_outputs()}
+        self.dtype = _dtype(self._session.get_inputs()[0])
         self.facts = {"threads": count, "cuda_graph": None}
 
     def query(self, images: np.ndarray) -> tuple[Any, Any]:  # noqa: D102
@@ -150,3 +151,7 @@ class OnnxRuntimeSession(_cpu.CpuSession):
 
 def _shape(entry):
     return [size if isinstance(size, int) else -1 for size in entry.shape]
+
+
+def _dtype(entry):
+    return np.uint8 if entry.type == "tensor(uint8)" else np.float32

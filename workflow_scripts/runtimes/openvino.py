@@ -120,7 +120,7 @@ def _executed(path, batch, queries, threads=0):
     header, parts = _container.read(path, probe.facts(NAME))
     batch = batch or header["batches"][0]
     model = _import(path, header, parts, batch, _cpu.threads_of(threads), PERF_COUNT=True)
-    request, images = model.create_infer_request(), np.zeros(list(model.input(0).shape), np.float32)
+    request, images = model.create_infer_request(), np.zeros(list(model.input(0).shape), _dtype(model))
     request.infer([images])
     first = _executed_layers(model)
     if not queries:
@@ -172,6 +172,7 @@ class OpenVinoSession(_cpu.CpuSession):
         model = self._request(self._header["batches"][-1])[0]
         self.inputs = {model.input(0).get_any_name(): [-1] + list(model.input(0).shape)[1:]}
         self.outputs = {model.output(0).get_any_name(): [-1] + list(model.output(0).shape)[1:]}
+        self.dtype = _dtype(model)
         self.facts = {"threads": int(model.get_property("INFERENCE_NUM_THREADS")), "cuda_graph": None}
 
     def _request(self, batch):
@@ -187,3 +188,7 @@ class OpenVinoSession(_cpu.CpuSession):
         tensor = openvino.Tensor(images, shared_memory=True)
         request.set_input_tensor(tensor)
         return request.infer, lambda: request.get_output_tensor(0).data
+
+
+def _dtype(model):
+    return model.input(0).element_type.to_dtype().type

@@ -1,0 +1,70 @@
+"""Put the normalization of images into a graph, which then takes uint8 pixels as they are decoded."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from core.command import log
+from core.files import UserError
+from data import preprocess
+from graph import onnx_io, surgery
+
+NAME = "pixels"  # of the input; the normalized images keep the name that scales and calibration caches know
+TOLERANCE = 1e-5  # of the first tensor that must stay the same, relative to its largest value
+PROVED = 2  # random images
+
+
+def take(graph: gs.Graph, mean: Sequence[float], std: Sequence[float]) -> gs.Graph:
+    """Return the graph with an input uint8 [B, H, W, 3] in place of float32 [B, 3, H, W], normalized by mean and std.
+
+    mean, std: per channel, of images in 0..1. Where a convolution alone reads the images, its weights take in the
+    factor, 1 / (255 std). The mean remains a subtraction: zeros that pad an image are zeros of the normalized one.
+    Raises UserError where the graph computes another tensor than before.
+    """
+    images, mean, std = graph.inputs[0], np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    before, first = graph.copy(), surgery.consumer(images, "Conv")
+    folded = first is not None and isinstance(first.inputs[1], gs.Constant) and len(first.inputs[1].outputs) == 1
+    if folded:
+        weight = first.inputs[1]
+        first.inputs[1] = _constant(f"{weight.name}_of_pixels", weight.values / _channels(255 * std))
+        log.info("%s: its weights take in the factor of the normalization", first.name)
+    _normalize(graph, images, *((1.0, -255 * mean) if folded else (1 / (255 * std), -mean / std)))
+    _prove(before, graph, first.outputs[0].name if folded else images.name, mean, std)
+    return graph
+
+
+def _normalize(graph, images, factor, offset):
+    """Write `images` from a new input: cast, transposed, times the factor (unless it is 1), plus the offset."""
+    batch, channels, height, width = images.shape
+    pixels = gs.Variable(NAME, dtype=np.uint8, shape=[batch, height, width, channels])
+    value = surgery.append(graph, "Cast", "normalize/Cast", [pixels], pixels.shape, {"to": onnx_io.FLOAT})
+    value = surgery.append(graph, "Transpose", "normalize/Transpose", [value], images.shape, {"perm": [0, 3, 1, 2]})
+    if np.ndim(factor):
+        factor = _constant("normalize/factor", _channels(factor))
+        value = surgery.append(graph, "Mul", "normalize/Mul", [value, factor], images.shape)
+    value = surgery.append(
+        graph, "Add", "normalize/Add", [value, _constant("normalize/offset", _channels(offset))], images.shape
+    )
+    value.inputs[0].outputs = [images]
+    graph.inputs = [pixels]
+    graph.cleanup().toposort()
+
+
+def _channels(values):
+    return np.reshape(values, (1, -1, 1, 1))
+
+
+def _constant(name, values):
+    return gs.Constant(name, np.asarray(values, np.float32))
+
+
+def _prove(before, after, name, mean, std):
+    """Compare a tensor of both graphs on random pixels."""
+    shape = [PROVED if isinstance(size, str) else size for size in after.inputs[0].shape]
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    images = preprocess.normalize(pixels, mean, std)
+    old = images if name == before.inputs[0].name else onnx_io.run(before, {before.inputs[0].name: images}, name)
+    error = np.abs(onnx_io.run(after, {NAME: pixels}, name) - old).max() / np.abs(old).max()
+    if not error <= TOLERANCE:
+        raise UserError(f"{name} changes by {error:.2g} of its largest value when the graph takes pixels: report this")
