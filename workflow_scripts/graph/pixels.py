@@ -22,14 +22,14 @@ def take(graph: gs.Graph, mean: Sequence[float], std: Sequence[float]) -> gs.Gra
     factor, 1 / (255 std). The mean remains a subtraction: zeros that pad an image are zeros of the normalized one.
     Raises UserError where the graph computes another tensor than before.
     """
-    images, mean, std = graph.inputs[0], np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    images, centers, spreads = graph.inputs[0], np.asarray(mean, np.float64), np.asarray(std, np.float64)
     before, first = graph.copy(), surgery.consumer(images, "Conv")
     folded = first is not None and isinstance(first.inputs[1], gs.Constant) and len(first.inputs[1].outputs) == 1
     if folded:
         weight = first.inputs[1]
-        first.inputs[1] = _constant(f"{weight.name}_of_pixels", weight.values / _channels(255 * std))
+        first.inputs[1] = _constant(f"{weight.name}_of_pixels", weight.values / _channels(255 * spreads))
         log.info("%s: its weights take in the factor of the normalization", first.name)
-    _normalize(graph, images, *((1.0, -255 * mean) if folded else (1 / (255 * std), -mean / std)))
+    _normalize(graph, images, *((1.0, -255 * centers) if folded else (1 / (255 * spreads), -centers / spreads)))
     _prove(before, graph, first.outputs[0].name if folded else images.name, mean, std)
     return graph
 
