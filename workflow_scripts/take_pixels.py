@@ -5,10 +5,11 @@ from core.command import Command, Job
 
 
 def run(args: Job) -> None:
+    from data import preprocess
     from graph import onnx_io, pixels
 
-    model = resolved.read(args.model, resolved.NORMALIZATION)
-    onnx_io.save(pixels.take(onnx_io.load(args.onnx), model["mean"], model["std"]), args.pixels)
+    model, graph = resolved.read(args.model, resolved.NORMALIZATION), onnx_io.load(args.onnx)
+    onnx_io.save(pixels.take(graph, model["mean"], model["std"], preprocess.normalize), args.pixels)
 
 
 def command() -> Command:

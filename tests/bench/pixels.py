@@ -23,11 +23,13 @@ def make(results, precision, folder):
     """Write the graph that takes pixels and both engines."""
     import runtimes
     from core import resolved
+    from data import preprocess
     from graph import onnx_io, pixels
 
     model = resolved.read(results / f"models/{MODEL}.json", resolved.NORMALIZATION)
     graph = results / f"quantized/{MODEL}.{precision}.cpu.onnx"
-    onnx_io.save(pixels.take(onnx_io.load(graph), model["mean"], model["std"]), folder / "pixels.onnx")
+    taking = pixels.take(onnx_io.load(graph), model["mean"], model["std"], preprocess.normalize)
+    onnx_io.save(taking, folder / "pixels.onnx")
     for name, path in (("float32", graph), ("uint8", folder / "pixels.onnx")):
         runtimes.load("openvino").build(str(path), RECIPE, None, str(folder / f"{name}.engine"))
     return model

@@ -51,7 +51,7 @@ def test_any_number_of_images(runtime, built, count):
 def test_an_engine_that_takes_pixels(built, tmp_path, name):
     """It gives the logits of normalized images, for read-only memory too, and refuses normalized ones."""
     mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
-    onnx_io.save(pixels.take(onnx_io.load(built[0]), mean, std), tmp_path / "pixels.onnx")
+    onnx_io.save(pixels.take(onnx_io.load(built[0]), mean, std, preprocess.normalize), tmp_path / "pixels.onnx")
     runtime, engine = runtimes.load(name), str(tmp_path / "pixels.engine")
     described = runtime.build(str(tmp_path / "pixels.onnx"), RECIPE, None, engine)
     session, images = runtime.load(engine, threads=1), np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), "u1")

@@ -1,13 +1,12 @@
 """Put the normalization of images into a graph, which then takes uint8 pixels as they are decoded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from core.command import log
 from core.files import UserError
-from data import preprocess
 from graph import onnx_io, surgery
 
 NAME = "pixels"  # of the input; the normalized images keep the name that scales and calibration caches know
@@ -15,10 +14,10 @@ TOLERANCE = 1e-5  # of the first tensor that must stay the same, relative to its
 PROVED = 2  # random images
 
 
-def take(graph: gs.Graph, mean: Sequence[float], std: Sequence[float]) -> gs.Graph:
+def take(graph: gs.Graph, mean: Sequence[float], std: Sequence[float], normalize: Callable) -> gs.Graph:
     """Return the graph with an input uint8 [B, H, W, 3] in place of float32 [B, 3, H, W], normalized by mean and std.
 
-    mean, std: per channel, of images in 0..1. Where a convolution alone reads the images, its weights take in the
+    mean, std: per channel, of images in 0..1; normalize: (pixels, mean, std) -> images, the reference. Where a convolution alone reads the images, its weights take in the
     factor, 1 / (255 std). The mean remains a subtraction: zeros that pad an image are zeros of the normalized one.
     Raises UserError where the graph computes another tensor than before.
     """
@@ -30,7 +29,7 @@ def take(graph: gs.Graph, mean: Sequence[float], std: Sequence[float]) -> gs.Gra
         first.inputs[1] = _constant(f"{weight.name}_of_pixels", weight.values / _channels(255 * spreads))
         log.info("%s: its weights take in the factor of the normalization", first.name)
     _normalize(graph, images, *((1.0, -255 * centers) if folded else (1 / (255 * spreads), -centers / spreads)))
-    _prove(before, graph, first.outputs[0].name if folded else images.name, mean, std)
+    _prove(before, graph, first.outputs[0].name if folded else images.name, lambda pixels: normalize(pixels, mean, std))
     return graph
 
 
@@ -59,11 +58,11 @@ def _constant(name, values):
     return gs.Constant(name, np.asarray(values, np.float32))
 
 
-def _prove(before, after, name, mean, std):
+def _prove(before, after, name, normalize):
     """Compare a tensor of both graphs on random pixels."""
     shape = [PROVED if isinstance(size, str) else size for size in after.inputs[0].shape]
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    images = preprocess.normalize(pixels, mean, std)
+    images = normalize(pixels)
     old = images if name == before.inputs[0].name else onnx_io.run(before, {before.inputs[0].name: images}, name)
     error = np.abs(onnx_io.run(after, {NAME: pixels}, name) - old).max() / np.abs(old).max()
     if not error <= TOLERANCE:
