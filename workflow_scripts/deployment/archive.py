@@ -20,14 +20,14 @@ ENGINES = {"openvino": "engine_openvino.cpp", "tensorrt": "engine_tensorrt.cpp"}
 HEADING = '"""Modules of LeViT-TensorRT that classify.py uses."""\n'
 
 
-def client(runtime: str) -> dict[str, bytes]:
+def client(runtime: str, with_cpp: bool = True) -> dict[str, bytes]:
     """Return {path: content} of the clients for a runtime: classify.py with its modules as PACKAGE, and that in C++."""
     names = sources.names(f"{HERE.name}/{CLIENT}", f"runtimes/{runtime}.py")
     folders = "|".join(sorted({name.split("/")[0] for name in names}))
     texts = {name: (sources.ROOT / name).read_text(encoding="utf-8") for name in names}
     files = {f"{PACKAGE}/{name}": packaged(text, folders) for name, text in texts.items()}
     files[CLIENT] = files.pop(f"{PACKAGE}/{HERE.name}/{CLIENT}")
-    return {**files, **cpp_client(runtime), f"{PACKAGE}/__init__.py": HEADING.encode()}
+    return {**files, **(cpp_client(runtime) if with_cpp else {}), f"{PACKAGE}/__init__.py": HEADING.encode()}
 
 
 def cpp_client(runtime: str) -> dict[str, bytes]:
