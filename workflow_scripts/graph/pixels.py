@@ -17,8 +17,9 @@ PROVED = 2  # random images
 def take(graph: gs.Graph, mean: Sequence[float], std: Sequence[float], normalize: Callable) -> gs.Graph:
     """Return the graph with an input uint8 [B, H, W, 3] in place of float32 [B, 3, H, W], normalized by mean and std.
 
-    mean, std: per channel, of images in 0..1; normalize: (pixels, mean, std) -> images, the reference.
-    Where a convolution alone reads the images, its weights take in the factor 1 / (255 std). The mean remains a subtraction: zeros that pad an image are zeros of the normalized one.
+    mean, std: per channel, of images in 0..1; normalize: (pixels, mean, std) -> images, the reference. Where a
+    convolution alone reads the images, its weights take in the factor 1 / (255 std). The mean remains a subtraction:
+    zeros that pad an image are zeros of the normalized one.
     Raises UserError where the graph computes another tensor than before.
     """
     images, centers, spreads = graph.inputs[0], np.asarray(mean, np.float64), np.asarray(std, np.float64)
