@@ -1,9 +1,12 @@
 """Progress where stderr is no terminal: lines in the log, and nothing on stderr."""
 
+import logging
+
 from core import progress
 
 
 def test_a_log_has_a_line_once_a_minute(caplog, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("levit"), "handlers", [])  # those of earlier tests write to closed files
     with caplog.at_level("INFO", "levit"):
         assert list(progress.over([1, 2], "calibrate")) == [1, 2]
         assert not caplog.messages, "what takes less than a minute is not worth a line"

@@ -167,7 +167,7 @@ def test_normalize_is_contiguous_float32_and_torch_agrees_to_the_bit():
     scaled = preprocess.normalize(batch, ROW["mean"], ROW["std"])
     assert scaled.shape == (2, 3, 5, 6) and scaled.dtype == np.float32 and scaled.flags.c_contiguous
     there = training.to_input(torch.from_numpy(batch), ROW["mean"], ROW["std"], torch.device("cpu"))
-    assert torch.equal(there, torch.from_numpy(scaled)) and there.is_contiguous()
+    assert torch.equal(there, torch.from_numpy(scaled)) and there.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])

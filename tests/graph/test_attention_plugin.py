@@ -14,7 +14,7 @@ import pytest
 
 from conftest import ROOT
 
-PLUGIN, DECLARED = ROOT / "plugins" / "levit_attention", ROOT / "tests" / "recorded" / "tensorrt"
+PLUGIN, DECLARED = ROOT / "plugins" / "levit_attention", ROOT / "tests" / "recorded" / "tensorrt_headers"
 HALF, FLOAT, TENSOR_CORES, PLAIN = 1, 0, 0, 1
 STAGE = (4, 16, 32, 196, 196, 0, 0)
 NAMES = ("LevitAttention", "LevitAttentionDownsample", "LevitAttentionImage", "LevitAttentionDownsampleImage")

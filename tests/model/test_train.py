@@ -79,7 +79,7 @@ def top1(path, listing, split):
 def test_it_learns_what_it_is_shown(trained, stripes):
     path, text = trained
     assert top1(path, stripes, "val") >= 0.9
-    assert "image/s" in text and "epoch 4/4 loss" in text and "trained on 80 images" in text
+    assert "trained on 80 images" in text
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(trained, stripes, tmp_path):

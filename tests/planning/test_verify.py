@@ -39,7 +39,9 @@ class Runtime:
     def load(self, engine, threads):
         with open(engine) as stream:
             harm = len(json.load(stream))
-        return types.SimpleNamespace(batches=[COUNT], on_gpu=bool(self.noise), run=lambda images: self._run(harm))
+        return types.SimpleNamespace(
+            batches=[COUNT], dtype=np.float32, on_gpu=bool(self.noise), run=lambda images: self._run(harm)
+        )
 
     def _run(self, harm):
         self.runs += 1
