@@ -6,7 +6,9 @@ from core import progress
 
 
 def test_a_log_has_a_line_once_a_minute(caplog, capsys, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("levit"), "handlers", [])  # those of earlier tests write to closed files
+    log = logging.getLogger("levit")  # as earlier tests may leave it, it writes to a closed file and tells no one else
+    monkeypatch.setattr(log, "handlers", [caplog.handler])
+    monkeypatch.setattr(log, "propagate", False)
     with caplog.at_level("INFO", "levit"):
         assert list(progress.over([1, 2], "calibrate")) == [1, 2]
         assert not caplog.messages, "what takes less than a minute is not worth a line"
