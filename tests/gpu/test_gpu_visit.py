@@ -130,7 +130,7 @@ def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
     import write_tables
 
     names = ["LeViT-128S.fp16@8", "LeViT-128S.fp16-fused@8"]
-    for name in ("WARMUP_MS", "FIRST_MS", "TURN_MS"):
+    for name in ("WARMUP_MS", "FIRST_MS", "TURN_MS", "LEAST"):
         monkeypatch.setattr(turns, name, 1)
     words = [str(tmp_path / "LeViT-128S.fp16@8.turns.json"), "8", *(f"{name}.engine" for name in names)]
     monkeypatch.setattr(sys, "argv", ["turns.py", *words])

@@ -16,10 +16,11 @@ from measure import interleaved, meters, paired, stats, timing  # noqa: E402
 
 OPTIONS = {"cuda_graph": True, "spin_wait": True, "transfers": False}
 WARMUP_MS, FIRST_MS, TURN_MS = 60, 1000, 250  # of each turn, of the first run, of a turn
+LEAST = 20  # queries of a turn
 
 
 def turn(session, images, milliseconds, meter):
-    times = session.time(images, timing.Loop(WARMUP_MS, milliseconds, 20, OPTIONS, meter))
+    times = session.time(images, timing.Loop(WARMUP_MS, milliseconds, LEAST, OPTIONS, meter))
     count = len(times.compute) * len(images)
     return stats.median(sorted(map(float, times.compute))), times.energy and times.energy / count
 
