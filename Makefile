@@ -40,9 +40,8 @@ docs: $(READY) $(READYDOCS)  ## build the documentation: .cache/site/site/index.
 	cd .cache/site && $(CURDIR)/.venv-docs/bin/zensical build --strict --clean
 
 test: $(READY) $(READY7) $(READY8) $(READYDOCS) $(BOARD)  ## run the suite, format and lint included, or T="tests/core tests/..."
-	@$(if $(ALONE),$(PYTEST) $(ALONE) < /dev/null > .cache/apart.log 2>&1 & apart=$$!;) \
-	  $(if $(TOGETHER),$(PYTEST) $(TOGETHER) $(APART:%=--ignore=%) < /dev/null;) status=$$?; \
-	  $(if $(ALONE),wait $$apart || status=$$?; cat .cache/apart.log;) exit $$status
+	$(if $(TOGETHER),$(PYTEST) $(TOGETHER) $(APART:%=--ignore=%) < /dev/null)
+	$(if $(ALONE),$(PYTEST) $(ALONE) < /dev/null)
 
 check: FAST :=
 check: $(NVCC) $(CHROMIUM) test  ## run the suite with the tests that are too slow for every change
