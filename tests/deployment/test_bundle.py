@@ -158,7 +158,7 @@ def test_standard_input(bundle, classify):
 
 @pytest.mark.slow
 def test_an_environment_of_its_requirements_alone(tmp_path):
-    """And one without any: what is to be installed is said in a line."""
+    """Without any runtime, one line says what to install."""
     bundles.inputs(tmp_path, "openvino")
     bundle = bundles.unpack(bundles.pack(tmp_path, "openvino")[2], tmp_path / "a folder")
     environment, python = tmp_path / "environment", tmp_path / "environment/bin/python"

@@ -60,7 +60,7 @@ def result_of(folder, runtime, engine):
 
 
 def run(script, *arguments):
-    """Run a command of ours; return (status, stderr)."""
+    """Run one of the project's commands; return (status, stderr)."""
     done = subprocess.run([sys.executable, str(SCRIPTS / script), *arguments], capture_output=True, text=True)
     return done.returncode, done.stderr
 

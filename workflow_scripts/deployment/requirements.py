@@ -13,11 +13,11 @@ CUDA = ("cuda-bindings", "cuda-python", "tensorrt-rtx-cu13-libs", "tensorrt-rtx-
 def text(runtime: str, identity: dict) -> str:
     """Return the file's text. identity: of the target."""
     own = probe.RUNTIMES[runtime].distributions
-    brought = (identity.get("driver") or "").startswith("L4T")  # by JetPack
-    names = [*CLIENT, *(() if brought else own[:1]), *(CUDA if "compute_capability" in identity else ())]
+    in_jetpack = (identity.get("driver") or "").startswith("L4T")
+    names = [*CLIENT, *(() if in_jetpack else own[:1]), *(CUDA if "compute_capability" in identity else ())]
     found = {name: probe.version((name,)) for name in dict.fromkeys(names)}
     lines = [f"# Python {platform.python_version()} on {platform.machine()} made this bundle with:"]
-    if brought:
+    if in_jetpack:
         lines.append(
             f"# {runtime} {identity.get('version')} of JetPack ({identity['driver']}), which pip does not install"
         )
