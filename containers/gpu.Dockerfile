@@ -8,17 +8,17 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN apt-get update && apt-get install --yes --no-install-recommends \
       g++ git make openssh-client rsync \
     && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home levit && mkdir /work && chown levit /work
+RUN useradd --create-home levit && mkdir /levit && chown levit /levit
 USER levit
-WORKDIR /work
+WORKDIR /levit
 COPY --chown=levit envs envs
 COPY --chown=levit Makefile pyproject.toml ./
 RUN make env && .venv/bin/uv cache clean
-# TensorRT's own interpreter: `python: /work/.venv-tensorrt/bin/python` in the row `gpu`
+# TensorRT's own interpreter: `python: /levit/.venv-tensorrt/bin/python` in the row `gpu`
 RUN .venv/bin/uv venv --python 3.10 .venv-tensorrt \
     && .venv/bin/uv pip install --python .venv-tensorrt/bin/python --compile-bytecode -r envs/gpu-trt8.txt \
     && .venv/bin/uv cache clean
 COPY --chown=levit . .
-ENV PATH=/work/.venv/bin:$PATH
+ENV PATH=/levit/.venv/bin:$PATH
 ENTRYPOINT ["snakemake"]
 CMD ["--help"]

@@ -9,13 +9,13 @@ LABEL description="LeViT-TensorRT for JetPack 5" built="never by its authors: no
 RUN apt-get update && apt-get install --yes --no-install-recommends \
       g++ python3-dev python3-libnvinfer python3-venv rsync \
     && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home --groups video levit && mkdir /work && chown levit /work
+RUN useradd --create-home --groups video levit && mkdir /levit && chown levit /levit
 USER levit
-WORKDIR /work
+WORKDIR /levit
 COPY --chown=levit envs envs
 RUN python3 -m venv --system-site-packages .venv \
     && .venv/bin/python -m pip install --no-cache-dir -r envs/jetson-jp5.txt
 COPY --chown=levit . .
-ENV PATH=/work/.venv/bin:$PATH SNAKEMAKE_PROFILE=profiles/device
+ENV PATH=/levit/.venv/bin:$PATH SNAKEMAKE_PROFILE=profiles/device
 ENTRYPOINT ["snakemake"]
 CMD ["--help"]

@@ -5,6 +5,8 @@
 Takes MODEL's graph of the target `cpu`, which must be there. Both engines have a process of their own and take turns.
 """
 
+import json
+import statistics
 import sys
 import tempfile
 import time
@@ -36,17 +38,14 @@ def make(results, precision, folder):
 
 
 def timer(contender):
-    """Return the function that times an engine from pixels to logits."""
-    import statistics
-
+    """Return the function that times an engine from pixels to logits. contender: (its path, JSON of the model)."""
     import numpy as np
 
     import runtimes
     from data import preprocess
 
-    path, model = contender
-    session = runtimes.load("openvino").load(path)
-    size = next(size for size in next(iter(session.inputs.values()))[2:] if size > 3)
+    session, model = runtimes.load("openvino").load(contender[0]), json.loads(contender[1])
+    size = next(iter(session.inputs.values()))[2]  # height or width: images are square
     random = np.random.default_rng(0)
 
     def measure(batch, seconds):
@@ -54,7 +53,7 @@ def timer(contender):
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(times) < 3:
             begin = time.perf_counter()
-            session.run(preprocess.for_session(session, images, dict(model)))
+            session.run(preprocess.for_session(session, images, model))
             times.append(1e3 * (time.perf_counter() - begin))
         return statistics.median(times)
 
@@ -63,7 +62,7 @@ def timer(contender):
 
 def main(results="results/digits", precision="int8_qat"):
     with tempfile.TemporaryDirectory() as folder:
-        model = tuple(sorted(make(Path(results), precision, Path(folder)).items()))
+        model = json.dumps(make(Path(results), precision, Path(folder)))
         ways = {name: (f"{folder}/{name}.engine", model) for name in ("float32", "uint8")}
         wanted = [(way, batch) for batch in BATCHES for way in ways.values()]
         found = turns.speeds(timer, ways.values(), wanted, ROUNDS, SECONDS)
@@ -72,8 +71,8 @@ def main(results="results/digits", precision="int8_qat"):
     for batch in BATCHES:
         slow, fast = (found[ways[name], batch] for name in ("float32", "uint8"))
         ratios = sorted(a / b for a, b in zip(slow, fast))
-        rates = [1e3 * batch / sorted(times)[len(times) // 2] for times in (slow, fast)]
-        middle = (ratios[(len(ratios) - 1) // 2] + ratios[len(ratios) // 2]) / 2
+        rates = [1e3 * batch / statistics.median(times) for times in (slow, fast)]
+        middle = statistics.median(ratios)
         print(f"| {batch} | {rates[0]:.0f} | {rates[1]:.0f} | {middle:.2f}x | {ratios[0]:.2f} to {ratios[-1]:.2f} |")
 
 

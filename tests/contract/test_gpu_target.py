@@ -31,13 +31,18 @@ def machine(workflow, version="8.5.3.1", **facts):
     workflow.variables.update(PATH=f"{tools}:{path}", PYTHONPATH=str(installed.parent))
 
 
+def complete(folder, result):
+    """Return a workflow on a machine with a GPU, in which a result is built and nothing is left to do for it."""
+    workflow = Workflow.fresh(folder / "base")
+    machine(workflow)
+    workflow.build(result)
+    assert workflow.plan(result) == []
+    return workflow
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    workflow = Workflow.fresh(tmp_path_factory.mktemp("gpu") / "base")
-    machine(workflow)
-    workflow.build(RESULT)
-    assert workflow.plan(RESULT) == []
-    return workflow
+    return complete(tmp_path_factory.mktemp("gpu"), RESULT)
 
 
 @pytest.mark.parametrize(
@@ -209,11 +214,7 @@ REBUILT.append("evaluate_engine accuracy.fp32.torch_cuda")
 
 @pytest.fixture(scope="module")
 def torch_built(tmp_path_factory):
-    workflow = Workflow.fresh(tmp_path_factory.mktemp("torch") / "base")
-    machine(workflow)
-    workflow.build(TORCH)
-    assert workflow.plan(TORCH) == []
-    return workflow
+    return complete(tmp_path_factory.mktemp("torch"), TORCH)
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,7 @@ HERE = {"runtime": "openvino", "version": "1", "architecture": "x86_64", "isa": 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     """A bundle for ONNX Runtime, whose modules run in this process as well."""
-    folder = tmp_path_factory.mktemp("packed")
-    bundles.inputs(folder, "onnxruntime")
-    status, text, path = bundles.pack(folder, "onnxruntime")
-    assert status == 0, text
-    return path
+    return bundles.packed(tmp_path_factory.mktemp("packed"), "onnxruntime")
 
 
 @pytest.fixture
@@ -159,8 +155,7 @@ def test_standard_input(bundle, classify):
 @pytest.mark.slow
 def test_an_environment_of_its_requirements_alone(tmp_path):
     """Without any runtime, one line says what to install."""
-    bundles.inputs(tmp_path, "openvino")
-    bundle = bundles.unpack(bundles.pack(tmp_path, "openvino")[2], tmp_path / "a folder")
+    bundle = bundles.unpack(bundles.packed(tmp_path, "openvino"), tmp_path / "a folder")
     environment, python = tmp_path / "environment", tmp_path / "environment/bin/python"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
 

@@ -99,6 +99,14 @@ def pack(folder, runtime, name="M.fp32.here", **changes):
     return (*run("bundle.py", *(f"--{key}={value}" for key, value in given.items()), f"--bundle={path}"), path)
 
 
+def packed(folder, runtime):
+    """Write what bundle.py reads and run it; return the path of the bundle."""
+    inputs(folder, runtime)
+    status, text, path = pack(folder, runtime)
+    assert status == 0, text
+    return path
+
+
 def unpack(path, folder):
     """Unpack a bundle into a new folder; return the bundle's own folder."""
     with tarfile.open(path) as archive:

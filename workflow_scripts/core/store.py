@@ -32,7 +32,12 @@ log = logging.getLogger("levit")
 
 MANIFEST = "entry.json"
 NEW = ".new-"  # prefix of an unfinished entry
-LEFT = (f"{NEW}*", f"{STAGED}*", "brought-*", f"*{partial_of('')}")  # of killed jobs; 0.2 wrote brought-*
+LEFT = (
+    f"{NEW}*",
+    f"{STAGED}*",
+    "brought-*",
+    f"*{partial_of('')}",
+)  # left by killed jobs; version 0.2 named them brought-*
 BELOW = (".cache", "results")  # folders besides the store that may hold leftovers
 IDLE_S = 3600.0  # seconds without a write after which a file is a leftover
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)  # another job has stored the key first
