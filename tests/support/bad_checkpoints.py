@@ -91,6 +91,11 @@ def older(path, state):
     torch.save({"state_dict": dict(state), "who": uuid.UUID(int=1)}, path, _use_new_zipfile_serialization=False)
 
 
+def of_128(path, state):
+    """One whose first byte after its pickles, the tensor's size, is that of a pickle: 0x80."""
+    older(path, {"weight": torch.arange(128.0)})
+
+
 def legacy_tar(path, state):
     with tarfile.open(path, "w") as stream:
         for name in ("sys_info", "pickle", "storages", "tensors"):
@@ -141,6 +146,7 @@ FILES = {
     "a deque": (holding(collections.deque([1])), MORE.format("collections.deque")),
     "a random state": (holding(np.random.RandomState(0)), MORE.format("numpy.random")),
     "before 1.6": (older, MORE.format("uuid.UUID")),
+    "before 1.6, of 128 numbers": (of_128, MORE.format("uuid.UUID")),
     # files of another kind
     "empty": (content(lambda data: b""), "is empty: copy or download it again"),
     "zeros": (content(lambda data: bytes(1000)), "is not a file of weights, or is a damaged one"),

@@ -70,7 +70,7 @@ def _of_archive(path):
 def globals_of(path: str | os.PathLike) -> list[str]:
     """Return the names (module.name) that a pickle would import, without loading it; [] if it cannot be parsed."""
     try:
-        return sorted(set(_imports(_pickle(path))))
+        return sorted(_imports(_pickle(path)))
     except (ValueError, OSError, LookupError, zipfile.BadZipFile):
         return []
 
@@ -84,21 +84,28 @@ def _pickle(path):
 
 
 def _imports(pickled):
-    """Yield the names that consecutive pickles would import: torch's legacy format has several of them."""
-    start = 0
-    while start < len(pickled):
-        texts = []
-        for operation, argument, place in pickletools.genops(pickled[start:]):
-            if operation.name in ("GLOBAL", "INST") and argument:
-                yield argument.replace(" ", ".")
-            elif operation.name == "STACK_GLOBAL" and len(texts) > 1:
-                yield f"{texts[-2]}.{texts[-1]}"
-            elif isinstance(argument, str):
-                texts.append(argument)
-            end = (place or 0) + 1
-        start += end
-        if pickled[start : start + 1] != b"\x80":  # the tensors follow the pickles
-            return
+    """Return the names that consecutive pickles would import: torch's legacy format has several of them."""
+    names, end = _imports_of_one(pickled)
+    while pickled[end : end + 1] == b"\x80":
+        try:
+            more, size = _imports_of_one(pickled[end:])
+        except ValueError:  # the tensors follow the pickles, and the size of the first may begin with 128
+            break
+        names, end = names | more, end + size
+    return names
+
+
+def _imports_of_one(pickled):
+    operations = list(pickletools.genops(pickled))
+    names, texts = set(), []
+    for operation, argument, _ in operations:
+        if operation.name in ("GLOBAL", "INST") and argument:
+            names.add(argument.replace(" ", "."))
+        elif operation.name == "STACK_GLOBAL" and len(texts) > 1:
+            names.add(f"{texts[-2]}.{texts[-1]}")
+        elif isinstance(argument, str):
+            texts.append(argument)
+    return names, (operations[-1][2] or 0) + 1
 
 
 def _is_allowed(name):
