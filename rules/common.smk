@@ -35,6 +35,8 @@ BUNDLE_SOURCES = ["card.md", *(f"cpp/{name}" for name in sorted(os.listdir(sourc
 BUNDLE_SOURCES = [f"workflow_scripts/deployment/{name}" for name in BUNDLE_SOURCES]
 NNCF = [name for name, row in tables.names("precision").items() if tables.is_nncf(row)]
 NNCF = "|".join(map(re.escape, NNCF)) or "(?!)"  # a wildcard constraint: precisions that NNCF quantizes
+SHARDED = [name for name, row in tables.names("dataset").items() if row["shards"] > 1]
+SHARDED = "|".join(map(re.escape, SHARDED)) or "(?!)"  # a wildcard constraint: datasets that several jobs decode
 EVERY_CORE = workflow.cores or os.cpu_count()  # threads of jobs that run alone; they never make a job stale
 BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in reach.boards(tables).values()}
 workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board over ssh
@@ -103,6 +105,13 @@ def user_file(key):
 def images(split):
     """Return the images of a split, preprocessed for a model."""
     return f"results/{{dataset}}/data/{{model}}.{split}.u8"
+
+
+def shards(w):
+    """Return the parts of a split that the jobs of its dataset's `shards` decode."""
+    count = tables.row("dataset", w.dataset)["shards"]
+    parts = (images(f"{w.split}.{number}-of-{count}") for number in range(1, count + 1))
+    return [part.format(dataset=w.dataset, model=w.model) for part in parts]
 
 
 def scored_images(w):

@@ -12,7 +12,9 @@ rule index_dataset:
         seen="results/{dataset}/data/seen.txt",
     params:
         options=options(
-            dataset=dataset["builtin drawing path train val labels synsets class_order subset classes splits"],
+            dataset=dataset[
+                "builtin drawing path train val labels synsets class_order manifest subset classes splits"
+            ],
             seed=seed,
             state=slices.image_state,
         ),
@@ -42,7 +44,34 @@ rule decode_split:
         code=host_code("decode_split.py"),
     output:
         images=images("{split}"),
+    wildcard_constraints:
+        dataset=rf"(?!(?:{SHARDED})/)[A-Za-z0-9_-]+",
     threads: EVERY_CORE
+    params:
+        shard="1/1",
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --split {wildcards.split} '
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --split {wildcards.split} --shard {params.shard} '
         "--workers {threads} --log {log:q}"
+
+
+use rule decode_split as decode_shard with:
+    output:
+        images=temp(images("{split}.{shard}-of-{shards}")),
+    wildcard_constraints:
+        dataset=SHARDED,
+    params:
+        shard="{shard}/{shards}",
+
+
+rule join_shards:
+    """Join the shards of a split, which one job each has decoded, where the dataset's row has `shards`."""
+    input:
+        index="results/{dataset}/data/index.json",
+        shards=shards,
+        code=host_code("join_shards.py"),
+    output:
+        images=images("{split}"),
+    wildcard_constraints:
+        dataset=SHARDED,
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --split {wildcards.split} --log {log:q}'

@@ -1,14 +1,15 @@
-"""Write JPEGs whose sizes, bytes and texture are like those of ImageNet's validation images, as an ImageFolder tree.
+"""Write an ImageNet of generated JPEGs as class folders: sizes, bytes and texture are like those of the real images.
 
-    python tests/bench/imagenet_images.py FOLDER --count 10000 [--times 5] [--classes 1000]
+    python tests/bench/imagenet_images.py FOLDER --count 10000 [--times 5] [--train 1281167] [--classes 1000]
 
 Each image is a window of a large picture of 1/f noise, as natural images have it, with sharper noise over it; the same
-number gives the same bytes. `--times` links each file that often under other names, for a folder of many images.
+number gives the same bytes. `--times` writes each so often, every time with another comment, so that no two files are
+equal. `--train` adds training images. An index reads only those that calib and select take, which are images; of the
+others it looks at the status alone, so they have a size and no content on the disk.
 """
 
 import argparse
 import io
-import os
 import random
 import sys
 from pathlib import Path
@@ -18,12 +19,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow_scripts"))
 
-from data import processes
+from data import processes, splits
 
 SIZES = [((500, 375), 0.48), ((375, 500), 0.14), ((500, 333), 0.12), ((333, 500), 0.04)]  # and others, of 120 to 500
 SIDE = 1536  # of the large pictures, in pixels
 PICTURES = 4
 QUALITIES = (90, 92, 94, 95, 96)  # of JPEG: they give 111 kB on average
+SPLITS, SEED = {"calib": 1024, "select": 5000}, 0  # of the row that imagenet_scale.py indexes
 _made = []
 
 
@@ -62,30 +64,56 @@ def jpeg(number):
     return stream.getvalue()
 
 
+def commented(data, text):
+    """Return a JPEG's bytes with a comment, which no decoder looks at."""
+    return data[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text.encode() + data[2:]
+
+
 def write(task):
-    """Write one image and its further names."""
+    """Write one image under each of its names; return the bytes of a file."""
     number, paths = task
-    with open(paths[0], "wb") as stream:
-        stream.write(jpeg(number))
-    for path in paths[1:]:
-        os.link(paths[0], path)
-    return os.path.getsize(paths[0])
+    data = jpeg(number)
+    for path in paths:
+        Path(path).write_bytes(commented(data, path.name))
+    return len(data)
+
+
+def write_val(folder, count, times, classes):
+    """Write count x times images of val; return the mean of their bytes."""
+    names = [f"val/n{n % classes:08d}/ILSVRC2012_val_{n + 1:08d}.JPEG" for n in range(count * times)]
+    tasks = [(number, [folder / name for name in names[number::count]]) for number in range(count)]
+    return np.mean(list(processes.imap(write, tasks, "write val", "image")))
+
+
+def write_train(folder, count, classes):
+    """Write the training images: whole ones where calib and select take them, else files of which nothing is read."""
+    names = [f"train/n{n % classes:08d}/n{n % classes:08d}_{n}.JPEG" for n in range(count)]
+    labels, rng = [number % classes for number in range(count)], random.Random(count)
+    select = splits.balanced(range(count), labels, names, SPLITS["select"], f"{SEED}/select")
+    rest = sorted(set(range(count)) - set(select))
+    read = {*select, *splits.balanced(rest, labels, names, SPLITS["calib"], f"{SEED}/calib")}
+    for name in names:
+        with open(folder / name, "wb") as stream:
+            stream.truncate(rng.randint(20000, 200000))
+    tasks = [(number, [folder / names[number]]) for number in sorted(read)]
+    return sum(1 for _ in processes.imap(write, tasks, "write calib and select", "image"))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=10000, help="images")
-    parser.add_argument("--times", type=int, default=1, help="names of each")
+    parser.add_argument("--count", type=int, default=10000, help="pictures of val")
+    parser.add_argument("--times", type=int, default=1, help="files of each")
+    parser.add_argument("--train", type=int, default=0, help="training images")
     parser.add_argument("--classes", type=int, default=1000)
     args = parser.parse_args()
-    total = args.count * args.times
-    for label in range(args.classes):
-        (args.folder / f"val/n{label:08d}").mkdir(parents=True)
-    names = [f"val/n{number % args.classes:08d}/ILSVRC2012_val_{number:08d}.JPEG" for number in range(total)]
-    tasks = [(n, [args.folder / name for name in names[n :: args.count]]) for n in range(args.count)]
-    sizes = list(processes.imap(write, tasks, "write JPEGs", "image"))
-    print(f"{total} images, mean {np.mean(sizes) / 1000:.1f} kB")
+    for half in ("train", "val") if args.train else ("val",):
+        for label in range(args.classes):
+            (args.folder / half / f"n{label:08d}").mkdir(parents=True)
+    if args.train:
+        print(f"{args.train} training images, {write_train(args.folder, args.train, args.classes)} of them whole")
+    mean = write_val(args.folder, args.count, args.times, args.classes)
+    print(f"{args.count * args.times} images of val, mean {mean / 1000:.1f} kB")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ ABSENT = {"size", "crop", "crop_mode", "interpolation", "mean", "std"}  # of a m
 ABSENT |= {"url", "sha256", "options", "top1", "license", "builtin", "path", "val", "plan", "threads"}
 ABSENT |= {"high_precision", "graph", "calibration", "qat", "criterion", "agreement", "tolerance"}
 ABSENT |= {"drawing", "families", "compute", "choose", "objective"}
-ABSENT |= {"train", "labels", "synsets", "class_order"}  # of a dataset: what its folders do not say
+ABSENT |= {"train", "labels", "synsets", "class_order", "manifest"}  # of a dataset: what its folders do not say
 ABSENT |= {"subset", "classes", "images"}
 ABSENT |= {
     "method",

@@ -3,6 +3,7 @@
 Snakemake and the command lines are real, and so is the work.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -148,6 +149,68 @@ def test_of_many_images_folders_tell(workflow):
     assert workflow.plan(VAL, CALIB) == []
     os.utime(workflow.path("pictures/val/a"))
     assert decoded(workflow) == ["val"]
+
+
+def test_of_many_images_a_change_deep_in_a_folder_is_noticed(workflow):
+    workflow.edit("workflow_scripts/snakefile/image_stamp.py", "FEW = 10000", "FEW = 5")
+    deep = workflow.path("pictures/val/a/year/month")
+    deep.mkdir(parents=True)
+    picture(workflow, "val/a/year/month/1.png", 1)
+    assert decoded(workflow) == ["val"]
+    assert workflow.plan(VAL, CALIB) == []
+    picture(workflow, "val/a/year/month/2.png", 2)
+    assert workflow.plan(VAL, CALIB) == ALL
+    assert decoded(workflow) == ["val"]
+    (deep / "1.png").unlink()
+    assert workflow.plan(VAL, CALIB) == ALL
+
+
+def test_a_manifest_stands_for_the_images(workflow):
+    manifest = workflow.path("pictures/SHA256SUMS")
+    manifest.write_text("first\n")
+    workflow.config(lambda config: config["datasets"]["mine"].update(manifest="SHA256SUMS"))
+    assert decoded(workflow) == [] and workflow.plan(VAL, CALIB) == []
+    picture(workflow, "val/a/9.png", 9)
+    assert workflow.plan(VAL, CALIB) == []
+    manifest.write_text("second\n")
+    assert workflow.plan(VAL, CALIB) == ALL
+    assert decoded(workflow) == ["val"]
+    assert json.loads(workflow.path("results/mine/data/index.json").read_text())["left_out"] == {}
+    manifest.unlink()
+    status, output = workflow.run("-n", "--", VAL)
+    assert status == 1 and "pictures/SHA256SUMS does not exist: correct datasets.mine.manifest" in output
+
+
+def test_shards_are_decoded_by_jobs_of_their_own(workflow):
+    whole = workflow.path(VAL).read_bytes()
+    workflow.config(lambda config: config["datasets"]["mine"].update(shards=3))
+    shards = [f"decode_shard val.{number}.3" for number in (1, 2, 3)]
+    assert sorted(workflow.plan(VAL)) == [*shards, "join_shards val"]
+    status, output = workflow.run("--quiet", "--", VAL)
+    assert status == 0, output
+    assert workflow.path(VAL).read_bytes() == whole and workflow.plan(VAL) == []
+    assert workflow.run("--quiet", "--", CALIB)[0] == 0
+    assert workflow.run("--quiet", "--force", "--", "results/mine/models/LeViT-tiny.json")[0] == 0
+    kept = [f"LeViT-tiny.{split}.u8{suffix}" for split in ("calib", "val") for suffix in ("", ".provenance")]
+    assert sorted(path.name for path in workflow.path("results/mine/data").glob("*.u8*")) == kept
+
+
+def test_leftovers_of_decodings_that_were_given_up_are_removed(workflow):
+    names = {"LeViT-tiny.select.u8": True, "LeViT-tiny.val.u8": False, "LeViT-gone.val.u8": False}
+    names["LeViT-tiny.select.2-of-3.u8"] = False
+    for name, suffix in itertools.product(names, (".rows", ".done")):
+        workflow.path(f"results/mine/data/{name}{suffix}").write_text("x")
+
+    def left():
+        return {path.stem for path in workflow.path("results").rglob("*.rows")}
+
+    assert workflow.plan(VAL) == [] and left() == set(names)
+    workflow.run("--quiet", "--force", "--", "results/mine/models/LeViT-tiny.json")
+    assert left() == {name for name, kept in names.items() if kept}
+    assert len(list(workflow.path("results").rglob("*.done"))) == 1
+    os.utime(workflow.path("results/mine/data/LeViT-tiny.select.u8.rows"), (1, 1))
+    workflow.run("--quiet", "--force", "--", "results/mine/models/LeViT-tiny.json")
+    assert left() == set()
 
 
 def test_without_train_what_needs_it_is_refused_by_name(workflow):

@@ -34,15 +34,16 @@ def listing(tmp_path):
     return tmp_path / "index.json"
 
 
-def arguments(listing, split, workers, geometry=GEOMETRY):
+def arguments(listing, split, workers, geometry=GEOMETRY, shard=None):
     line = ["--index", str(listing), "--model", model_file(listing.parent, geometry)]
-    line += ["--split", split, "--workers", str(workers)]
-    return [*line, "--images", str(listing.parent / "out" / f"{split}.u8")]
+    line += ["--split", split, "--workers", str(workers), *(["--shard", shard] if shard else [])]
+    name = f"{split}.{shard.replace('/', '-of-')}.u8" if shard else f"{split}.u8"
+    return [*line, "--images", str(listing.parent / "out" / name)]
 
 
-def decode(listing, split="val", workers=3, geometry=GEOMETRY, **environment):
+def decode(listing, split="val", workers=3, geometry=GEOMETRY, shard=None, **environment):
     script = str(ROOT / "workflow_scripts" / "decode_split.py")
-    line = [forks.python_with_images(), script, *arguments(listing, split, workers, geometry)]
+    line = [forks.python_with_images(), script, *arguments(listing, split, workers, geometry, shard)]
     environment = dict({k: v for k, v in os.environ.items() if k != "LEVIT_STORE"}, **environment)
     done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=60)
     return done.returncode, done.stderr
@@ -157,6 +158,26 @@ def test_a_killed_run_goes_on_where_it_was(listing):
     assert code == 0 and f"{21 - before + 1} of 21 images in" in text, text
     assert path.read_bytes() == whole
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["val.u8", "val.u8.provenance"]
+
+
+def test_shards_join_to_the_bytes_of_one_job(listing):
+    assert decode(listing)[0] == 0
+    folder = listing.parent / "out"
+    shards = [folder / f"val.{number}-of-4.u8" for number in range(1, 5)]
+    for number in range(1, 5):
+        code, text = decode(listing, shard=f"{number}/4")
+        assert code == 0 and f"{5 + (number == 4)} of {5 + (number == 4)} images in" in text, text
+    cache.join(folder / "joined.u8", shards, 21)
+    assert (folder / "joined.u8").read_bytes() == (folder / "val.u8").read_bytes()
+    with pytest.raises(UserError, match=r"1-of-4.u8 \[5, 32, 32, 3\], .* are not the shards of a split of 21 images"):
+        cache.join(folder / "joined.u8", shards[:3], 21)
+
+
+def test_more_shards_than_images_are_refused(listing):
+    code, text = decode(listing, split="select", shard="3/3")
+    assert code == 1 and "select has 2 images, fewer than `shards` of the dataset (3): lower it" in text
+    code, text = decode(listing, shard="4/3")
+    assert code == 2 and "argument --shard: invalid" in text
 
 
 def test_what_is_left_of_other_images_or_of_another_crop_is_not_used(listing):

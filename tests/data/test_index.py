@@ -4,6 +4,7 @@ import collections
 import hashlib
 import json
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 import forks
 from conftest import ROOT
 from core.files import UserError
-from data import index, splits
+from data import index, indexing, splits
 
 DIGITS = {"builtin": "digits", "classes": 10, "splits": {"calib": 256, "select": 200}}
 
@@ -191,3 +192,37 @@ def test_an_index_that_is_none_and_an_unknown_split_are_named(tmp_path, digits):
         index.read(tmp_path / "index.json")
     with pytest.raises(UserError, match=r"split 'test' is unknown: one of calib, select, train, val"):
         index.labels(index.read(digits / "data" / "index.json"), "test")
+
+
+def many(root, each):
+    """Write `each` files in each of ten class folders; return a row that leaves nearly all of them to training."""
+    for label in range(10):
+        (root / f"c{label}").mkdir(parents=True)
+        for number in range(each):
+            (root / f"c{label}" / f"{number:06d}.jpg").write_bytes(b"\xff\xd8\xff%d" % number)
+    return {"classes": 10, "splits": {"calib": 10, "select": 10, "val": 10}}
+
+
+def peak_of(work):
+    """Return (what work() returns, the most bytes that Python held for it at once)."""
+    tracemalloc.start()
+    try:
+        return work(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_index_takes_less_than_a_kilobyte_of_memory_an_image(tmp_path, monkeypatch):
+    """Of 1.33 million images, 2 GB would be 1.5 kB an image."""
+    monkeypatch.setattr(indexing, "HASHED", 0)
+    row = many(tmp_path, 400)
+    (listing, lines), peak = peak_of(lambda: indexing.build(str(tmp_path), row, 0, False))
+    assert listing["train"]["images"] == 3980 and peak < 4000 * 1000 + 500_000, peak
+    (tmp_path / "train.tsv").write_bytes(lines)
+    listing["folder"] = str(tmp_path)
+    files, peak = peak_of(lambda: index.files(listing, tmp_path / "index.json", "train"))
+    assert len(files) == 3980 and peak < 3 * len(lines), "no object for each image"
+    assert len(set(files)) == 3980 and Path(files[-1]) == tmp_path / "c9/000399.jpg"
+    assert files[3979] == files[-1] and files[0] != files[1]
+    with pytest.raises(IndexError):
+        files[3980]

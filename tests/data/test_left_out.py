@@ -126,7 +126,7 @@ def indexed(folder, row=ROW):
 
 def everything(folder, listing):
     """Return the image files of an index, each once."""
-    found = [index.files(listing, folder / "data" / "index.json", split) for split in index.SPLITS]
+    found = [list(index.files(listing, folder / "data" / "index.json", split)) for split in index.SPLITS]
     assert len(found[0] + found[2] + found[3]) == len(set(found[0] + found[2] + found[3]))
     return sorted({file for files in found for file in files})
 

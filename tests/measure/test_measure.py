@@ -1,6 +1,7 @@
 """Statistics, the timing loop and accuracy, against values worked out by hand or by another library."""
 
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -132,6 +133,22 @@ def test_margins_are_of_the_images_that_changed_sides():
 def test_logits_that_are_all_alike_have_no_spread():
     found = accuracy.score(np.ones((2, 1)), np.zeros(2, int), np.ones((2, 1)))
     assert found["logit_error_over_spread"] is None and found["smallest_margin"] is None
+
+
+def test_scores_of_many_images_take_little_memory_beside_their_logits():
+    random = np.random.default_rng(0)
+    reference = random.standard_normal((20 * accuracy.ROWS, 50)).astype(np.float32)
+    logits = reference + random.standard_normal(reference.shape).astype(np.float32) / 9
+    labels = reference.argmax(axis=1)
+    tracemalloc.start()
+    found = accuracy.score(logits, labels, reference)
+    accuracy.check_finite(logits, "e.engine", [])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < logits.nbytes / 2
+    assert found["top1"] == found["agreement_with_fp32"] == 100 * np.mean(logits.argmax(axis=1) == labels)
+    assert found["max_abs_logit_error"] == np.abs(logits.astype(float) - reference).max()
+    assert found["logit_error_over_spread"] == pytest.approx(found["max_abs_logit_error"] / reference.std(dtype=float))
 
 
 def test_score_without_reference():

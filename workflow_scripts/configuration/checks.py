@@ -15,7 +15,7 @@ from core import objective
 from core.files import UserError
 
 LOCAL = ("store", "datasets", "precisions")  # keys of config.yaml below which paths are this machine's
-OF_FOLDERS = ("val", "labels", "synsets")  # keys of a dataset's row that describe a folder of images
+OF_FOLDERS = ("val", "labels", "synsets", "manifest")  # keys of a dataset's row that describe a folder of images
 NEED_EACH_OTHER = {"other_power_mode": "power_mode", "workdir": "ssh", "ssh_config": "ssh"}  # of a target
 PYTORCH = "pytorch"  # the runtime of programs of torch.export
 OF_PYTORCH = ("device", "compile", "fused_attention")  # keys of a target whose graph is a program of torch.export

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
+ROWS, DONE = ".rows", ".done"  # suffixes of the files of an unfinished decoding (data/row_file.py)
 STAGED = "copied-"  # prefix of a folder in .cache/ with files to check before they get their names
 
 

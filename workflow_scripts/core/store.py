@@ -26,7 +26,7 @@ import time
 import uuid
 from pathlib import Path
 
-from core.files import STAGED, UserError, partial_of, sha256_file, write_json
+from core.files import DONE, ROWS, STAGED, UserError, partial_of, sha256_file, write_json
 
 log = logging.getLogger("levit")
 
@@ -37,6 +37,8 @@ LEFT = (
     f"{STAGED}*",
     "brought-*",
     f"*{partial_of('')}",
+    f"*{ROWS}",
+    f"*{DONE}",
 )  # left by killed jobs; version 0.2 named them brought-*
 BELOW = (".cache", "results")  # folders besides the store that may hold leftovers
 IDLE_S = 3600.0  # seconds without a write after which a file is a leftover

@@ -8,6 +8,7 @@ import itertools
 import logging
 import mmap
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from data.source import Source
 log = logging.getLogger("levit")
 SHARE = 8  # least number of images that a further process is started for
 BAD = 20  # unreadable images after which no more are looked for
+BLOCK = 16 << 20  # bytes copied at a time
 RELEASE = 64 << 20  # bytes read from a memory map before its pages are released
 
 
@@ -86,6 +88,21 @@ def read(path: str | os.PathLike, count: int | None = None) -> np.ndarray:
     if count is not None and len(images) != count:
         raise UserError(f"{path} holds {len(images)} images, its split {count}: delete it and run again")
     return images
+
+
+def join(path: str | os.PathLike, shards: Sequence[str], count: int) -> None:
+    """Write the images of several such files to one, in their order; raise UserError if they are not `count`."""
+    parts = [read(shard) for shard in shards]
+    if sum(map(len, parts)) != count or len({part.shape[1:] for part in parts}) > 1:
+        shapes = ", ".join(f"{shard} {list(part.shape)}" for shard, part in zip(shards, parts))
+        raise UserError(f"{shapes} are not the shards of a split of {count} images: delete them and run again")
+    with open(path, "wb") as stream:
+        header = np.lib.format.header_data_from_array_1_0(parts[0])
+        np.lib.format.write_array_header_1_0(stream, {**header, "shape": (count, *parts[0].shape[1:])})
+        for shard, part in zip(shards, parts):
+            with open(shard, "rb") as source:
+                source.seek(part.offset)  # type: ignore[attr-defined]
+                shutil.copyfileobj(source, stream, BLOCK)
 
 
 def batches(images: np.ndarray, step: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -15,14 +15,16 @@ from __future__ import annotations
 import array
 import functools
 import hashlib
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from core.files import UserError, read_json
+from data.lines import Lazy, Lines
 from data.source import Member, Source
 
 SPLITS = ("train", "calib", "select", "val")
@@ -55,8 +57,8 @@ class Images(NamedTuple):
 
     labels: np.ndarray
     bytes: np.ndarray
-    sources: list[Source]
-    stamps: list[str]
+    sources: Sequence[Source]
+    stamps: Sequence[str]
 
 
 def labels(index: dict, split: str) -> np.ndarray:
@@ -64,10 +66,11 @@ def labels(index: dict, split: str) -> np.ndarray:
     return images(index, split).labels
 
 
-def files(index: dict, path: str | Path, split: str) -> list[Source]:
+def files(index: dict, path: str | Path, split: str) -> Sequence[Source]:
     """Return the image files of a split in its order; `path` is that of the index."""
     root = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(path)), index["root"]))
-    return [_below(root, source) for source in images(index, split).sources]
+    found = Lazy(functools.partial(_below, root), images(index, split).sources)
+    return found if split == "train" else list(found)
 
 
 def _below(root, source):
@@ -112,8 +115,11 @@ def _source(path, size, archive=None, offset=None):
 
 def train_lines(images: Iterable[dict]) -> bytes:
     """Return the file of training images, from dicts of FIELDS (and of IN_ARCHIVE, for an image in an archive)."""
-    rows = ([str(image[name]) for name in FIELDS + IN_ARCHIVE if name in image] for image in images)
-    return "".join("\t".join(row) + "\n" for row in rows).encode("utf-8", "surrogateescape")
+    lines = bytearray()
+    for image in images:
+        row = "\t".join(str(image[name]) for name in FIELDS + IN_ARCHIVE if name in image)
+        lines += f"{row}\n".encode("utf-8", "surrogateescape")
+    return bytes(lines)
 
 
 @functools.lru_cache(maxsize=1)
@@ -125,11 +131,19 @@ def _train(path, sha256):
         raise UserError(f"{path} does not exist: delete the index beside it and run again") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} does not belong to the index beside it: delete both and run again")
-    numbers, sources, stamps = array.array("q"), [], []
-    for line in content.decode("utf-8", "surrogateescape").split("\n")[:-1]:
-        label, size, stamp, *place = line.split("\t")
-        stamps.append(stamp)
+    numbers = array.array("q")
+    for line in io.BytesIO(content):
+        label, size, _ = line.split(b"\t", 2)
         numbers.extend((int(label), int(size)))
-        sources.append(_source(place[0], size, *place[1:]))
-    table = np.array(numbers, dtype=np.int64).reshape(-1, 2)
-    return Images(table[:, 0].copy(), table[:, 1].copy(), sources, stamps)
+    table, lines = np.array(numbers, dtype=np.int64).reshape(-1, 2), Lines(content)
+    return Images(table[:, 0].copy(), table[:, 1].copy(), Lazy(_source_in, lines), Lazy(_stamp_in, lines))
+
+
+def _source_in(line):
+    """Return the Source of a line of the file of training images."""
+    _, size, _, *place = line.split("\t")
+    return _source(place[0], size, *place[1:])
+
+
+def _stamp_in(line):
+    return line.split("\t", 3)[2]

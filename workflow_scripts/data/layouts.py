@@ -5,6 +5,7 @@ import functools
 import os
 import posixpath
 import re
+import sys
 import tarfile
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from core.files import UserError
 from data import class_order, image_formats, labels, source, walk
 
 HALVES = ("train", "val")
-PATH_KEYS = (*HALVES, "labels", "synsets", "class_order")  # keys of a row that may hold a path
+PATH_KEYS = (*HALVES, "labels", "synsets", "class_order", "manifest")  # keys of a row that may hold a path
 OUTSIDE, BESIDE = "outside train and val", "beside the class folders"
 FORMATS = ", ".join(image_formats.FORMATS)
 IN_TAR = "link or other entry of an archive"
@@ -214,13 +215,21 @@ def _member_refusal(member, name, stream):
 
 def _folders(images, place, root):
     """Return the class folder of each image of a half; a single folder at the top of an archive is skipped."""
-    prefix = "" if images[0].archive else _prefix(place, root)
-    parts = [image.path[len(prefix) :].split("/") for image in images]
-    while images[0].archive and min(map(len, parts)) > 2 and len({part[0] for part in parts}) == 1:
-        parts = [part[1:] for part in parts]
-    if min(map(len, parts)) < 2:
+    start = 0 if images[0].archive else len(_prefix(place, root))
+    while images[0].archive and len(_tops(images, start)) == 1 and _above(images, start) > 1:
+        start = images[0].path.index("/", start) + 1
+    if not _above(images, start):
         raise UserError(f"{place} holds images but no class folders: name the file of their labels in `labels`")
-    return [part[0] for part in parts]
+    return [sys.intern(image.path[start : image.path.index("/", start)]) for image in images]
+
+
+def _above(images, start):
+    """Return how many folders each image is in at least, below the first `start` characters of its path."""
+    return min(image.path.count("/", start) for image in images)
+
+
+def _tops(images, start):
+    return {image.path[start:].partition("/")[0] for image in images}
 
 
 def _check_splits(place, names):

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from core.files import DONE, ROWS
+
 STATE = np.dtype([("key", "<u8"), ("image", "<u8"), ("checksum", "<u4"), ("done", "<u4")])
 
 
@@ -26,7 +28,7 @@ class Rows:
 
         key: hex digest of all that a row depends on besides its image; digests: hex SHA-256 of each image, or None.
         """
-        self.data, self.done = f"{path}.rows", f"{path}.done"
+        self.data, self.done = f"{path}{ROWS}", f"{path}{DONE}"
         self.key = int(key[:16], 16)
         self.images = [0 if digest is None else int(digest[:16], 16) for digest in digests]
         self.offset, self.bytes = self._open(shape), int(np.prod(shape[1:]))

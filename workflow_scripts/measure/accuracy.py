@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ CONFIDENCE, NORMAL = 0.95, 1.959963984540054
 
 def check_finite(logits: np.ndarray, engine: str, images: Sequence) -> None:
     """Raise UserError naming the engine and the first of the images whose logits are not finite."""
-    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    bad = np.flatnonzero(_by_rows(lambda part: ~np.isfinite(part).all(axis=1), logits))
     if len(bad):
         first = images[int(bad[0])]
         raise UserError(f"{engine}: {len(bad)} images have logits that are not finite, the first is {first}")
@@ -23,9 +24,19 @@ def check_finite(logits: np.ndarray, engine: str, images: Sequence) -> None:
 
 def correct(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """Return bool [N]: is the label among the k largest of logits [N, C]? Of equal ones, the lowest class wins."""
+    return _by_rows(functools.partial(_correct, k=k), logits, np.asarray(labels))
+
+
+def _correct(logits, labels, k):
     own = logits[np.arange(len(labels)), labels][:, None]
-    before = np.arange(logits.shape[1])[None, :] < np.asarray(labels)[:, None]
+    before = np.arange(logits.shape[1])[None, :] < labels[:, None]
     return ((logits > own).sum(axis=1) + ((logits == own) & before).sum(axis=1)) < k
+
+
+def _by_rows(function, *arrays):
+    """Return function(*arrays), an array with a value for each row, made of ROWS at a time to limit memory."""
+    starts = range(0, len(arrays[0]), ROWS) or [0]
+    return np.concatenate([function(*(array[start : start + ROWS] for array in arrays)) for start in starts])
 
 
 def percent(mask: np.ndarray) -> float:
@@ -103,7 +114,7 @@ def _against(logits, labels, first, reference):
     if reference.shape != logits.shape:
         raise UserError(f"the reference's logits are {list(reference.shape)}, the engine's {list(logits.shape)}")
     other, error = correct(reference, labels, 1), largest_error(logits, reference)
-    spread, margins = float(np.std(reference, dtype=np.float64)), margins_of(reference)
+    spread, margins = spread_of(reference), margins_of(reference)
     same = logits.argmax(axis=1) == reference.argmax(axis=1)
     changed = margins[~same] if len(margins) else margins
     extremes = ((min, margins), (min, changed), (max, changed))
@@ -116,12 +127,18 @@ def margins_of(logits: np.ndarray) -> np.ndarray:
     """Return each image's largest logit minus its second, float [N], of logits [N, C]; empty with C = 1."""
     if logits.shape[1] < 2:
         return np.empty(0)
-    two = np.partition(logits, -2, axis=1)[:, -2:].astype(np.float64)
+    two = _by_rows(lambda part: np.partition(part, -2, axis=1)[:, -2:].astype(np.float64), logits)
     return two[:, 1] - two[:, 0]
 
 
+def spread_of(logits: np.ndarray) -> float:
+    """Return the standard deviation of all logits [N, C]."""
+    mean = np.mean(logits, dtype=np.float64)
+    squares = _by_rows(lambda part: ((part.astype(np.float64) - mean) ** 2).sum(axis=1), logits)
+    return math.sqrt(squares.sum() / logits.size)
+
+
 def largest_error(logits: np.ndarray, reference: np.ndarray) -> float:
-    """Return the largest absolute difference of two arrays of logits, ROWS at a time to limit memory."""
-    starts = range(0, len(logits), ROWS)
-    pairs = ((logits[start : start + ROWS], reference[start : start + ROWS]) for start in starts)
-    return float(max(np.abs(one.astype(np.float64) - other.astype(np.float64)).max() for one, other in pairs))
+    """Return the largest absolute difference of two arrays of logits [N, C]."""
+    errors = _by_rows(lambda one, other: np.abs(one.astype(np.float64) - other).max(axis=1), logits, reference)
+    return float(errors.max())

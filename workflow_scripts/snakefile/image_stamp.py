@@ -1,9 +1,10 @@
 """Cheap fingerprint of a dataset's images or fonts; a change of it reruns `index_dataset`.
 
 Of up to FEW images it has each one's size and mtime, so that an image edited in place is noticed too. With more, a dry
-run would take too long: it has the mtimes of the folders instead, which change when an image is added, removed, renamed
+run would take too long: it has the mtimes of all folders instead, which change when an image is added, removed, renamed
 or replaced by another file, but not when its bytes are overwritten. Decoding and training notice those: they hold each
-image to what the index records of it. Files of labels and of class names, and fonts, count by their content.
+image to what the index records of it. A row's `manifest`, a file that changes whenever the images do, stands for them.
+Manifests, files of labels and of class names, and fonts, count by their content.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ from collections.abc import Callable
 
 from core.user_files import sha256_of, sha256_of_all
 from data import walk
+from snakefile import folders
 
 FEW = 10000
-LISTS = ("labels", "synsets", "class_order")  # keys of a row that may name files, which count by their content
+LISTS = (
+    "labels",
+    "synsets",
+    "class_order",
+    "manifest",
+)  # keys of a row that may name files, which count by their content
 NAMED = ("imagenet", "sorted", "natural")  # values of these keys that are not files
 HALVES = ("train", "val")
 FONTS = (".ttf", ".otf")
@@ -54,19 +61,28 @@ def _images_fingerprint(row, root):
     places = [os.path.join(root, row.get(half) or half) for half in HALVES]
     stamps = [_stamp(path) for path in places if os.path.isfile(path)]
     stamps += [(key, _content(beside(row, key))) for key in LISTS if beside(row, key)]
-    folders = [path for path in places if os.path.isdir(path)] or [root]
+    stamps += [] if row.get("manifest") else _of_folders(places, root)
+    return _digest(sorted(stamps, key=repr))
+
+
+def _digest(stamps):
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()
+
+
+def _of_folders(places, root):
+    """Return the stamps of the images in the folders of a dataset, or of the folders where the images are many."""
+    halves = [path for path in places if os.path.isdir(path)] or [root]
     images = []
-    for folder in folders:
-        images += _images(folder, FEW + 1 - len(images))
-    stamps += images if len(images) <= FEW else [stamp for folder in folders for stamp in _folders(folder)]
-    return hashlib.sha256(repr(sorted(stamps, key=repr)).encode()).hexdigest()
+    for half in halves:
+        images += _images(half, FEW + 1 - len(images))
+    return images if len(images) <= FEW else [stamp for half in halves for stamp in _folders(half)]
 
 
 def _fonts_fingerprint(folder):
     found = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
     paths = sorted(path for path in found if path.lower().endswith(FONTS))
     named = [[os.path.relpath(path, folder), digest] for path, digest in zip(paths, sha256_of_all(paths))]
-    return hashlib.sha256(repr(named).encode()).hexdigest()
+    return _digest(named)
 
 
 def beside(row: dict, key: str) -> str | None:
@@ -102,8 +118,9 @@ def _images(folder, most):
 
 
 def _folders(folder):
-    """Return the stamps of a folder and of those in it, no deeper."""
+    """Return the stamps of a folder and of all below it."""
     try:
-        return [_stamp(folder), *(_stamp(os.path.join(folder, name)) for name in walk.folders(folder))]
-    except OSError:
-        return [(folder, None, None)]
+        found = folders.below(folder)
+    except OSError as error:
+        return [(str(error.filename), None, None)]
+    return [(path, None, None) if status is None else _stamp(path, status) for path, status in found.items()]

@@ -17,7 +17,7 @@ from configuration.tables import Tables
 from core.files import UserError, read_json
 from devices import power_modes
 from devices.reach import JOBS_LOCK
-from snakefile import preflight, rule_facts
+from snakefile import leftovers, preflight, rule_facts
 from snakefile.job_lines import JobLines
 
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
@@ -111,8 +111,9 @@ def _check_needs(rule, names, rules, tables):
 
 @one_line
 def start(dag: Any, tables: Tables) -> None:
-    """Take the lock of this folder, then check the targets that have pending jobs; raise UserError."""
+    """Take the lock of this folder and tidy it, then check the targets that have pending jobs; raise UserError."""
     lock()
+    leftovers.remove({str(path) for job in dag.needrun_jobs() for path in job.output}, tables)
     _pending_results.extend(
         str(path) for job in dag.needrun_jobs() if rule_facts.is_result(job.rule) for path in job.output
     )

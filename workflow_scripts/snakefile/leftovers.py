@@ -1,0 +1,49 @@
+"""Remove what decodings left that nobody continues: files as large as the decoded split.
+
+A killed decoding of PATH continues from PATH.rows and PATH.done (data/row_file.py). They go where no job of this run
+writes PATH and a later one will not either: PATH exists, config.yaml no longer has its names, or a week has passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from configuration.tables import Tables
+from core.files import DONE, ROWS
+from core.provenance import SUFFIX
+
+IMAGES = re.compile(r"results/([^/]+)/data/([^./]+)\.\w+(?:\.\d+-of-(\d+))?\.u8")  # dataset, model, number of shards
+KEPT_S = 7 * 86400.0  # after the last write
+
+
+def remove(pending: Collection[str], tables: Tables) -> None:
+    """Remove what is left of decodings that are given up, and the records of shards that were joined.
+
+    pending: outputs of the jobs of this run.
+    """
+    for rows in Path().glob(f"results/*/data/*{ROWS}"):
+        path = str(rows.with_suffix(""))
+        if path not in pending and _is_given_up(path, tables):
+            _unlink(rows, Path(path + DONE))
+    for record in Path().glob(f"results/*/data/*-of-*.u8{SUFFIX}"):
+        if not record.with_suffix("").exists():
+            _unlink(record)
+
+
+def _is_given_up(path, tables):
+    named = IMAGES.fullmatch(path)
+    row = tables.names("dataset").get(named[1]) if named else None
+    if not named or row is None or named[2] not in tables.names("model") or int(named[3] or 1) != row["shards"]:
+        return True
+    return os.path.exists(path) or time.time() - os.path.getmtime(path + ROWS) > KEPT_S
+
+
+def _unlink(*paths):
+    for path in paths:
+        with contextlib.suppress(OSError):  # another user's, or gone
+            path.unlink()
