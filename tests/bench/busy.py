@@ -1,13 +1,14 @@
-"""Host jobs on a machine that others use too: images a second with OpenMP's own spinning, and with that of our jobs.
+"""Host jobs on a machine that others use too: images a second as libraries spin by default, and as our jobs let them.
 
-    python tests/bench/busy.py [--tasks train qat calibrate] [--rounds 3] [--seconds 6] [--loops 2]
+    python tests/bench/busy.py [--tasks train plan ...] [--rounds 3] [--seconds 3] [--loops 2]    # about six minutes
 
-OpenMP threads spin at barriers. A spinning thread whose partner has no processor wastes its own share as well. Both
-settings compute in turns, on a quiet machine and beside busy loops, each in a process of its own; ratios are medians
-over the rounds, with the smallest and the largest round.
+A spinning thread whose partner has no processor wastes its own share as well. Both settings have a process each, which
+compute in turns, on a quiet machine and beside busy loops; ratios are medians over the rounds, with the smallest and
+the largest round. `evaluate_*` run engines of `make bench`.
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import subprocess
@@ -18,11 +19,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
-from core.command import SPIN_COUNT  # noqa: E402
+from core import spinning  # noqa: E402
 
 BATCH, SIZE, CLASSES = 16, 224, 10
-SETTINGS = {"OpenMP's default": {}, f"GOMP_SPINCOUNT={SPIN_COUNT}": {"GOMP_SPINCOUNT": SPIN_COUNT}}
-PROMISED = {"quiet": 0.90, "busy": 0.35}  # over the quiet speed of OpenMP's default
+SETTINGS = {"as libraries do": {}, "as our jobs do": spinning.OURS}
+PROMISED = {"quiet": 0.90, "busy": 0.35}  # over the quiet speed of the libraries' own
+ENGINE = ROOT / "results/digits/engines/LeViT-128S.fp32"
 
 
 def images():
@@ -63,7 +65,32 @@ def calibrate():
     return lambda: histograms.collect(network, images())
 
 
-TASKS = {"train": train, "qat": qat, "calibrate": calibrate}
+def plan():
+    """Return the simulation of a batch in FP16, a part of it on each thread."""
+    from graph import onnx_io, passes
+    from model import export
+    from planning import simulate
+
+    graph = passes.transform(onnx_io.from_model(export.to_onnx(folded(), SIZE)), ("fold_constants", "fold_shapes"))
+    network = simulate.Network(graph)
+    treated = dict.fromkeys((node.name for node in network.nodes), simulate.Half())
+    parts, workers = images().split(BATCH // 2), len(os.sched_getaffinity(0))
+    return lambda: simulate.each(lambda part: network.logits({network.input: part}, treated), parts, workers)
+
+
+def evaluate(target, runtime):
+    """Return a function that returns a query of an engine of `make bench`."""
+
+    def task():
+        import numpy as np
+
+        import runtimes
+
+        session = runtimes.load(runtime).load(f"{ENGINE}.{target}.engine")
+        batch = np.zeros((BATCH, 3, SIZE, SIZE), np.float32)
+        return lambda: session.run(batch)
+
+    return task
 
 
 def folded():
@@ -91,60 +118,82 @@ def stepper(model, loss, optimizer):
     return step
 
 
-def run(task, seconds):
-    """Print the images a second of a task's steps."""
-    import torch
+TRAININGS = {"train": train, "qat": qat, "calibrate": calibrate}  # on threads of OpenMP
+EVALUATIONS = {"evaluate_cpu": evaluate("cpu", "openvino"), "evaluate_ort": evaluate("ort", "onnxruntime")}
+TASKS = {**TRAININGS, "plan": plan, **EVALUATIONS}
 
-    torch.manual_seed(0)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+def serve(task):
+    """Print the images a second of a task's steps for each number of seconds on stdin."""
+    if task not in EVALUATIONS:  # OpenVINO and torch share no process
+        import torch
+
+        torch.manual_seed(0)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
     step = TASKS[task]()
     step()
-    steps, start = 0, time.monotonic()
-    while time.monotonic() - start < seconds:
-        step()
-        steps += 1
-    print(steps * BATCH / (time.monotonic() - start))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        steps, start = 0, time.monotonic()
+        while time.monotonic() - start < float(line):
+            step()
+            steps += 1
+        print(steps * BATCH / (time.monotonic() - start), flush=True)
 
 
-def measured(task, variables, loops, seconds):
-    """Return a task's images a second in a process with these environment variables, beside a number of busy loops."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+@contextlib.contextmanager
+def server(task, variables):
+    """Yield a process that serves a task with these environment variables."""
+    environment = {key: value for key, value in os.environ.items() if key not in (*spinning.OURS, "OMP_WAIT_POLICY")}
+    command, pipes = [sys.executable, __file__, "--serve", task], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env={**environment, **variables}, text=True, **pipes) as process:
+        while process.stdout.readline() != "ready\n":
+            if process.poll() is not None:
+                raise SystemExit(f"error: {task} ended with status {process.returncode}")
+        yield process
+        process.stdin.close()
+
+
+def measured(process, loops, seconds):
+    """Return the images a second of a served task, beside a number of busy loops."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(loops)]
     try:
-        command = [sys.executable, __file__, "--run", task, "--seconds", str(seconds)]
-        done = subprocess.run(command, env={**environment, **variables}, stdout=subprocess.PIPE, check=True, text=True)
-        return float(done.stdout.split()[-1])
+        print(seconds, file=process.stdin, flush=True)
+        return float(process.stdout.readline())
     finally:
         for other in others:
             other.kill()
+            other.wait()
 
 
 def compare(task, rounds, seconds, loops):
-    """Print each setting's speed at a task, quiet and busy, and its ratio to the quiet speed of OpenMP's default."""
+    """Print each setting's speed at a task, quiet and busy, and its ratio to the quiet speed of the libraries' own."""
     cases = [(name, state) for state in ("quiet", "busy") for name in SETTINGS]
     speeds = {case: [] for case in cases}
-    for _ in range(rounds):
-        for name, state in cases:
-            speeds[name, state].append(measured(task, SETTINGS[name], loops if state == "busy" else 0, seconds))
+    with contextlib.ExitStack() as stack:
+        served = {name: stack.enter_context(server(task, variables)) for name, variables in SETTINGS.items()}
+        for _ in range(rounds):
+            for name, state in cases:
+                speeds[name, state].append(measured(served[name], loops if state == "busy" else 0, seconds))
     base = statistics.median(speeds[cases[0]])
     cores = len(os.sched_getaffinity(0))
     print(f"\n{task}, {rounds} rounds of {seconds:g} s, {cores} cores; busy: {loops} busy loops")
     for (name, state), values in speeds.items():
         ratio, ends = statistics.median(values) / base, f"{min(values):.1f} to {max(values):.1f}"
         note = f"promised >= {PROMISED[state]:g}" if name != cases[0][0] else ""
-        print(f"  {state:<6} {name:<22} {statistics.median(values):7.1f} images/s ({ends})  {ratio:5.2f}x  {note}")
+        print(f"  {state:<6} {name:<16} {statistics.median(values):7.1f} images/s ({ends})  {ratio:5.2f}x  {note}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--loops", type=int, default=2)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--run", choices=TASKS, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=TASKS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.run:
-        run(args.run, args.seconds)
+    if args.serve:
+        serve(args.serve)
         return
     for task in args.tasks:
         compare(task, args.rounds, args.seconds, args.loops)

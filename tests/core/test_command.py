@@ -61,6 +61,14 @@ def run(folder, *args, store="store", **options):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, **options)
 
 
+@pytest.mark.parametrize("options, spins", [("", "0"), (", timed=True", "")])
+def test_only_a_timed_command_keeps_spinning(folder, options, spins):
+    (folder / "helper.py").write_text("import os\ndef suffix():\n    return os.environ.get('LEVIT_SPIN', '')\n")
+    (folder / "tool.py").write_text(TOOL.replace(", heavy=True", options))
+    assert run(folder).returncode == 0
+    assert (folder / "out.txt").read_text() == f"hello{spins}1"
+
+
 def worked(folder, *args):
     """Return whether the command did its work (else the store had it); its output must be there either way."""
     (folder / "out.txt").unlink(missing_ok=True)

@@ -47,6 +47,15 @@ def test_any_number_of_images(runtime, built, count):
     assert np.allclose(found, engine_graphs.expected(images), atol=1e-5)
 
 
+def test_only_what_is_timed_keeps_the_runtimes_own_waiting(runtime, built, tmp_path, monkeypatch):
+    for value, spins in (("1", "1"), ("0", "0")):
+        monkeypatch.setenv("LEVIT_SPIN", value)
+        model, _ = runtime.load(built[1], threads=1)._request(1)
+        assert model.get_property("ENABLE_CPU_PINNING") is (value == "1")
+        options = runtimes.load("onnxruntime").load(built[0], threads=2)._session.get_session_options()
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == spins
+
+
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_an_engine_that_takes_pixels(built, tmp_path, name):
     """It gives the logits of normalized images, for read-only memory too, and refuses normalized ones."""

@@ -21,14 +21,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
-from core import provenance, resolved, sources, trained
+from core import provenance, resolved, sources, spinning, trained
 from core.files import UserError, canonical, describe, digest_of, partial_of, sha256_file
 from core.store import Store
 from core.user_files import sha256_of
 
 log = logging.getLogger("levit")
-
-SPIN_COUNT = "1000"  # iterations that an OpenMP thread spins before it sleeps (tests/bench/busy.py measures it)
 
 
 def tool_versions(names: Iterable[str]) -> dict[str, str | None]:
@@ -194,7 +192,7 @@ class Command:
         try:
             _log_to(job.log)
             if not self.timed:
-                os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # libgomp reads it when torch is imported
+                spinning.reduce()
             self._held = hold(os.environ.get("LEVIT_JOBS"))
             self._run(work, job)
         except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from core import spinning
 from core.files import UserError
 from devices import probe
 from runtimes import _container, _cpu, description, import_library, missing_precisions, requested_precisions
@@ -85,6 +86,7 @@ def _session(path, source, threads, optimize, **options):
     settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.x64quantprecision", "1")  # no INT16 overflow on x86 without VNNI
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0" if spinning.reduced() else "1")
     for name, value in options.items():
         setattr(settings, name, value)
     try:

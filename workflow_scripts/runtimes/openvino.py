@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from core import spinning
 from core.files import UserError
 from devices import probe
 from runtimes import _container, _cpu, description, import_library, missing_precisions
@@ -102,6 +103,8 @@ def _compile(onnx, batch, hint, threads):
 
 def _import(path, header, parts, batch, threads, **extra):
     core = import_library("openvino", REMEDY).Core()
+    if spinning.reduced():  # it has no switch; a thread that is not bound to a busy processor waits for less time
+        extra["ENABLE_CPU_PINNING"] = False
     try:
         blob = parts[f"batch{batch}.blob"]
         return core.import_model(blob, "CPU", {**_properties(header["hint"], threads), **extra})
