@@ -1,4 +1,4 @@
-"""Bundles: an engine with all that an application needs."""
+"""Bundles: an engine with all that an application needs, and that Triton Inference Server needs."""
 
 
 rule pick_samples:
@@ -32,3 +32,17 @@ rule bundle:
         options=device_options(recipe=target["threads"], licenses=slices.licenses),
     shell:
         "{params.device} {input.code[0]:q} {params.files} {params.options} --log {log:q}"
+
+
+rule model_repository:
+    """Lay a bundle out as a model repository for Triton Inference Server, with a client, and pack it."""
+    input:
+        code=result_code("model_repository.py", *TRITON, sources=["workflow_scripts/deployment/triton.md"]),
+        bundle=active("bundles/{model}.{precision}.{target}.tar.gz"),
+        graphs=served_graphs,
+    output:
+        repository=active("triton/{model}.{precision}.{target}.tar.gz"),
+    wildcard_constraints:
+        precision="[A-Za-z0-9_-]+",
+    shell:
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --log {log:q}'

@@ -33,6 +33,7 @@ PAGE = ["reporting/charts", "reporting/page"]  # folders of what report.py loads
 PAGE = [f"{folder}/{name}" for folder in PAGE for name in sorted(os.listdir(sources.ROOT / folder))]
 BUNDLE_SOURCES = ["card.md", *(f"cpp/{name}" for name in sorted(os.listdir(sources.ROOT / "deployment/cpp")))]
 BUNDLE_SOURCES = [f"workflow_scripts/deployment/{name}" for name in BUNDLE_SOURCES]
+TRITON = [f"deployment/triton_{name}.py" for name in ("preprocess", "engine", "client", "serve")]
 NNCF = [name for name, row in tables.names("precision").items() if tables.is_nncf(row)]
 NNCF = "|".join(map(re.escape, NNCF)) or "(?!)"  # a wildcard constraint: precisions that NNCF quantizes
 SHARDED = [name for name, row in tables.names("dataset").items() if row["shards"] > 1]
@@ -63,9 +64,9 @@ def host_code(script, *others):
     return staleness.script(script, lambda wildcards: others, on_host=True)
 
 
-def result_code(script, *others):
+def result_code(script, *others, sources=()):
     """Return the input `code` of a job that gathers results, on the host and on devices alike."""
-    return staleness.script(script, lambda wildcards: others)
+    return staleness.script(script, lambda wildcards: others, sources)
 
 
 def device_code(script, purpose="run", sources=()):
@@ -225,16 +226,27 @@ def candidates(path):
     return paths
 
 
+def bundled(w):
+    """Return the precision of a result, or those that a choosing one chose from."""
+    return tables.candidates(w.model, w.precision, w.target) if w.precision in tables.choosing() else [w.precision]
+
+
 def bundled_engines(w):
     """Return the engine of a result, or those that a choosing precision chose from."""
-    several = tables.candidates(w.model, w.precision, w.target) if w.precision in tables.choosing() else [w.precision]
-    return [active(f"engines/{w.model}.{precision}.{w.target}.engine") for precision in several]
+    return [active(f"engines/{w.model}.{precision}.{w.target}.engine") for precision in bundled(w)]
+
+
+def served_graphs(w):
+    """Return the graphs of these engines, where Triton Inference Server loads the graph in place of the engine."""
+    if tables.row("target", w.target)["runtime"] != "onnxruntime":
+        return []
+    return sorted({tables.engine_graph(tables.active, w.model, precision, w.target) for precision in bundled(w)})
 
 
 def listed_bundles(wildcards):
-    """Return the bundles of the listed results that were chosen."""
+    """Return the bundles of the listed results that were chosen, and the model repositories of these bundles."""
     chosen = [triple for triple in reach.reachable_results(tables) if triple[1] in tables.choosing()]
-    return [active(f"bundles/{m}.{p}.{t}.tar.gz") for m, p, t in chosen]
+    return [active(f"{kind}/{m}.{p}.{t}.tar.gz") for m, p, t in chosen for kind in ("bundles", "triton")]
 
 
 def listed_results(wildcards):

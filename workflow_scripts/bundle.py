@@ -38,7 +38,7 @@ def run(args: Job) -> None:
     }
     if result["engine"]["plugin"]:
         files["plugin.so"] = Path(args.plugin).read_bytes()
-    files["samples/samples.json"] = text(recorded(files, result))
+    files.update(recorded(files, result))
     files["README.md"] = card.text(result, result["preprocessing"], names, args.licenses, set(files)).encode()
     files[classify.SUMS] = archive.checksums(files)
     archive.write(args.bundle, Path(args.final("bundle")).name[: -len(".tar.gz")], files)
@@ -75,8 +75,8 @@ def sample_files(path: str) -> dict[str, bytes]:
         raise UserError(f"{path} is not the file of samples: delete it and run again") from None
 
 
-def recorded(files: dict[str, bytes], result: dict) -> dict:
-    """Return samples.json with the logits that the engine gives here, and what they may differ by elsewhere."""
+def recorded(files: dict[str, bytes], result: dict) -> dict[str, bytes]:
+    """Return samples.json, with the engine's logits here and what they may differ by elsewhere, and engine.json."""
     import numpy as np
 
     from deployment import selftest
@@ -91,13 +91,14 @@ def recorded(files: dict[str, bytes], result: dict) -> dict:
         pixels = np.stack([model.pixels(files[f"samples/{one['file']}"], one["file"]) for one in listed])
         logits = np.stack([model.logits(image[None])[0] for image in pixels])
         samples = [{**one, "logits": list(map(selftest.rounded, row))} for one, row in zip(listed, logits)]
-        return {
+        measured = {
             "schema": SCHEMA,
             "engine_sha256": result["engine"]["sha256"],
             "recorded_on": result["target_identity"],
             "samples": samples,
             "tolerance": selftest.tolerance(model, pixels, logits),
         }
+        return {"samples/samples.json": text(measured), "engine.json": text(model.tensors())}
 
 
 def command() -> Command:

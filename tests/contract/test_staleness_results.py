@@ -81,8 +81,25 @@ def test_a_bundle_follows_what_is_in_it(base, tmp_path):
     deleted_result(workflow)
     assert workflow.plan(bundle) == ["assemble_result fp32.cpu", "bundle fp32.cpu"]
     assert {"bundle auto.cpu", *CHOICE} < set(workflow.plan(name.format("auto.cpu")))
-    status, output = workflow.run("-n", "results/imagenet/bundles/LeViT-tiny.fp32.cpu.tar.gz")
-    assert status == 1 and "is of the active dataset, digits" in output
+    for kind in ("bundles", "triton"):
+        status, output = workflow.run("-n", f"results/imagenet/{kind}/LeViT-tiny.fp32.cpu.tar.gz")
+        assert status == 1 and "is of the active dataset, digits" in output
+
+
+def test_a_model_repository_follows_its_bundle(base, tmp_path):
+    workflow, name = base.copy(tmp_path / "changed"), "results/digits/triton/LeViT-tiny.{}.tar.gz"
+    repository = name.format("fp32.cpu")
+    assert workflow.plan(repository) == ["bundle fp32.cpu", "model_repository fp32.cpu", "pick_samples"]
+    workflow.build(repository)
+    assert workflow.plan(repository) == []
+    workflow.edit("workflow_scripts/deployment/triton_client.py", "TIMEOUT = 60", "TIMEOUT = 61")
+    assert workflow.plan(repository, *result(*BUILT)) == ["model_repository fp32.cpu"]
+    workflow.build(repository)
+    workflow.edit("workflow_scripts/deployment/triton.md", "## Ask it", "## Ask")
+    assert workflow.plan(repository) == ["model_repository fp32.cpu"]
+    assert {"model_repository auto.cpu", "bundle auto.cpu"} < set(workflow.plan(name.format("auto.cpu")))
+    status, output = workflow.run("-n", "-p", name.format("fp32.ort"))
+    assert status == 0 and "--graphs=results/digits/clean/LeViT-tiny.ort.onnx" in output
 
 
 def test_override_as_text_is_the_same_value(base):

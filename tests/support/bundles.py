@@ -50,8 +50,10 @@ def result_of(folder, runtime, engine):
         "target_identity": identity,
         "provenance": {
             "git_commit": "0" * 40,
+            "graph_sha256": sha256_file(Path(engine).with_name("net.onnx")),
             "recipe": {
-                "target": {"runtime": runtime, "threads": 1},
+                "target": {"runtime": runtime, "threads": 1, "batches": [1, 4]},
+                "precision": {"dla": False},
                 "model": {"timm": "levit_128s"},
                 "dataset": {"weights": "train"},
             },
@@ -97,6 +99,14 @@ def pack(folder, runtime, name="M.fp32.here", **changes):
     given.update(changes)
     path = folder / f"{name}.tar.gz"
     return (*run("bundle.py", *(f"--{key}={value}" for key, value in given.items()), f"--bundle={path}"), path)
+
+
+def repository(folder, bundle, name="M.fp32.here", **graphs):
+    """Run model_repository.py; return (status, stderr, path)."""
+    path = folder / "triton" / f"{name}.tar.gz"
+    path.parent.mkdir(exist_ok=True)
+    given = [f"--{key}={value}" for key, value in graphs.items()]
+    return (*run("model_repository.py", f"--bundle={bundle}", f"--repository={path}", *given), path)
 
 
 def packed(folder, runtime):

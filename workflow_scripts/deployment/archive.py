@@ -7,27 +7,35 @@ import hashlib
 import io
 import re
 import tarfile
+import zlib
 from pathlib import Path
 
 from core import sources
+from core.files import UserError
 from deployment import classify
 
 PACKAGE = "levit"
 CLIENT = "classify.py"
+PROGRAMS = (CLIENT, "client.py", "serve.py")
 HERE = Path(classify.__file__).parent
 CPP = "cpp"  # folder of the client in C++, here and in a bundle
 ENGINES = {"openvino": "engine_openvino.cpp", "tensorrt": "engine_tensorrt.cpp"}  # runtimes that it has, of others none
-HEADING = '"""Modules of LeViT-TensorRT that classify.py uses."""\n'
+HEADING = '"""Modules of LeViT-TensorRT that the program beside this folder uses."""\n'
 
 
 def client(runtime: str, with_cpp: bool = True) -> dict[str, bytes]:
-    """Return {path: content} of the clients for a runtime: classify.py with its modules as PACKAGE, and that in C++."""
-    names = sources.names(f"{HERE.name}/{CLIENT}", f"runtimes/{runtime}.py")
+    """Return {path: content} of the clients for a runtime: classify.py with its modules, and that in C++."""
+    return {**program(CLIENT, CLIENT, runtime), **(cpp_client(runtime) if with_cpp else {})}
+
+
+def program(script: str, name: str, runtime: str | None = None) -> dict[str, bytes]:
+    """Return {path: content} of a script of this folder as `name`, with its modules, and a runtime's, as PACKAGE."""
+    names = sources.names(f"{HERE.name}/{script}", *([f"runtimes/{runtime}.py"] if runtime else []))
     folders = "|".join(sorted({name.split("/")[0] for name in names}))
     texts = {name: (sources.ROOT / name).read_text(encoding="utf-8") for name in names}
     files = {f"{PACKAGE}/{name}": packaged(text, folders) for name, text in texts.items()}
-    files[CLIENT] = files.pop(f"{PACKAGE}/{HERE.name}/{CLIENT}")
-    return {**files, **(cpp_client(runtime) if with_cpp else {}), f"{PACKAGE}/__init__.py": HEADING.encode()}
+    files[name] = files.pop(f"{PACKAGE}/{HERE.name}/{script}")
+    return {**files, f"{PACKAGE}/__init__.py": HEADING.encode()}
 
 
 def cpp_client(runtime: str) -> dict[str, bytes]:
@@ -55,13 +63,23 @@ def checksums(files: dict[str, bytes]) -> bytes:
     return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()
 
 
+def read(path: str) -> dict[str, bytes]:
+    """Return {path: content} of the files of a .tar.gz below its folder; raise UserError if it is damaged."""
+    try:
+        with tarfile.open(path) as archive:
+            members = [member for member in archive if member.isfile()]
+            return {m.name.split("/", 1)[1]: archive.extractfile(m).read() for m in members}  # type: ignore[union-attr]
+    except (tarfile.TarError, EOFError, zlib.error, IndexError) as error:
+        raise UserError(f"{path} is not a whole bundle ({error}): delete it and run again") from None
+
+
 def write(path: str, root: str, files: dict[str, bytes]) -> None:
     """Write a .tar.gz of {path: content} below the folder `root`; equal contents give equal bytes."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted(files):
             member = tarfile.TarInfo(f"{root}/{name}")
-            member.size, member.mode = len(files[name]), 0o755 if name == CLIENT else 0o644
+            member.size, member.mode = len(files[name]), 0o755 if name in PROGRAMS else 0o644
             archive.addfile(member, io.BytesIO(files[name]))
     with open(path, "wb") as stream, gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as zipped:
         zipped.write(packed.getbuffer())

@@ -24,21 +24,30 @@ class Classifier:
     the one that the bundle was made on
     """
 
-    def __init__(self, folder: str, threads: int | None = None) -> None:
+    def __init__(self, folder: str, threads: int | None = None, session: runtimes.Session | None = None) -> None:
         """Load the bundle in a folder; raise UserError if it is damaged or its engine does not run here.
 
-        threads: of a runtime on the processor (0: all cores), by default as the engine was timed.
+        threads: of a runtime on the processor (0: all cores), by default as the engine was timed; session: of an engine
+        that runs elsewhere, in place of the bundle's.
         """
         self.folder, self.result = folder, read_json(os.path.join(folder, RESULT))
         self.preprocessing = read_json(os.path.join(folder, PREPROCESS))
-        row = self.result["provenance"]["recipe"]["target"]
-        self.warnings = compatibility.check(self.result["target_identity"], row)
-        path, plugin = (os.path.join(folder, name) for name in (ENGINE, PLUGIN))
-        runtime = runtimes.load(row["runtime"], plugin if os.path.exists(plugin) else None)
-        self.session = runtime.load(path, row.get("threads", 0) if threads is None else threads)
+        self.warnings = [] if session else self._differences()
+        self.session = session or self._load(threads)
         self.batches, self.size = self.session.batches, self.preprocessing["size"]
         self.classes = _classes(os.path.join(folder, CLASSES))
         self._check_classes(self.session.outputs)
+
+    def _row(self):
+        return self.result["provenance"]["recipe"]["target"]
+
+    def _differences(self):
+        return compatibility.check(self.result["target_identity"], self._row())
+
+    def _load(self, threads):
+        path, plugin = (os.path.join(self.folder, name) for name in (ENGINE, PLUGIN))
+        runtime = runtimes.load(self._row()["runtime"], plugin if os.path.exists(plugin) else None)
+        return runtime.load(path, self._row().get("threads", 0) if threads is None else threads)
 
     def _check_classes(self, outputs):
         count = next(iter(outputs.values()))[-1]
@@ -46,6 +55,12 @@ class Classifier:
             raise UserError(
                 f"{CLASSES} has {len(self.classes)} classes, and the engine {count}: give one line for each"
             )
+
+    def tensors(self) -> dict:
+        """Return the engine's tensors: {"input", "output", "dtype", "shape", "batches"}, -1 where a size is free."""
+        ((source, shape),), (target,) = self.session.inputs.items(), self.session.outputs
+        dtype, batches = np.dtype(self.session.dtype).name, list(self.batches or ())
+        return {"input": source, "output": target, "dtype": dtype, "shape": list(shape), "batches": batches}
 
     def pixels(self, data: bytes, name: str = "image") -> np.ndarray:
         """Return an image file's bytes as uint8 [size, size, 3]; raise UserError naming it if they are no image."""

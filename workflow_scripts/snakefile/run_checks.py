@@ -62,7 +62,7 @@ def _check_path(path, rules, tables, optional):
     for rule in rules:
         for match in filter(None, (product.match(path) for product in rule.output)):
             return _check_names(rule, match.groupdict(), rules, tables)
-    if rest[:1] == ["bundles"] and folder != tables.active:
+    if rest[:1] in (["bundles"], ["triton"]) and folder != tables.active:
         raise UserError(f"{path}: a bundle is of the active dataset, {tables.active}: set `dataset: {folder}`")
     if not optional:  # the value of an option such as --report may lie anywhere
         known = [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.names)]
