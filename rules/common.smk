@@ -39,8 +39,9 @@ NNCF = "|".join(map(re.escape, NNCF)) or "(?!)"  # a wildcard constraint: precis
 SHARDED = [name for name, row in tables.names("dataset").items() if row["shards"] > 1]
 SHARDED = "|".join(map(re.escape, SHARDED)) or "(?!)"  # a wildcard constraint: datasets that several jobs decode
 EVERY_CORE = workflow.cores or os.cpu_count()  # threads of jobs that run alone; they never make a job stale
-BOARDS = {f"board_{names[0]}": lambda w, names=names: int(w.target in names) for names in reach.boards(tables).values()}
-workflow.global_resources.update(dict.fromkeys(BOARDS, 1))  # one job at a time on each board over ssh
+SLOTS = reach.slots(tables)  # one job at a time on each board over ssh
+BOARDS = {name: lambda w, units=units: units.get(w.target, 0) for name, (_, units) in SLOTS.items()}
+workflow.global_resources.update({name: total for name, (total, _) in SLOTS.items()})
 os.environ.update(reach.environment(tables, sys.executable))
 
 
@@ -89,8 +90,8 @@ def pytorch_engine(w):
 
 
 def device_cores(w):
-    """Return a job's cores: all of this machine's, or one where the job runs on a board over ssh."""
-    return 1 if reach.board(tables, w.target) else EVERY_CORE
+    """Return a job's cores: all of this machine's, or none where the job runs on a board over ssh."""
+    return 0 if reach.board(tables, w.target) else EVERY_CORE
 
 
 def dataset_code(script):

@@ -26,7 +26,7 @@ from configuration import checks, yaml_text
 from configuration.tables import Tables
 from core.files import UserError, canonical, one_line, replacing
 from core.sources import ROOT
-from devices import reach, survey
+from devices import rack, reach, survey
 from measure import checkup
 from measure.checkup import MISSING, NOTE, OK, finding
 
@@ -67,7 +67,8 @@ def examinations(names: list) -> dict:
     rows = {name: tables.row("target", name) for name in names or tables.names("target")}
     found = _here({name: row for name, row in rows.items() if not row.get("ssh")}, bool(names))
     for name in (name for name, row in rows.items() if row.get("ssh")):
-        found[name] = _board(name, rows[name], reach.board(tables, name))
+        for each in rack.rows(reach.board(tables, name)):
+            found[each["name"]] = _board(name, rows[name], each)
     return found
 
 

@@ -22,10 +22,12 @@ from typing import TypeVar
 from core import command, provenance
 from core.files import UserError, digest_of, partial_of, sha256_file
 from devices.board_agent import LOG, partial_name
+from devices.rack import Rack
 from devices.ssh import Board, ConnectionLost
 from measure.benchmark_cache import RETIME
 
 PATIENCE = 900  # seconds without a connection after which the host gives up
+MOVING = 180  # of them after which another board takes the job
 LONGEST_PAUSE = 30  # seconds between two tries
 T = TypeVar("T")
 FULL = 1_000_000  # bytes: a board with fewer is called full
@@ -33,9 +35,13 @@ LOG_ONLY = bool(os.environ.get("LEVIT_LOG_ONLY"))  # a job's messages go to its 
 TRIES = 3  # of a job that died without a status, or whose files arrived damaged
 
 
+class NoConnection(UserError):
+    """A board was not reached for as long as a job waits for it."""
+
+
 def retry(board: Board, step: Callable[[], T]) -> T:
-    """Return the result of `step`, which is tried again while the connection is lost; raise UserError at the limit."""
-    pause, limit = 1, float(os.environ.get("LEVIT_SSH_PATIENCE") or PATIENCE)
+    """Return the result of `step`, which is tried again while the connection is lost, or raise NoConnection."""
+    pause, limit = 1, float(os.environ.get("LEVIT_SSH_PATIENCE") or board.patience)
     while True:
         start = time.monotonic()
         try:
@@ -44,7 +50,7 @@ def retry(board: Board, step: Callable[[], T]) -> T:
             if board.last_contact > start:
                 pause = 1
             elif start - board.last_contact > limit:
-                raise UserError(
+                raise NoConnection(
                     f"{board.name}: no connection for {limit:.0f} s ({problem}): a running job continues there, and "
                     "the same command attaches to it"
                 ) from None
@@ -57,7 +63,9 @@ def retry(board: Board, step: Callable[[], T]) -> T:
 class BoardJob:
     """A command line on a board, with the paths of its inputs, which are sent, and outputs, which are fetched."""
 
-    def __init__(self, board: Board, inputs: list[str], outputs: list[str], argv: list[str]):
+    board: Board
+
+    def __init__(self, python: str, inputs: list[str], outputs: list[str], argv: list[str]):
         outside = [path for path in [*inputs, *outputs] if os.path.isabs(path) or ".." in Path(path).parts]
         if outside:
             raise UserError(f"{outside[0]} is not below this folder: a board's jobs see nothing else")
@@ -65,13 +73,31 @@ class BoardJob:
         files = {path: sha256_file(path) for path in [*inputs, *provenance.recorded(inputs)]}
         request = {"argv": argv, "outputs": outputs, "log": _log_of(argv), "files": files, **_retiming(outputs)}
         request["records"] = list(map(provenance.beside, outputs))
-        self.request = {**request, "key": digest_of([request, board.python])[:32]}
-        self.board, self.sources = board, {digest: path for path, digest in files.items()}
+        self.request = {**request, "key": digest_of([request, python])[:32]}
+        self.sources = {digest: path for path, digest in files.items()}
         self.sizes = {digest: os.path.getsize(path) for digest, path in self.sources.items()}
         self.token, self.offset, self.moved = os.urandom(8).hex(), 0, {"sent": 0, "received": 0}
 
-    def run(self) -> dict:
+    def run(self, rack: Rack) -> dict:
+        """Run the job on a free board, or on another one where that stops answering; return the board's reply."""
+        for _ in rack.boards:
+            with rack.reserved(self._look) as board:
+                others = set(rack.present()) - {board}
+                board.patience = MOVING if others else PATIENCE
+                try:
+                    return self._run_on(board)
+                except NoConnection:
+                    if not others:
+                        raise
+                    rack.leave_out(board)
+        return self._run_on(rack.boards[0])
+
+    def _look(self, board):
+        return board.ask("look", key=self.request["key"], sizes=self.sizes)
+
+    def _run_on(self, board):
         """Send missing inputs, run the job, fetch its outputs; return the board's reply with the exit status."""
+        self.board, self.offset = board, 0
         for _ in range(TRIES):
             reply = retry(self.board, self._run)
             if "missing" in reply:
@@ -176,7 +202,8 @@ def _log_of(argv):
 def parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return (the arguments before the first `--`, the command line after it)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--board", type=json.loads, required=True, help="JSON")
+    parser.add_argument("--board", type=json.loads, required=True, help="JSON; `ssh` may be a list")
+    parser.add_argument("--home", help="what timings have in common that stay on one of several boards")
     parser.add_argument("--inputs", nargs="*", default=[], help="files that the command line reads, code included")
     parser.add_argument("--outputs", nargs="*", default=[], help="files that it writes")
     cut = words.index("--") if "--" in words else len(words)
@@ -188,8 +215,11 @@ def main() -> None:
     args, argv = parse(sys.argv[1:])
     lock, began = command.hold(os.environ.get("LEVIT_JOBS")), time.time()
     try:
-        job = BoardJob(Board(args.board), args.inputs, args.outputs, argv)
-        reply, name = job.run(), job.board.name
+        rack = Rack(args.board, args.home)
+        job = BoardJob(rack.boards[0].python, args.inputs, args.outputs, argv)
+        reply, name = job.run(rack), job.board.name
+        for line in rack.warnings:
+            _say(f"warning: {line}", _log_of(argv), began)
         _say(f"{name}: sent {job.moved['sent']:,} bytes, received {job.moved['received']:,}", _log_of(argv), began)
         _check(reply, name)
     except (UserError, OSError) as problem:

@@ -44,15 +44,21 @@ class Host:
         self.data = (random.Random(7).randbytes(min(size, 1_000_000)) * (size // 1_000_000 + 1))[:size]
         (folder / "results/in.bin").write_bytes(self.data)
 
-    def start(self, lines=2, pause=0.05, size=1600, **variables):
-        given = ["--board", json.dumps({"name": "board", **self.board.row()})]
+    def start(self, lines=2, pause=0.05, size=1600, home=None, **variables):
+        given = ["--board", json.dumps({"name": "board", **self.board.row()}), *(["--home", home] if home else [])]
         files = ["--inputs", "tool.py", "results/in.bin", "--outputs", "results/out.bin"]
         argv = ["tool.py", str(lines), str(pause), str(size)]
         command = [sys.executable, str(ROOT / "workflow_scripts/run_on_board.py"), *given, *files, "--", *argv]
         self.log = open(self.folder / "log", "wb")  # noqa: SIM115 (the process writes to it)
-        environment = {**os.environ, **self.board.variables, **variables}
-        enter = self.board.entering()
+        client = self.client
+        environment = {**os.environ, **client.variables, **variables}
+        enter = client.entering()
         return subprocess.Popen([*enter, *command], cwd=self.folder, env=environment, stdout=self.log, stderr=self.log)
+
+    @property
+    def client(self):
+        """Return the board in whose client's network this host is."""
+        return getattr(self.board, "boards", [self.board])[0]
 
     def said(self):
         return (self.folder / "log").read_text(errors="replace")

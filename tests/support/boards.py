@@ -6,6 +6,7 @@ power is lost by killing those and the jobs that they started. Client and board 
 
 import contextlib
 import functools
+import itertools
 import os
 import shutil
 import signal
@@ -87,17 +88,20 @@ class Board:
 
     def __init__(self, folder, environment=None, size=None, beside=None):
         """environment: of what runs there; size: of the disk under the work folder, as tmpfs writes it; beside: another
-        board in whose client's network this one is as well, reached as `board2`."""
+        board in whose client's network this one is as well, reached as `board2` and so on."""
         self.folder, self.size, self.processes = Path(folder), size, []
-        self.client, self.owner, self.number = (beside.client, False, 2) if beside else (None, True, 1)
+        self.client, self.owner = (beside.client, False) if beside else (None, True)
+        self.beside = beside.beside if beside else itertools.count(1)
+        self.number = next(self.beside)
         network = NETWORK.format(self.number)
         self.here, self.address = (f"{network}1", f"{network}2") if isolated() else ("127.0.0.1",) * 2
-        self.name = "board" if self.owner else "board2"
+        self.name = "board" if self.owner else f"board{self.number}"
         self.work, self.config = self.folder / "work", self.folder / "ssh_config"
         self.work.mkdir(parents=True)
         (self.folder / "tmp").mkdir()
         self.environment = {
             "PATH": self._tools(),
+            "HOME": str(self.folder),
             "TMPDIR": str(self.folder / "tmp"),
             "LEVIT_TEST_BOARD": str(self.folder),
             **(environment or {}),
@@ -122,6 +126,7 @@ class Board:
         key = (self.folder / "host_key.pub").read_text().split()[:2]
         (self.folder / "known_hosts").write_text(f"[{self.address}]:{self.port} {' '.join(key)}\n")
         users = f"{given['user']}:x:{os.getuid()}:{os.getgid()}::{self.folder}:/bin/sh\n"
+        (self.folder / "machine-id").write_text(f"{self.number:032x}\n")
         (self.folder / "passwd").write_text(users + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
 
     # Power and the network
@@ -144,6 +149,8 @@ class Board:
     def _furnish(self, within):
         """Give a new board its link to the client, an sshd user, and its disk."""
         run(*within, "mount", "--bind", str(self.folder / "passwd"), "/etc/passwd")
+        if os.path.exists("/etc/machine-id"):
+            run(*within, "mount", "--bind", str(self.folder / "machine-id"), "/etc/machine-id")
         run(*within, "mount", "-t", "tmpfs", "none", "/run")
         run(*within, "mkdir", "/run/sshd")
         if self.size:
@@ -182,6 +189,8 @@ class Board:
 
     def lose_power(self):
         """End everything on the board at once."""
+        if not self.processes:
+            return
         if isolated():
             os.kill(self.init, signal.SIGKILL)
         else:
@@ -255,6 +264,25 @@ class Board:
 def made(**options):
     """Return a board in a new folder with a short name: sockets have short paths."""
     return Board(tempfile.mkdtemp(prefix="levit-", dir="/tmp"), **options)
+
+
+class Rack:
+    """Several boards of one kind, which the first one's client reaches."""
+
+    def __init__(self, count):
+        self.boards = [made()]
+        self.boards += [made(beside=self.boards[0]) for _ in range(count - 1)]
+        self.config = self.boards[0].folder / "rack_config"
+        self.config.write_text("".join(board.config.read_text() for board in self.boards))
+
+    def row(self, **more):
+        """Return the keys of a target's row that reach these boards."""
+        names = [board.name for board in self.boards]
+        return self.boards[0].row(ssh=names, ssh_config=str(self.config), workdir="~/work", **more)
+
+    def stop(self):
+        for board in reversed(self.boards):
+            board.stop()
 
 
 def _free_port():

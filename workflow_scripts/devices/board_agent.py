@@ -92,7 +92,7 @@ def survey(sources: dict, row: dict, purposes: list) -> dict:
     """Return what this board is to a row of `targets`, by devices/probe.py, whose text is among the sources.
 
     Returns {"reason": why the board cannot `build` or `run` the target's engines, or None, "purpose": which of them,
-    "identity"}.
+    "identity", "state": what else makes timings differ, where measure/meters.py is among the sources}.
     """
     if shutil.which("rsync") is None:
         return {"problem": "rsync is not installed there: sudo apt-get install rsync"}
@@ -102,7 +102,8 @@ def survey(sources: dict, row: dict, purposes: list) -> dict:
         reason = probe.unreachable(row, purpose)
         if reason:
             break
-    return {"reason": reason, "purpose": purpose, "identity": probe.identity(row)}
+    state = sys.modules["measure.meters"].facts(row) if "measure.meters" in sources else None
+    return {"reason": reason, "purpose": purpose, "identity": probe.identity(row), "state": state}
 
 
 def partial_name(digest: str, client: str) -> str:
@@ -130,6 +131,17 @@ def run(job: dict, sizes: dict, client: str, token: str, offset: int) -> dict:
     if status is None:
         return {"exit": None}
     return {"exit": status, "free": free_bytes(), **publish(folder, job, client, status)}
+
+
+def look(key: str, sizes: dict) -> dict:
+    """Return {"has_job": whether a job is here, at work or done, "is_busy": whether the board is, "missing": bytes}.
+
+    sizes: {sha256: bytes} of the job's files, of which some are missing here.
+    """
+    folder = f"jobs/{key}"
+    has_job = os.path.isdir(folder) and (exit_of(folder) == 0 or is_running(folder))
+    missing = sum(size for digest, size in sizes.items() if not os.path.exists(f"objects/{digest}"))
+    return {"has_job": has_job, "is_busy": is_busy(), "missing": missing}
 
 
 def forget(key: str, client: str) -> dict:
@@ -265,17 +277,34 @@ def execute(folder: str, job: dict, lock: IO) -> int:
 
 def board_lock() -> int:
     """Wait until no other job holds the board's lock; return a file descriptor that holds it."""
-    path = os.path.join(tempfile.gettempdir(), BOARD_LOCK)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
-        os.chmod(path, 0o666)
-    number = os.open(path, os.O_RDONLY)
+    number = open_board_lock()
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.write(2, b"another job is running on this board: waiting for it\n")
         fcntl.flock(number, fcntl.LOCK_EX)
     return number
+
+
+def open_board_lock() -> int:
+    """Return a file descriptor of the board's lock, which nobody owns."""
+    path = os.path.join(tempfile.gettempdir(), BOARD_LOCK)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        os.chmod(path, 0o666)
+    return os.open(path, os.O_RDONLY)
+
+
+def is_busy() -> bool:
+    """Return whether a job holds the board's lock."""
+    number = open_board_lock()
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(number)
+    return False
 
 
 def stream_log(folder: str, offset: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import functools
 import glob
+import hashlib
 import os
 import platform
 import re
@@ -44,6 +45,7 @@ RUNTIMES = {
     ),
 }
 OF_THE_LIBRARY = ("build", "capabilities")  # facts of a recorded identity that only the loaded runtime knows
+MACHINE_IDS = ("etc/machine-id", "var/lib/dbus/machine-id")
 DEMANDS = ("architecture", "compute_capability")  # keys of a target's row that must equal this machine's facts
 # Instruction sets by which kernels are chosen: x86 flags and Arm features, as /proc/cpuinfo names them.
 FLAGS: tuple[str, ...] = ("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512dq", "avx512bw", "avx512vl")
@@ -124,6 +126,13 @@ def facts(name: str, device: str | None = None) -> dict:
 
 def _facts_of(row):
     return facts(row["runtime"], row.get("device"))
+
+
+def machine(root: str | os.PathLike = "/") -> str | None:
+    """Return a hash that identifies this machine without disclosing its id, or None where it has none."""
+    ids = (system_text(os.path.join(root, path)).strip() for path in MACHINE_IDS)
+    machine_id = next(filter(None, ids), None)
+    return machine_id and hashlib.sha256(f"levit timing {machine_id}".encode()).hexdigest()[:32]
 
 
 def version(distributions: Iterable[str]) -> str | None:

@@ -92,13 +92,24 @@ def board(tables: Tables, target: str) -> dict | None:
     return {"name": target, **pick(row, "ssh", "workdir", "python", "ssh_config")} if row.get("ssh") else None
 
 
-def boards(tables: Tables) -> dict[str, list[str]]:
-    """Return {destination of ssh: names of its targets}."""
-    found: dict = {}
-    for name, row in tables.names("target").items():
-        if row.get("ssh"):
-            found.setdefault(row["ssh"], []).append(name)
-    return found
+def slots(tables: Tables) -> dict[str, tuple[int, dict[str, int]]]:
+    """Return {name of a resource: (its units, {target: units of a job})}, none where no board is reached by ssh.
+
+    A set of boards has a unit a board. Jobs on boards take no core here: `beside` keeps them apart from targets' jobs on
+    this machine.
+    """
+    rows = tables.names("target")
+    sets = {name: frozenset(destinations(row)) for name, row in rows.items() if row.get("ssh")}
+    first = {several: name for name, several in reversed(list(sets.items()))}
+    found = {f"board_{first[s]}": (len(s), {t: 1 for t, own in sets.items() if own <= s}) for s in first}
+    total = sum(count for count, _ in found.values())
+    return {**found, "beside": (total, {name: 1 if name in sets else total for name in rows})} if found else {}
+
+
+def destinations(row: dict) -> list[str]:
+    """Return the destinations of ssh in a target's row, none where its jobs run here."""
+    ssh = row.get("ssh") or []
+    return [ssh] if isinstance(ssh, str) else ssh
 
 
 def environment(tables: Tables, python: str) -> dict[str, str]:

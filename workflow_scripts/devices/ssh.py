@@ -54,7 +54,7 @@ class Board:
         self.folder, self.python = row.get("workdir") or FOLDER, row.get("python") or PYTHON
         self.config = os.path.expanduser(row.get("ssh_config") or "")
         self.client = hashlib.sha256(f"{platform.node()}:{os.getcwd()}".encode()).hexdigest()[:12]
-        self.last_contact = time.monotonic()
+        self.last_contact, self.patience = time.monotonic(), 0.0
 
     def ssh(self) -> list[str]:
         """Return the command line of ssh without a destination."""

@@ -12,17 +12,19 @@ from devices.ssh import Board, ConnectionLost
 
 SENT = ("core.files", "devices.probe")  # modules whose text goes to the board
 EXAMINING = (*SENT, "devices.power_modes", "devices.toolchain", "measure.rails", "measure.jetson", "measure.checkup")
+COMPARING = (*SENT, "devices.power_modes", "measure.rails", "measure.jetson", "measure.meters")
 
 
 def survey(rows: dict) -> dict:
-    """Return {target: {"reason": why its board cannot do what is asked, or None, "purpose", "identity"}}, in parallel.
+    """Return for each key of `rows` what that board says, asked in parallel.
 
-    rows: {target: (its row, purposes: `build`, `run`, the board's row)}.
+    That is {"reason": why it cannot do what is asked, or None, "purpose", "identity", "state": measure/meters.py's
+    facts, of one of several boards}. rows: {key: (the target's row, purposes: `build`, `run`, the board's row)}.
     """
     missing = missing_programs()
     if missing:
         reason = f"{missing[0]} is not installed here"
-        return {target: _unable(reason, purposes) for target, (_, purposes, _) in rows.items()}
+        return {key: _unable(reason, purposes) for key, (_, purposes, _) in rows.items()}
     with ThreadPoolExecutor(len(rows)) as pool:
         return dict(zip(rows, pool.map(lambda row: _survey(*row), rows.values())))
 
@@ -33,8 +35,9 @@ def missing_programs() -> list[str]:
 
 
 def _survey(row, purposes, board_row):
+    sent = COMPARING if isinstance(row.get("ssh"), list) else SENT
     try:
-        return _ask(board_row, "survey", sources=_texts(SENT), row=row, purposes=purposes)
+        return _ask(board_row, "survey", sources=_texts(sent), row=row, purposes=purposes)
     except UserError as problem:
         return _unable(str(problem), purposes)
 
@@ -67,4 +70,4 @@ def _ask(board_row, function, **parameters):
 
 
 def _unable(reason, purposes):
-    return {"reason": reason, "purpose": purposes[0], "identity": None}
+    return {"reason": reason, "purpose": purposes[0], "identity": None, "state": None}

@@ -9,7 +9,6 @@ timed anew, and its cached timings are dropped first (retime.py).
 from __future__ import annotations
 
 import datetime
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -17,21 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from core import sources
-from core.files import UserError, digest_of, read_json, system_text, write_json
+from core.files import UserError, digest_of, read_json, write_json
+from devices.probe import machine
 
 FOLDER, RETIME = "LEVIT_BENCHMARKS", "LEVIT_RETIME"
-MACHINE_IDS = ("etc/machine-id", "var/lib/dbus/machine-id")
 KEPT, NEW = "kept", "new"
 NOT_STABLE = "NOT STABLE; to time it again on an idle machine: make retime RESULT=results/X.json"
 
 log = logging.getLogger("levit")
-
-
-def machine(root: str | os.PathLike = "/") -> str | None:
-    """Return a hash that identifies this machine without disclosing its id, or None where it has none."""
-    ids = (system_text(os.path.join(root, path)).strip() for path in MACHINE_IDS)
-    machine_id = next(filter(None, ids), None)
-    return machine_id and hashlib.sha256(f"levit timing {machine_id}".encode()).hexdigest()[:32]
 
 
 def timing_code(*scripts: str) -> dict[str, str]:

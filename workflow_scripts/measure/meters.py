@@ -14,7 +14,8 @@ import subprocess
 from typing import Any
 
 from core.files import UserError, system_number, system_text
-from devices import power_modes
+from devices import power_modes, probe
+from measure import jetson
 from measure.jetson import Jetson
 
 
@@ -52,6 +53,13 @@ def gpu_meter() -> Meter | Jetson:
         return Nvml(importlib.import_module("pynvml"))
     except Exception:  # noqa: BLE001 (not installed, or no driver: pynvml has errors of its own)
         return Smi()
+
+
+def facts(row: dict) -> dict:
+    """Return what makes timings of two boards of one target differ: {"machine", "power_mode", "gpu_mhz": its range}."""
+    on_gpu = (row.get("device") or probe.RUNTIMES[row["runtime"]].device) == "cuda"
+    mode = meter_of(on_gpu).power_mode()
+    return {"machine": probe.machine(), "power_mode": mode, "gpu_mhz": jetson.gpu_range_mhz() if on_gpu else None}
 
 
 def check_power_mode(recipe: dict, current: str | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from configuration.tables import Tables
 from devices import reach
-from snakefile.rule_facts import code_files, device_purpose
+from snakefile.rule_facts import code_files, device_purpose, is_timed
 from snakefile.staleness import Untracked
 
 
@@ -63,6 +63,7 @@ def _device(rule, tables) -> Callable:
         if not reach.board(tables, target):
             return Untracked(f'"$LEVIT_PYTHON_{target}"')
         start = f'"$LEVIT_PYTHON" workflow_scripts/run_on_board.py --board "$LEVIT_BOARD_{target}"'
+        start += f" --home {wildcards.dataset}.{wildcards.model}" if is_timed(rule) else ""  # what is compared
         needed = [*input, *code_files(rule, wildcards)]
         return Untracked(f"{start} --inputs {_quoted(needed)} --outputs {_quoted(output)} --")
 

@@ -20,14 +20,10 @@ def check(purposes: dict[str, list[str]], tables: Tables) -> None:
     boards = {target: board for target in purposes for board in [reach.board(tables, target)] if board}
     problems = [text for target in purposes if target not in boards for text in _here(target, purposes, tables)]
     answers = _ask(boards, purposes, tables) if boards else {}
-    problems += [
-        f"{boards[target]['ssh']} cannot {answer['purpose']} engines of the target {target}: {answer['reason']}"
-        for target, answer in answers.items()
-        if answer["reason"]
-    ]
+    problems += [text for target, said in answers.items() for text in _unable(target, said)]
     if problems:
         raise UserError("\nerror: ".join(problems))
-    changed = [target for target, answer in answers.items() if _record(target, answer["identity"])]
+    changed = [target for target, said in answers.items() if _record(target, _common(target, said))]
     if changed:
         _start_over(changed)
 
@@ -42,17 +38,53 @@ def _here(target, purposes, tables):
 
 
 def _ask(boards, purposes, tables):
-    from devices.survey import survey  # not while parsing
+    """Return {target: {name of a board: (its destination, what it says)}}."""
+    from devices import rack, survey  # not while parsing
 
-    return survey({t: (tables.row("target", t), purposes[t], board) for t, board in boards.items()})
+    rows = {(target, each["name"]): each for target, board in boards.items() for each in rack.rows(board)}
+    said = survey.survey({key: (tables.row("target", key[0]), purposes[key[0]], row) for key, row in rows.items()})
+    answers = {target: {} for target in boards}
+    for key, row in rows.items():
+        answers[key[0]][key[1]] = row["ssh"], said[key]
+    return answers
+
+
+def _unable(target, said):
+    """Return a line for each of a target's boards where none can do what is asked."""
+    if not all(answer["reason"] for _, answer in said.values()):
+        return []
+    return [
+        f"{ssh} cannot {answer['purpose']} engines of the target {target}: {answer['reason']}"
+        for ssh, answer in said.values()
+    ]
+
+
+def _common(target, said):
+    """Return the identity of a target's boards; leave out those that are down or differ, with a warning each."""
+    from devices import rack
+
+    answers = [answer for _, answer in said.values()]
+    common, reasons = rack.alike(answers, _recorded(target))
+    left_out = {name: reason for name, reason in zip(said, reasons) if reason}
+    rack.start(target, [said[name][0] for name in left_out])
+    lines = [f"{name} ({said[name][0]}) is left out: {reason}" for name, reason in left_out.items()]
+    states = {name: answer["state"] for name, (_, answer) in said.items() if name not in left_out}
+    lines += [f"the boards of {target} differ: {line}" for line in rack.remarks(states)] if len(said) > 1 else []
+    for line in lines if os.environ.get(STARTED_OVER) is None else ():
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+    return common
+
+
+def _recorded(target):
+    path = f"{reach.IDENTITIES}/{target}.json"
+    return read_json(path) if os.path.exists(path) else None
 
 
 def _record(target, identity):
     """Record a board's identity; return whether it differs from the one by which this run's jobs were planned."""
-    path = f"{reach.IDENTITIES}/{target}.json"
-    if os.path.exists(path) and read_json(path) == identity:
+    if _recorded(target) == identity:
         return False
-    write_json(path, identity)
+    write_json(f"{reach.IDENTITIES}/{target}.json", identity)
     return True
 
 

@@ -1,0 +1,203 @@
+"""Several boards of one kind under one target (`ssh: [a, b]` in its row): which takes a job, and which are left out.
+
+A job goes to the board that has it already, else to a free one, of these to the one that lacks the fewest bytes of its
+inputs. The process that waits here for a job holds a lock on its board, which the kernel releases when the process
+dies; on the board, the job itself holds a lock that other machines respect as well (board_agent.py).
+
+Engines are valid on each board, because all boards of a target have one identity: one that differs is left out. Timings
+with one `home` stay on one board, so that they can be compared.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from core.files import UserError, canonical, digest_of, read_json, write_json
+from devices.reach import IDENTITIES
+from devices.ssh import Board, ConnectionLost
+
+RETRY = 300  # seconds after which a board that stopped answering during a run is asked again
+PAUSE = 0.5  # seconds between two looks at the locks here
+BUSY = 5  # seconds until a board with another machine's job is asked again: asking disturbs what is timed there
+
+
+def rows(row: dict) -> list[dict]:
+    """Return the row of each board in that of a target's boards (reach.board); a single board has the target's name."""
+    if isinstance(row["ssh"], str):
+        return [row]
+    names = {n: f"{row['name']} board {n}" for n in range(1, len(row["ssh"]) + 1)} if len(row["ssh"]) > 1 else {}
+    return [{**row, "ssh": ssh, "name": names.get(n, row["name"])} for n, ssh in enumerate(row["ssh"], 1)]
+
+
+# What is left out: a file for each board, from a run's start or from when it stopped answering
+
+
+def _away(target, ssh):
+    return Path(IDENTITIES, f"{target}.{digest_of(ssh)[:12]}.away")
+
+
+def start(target: str, left_out: list[str]) -> None:
+    """Give a target's boards jobs again, but for this run none to those that are left out (destinations of ssh)."""
+    for path in Path(IDENTITIES).glob(f"{target}.*.away"):
+        path.unlink()
+    for ssh in left_out:
+        write_json(_away(target, ssh), {"whole_run": True})
+
+
+def _is_away(target, ssh):
+    path = _away(target, ssh)
+    with contextlib.suppress(OSError, UserError):
+        return read_json(path)["whole_run"] or time.time() - path.stat().st_mtime < RETRY
+    return False
+
+
+# Whether boards are alike
+
+
+def alike(answers: list[dict], recorded: dict | None) -> tuple[dict, list[str | None]]:
+    """Return the identity of a target's boards, and for each why it is left out, or None.
+
+    answers: what each board told (survey.py), of which one at least fits its row. The identity is the one by which
+    artifacts were made so far, else that of most boards.
+    """
+    fit = [answer["identity"] for answer in answers if not answer["reason"]]
+    count = collections.Counter(map(canonical, fit))
+    common = recorded if recorded and recorded in fit else max(fit, key=lambda each: count[canonical(each)])
+    return common, [answer["reason"] or difference(common, answer["identity"]) for answer in answers]
+
+
+def difference(common: dict, own: dict) -> str | None:
+    """Return how a board's identity differs from that of the others, or None."""
+    keys = [key for key in {**common, **own} if common.get(key) != own.get(key)]
+    shown = [f"{key} is {_shown(own.get(key))} there and {_shown(common.get(key))} on the others" for key in keys]
+    return "; ".join(shown) or None
+
+
+def _shown(value):
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def remarks(states: dict[str, dict]) -> Iterator[str]:
+    """Yield what makes timings of a target's boards differ, a line each; states: {board: its state in survey.py}."""
+    for key, what in (("power_mode", "power mode"), ("gpu_mhz", "the GPU's clock range in MHz")):
+        values = {name: _shown(state[key]) for name, state in states.items()}
+        if len(set(map(str, values.values()))) > 1:
+            yield f"{what}: {', '.join(f'{value} on {name}' for name, value in values.items())}"
+    machines = collections.defaultdict(list)
+    for name, state in states.items():
+        machines[state["machine"]].append(name)
+    for machine, names in machines.items():
+        if machine and len(names) > 1:
+            yield (
+                f"{' and '.join(names)} have one machine id: they are one board, or copies of one disk "
+                "(sudo rm /etc/machine-id && sudo systemd-machine-id-setup)"
+            )
+
+
+# Which board takes a job
+
+
+class Rack:
+    """The boards of one target for one job; `warnings` tells of those that stopped answering."""
+
+    def __init__(self, row: dict, home: str | None = None):
+        """row: that of a target's boards (reach.board); home: what timings have in common that stay on one board."""
+        self.target, self.home, self.warnings = row["name"], home, []
+        self.boards = [Board(each) for each in rows(row)]
+        self.busy_until = dict.fromkeys(self.boards, 0.0)
+
+    @contextlib.contextmanager
+    def reserved(self, ask: Callable[[Board], dict]) -> Iterator[Board]:
+        """Yield the board for a job, locked until the end; the first one where none answers.
+
+        ask: returns what a board says of the job (board_agent.look). A single board is yielded at once.
+        """
+        for count in itertools.count():
+            found = self._choose(ask) if len(self.boards) > 1 else None
+            if found:
+                with found[1]:
+                    yield found[0]
+                return
+            if len(self.boards) == 1 or not self.present():
+                yield self.boards[0]
+                return
+            if count == 1:
+                self.boards[0].log("every board that may take this job is at work: waiting")
+            time.sleep(PAUSE)
+
+    def present(self) -> list[Board]:
+        """Return the boards that are not left out."""
+        return [board for board in self.boards if not _is_away(self.target, board.destination)]
+
+    def leave_out(self, board: Board) -> None:
+        """Give a board that does not answer no jobs for RETRY seconds."""
+        path = _away(self.target, board.destination)
+        if not path.exists():
+            self.warnings.append(f"{board.name} does not answer: the other boards take its work")
+        write_json(path, {"whole_run": False})
+
+    def _choose(self, ask):
+        """Return the (board, lock) for a job, or None where none is free now."""
+        ranked = self._ranked()
+        due = [board for board in ranked if time.monotonic() >= self.busy_until[board]]
+        locks = {board: lock for board in due for lock in [_lock(board)] if lock}
+        try:
+            chosen = self._preferred(self._ask(list(locks), ask), ranked)
+            return (chosen, locks.pop(chosen)) if chosen else None
+        finally:
+            for lock in locks.values():
+                lock.close()
+
+    def _ranked(self):
+        """Return boards by row, or for a home by a hash that moves no other home when a board goes or comes."""
+        hashes = {board: digest_of([self.home, board.destination]) for board in self.boards}
+        return sorted(self.present(), key=hashes.__getitem__) if self.home else self.present()
+
+    def _preferred(self, said, ranked):
+        """Return the board that has the job, the free home, or the free one that lacks least; None: wait."""
+        having = [board for board in said if said[board]["has_job"]]
+        free = [board for board in ranked if board in said and not said[board]["is_busy"]]
+        if having or not self.home:
+            return next(iter(having or sorted(free, key=lambda board: said[board]["missing"])), None)
+        return ranked[0] if ranked[0] in free else None
+
+    def _ask(self, boards, ask):
+        """Return {board: what it says} of those that answer; the others are left out."""
+        with ThreadPoolExecutor(max(len(boards), 1)) as pool:
+            answers = dict(zip(boards, pool.map(lambda board: _answer(board, ask), boards)))
+        for board, answer in answers.items():
+            if answer is None:
+                self.leave_out(board)
+                continue
+            _away(self.target, board.destination).unlink(missing_ok=True)
+            self.busy_until[board] = time.monotonic() + BUSY * answer["is_busy"]
+        return {board: answer for board, answer in answers.items() if answer}
+
+
+def _answer(board, ask):
+    for _ in range(2):  # the first try may use a shared connection that is dead
+        try:
+            return ask(board)
+        except ConnectionLost:
+            board.hang_up()
+        except UserError:
+            return None
+    return None
+
+
+def _lock(board):
+    """Return the open file of a lock on a board that no process of this user here holds, else None."""
+    stream = open(f"{board.control_path()}.lock", "a")  # noqa: SIM115 (held while it is open)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        return None
+    return stream
