@@ -95,8 +95,8 @@ def board(tables: Tables, target: str) -> dict | None:
 def slots(tables: Tables) -> dict[str, tuple[int, dict[str, int]]]:
     """Return {name of a resource: (its units, {target: units of a job})}, none where no board is reached by ssh.
 
-    A set of boards has a unit a board. Jobs on boards take no core here: `beside` keeps them apart from targets' jobs on
-    this machine.
+    A set of boards has a unit a board. Jobs on boards take no core here: `beside` keeps them apart from jobs of
+    targets that are this machine.
     """
     rows = tables.names("target")
     sets = {name: frozenset(destinations(row)) for name, row in rows.items() if row.get("ssh")}
