@@ -65,9 +65,10 @@ def examinations(names: list) -> dict:
         answer = checkup.examine({}, pins(), is_asked=True)
         return {"this machine": {**answer, "findings": [*answer["findings"], problem]}}
     rows = {name: tables.row("target", name) for name in names or tables.names("target")}
-    found = _here({name: row for name, row in rows.items() if not row.get("ssh")}, bool(names))
-    for name in (name for name, row in rows.items() if row.get("ssh")):
-        for each in rack.rows(reach.board(tables, name)):
+    boards = {name: reach.board(tables, name) for name in rows}
+    found = _here({name: row for name, row in rows.items() if not boards[name]}, bool(names))
+    for name, board in boards.items():
+        for each in rack.rows(board) if board else ():
             found[each["name"]] = _board(name, rows[name], each)
     return found
 
