@@ -21,6 +21,7 @@ ALONE = $(if $(filter tests,$(T)),$(APART),$(filter $(APART) $(APART)/%,$(T)))
 MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cpu int8_qat.cpu fp32.ort)
 
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
+S3 := .cache/s3/ready-$(shell cat envs/s3.txt envs/s3-tests.txt | cksum | cut -d' ' -f1)
 NVCC := .cache/nvcc/ready-$(shell cksum < envs/nvcc.txt | cut -d' ' -f1)
 CHROMIUM := .cache/chromium/ready-$(shell cksum < envs/chromium.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
@@ -39,7 +40,7 @@ docs: $(READY) $(READYDOCS)  ## build the documentation: .cache/site/site/index.
 	$(BIN)/python docs/gather.py .cache/site
 	cd .cache/site && $(CURDIR)/.venv-docs/bin/zensical build --strict --clean
 
-test: $(READY) $(READY7) $(READY8) $(READYDOCS) $(BOARD)  ## run the suite, format and lint included, or T="tests/core tests/..."
+test: $(READY) $(READY7) $(READY8) $(READYDOCS) $(BOARD) $(S3)  ## run the suite, format and lint included, or T="tests/core tests/..."
 	$(if $(TOGETHER),$(PYTEST) $(TOGETHER) $(APART:%=--ignore=%) < /dev/null)
 	$(if $(ALONE),$(PYTEST) $(ALONE) < /dev/null)
 
@@ -130,6 +131,11 @@ $(READYDOCS): envs/docs.txt $(READY)
 	if $(BIN)/uv pip install --python .venv-docs/bin/python --compile-bytecode -r envs/docs.txt; \
 	  then rm -f .venv-docs/ready-* && touch $@; \
 	  else rm -rf .venv-docs; echo "warning: no Zensical: the test that builds the documentation is skipped" >&2; fi
+
+$(S3): envs/s3.txt envs/s3-tests.txt $(READY)
+	if $(BIN)/uv pip install --quiet --target .cache/s3 -r envs/s3.txt -r envs/s3-tests.txt; \
+	  then rm -f .cache/s3/ready-* && touch $@; \
+	  else rm -rf .cache/s3; echo "warning: no S3 server: the tests of a store in a bucket are skipped" >&2; fi
 
 $(NVCC): envs/nvcc.txt $(READY)
 	if $(BIN)/uv pip install --quiet --target .cache/nvcc -r envs/nvcc.txt; then rm -f .cache/nvcc/ready-* && touch $@; \

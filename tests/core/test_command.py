@@ -236,9 +236,9 @@ def test_pruning_keeps_what_was_used_last(tmp_path):
         store.put(f"{number:064x}", {"made": made}, {"command": "test"})
         os.utime(store.entry(f"{number:064x}"), (number, number))
     assert store.fetch(f"{0:064x}", {"made": tmp_path / "again"})  # now the last used
-    size = store.entries()[0][1]
-    assert store.prune(2 * size) == (2, 0)
-    assert {folder.name for *_, folder in store.entries()} == {f"{0:064x}", f"{3:064x}"}
+    size = store.entries()[0].size
+    assert store.prune(2 * size) == [f"{1:064x}", f"{2:064x}"]
+    assert {entry.key for entry in store.entries()} == {f"{0:064x}", f"{3:064x}"}
 
 
 def test_an_entry_is_whole_or_not_there(tmp_path, monkeypatch):

@@ -7,14 +7,17 @@ the results that need both: Tables.refusal.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 from configuration.schema import Checker
 from configuration.tables import DRAWN, NNCF, STRONGLY_TYPED_GRAPH, Tables
 from core import objective
+from core.addresses import public
 from core.files import UserError
 
 LOCAL = ("store", "datasets", "precisions")  # keys of config.yaml below which paths are this machine's
+BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]+(/[^@?#]*)?")
 OF_FOLDERS = ("val", "labels", "synsets", "manifest")  # keys of a dataset's row that describe a folder of images
 NEED_EACH_OTHER = {"other_power_mode": "power_mode", "workdir": "ssh", "ssh_config": "ssh"}  # of a target
 PYTORCH = "pytorch"  # the runtime of programs of torch.export
@@ -37,6 +40,7 @@ def checked(config: dict, schema: dict) -> Tables:
     """Return the tables of a configuration with defaults filled in; raise UserError with the first problem."""
     config = Checker(schema).check(config)
     tables = Tables({key: _expanded(value) if key in LOCAL else value for key, value in config.items()})
+    _check_store(tables.store)
     tables.row("dataset", tables.active)
     for kind in ("model", "precision", "target"):
         tables.listed(kind)
@@ -45,6 +49,15 @@ def checked(config: dict, schema: dict) -> Tables:
             for problem in problems(row, tables):
                 raise UserError(f"{kind}s.{name}{problem}")
     return tables
+
+
+def _check_store(store):
+    """Raise UserError for an address that is neither a folder nor a bucket; its credentials are not quoted."""
+    if store and "://" in store["at"] and not BUCKET.fullmatch(store["at"]):
+        raise UserError(
+            f"store: {public(store['at'])}: give a folder, or s3://bucket/prefix without credentials: boto3 finds them "
+            "(docs/store.md)"
+        )
 
 
 def _expanded(value):

@@ -31,6 +31,12 @@ class Tables:
         self.active = config["dataset"]
         self.on_device = config["site"] == "device"
 
+    @property
+    def store(self) -> dict | None:
+        """Return the keys of `store`, of which a text is the key `at`, or None where nothing is stored."""
+        store = self.config["store"]
+        return {"at": store} if isinstance(store, str) and store else store or None
+
     # Rows and names
 
     def names(self, kind: str) -> dict[str, dict]:

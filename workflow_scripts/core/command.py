@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
-from core import provenance, resolved, sources, spinning, trained
+from core import provenance, resolved, sources, spinning, tiers, trained
 from core.files import UserError, canonical, describe, digest_of, partial_of, sha256_file
 from core.store import Store
 from core.user_files import sha256_of
@@ -193,7 +193,8 @@ class Command:
             _log_to(job.log)
             if not self.timed:
                 spinning.reduce()
-            self._held = hold(os.environ.get("LEVIT_JOBS"))
+            timing = os.environ.get("LEVIT_TIMING") if self.timed else None
+            self._held = hold(os.environ.get("LEVIT_JOBS")), hold(timing)
             self._run(work, job)
         except KeyboardInterrupt:
             sys.exit(130)
@@ -221,7 +222,7 @@ class Command:
             entry = self._fetch(keys, partials)
             if not entry:
                 self._work(work, job, parts, partials)
-                store = Store.default() if self.heavy else None
+                store = tiers.default() if self.heavy else None
                 if store:
                     for key in keys:
                         store.keep(key, partials, parts)
@@ -243,9 +244,10 @@ class Command:
 
     def _fetch(self, keys, partials):
         """Fetch the outputs from the first store that has one of the keys; return the entry's manifest, or None."""
-        stores = ([Store.default()] if self.heavy else []) + ([Store(trained.FOLDER)] if self.trained else [])
+        shared = tiers.default() if self.heavy else None
+        stores = [store for store in (shared, Store(trained.FOLDER) if self.trained else None) if store]
         for key in keys:
-            for entry in (store.fetch(key, partials) for store in filter(None, stores)):
+            for entry in (store.fetch(key, partials) for store in stores):
                 if entry:
                     log.info("%s: from the store (%s)", self.script.stem, key[:12])
                     return entry
@@ -292,7 +294,7 @@ def hold(path: str | None) -> Any:
     """Take a shared lock for the life of this job; no run starts while a job holds it (snakefile/run_checks.py)."""
     if not path or not Path(path).parent.is_dir():
         return None
-    stream = open(path, "a")  # noqa: SIM115 (held until this process ends)
+    stream = open(path, "a+")  # noqa: SIM115 (held until this process ends; NFS locks to share only what can be read)
     fcntl.flock(stream, fcntl.LOCK_SH)
     return stream
 

@@ -14,13 +14,14 @@ import sys
 from typing import Any
 
 from configuration.tables import Tables, pick
-from core import addresses, sources
+from core import addresses, sources, tiers
 from core.files import canonical, read_json
 from devices import probe
 
 TIMING_CACHES = ".cache/timing"  # kernel timings that make a second build fast; they decide nothing about an engine
 BENCHMARKS = ".cache/benchmarks"  # timings of this machine (measure/benchmark_cache.py); deleted ones are taken again
 JOBS_LOCK = ".snakemake/levit.jobs.lock"  # each running job holds a shared lock, a starting run tries it
+TIMING_LOCK = ".snakemake/levit.timing.lock"  # each job that measures time holds a shared lock: uploads wait for it
 IDENTITIES = ".cache/boards"  # identities that boards reported when a run last started
 ONNX = {"runtime": "onnxruntime"}  # what evaluates exported graphs
 FACTS = ("runtime", "device", "version", "architecture", "compute_capability", "dla")  # keys that say what a device is
@@ -123,8 +124,10 @@ def environment(tables: Tables, python: str) -> dict[str, str]:
         "LEVIT_PYTHON": python,
         **{f"LEVIT_PYTHON_{t}": row.get("python") or python for t, row in config["targets"].items()},
         **{f"LEVIT_BOARD_{t}": canonical(described) for t, described in reached.items() if described},
-        "LEVIT_STORE": config["store"] or "",
+        tiers.STORE: (tables.store or {}).get("at", ""),
+        tiers.OPTIONS: canonical({key: value for key, value in (tables.store or {}).items() if key != "at"}),
         "LEVIT_JOBS": JOBS_LOCK,
+        "LEVIT_TIMING": TIMING_LOCK,
         "LEVIT_TIMING_CACHES": TIMING_CACHES,
         "LEVIT_BENCHMARKS": BENCHMARKS,
         "LEVIT_RETRAIN": "1" if config.get("retrain_on_upgrade") else "",

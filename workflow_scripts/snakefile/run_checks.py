@@ -17,7 +17,7 @@ from configuration.tables import Tables
 from core.files import UserError, read_json
 from devices import power_modes
 from devices.reach import JOBS_LOCK
-from snakefile import leftovers, preflight, rule_facts
+from snakefile import leftovers, preflight, rule_facts, uploads
 from snakefile.job_lines import JobLines
 
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
@@ -127,6 +127,7 @@ def start(dag: Any, tables: Tables) -> None:
             raise UserError(_without_version(job.wildcards.target))
     for target in sorted({job.wildcards.target for job in dag.needrun_jobs() if rule_facts.is_timed(job.rule)}):
         _check_power_mode(target, tables.row("target", target))
+    uploads.start(os.environ["LEVIT_PYTHON"])
 
 
 def _without_version(target):
@@ -154,7 +155,7 @@ def lock() -> None:
 
 
 def _exclusive(path, problem):
-    stream = open(path, "a")  # noqa: SIM115 (open as long as this process lives)
+    stream = open(path, "a+")  # noqa: SIM115 (open as long as this process lives)
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -167,6 +168,7 @@ def show(lines: JobLines) -> None:
 
     Outputs are kept. Exit 1 as well where a result is not what was written.
     """
+    uploads.finish()
     done = subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)
     if done.returncode:
         _end_with_1()
