@@ -1,7 +1,7 @@
 """ImageNet at its size on this machine: what decoding and scoring cost beside what they cannot do without.
 
     python tests/bench/imagenet_images.py /tmp/jpegs --count 10000
-    python tests/bench/imagenet_scale.py --images /tmp/jpegs --work /tmp/scale [decode score whole index]
+    python tests/bench/imagenet_scale.py --images /tmp/jpegs --work /tmp/scale [decode score whole]
 
 Both sides of a ratio take turns, round by round, in one run: a ratio is the median over rounds, of seconds and of the
 processors' seconds, which other work on the machine disturbs less. `score` needs an engine for the target cpu or ort.
@@ -154,44 +154,22 @@ def indexing(folder, row):
     return ["--dataset", json.dumps(row), "--seed", 0, *outputs]
 
 
-def bench_index(args):
-    """An index of many tiny training files, and what a dry run looks at."""
-    from snakefile import image_stamp
-
-    root = args.work / "tiny"
-    if not root.exists():
-        for half, each in (("train", args.tiny // 1000), ("val", 1)):
-            for label in range(1000):
-                (root / half / f"n{label:08d}").mkdir(parents=True)
-                for number in range(each):
-                    (root / half / f"n{label:08d}" / f"{number:06d}.JPEG").write_bytes(
-                        b"\xff\xd8\xff" + b"%d %d" % (label, number) * 20
-                    )
-    row = {"path": str(root), "classes": 1000, "splits": {"calib": 1024, "select": 5000}}
-    found = command(args, "index_dataset", *indexing(args.work, row))
-    looks = [used(lambda: image_stamp.state(row))[0] for _ in range(5)]
-    size = (args.work / "train.tsv").stat().st_size
-    return {
-        "images": args.tiny + 1000,
-        **found,
-        "dry_run_look_seconds": statistics.median(looks),
-        "train_tsv_bytes": size,
-    }
-
-
 def command(args, script, *options):
-    """Run a command of the workflow; return its seconds, and the most memory that its processes had at once."""
+    """Run a command of the workflow as `measured` does."""
+    return measured([sys.executable, SCRIPTS / f"{script}.py", *options], ROOT)
+
+
+def measured(line, folder):
+    """Run a command line; return its seconds, and the most memory that its processes had at once."""
     import psutil
 
-    line = [sys.executable, SCRIPTS / f"{script}.py", *options]
-    environment = {**os.environ, "LEVIT_STORE": ""}
     start, peak = time.perf_counter(), 0
-    process = psutil.Popen(list(map(str, line)), env=environment)
+    process = psutil.Popen(list(map(str, line)), cwd=folder, env={**os.environ, "LEVIT_STORE": ""})
     while process.poll() is None:
         peak = max(peak, _memory(process))
         time.sleep(0.2)
     if process.returncode:
-        sys.exit(f"error: {script} ended with status {process.returncode}")
+        sys.exit(f"error: {line} ended with status {process.returncode}")
     return {"seconds": time.perf_counter() - start, "peak_memory_mb": peak / 1e6}
 
 
@@ -210,7 +188,7 @@ def _memory(process):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["decode", "score", "whole", "index"])
+    parser.add_argument("parts", nargs="*", default=["decode", "score", "whole"])
     parser.add_argument("--images", type=Path, default=Path("/tmp/jpegs"), help="folder that imagenet_images.py wrote")
     parser.add_argument("--work", type=Path, default=Path("/tmp/scale"), help="folder for what is made")
     parser.add_argument("--out", type=Path, help="JSON file of what was found")
@@ -219,13 +197,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--limit", type=int, default=10000, help="images of `decode`")
     parser.add_argument("--score", type=int, default=640, help="images a round of `score`")
-    parser.add_argument("--tiny", type=int, default=200000, help="training files of `index`, a multiple of 1000")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     args.cache = args.cache or args.work / "val.u8"
-    parts = {"decode": bench_decode, "score": bench_score, "whole": bench_whole, "index": bench_index}
+    parts = {"decode": bench_decode, "score": bench_score, "whole": bench_whole}
     found = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     for name in args.parts:
         found[name] = parts[name](args)
