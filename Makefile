@@ -8,6 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < envs/host.txt | cut -d' ' -f1)
 READY7 := .venv7/ready-$(shell cksum < envs/snakemake7.txt | cut -d' ' -f1)
 READYDOCS := .venv-docs/ready-$(shell cksum < envs/docs.txt | cut -d' ' -f1)
+TRITON := .venv-triton/ready-$(shell cksum < envs/triton.txt | cut -d' ' -f1)
 READY8 := .venv8/ready-$(shell cat envs/jetson-jp5.txt envs/jetson-tests.txt | cksum | cut -d' ' -f1)
 # an interpreter as old as JetPack 5.1's, for the half that runs on devices; uv fetches one where none is here
 PYTHON8 ?= $(firstword $(wildcard $(addsuffix /bin/python3.8,/usr /usr/local $(HOME)/.pyenv/versions/3.8.*)) 3.8)
@@ -45,7 +46,7 @@ test: $(READY) $(READY7) $(READY8) $(READYDOCS) $(BOARD) $(S3)  ## run the suite
 	$(if $(ALONE),$(PYTEST) $(ALONE) < /dev/null)
 
 check: FAST :=
-check: $(NVCC) $(CHROMIUM) test  ## run the suite with the tests that are too slow for every change
+check: $(NVCC) $(CHROMIUM) $(TRITON) test  ## run the suite with the tests that are too slow for every change
 
 NNCF ?= $(BIN)/python
 bench: $(READY)  ## measure the speed ratios that this project promises
@@ -137,6 +138,12 @@ $(S3): envs/s3.txt envs/s3-tests.txt $(READY)
 	  then rm -f .cache/s3/ready-* && touch $@; \
 	  else rm -rf .cache/s3; echo "warning: no S3 server: the tests of a store in a bucket are skipped" >&2; fi
 
+$(TRITON): envs/triton.txt $(READY)
+	test -x .venv-triton/bin/python || $(PYTHON) -m venv --without-pip .venv-triton
+	if $(BIN)/uv pip install --python .venv-triton/bin/python --no-deps --compile-bytecode -r envs/triton.txt; \
+	  then rm -f .venv-triton/ready-* && touch $@; \
+	  else rm -rf .venv-triton; echo "warning: no Triton Inference Server: the tests that serve a repository are skipped" >&2; fi
+
 $(NVCC): envs/nvcc.txt $(READY)
 	if $(BIN)/uv pip install --quiet --target .cache/nvcc -r envs/nvcc.txt; then rm -f .cache/nvcc/ready-* && touch $@; \
 	  else rm -rf .cache/nvcc; echo "warning: no CUDA compiler: the plugin's tests are skipped" >&2; fi
@@ -151,4 +158,4 @@ clean:  ## remove what was built; the store (.cache) and the environments stay
 	rm -rf results .snakemake .pytest_cache .ruff_cache .mypy_cache
 
 distclean: clean  ## remove the store and the environments as well
-	rm -rf .cache .venv .venv7 .venv8 .venv-docs
+	rm -rf .cache .venv .venv7 .venv8 .venv-docs .venv-triton

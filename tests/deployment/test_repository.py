@@ -11,8 +11,9 @@ import triton_models
 from core.files import sha256_file
 from data import preprocess
 from deployment import archive, model_config, repository
+from triton_models import made, write
 
-NAME = "M.fp32.here"
+NAME = triton_models.NAME
 
 
 @pytest.fixture(scope="module")
@@ -25,29 +26,12 @@ def files(packed):
     return archive.read(packed)
 
 
-def made(files, runtime, graph=None, dla=False, engine=None, **row):
-    """Return the repository's files of a bundle that is changed to be of another runtime."""
-    result = json.loads(files["result.json"])
-    result["provenance"]["recipe"]["target"].update(runtime=runtime, **row)
-    result["provenance"]["recipe"]["precision"]["dla"] = dla
-    described = {**json.loads(files["engine.json"]), **(engine or {})}
-    changed = {"result.json": json.dumps(result).encode(), "engine.json": json.dumps(described).encode()}
-    return repository.files(repository.Bundle(NAME, {**files, **changed}, graph))
-
-
 def config(made, model):
     return made[f"models/{NAME}{model}/config.pbtxt"].decode()
 
 
 def models(made):
     return sorted({path.split("/")[1].replace(NAME, "") for path in made if path.startswith("models/")})
-
-
-def write(made, folder):
-    for path, content in made.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder / "models"
 
 
 def test_text_of_a_message():

@@ -1,4 +1,4 @@
-"""Models of Triton's Python backend in this process: a stand-in for what the server gives them."""
+"""Model repositories of other runtimes, and models of Triton's Python backend in this process, by a stand-in."""
 
 import collections
 import importlib.util
@@ -8,9 +8,30 @@ import types
 
 import numpy as np
 
+from deployment import repository
+
+NAME = "M.fp32.here"
 NUMPY = {"TYPE_UINT8": np.uint8, "TYPE_FP32": np.float32}
 Tensor = collections.namedtuple("Tensor", "name array")
 Tensor.as_numpy = lambda self: self.array
+
+
+def made(files, runtime, graph=None, dla=False, engine=None, **row):
+    """Return the files of a repository of a bundle that is changed to be of another runtime."""
+    result = json.loads(files["result.json"])
+    result["provenance"]["recipe"]["target"].update(runtime=runtime, **row)
+    result["provenance"]["recipe"]["precision"]["dla"] = dla
+    described = {**json.loads(files["engine.json"]), **(engine or {})}
+    changed = {"result.json": json.dumps(result).encode(), "engine.json": json.dumps(described).encode()}
+    return repository.files(repository.Bundle(NAME, {**files, **changed}, graph))
+
+
+def write(files, folder):
+    """Write a repository's files; return the folder of its models."""
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder / "models"
 
 
 class TritonError(str):
