@@ -24,15 +24,16 @@ MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cp
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 S3 := .cache/s3/ready-$(shell cat envs/s3.txt envs/s3-tests.txt | cksum | cut -d' ' -f1)
 NVCC := .cache/nvcc/ready-$(shell cksum < envs/nvcc.txt | cut -d' ' -f1)
+SLURM := .cache/slurm/ready-$(shell cat envs/slurm.apt envs/slurm.txt | cksum | cut -d' ' -f1)
 CHROMIUM := .cache/chromium/ready-$(shell cksum < envs/chromium.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: help demo docs test check bench reproduce doctor migrate retime fuzz lint env fonts board chromium picture rulegraph clean distclean
+.PHONY: help demo docs test check check-cluster bench reproduce doctor migrate retime fuzz lint env fonts board slurm chromium picture rulegraph clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## print the version and these targets
 	@sed -n 's/^version = "\(.*\)"/LeViT-TensorRT \1/p' pyproject.toml
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY)  ## make one measured INT8 result from nothing: results/LeViT-128S.int8_qat.cpu.json
 	$(BIN)/snakemake results/LeViT-128S.int8_qat.cpu.json
@@ -47,6 +48,9 @@ test: $(READY) $(READY7) $(READY8) $(READYDOCS) $(BOARD) $(S3)  ## run the suite
 
 check: FAST :=
 check: $(NVCC) $(CHROMIUM) $(TRITON) test  ## run the suite with the tests that are too slow for every change
+
+check-cluster: $(READY) $(SLURM)  ## run the tests on a SLURM cluster that they start here
+	$(BIN)/python -m pytest tests/cluster < /dev/null
 
 NNCF ?= $(BIN)/python
 bench: $(READY)  ## measure the speed ratios that this project promises
@@ -98,6 +102,16 @@ $(BOARD): envs/ssh.apt
 	if cd .cache/ssh/packages && apt-get download -qq $$(apt-cache pkgnames | grep -Fx -f ../../../envs/ssh.apt); \
 	  then for package in *.deb; do dpkg-deb --extract $$package .. || exit 1; done; cd .. && rm -r packages && touch $(@F); \
 	  else echo "warning: no packages from apt: tests over ssh run with the installed sshd and rsync, or are skipped" >&2; fi
+
+slurm: $(SLURM)  ## download SLURM for the tests' cluster: Debian or Ubuntu, no root
+
+$(SLURM): envs/slurm.apt envs/slurm.txt $(READY)
+	rm -rf .cache/slurm && mkdir -p .cache/slurm/packages
+	apt-cache show slurmctld > /dev/null 2>&1 || apt-get update -qq || true
+	if cd .cache/slurm/packages && apt-get download -qq $$(apt-cache pkgnames | grep -Fx -f ../../../envs/slurm.apt); \
+	  then for package in *.deb; do dpkg-deb --extract $$package .. || exit 1; done; cd .. && rm -r packages; \
+	  else echo "warning: no packages from apt: tests run with the installed SLURM, or are skipped" >&2; fi
+	$(BIN)/uv pip install --quiet --target .cache/slurm/python --python $(BIN)/python --no-deps -r envs/slurm.txt && touch $@
 
 chromium: $(CHROMIUM)  ## download Chromium for the tests of the page: Debian or Ubuntu, no root
 

@@ -42,9 +42,9 @@ include: "rules/bundles.smk"
 
 
 run_checks.check_requested(sys.argv[1:], workflow.rules, tables)
-staleness.attach(workflow.rules, tables)
-command_lines.attach(workflow.rules, tables)
-device_site.trust(workflow.rules, tables)
+cluster.attach(workflow, tables)
+for prepare in (staleness.attach, command_lines.attach, device_site.trust):
+    prepare(workflow.rules, tables)
 
 
 onstart:

@@ -11,6 +11,7 @@ from core import history
 from core import sources
 from core import trained
 from devices import reach
+from snakefile import cluster
 from snakefile import command_lines
 from snakefile import device_site
 from snakefile import job_list
@@ -38,7 +39,8 @@ NNCF = [name for name, row in tables.names("precision").items() if tables.is_nnc
 NNCF = "|".join(map(re.escape, NNCF)) or "(?!)"  # a wildcard constraint: precisions that NNCF quantizes
 SHARDED = [name for name, row in tables.names("dataset").items() if row["shards"] > 1]
 SHARDED = "|".join(map(re.escape, SHARDED)) or "(?!)"  # a wildcard constraint: datasets that several jobs decode
-EVERY_CORE = workflow.cores or os.cpu_count()  # threads of jobs that run alone; they never make a job stale
+# threads of jobs that run alone, which never make a job stale
+EVERY_CORE = run_checks.one_line(cluster.cores)(tables) or workflow._cores or os.cpu_count()
 SLOTS = reach.slots(tables)  # one job at a time on each board over ssh
 BOARDS = {name: lambda w, units=units: units.get(w.target, 0) for name, (_, units) in SLOTS.items()}
 workflow.global_resources.update({name: total for name, (total, _) in SLOTS.items()})
@@ -90,8 +92,8 @@ def pytorch_engine(w):
 
 
 def device_cores(w):
-    """Return a job's cores: all of this machine's, or none where the job runs on a board over ssh."""
-    return 0 if reach.board(tables, w.target) else EVERY_CORE
+    """Return a job's cores: all of its machine's, or none where the job runs on a board over ssh."""
+    return 0 if reach.board(tables, w.target) else cluster.cores(tables, w.target) or EVERY_CORE
 
 
 def dataset_code(script):

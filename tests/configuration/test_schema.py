@@ -34,6 +34,7 @@ ABSENT |= {"steps", "from", "checkpoint_key"}
 ABSENT |= {"device", "compile", "fused_attention", "pytorch", "format"}  # the CPU, eager, no comparison, ONNX
 ABSENT |= {"batches", "dla_generation", "fused_graph", "dla_graph"}  # a precision's batches are the target's otherwise
 ABSENT |= {"ssh", "workdir", "ssh_config"}  # absent: the target's jobs run here
+ABSENT |= {"cluster", "slurm", "partition", "gpu_partition", "constraint", "cores", "gpus"}  # this machine alone
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
 ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers", "power_mode", "other_power_mode"}

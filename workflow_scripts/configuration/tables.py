@@ -30,6 +30,7 @@ class Tables:
         self.config = config
         self.active = config["dataset"]
         self.on_device = config["site"] == "device"
+        self.cluster: dict | None = config.get("cluster")
 
     @property
     def store(self) -> dict | None:

@@ -24,7 +24,8 @@ from devices import toolchain as compilers
 from snakefile import image_stamp
 
 OMITTED = object()  # the value of an option that is left out
-LOCATION = ("python", "ssh", "ssh_config", "workdir")  # of a target's row: where it is, which decides no content
+# of a target's row: where it is, which decides no content
+LOCATION = ("python", "ssh", "ssh_config", "workdir", "slurm")
 
 
 class Slice:

@@ -30,6 +30,8 @@ SILENT = {
 NOISE = re.compile(
     r"\s*$|Building DAG|Select jobs|Using shell|Assuming unrestricted|Complete log|Elapsed time|Shutting down"
     r"|Removing output files of failed|Cancelling snakemake|Will exit after|Reasons:|Some jobs were triggered"
+    r"|Group job |SLURM run ID|No SLURM account|Unable to guess SLURM|Guessed SLURM|Cleaning up SLURM"
+    r"|Job \S+ has been submitted|No account was given"
     r"|Rules with provenance|Singularity containers|Conda environments|Rules claiming"
 )
 FAILED = re.compile(r"Exiting because a job execution failed|WorkflowError:\s+At least one job did not complete")

@@ -1,0 +1,165 @@
+"""Where jobs go on a cluster: `cluster` in the configuration, which profiles/slurm gives, says what its nodes are.
+
+Jobs that follow one another for one model, one precision or one target are one submission. What gathers results,
+downloads or goes to a board by ssh runs where Snakemake does.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from configuration.tables import Tables
+from core.files import UserError
+from devices import probe, reach
+from snakefile import needs
+from snakefile.rule_facts import device_purpose, is_host_built
+from snakefile.run_checks import stop
+
+CORES = "LEVIT_NODE_CORES"  # in the environment, for jobs: {partition: cores of a node}
+SLOTS = "node_cores"  # a resource that each submission has of its own: its jobs at one time take no more cores
+ALONE = "--exclusive"
+LOCAL = {"download", "download_start", "import_checkpoint", "pick_samples"}  # need the network, or take a second
+GROUPS = {
+    "images.{dataset}.{model}": "resolve decode_split",
+    "weights.{dataset}.{model}": "train evaluate_torch export_onnx clean_onnx export_program evaluate_onnx dla_fit",
+    "quantized.{dataset}.{model}.{precision}": "sweep_calibration calibrate plan_precision train_qat quantize_onnx "
+    "quantize_nncf type_onnx evaluate_typed export_cache take_pixels",
+    "engines.{dataset}.{target}": "build_engine evaluate_engine benchmark paired_benchmark compare_pytorch run_trtexec "
+    "profile_engine",
+}
+GROUP_OF = {rule: group for group, rules in GROUPS.items() for rule in rules.split()}
+ON_BOARDS = "{}_over_ssh"  # name of the local rule of a device's jobs that go to a board
+
+
+def cores(tables: Tables, target: str | None = None) -> int | None:
+    """Return the cores of a node, or of a node of a target; None without a cluster."""
+    if not tables.cluster:
+        return None
+    row = tables.row("target", target) if target else {}
+    given = row.get("slurm", {}).get("cores") or tables.cluster["cores"]
+    if given:
+        return given
+    if target:
+        return _cores_of(_target_partition(row, tables))
+    used = {tables.cluster.get("partition", ""), *([_gpu_partition(tables)] if needs.gpus(tables) else [])}
+    return min(map(_cores_of, used))
+
+
+def _gpu_partition(tables):
+    return tables.cluster.get("gpu_partition") or tables.cluster.get("partition", "")
+
+
+@functools.lru_cache(maxsize=None)
+def _cores_of(partition):
+    """Return the cores of the smallest node of a partition, or of the default one, as SLURM says it."""
+    known = json.loads(os.environ.get(CORES) or "{}")
+    if partition not in known:
+        known[partition] = min(_asked(partition))
+        os.environ[CORES] = json.dumps(known)  # jobs of this run take the same number
+    return known[partition]
+
+
+def _asked(partition):
+    command = ["sinfo", "--noheader", "--Node", "--format=%P %c"]
+    try:
+        answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
+    except (OSError, subprocess.SubprocessError):
+        raise UserError(
+            "cluster.cores is 0, which asks SLURM's sinfo, and that does not answer here: give a number"
+        ) from None
+    rows = [line.split() for line in answer.splitlines()]
+    wanted = [int(number) for name, number in rows if (name.rstrip("*") == partition if partition else "*" in name)]
+    if not wanted:
+        names = ", ".join(sorted({name.rstrip("*") for name, _ in rows}))
+        raise UserError(f"cluster: there is no partition {partition or 'by default'}: one of {names}")
+    return wanted
+
+
+def attach(workflow: Any, tables: Tables) -> None:
+    """On a cluster, say of each rule what its jobs need, where they run, with which others, and whether alone."""
+    if not tables.cluster:
+        return
+    if not hasattr(workflow, "resource_settings"):
+        stop("cluster: Snakemake 7 sends no jobs to a cluster here: use Snakemake 9 (envs/host.txt, envs/slurm.txt)")
+    _of_nodes(workflow, tables)
+    boards = "|".join(sorted(name for names in reach.boards(tables).values() for name in names))
+    for rule in [rule for rule in workflow.rules if boards and device_purpose(rule)]:
+        _copy(workflow, rule, ON_BOARDS.format(rule.name), boards)
+    for rule in workflow.rules:
+        if _is_local(rule):
+            workflow.localrules(rule.name)
+        else:
+            rule.group = GROUP_OF.get(rule.name)
+            _say(rule, {**needs.of(rule.name, tables), **_place(rule, tables), SLOTS: lambda w, threads: threads})
+
+
+def _of_nodes(workflow, tables):
+    """Take cores as those of a node: profiles/default gives Snakemake those of this machine."""
+    several = [cores(tables, name) or 1 for name in (None, *tables.names("target"))]
+    workflow.global_resources.update({SLOTS: max(several)})
+    workflow.resource_scopes.update({SLOTS: "local"})
+    if workflow.nodes and "--mode" not in sys.argv:  # not in a job
+        workflow.resource_settings.cores = workflow.global_resources["_cores"] = None
+
+
+def _say(rule, resources):
+    """Add resources to a rule, except those that --set-resources gives it."""
+    given = rule.workflow.resource_settings._parsed_overwrite_resources.get(rule.name, {})
+    rule.resources.update({name: value for name, value in resources.items() if name not in given})
+
+
+def _copy(workflow, rule, name, targets):
+    """Add a copy of a rule that is preferred to it for some targets."""
+    from snakemake.ruleinfo import RuleInfo
+
+    changes = RuleInfo()
+    _, own = rule.ruleinfo.wildcard_constraints or ((), {})
+    changes.wildcard_constraints = ((), {**own, "target": targets})
+    workflow.userule(rules=(rule.name,), name_modifier=name)(changes)
+    workflow.ruleorder(name, rule.name)
+
+
+def _is_local(rule):
+    gathers = not (is_host_built(rule) or device_purpose(rule))
+    return rule.norun or gathers or rule.name in LOCAL or rule.name.endswith(ON_BOARDS.format(""))
+
+
+def _place(rule, tables):
+    """Return {resource: value or function} that say where a rule's jobs run."""
+    if device_purpose(rule):
+        return _target_place(rule, tables)
+    names = GROUPS.get(GROUP_OF.get(rule.name, ""), rule.name).split()
+    helped = needs.gpus(tables) and any(needs.NEEDS.get(name, needs.SMALL).gpu for name in names)
+    partition = _gpu_partition(tables) if helped else tables.cluster.get("partition")
+    return {**({"slurm_partition": partition} if partition else {}), **({"gpu": needs.gpus(tables)} if helped else {})}
+
+
+def _target_place(rule, tables):
+    """Return the same for jobs on their targets: nodes of that kind, and a node alone where engines are timed."""
+
+    def of(function):
+        return lambda wildcards: function(tables.row("target", wildcards.target))
+
+    place = {
+        "slurm_partition": of(lambda row: _target_partition(row, tables) or None),
+        "constraint": of(lambda row: row.get("slurm", {}).get("constraint")),
+        "gpu": of(_target_gpus),
+    }
+    return {**place, **({"slurm_extra": ALONE} if rule.name in GROUP_OF else {})}
+
+
+def _target_partition(row, tables):
+    """Return the partition of a target's nodes, "" for the default one."""
+    own = row.get("slurm", {}).get("partition")
+    return own or (_gpu_partition(tables) if _target_gpus(row) else tables.cluster.get("partition", ""))
+
+
+def _target_gpus(row):
+    """Return how many GPUs a target's jobs get."""
+    kind = row.get("device") or probe.RUNTIMES[row["runtime"]].device
+    return row.get("slurm", {}).get("gpus", 1 if kind == "cuda" else 0)
