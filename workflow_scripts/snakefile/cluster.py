@@ -23,9 +23,9 @@ from snakefile.run_checks import stop
 CORES = "LEVIT_NODE_CORES"  # in the environment, for jobs: {partition: cores of a node}
 SLOTS = "node_cores"  # a resource that each submission has of its own: its jobs at one time take no more cores
 ALONE = "--exclusive"
-LOCAL = {"download", "download_start", "import_checkpoint", "pick_samples"}  # need the network, or take a second
+LOCAL = {"download", "download_start", "import_checkpoint", "pick_samples", "resolve"}  # need the network, or seconds
 GROUPS = {
-    "images.{dataset}.{model}": "resolve decode_split",
+    "images.{dataset}.{model}": "decode_split",
     "weights.{dataset}.{model}": "train evaluate_torch export_onnx clean_onnx export_program evaluate_onnx dla_fit",
     "quantized.{dataset}.{model}.{precision}": "sweep_calibration calibrate plan_precision train_qat quantize_onnx "
     "quantize_nncf type_onnx evaluate_typed export_cache take_pixels",
@@ -87,7 +87,7 @@ def attach(workflow: Any, tables: Tables) -> None:
     if not hasattr(workflow, "resource_settings"):
         stop("cluster: Snakemake 7 sends no jobs to a cluster here: use Snakemake 9 (envs/host.txt, envs/slurm.txt)")
     _of_nodes(workflow, tables)
-    boards = "|".join(sorted(name for names in reach.boards(tables).values() for name in names))
+    boards = "|".join(name for name in tables.names("target") if reach.board(tables, name))
     for rule in [rule for rule in workflow.rules if boards and device_purpose(rule)]:
         _copy(workflow, rule, ON_BOARDS.format(rule.name), boards)
     for rule in workflow.rules:

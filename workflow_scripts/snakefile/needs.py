@@ -90,13 +90,15 @@ def _scored(tables, w):
 
 
 SMALL = Need()
+DECODING = Need(1000, 5, 100, split_images, 0, 1, 150)
 TORCH = Need(mem_mb=2000)
 SCORING = Need(mem_mb=2500, images=_scored, minutes_each=2)
 TIMED = Need(mem_mb=2500, minutes=10)
 NEEDS = {  # by rule; a rule that is not here has SMALL
     "index_dataset": Need(1000, 10, 500, trained_images, 2, 0.2, 0.1),
-    "resolve": TORCH,
-    "decode_split": Need(1000, 5, 100, split_images, 0, 1, 150),
+    "decode_split": DECODING,
+    "decode_shard": DECODING,
+    "join_shards": DECODING,
     "train": Need(3000, 10, 500, _training, 0, 1.5, 0, gpu=True),
     "evaluate_torch": SCORING,
     "export_onnx": TORCH,
