@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_graph import CLASS_PASSES, CLASSES, EVERYTHING
+from timm.models import efficientformer
 
 import forks
 from core.files import UserError, write_json
@@ -186,6 +187,17 @@ def test_learned_scales_start_from_the_calibrated_network_and_leave_it_usable(di
         halfway = network(batch)
         scales.release()
         assert not torch.equal(halfway, before) and torch.allclose(network(batch), halfway, atol=1e-5)
+
+
+def test_biases_that_a_network_keeps_in_eval_mode_learn_in_each_step():
+    attention = efficientformer.Attention(dim=16, key_dim=4, num_heads=2, resolution=2).eval()
+    observed = qat.Observed(torch.nn.Sequential(attention))
+    tokens = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for _ in range(2):
+        observed(tokens)[0].square().sum().backward()
+        gradients.append(attention.attention_biases.grad.clone())
+    assert gradients[0].abs().sum() > 0 and torch.allclose(gradients[1], 2 * gradients[0])
 
 
 def test_features_weigh_in_the_loss():

@@ -24,6 +24,7 @@ class Observed(torch.nn.Module):
         super().__init__()
         self.network = keep_images_exact(network).to(memory_format=torch.channels_last)
         self.scales, self._outputs = scales, []
+        self._caching = [module for module in network.modules() if hasattr(module, "attention_bias_cache")]
         for module in network.modules():
             if isinstance(module, (deploy.Block, deploy.Downsample)):
                 module.register_forward_hook(lambda _, __, output: self._outputs.append(output))
@@ -31,6 +32,8 @@ class Observed(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Return (logits, block outputs) of float32 [B, 3, H, W]."""
         self._outputs.clear()
+        for module in self._caching:  # timm keeps biases in eval mode, and with them the graph of the step before
+            module.attention_bias_cache = {}
         return self.network(images), tuple(self._outputs)
 
 
