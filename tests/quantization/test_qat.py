@@ -190,8 +190,8 @@ def test_learned_scales_start_from_the_calibrated_network_and_leave_it_usable(di
 
 
 def test_biases_that_a_network_keeps_in_eval_mode_learn_in_each_step():
-    attention = efficientformer.Attention(dim=16, key_dim=4, num_heads=2, resolution=2).eval()
-    observed = qat.Observed(torch.nn.Sequential(attention))
+    attention = efficientformer.Attention(dim=16, key_dim=4, num_heads=2, resolution=2)
+    observed = qat.Observed(torch.nn.Sequential(attention).eval())
     tokens = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))
     gradients = []
     for _ in range(2):

@@ -52,8 +52,8 @@ def result_of(folder, runtime, engine):
             "git_commit": "0" * 40,
             "graph_sha256": sha256_file(Path(engine).with_name("net.onnx")),
             "recipe": {
-                "target": {"runtime": runtime, "threads": 1, "batches": [1, 4]},
-                "precision": {"dla": False},
+                "target": {"runtime": runtime, "threads": 1},
+                "building": {"batches": [1, 4], "threads": 1, "dla": False},
                 "model": {"timm": "levit_128s"},
                 "dataset": {"weights": "train"},
             },

@@ -16,11 +16,11 @@ Tensor = collections.namedtuple("Tensor", "name array")
 Tensor.as_numpy = lambda self: self.array
 
 
-def made(files, runtime, graph=None, dla=False, engine=None, **row):
+def made(files, runtime, graph=None, engine=None, **recipe):
     """Return the files of a repository of a bundle that is changed to be of another runtime."""
     result = json.loads(files["result.json"])
-    result["provenance"]["recipe"]["target"].update(runtime=runtime, **row)
-    result["provenance"]["recipe"]["precision"]["dla"] = dla
+    result["target_identity"]["runtime"] = runtime
+    result["provenance"]["recipe"]["building"].update(recipe)
     described = {**json.loads(files["engine.json"]), **(engine or {})}
     changed = {"result.json": json.dumps(result).encode(), "engine.json": json.dumps(described).encode()}
     return repository.files(repository.Bundle(NAME, {**files, **changed}, graph))

@@ -36,10 +36,10 @@ class Bundle:
     def __init__(self, name: str, files: dict[str, bytes], graph: bytes | None = None) -> None:
         self.name, self.files, self.graph = name, files, graph
         self.engine, result = json.loads(files[DESCRIPTION]), json.loads(files[RESULT])
-        recipe, self.identity = result["provenance"]["recipe"], result["target_identity"]
-        self.row, self.on_dla = recipe["target"], recipe["precision"]["dla"]
+        self.recipe, self.identity = result["provenance"]["recipe"]["building"], result["target_identity"]
+        self.runtime = self.identity["runtime"]
         self.classes, self.image = len(files[CLASSES].splitlines()), json.loads(files[PREPROCESS])["size"]
-        self.sizes = sorted(self.engine["batches"] or self.row["batches"])
+        self.sizes = sorted(self.engine["batches"] or self.recipe["batches"])
         self.several, self.most = [size for size in self.sizes if size > 1], max(*self.sizes, stream.BATCH)
 
     def source(self, batch: tuple[int, ...] = ()) -> dict:
@@ -55,7 +55,7 @@ class Bundle:
 
 def files(bundle: Bundle) -> dict[str, bytes]:
     """Return {path: content} of a model repository, with a client, a way to serve it and SHA256SUMS."""
-    serving, kept = SERVING.get(bundle.row["runtime"], _by_client), bundle.files.items()
+    serving, kept = SERVING.get(bundle.runtime, _by_client), bundle.files.items()
     listed = {
         **_served(serving(bundle), bundle),
         **{name: data for name, data in kept if name.startswith(KEPT)},
@@ -70,8 +70,9 @@ def files(bundle: Bundle) -> dict[str, bytes]:
 
 def digest() -> str:
     """Return a hash of the text of what a repository takes from the project besides a bundle."""
-    texts = {name: path.read_bytes() for name in SCRIPTS for path in [TEMPLATE.with_name(name)]}
-    texts.update(archive.program(SCRIPTS[0], "model.py"), **{TEMPLATE.name: TEMPLATE.read_bytes()})
+    texts = {path.name: path.read_bytes() for path in [TEMPLATE, *map(TEMPLATE.with_name, SCRIPTS)]}
+    for script in SCRIPTS[:2]:
+        texts.update(archive.program(script, script))
     return hashlib.sha256(archive.checksums(texts)).hexdigest()
 
 
@@ -110,17 +111,17 @@ def _python(bundle, parts=(ENGINE, PLUGIN), preferred=None, runtime=None, **more
 
 
 def _by_client(bundle):
-    return _python(bundle, runtime=bundle.row["runtime"])
+    return _python(bundle, runtime=bundle.runtime)
 
 
 def _tensorrt(bundle):
     """Return the model of a TensorRT engine; one for batch sizes alone has a model in Python before it."""
     parts = {name: bundle.files[file] for name, file in PLAN_FILES.items() if file in bundle.files}
     group: dict[str, Any] = {"kind": ON_GPU, "profile": [str(number) for number in range(len(bundle.sizes))]}
-    if bundle.on_dla:
+    if bundle.recipe["dla"]:
         group["secondary_devices"] = [{"kind": ON_DLA, "device_id": 0}]
     least, most = bundle.engine["shape"][0], bundle.sizes[-1]
-    if least < 0 and bundle.row["dynamic_batch"]:
+    if least < 0 and bundle.recipe.get("dynamic_batch", True):
         tensors = bundle.source(), bundle.target()
         config = model_config.model(f"{bundle.name}.engine", TENSORRT, most, *tensors, group)
         return [({**config, **model_config.batching(bundle.several, most)}, parts)]
@@ -132,7 +133,7 @@ def _tensorrt(bundle):
 
 def _onnx(bundle):
     """Return the model of the graph that an engine of ONNX Runtime was made of: Triton's optimizes it again."""
-    threads = {"key": "intra_op_thread_count", "value": {"string_value": str(bundle.row.get("threads", 0))}}
+    threads = {"key": "intra_op_thread_count", "value": {"string_value": str(bundle.recipe.get("threads", 0))}}
     config = model_config.model(f"{bundle.name}.engine", ONNX, bundle.most, bundle.source(), bundle.target())
     more = {"parameters": [threads], **model_config.batching(bundle.several, bundle.sizes[-1])}
     return [({**config, **more}, {"model.onnx": bundle.graph})]
@@ -146,13 +147,13 @@ def _requirements(bundle):
     """Return the packages of the models in Python: a runtime that Triton brings is none of them."""
     lines = bundle.files["requirements.txt"].decode().splitlines()
     taken = [line for line in lines if "==" in line and not line.startswith("numpy==")]
-    if bundle.row["runtime"] in SERVING:
+    if bundle.runtime in SERVING:
         taken = [line for line in taken if line.startswith("pillow==")]
     return "\n".join([*taken, NUMPY, ""]).encode()
 
 
 def _readme(bundle, listed):
-    gpu, plugin = bundle.row["runtime"] == "tensorrt", PLUGIN in bundle.files
+    gpu, plugin = bundle.runtime == "tensorrt", PLUGIN in bundle.files
     holder = f"{bundle.name}.{'plan' if f'{MODELS}/{bundle.name}.plan/config.pbtxt' in listed else 'engine'}"
     path = f"{MODELS}/{holder}/{VERSION}/{PLUGIN}"
     values = {
