@@ -101,18 +101,19 @@ def plugin_notes(plugin: dict | None) -> list[str]:
 
 def accuracy_of(accuracy: dict, budget: float) -> dict:
     """Return the accuracy, and whether the loss of top-1 against FP32 is within `budget`, in percentage points."""
-    names = ("top1", "top5", "num_images", "agreement_with_fp32", *ERRORS)
+    names = ("top1", "top5", "num_images", "agreement_with_fp32", *ERRORS, "machine")
     lost = accuracy["fp32_top1"] - accuracy["top1"]
     return {**{name: accuracy[name] for name in names}, "budget": budget, "within_budget": lost <= budget + EPSILON}
 
 
 def trtexec_of(timed: dict | None, benchmark: list[dict]) -> list[dict] | None:
-    """Return trtexec's timings, each with the ratio of our median compute time to its own, or None without any."""
-    ours = {entry["batch"]: entry["compute_ms"]["median"] for entry in benchmark if entry["compute_ms"]}
-    names = ("batch", "throughput_qps", "latency_ms", "compute_ms")
+    """Return trtexec's timings or None; each has the ratio of our median compute time to its own, if of one machine."""
+    ours = {(entry["batch"], entry["machine"]): entry["compute_ms"] for entry in benchmark if entry["compute_ms"]}
+    names = ("batch", "throughput_qps", "latency_ms", "compute_ms", "machine")
     entries = [{name: entry[name] for name in names} for entry in (timed or {}).get("trtexec", ())]
     for entry in entries:
-        entry["median_compute_ratio"] = ours[entry["batch"]] / entry["compute_ms"]["median"]
+        own = ours.get((entry["batch"], entry["machine"]))
+        entry["median_compute_ratio"] = own and own["median"] / entry["compute_ms"]["median"]
     return entries or None
 
 
@@ -154,6 +155,7 @@ def engine_of(path: str, described: dict, graph: str) -> dict:
         "reformats": described["reformats"],
         "warnings": described["warnings"],
         "plugin": described["plugin"],
+        "machine": described["machine"],
     }
 
 
@@ -273,7 +275,7 @@ def log_summary(result: dict) -> None:
         level, slower = (logging.WARNING, "slower than PyTorch: ") if entry["slower"] else (logging.INFO, "")
         log.log(level, "%sbatch %d: %.2f times as fast as PyTorch (%s)", slower, *figures)
     for entry in result["trtexec"] or ():
-        if abs(entry["median_compute_ratio"] - 1) > MAX_DEVIATION:
+        if entry["median_compute_ratio"] and abs(entry["median_compute_ratio"] - 1) > MAX_DEVIATION:
             figures = entry["batch"], entry["median_compute_ratio"], again
             log.warning("at batch %d our median compute is %.3f times trtexec's: %s times both again", *figures)
     for note in result["notes"]:

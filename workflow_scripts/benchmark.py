@@ -35,14 +35,14 @@ def run(args: Job) -> None:
 
 def cached_or_new(cache: BenchmarkCache, session: Session, batch: int, recipe: dict) -> dict:
     """Return the timing of a batch size: a cached one of the same power mode, or a new one."""
-    from measure import benchmark_cache, meters
+    from measure import meters
 
     mode = meters.meter_of(session.on_gpu).power_mode()
     meters.check_power_mode(recipe, mode)
     facts = {key: value for key, value in recipe.items() if key != "batches"}
     timed = cache.get(lambda: entry(session, batch, recipe), batch=batch, recipe=facts, power_mode=mode)
     log_summary(timed)
-    return {**timed, "machine": benchmark_cache.machine()}
+    return timed
 
 
 def entry(session: Session, batch: int, recipe: dict) -> dict:

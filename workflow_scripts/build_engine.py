@@ -20,6 +20,7 @@ REQUIRED = ("runtime", "version", "architecture")  # keys of an identity; the ot
 
 def run(args: Job) -> None:
     import runtimes
+    from devices import probe
 
     runtime = runtimes.load(args.runtime, args.plugin)
     here = runtimes.fingerprint(runtime, args.recipe)
@@ -30,7 +31,8 @@ def run(args: Job) -> None:
     for warning in described["warnings"]:
         log.warning("%s", warning)
     plugin = sha256_file(args.plugin) if is_fused(args) else None
-    write_json(args.description, {"runtime": args.runtime, "recipe": args.recipe, "plugin": plugin, **described})
+    facts = {"runtime": args.runtime, "recipe": args.recipe, "plugin": plugin, "machine": probe.machine()}
+    write_json(args.description, {**facts, **described})
     log.info(
         "%s layers %s in %.1f s", described["layer_count"], described["precision_of_layers"], described["build_seconds"]
     )

@@ -15,6 +15,7 @@ from core.files import UserError, sha256_file, write_json
 def run(args: Job) -> None:
     import runtimes
     from data import cache, index
+    from devices import probe
     from measure import accuracy
     from measure.logits import logits_of, read_logits
 
@@ -26,7 +27,8 @@ def run(args: Job) -> None:
     accuracy.check_finite(logits, args.engine, index.files(table, args.index, args.split))
     check_classes(logits, table, args.engine)
     scores = accuracy.score(logits, labels, read_logits(args.reference))
-    write_json(args.accuracy, {"split": args.split, "engine_sha256": sha256_file(args.engine), **scores})
+    facts = {"split": args.split, "engine_sha256": sha256_file(args.engine), "machine": probe.machine()}
+    write_json(args.accuracy, {**facts, **scores})
     pair = scores["paired_with_fp32"]
     log.info(
         "top-1 %.2f %% of %d images, PyTorch FP32 %.2f %%: net loss %d images (%d lost, %d gained; "

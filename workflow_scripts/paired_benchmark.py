@@ -79,7 +79,7 @@ def in_turns(pairs: list[tuple], contenders: dict, recipe: dict, cache: Any) -> 
 def entry(timed: dict, part: dict, rows: list[dict]) -> dict:
     """Return the entry of a batch size in the result JSON: its engines' rounds, and how all were timed."""
     named = [{key: row[key] for key in ("precision", "engine_sha256")} for row in rows]
-    common = {key: timed[key] for key in ("power_mode", "beside", "timed", "timing_key")}
+    common = {key: timed[key] for key in ("power_mode", "beside", "timed", "timing_key", "machine")}
     return {**common, **part, "engines": [{**row, **turns} for row, turns in zip(named, part["engines"])]}
 
 

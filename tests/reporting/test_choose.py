@@ -48,7 +48,7 @@ def figures(precision, speed, lost=0.0, noise=NOISE, batches=(1,)):
 def in_turns(given):
     """Return what paired_benchmark.py writes of candidates."""
     able = [given[n] for n in finalists([score for _, score, _ in given], BUDGET)]
-    more = {"power_mode": None, "timed": "new", "timing_key": None, "beside": QUIET}
+    more = {"power_mode": None, "timed": "new", "timing_key": None, "machine": None, "beside": QUIET}
     entries = []
     for batch in sorted({batch for *_, turns in able for batch in turns}):
         several = [(r["precision"], turns[batch]) for r, _, turns in able if batch in turns]

@@ -11,8 +11,9 @@ import pytest
 
 import summarize
 from conftest import ROOT
+from core import history
 from core.files import UserError
-from reporting import comparison, over_pytorch
+from reporting import comparison, engines, labels, over_pytorch, runs
 
 COLUMNS = [*comparison.COLUMNS, *over_pytorch.COLUMNS]
 
@@ -84,6 +85,80 @@ def test_summary_has_a_line_per_result_and_batch(files):
     assert ratios["LeViT-128S", "int8_qat", "16"] == "2.5000" and ratios["LeViT-128S", "fp32", "1"] == "1.0000"
     assert ratios["LeViT-384", "int8_qat", "1"] == ""  # no FP32 of that model was measured
     assert {r["stable"] for r in table if r["precision"] == "bf16"} == {"no"}
+
+
+def test_summary_has_the_intervals_of_accuracies():
+    row = comparison.table_of([result("fp32", 400.0)])[0]
+    names = ("top1_low", "top1_high", "top5_low", "top5_high", "agreement_low", "agreement_high")
+    assert [round(row[name], 1) for name in names] == [96.0, 99.0, 98.9, 100.0, 98.4, 99.9]
+    unknown = result("fp32", 400.0)
+    unknown["accuracy"]["top5"] = None
+    assert comparison.table_of([unknown])[0]["top5_low"] is None
+
+
+def on_machines(**machines):
+    """Return results of some precisions, each timed on a machine."""
+    found = [result(precision, speed) for precision, speed in zip(machines, (1000.0, 400.0))]
+    for one, machine in zip(found, machines.values()):
+        one["chosen_batch"] = None
+        for entry in one["benchmark"]:
+            entry["machine"] = machine
+    return found
+
+
+def test_timings_of_two_boards_are_told_apart():
+    one, two = "1a" * 16, "2b" * 16
+    several = on_machines(int8_qat=one, fp32=two)
+    over = comparison.ratio(several, several[0], 1)
+    assert (over.value, over.mark) == (2.5, "*#") and comparison.style_of(over) == "ratio"
+    assert "# timed on another board than FP32, so that the ratio is that of the boards as well" in comparison.notes(
+        several
+    )
+    assert [comparison.board_of(several, r, r["benchmark"][0]) for r in several] == ["1a1a1a", "2b2b2b"]
+    assert [row["machine"] for row in comparison.table_of(several)][::2] == [one[:12], two[:12]]
+    table = engines.table_of(several, "t", "caption")
+    place = [head["label"] for head in table["columns"]].index("board")
+    assert [row.cells[place].text for row in table["rows"]][::2] == ["1a1a1a", "2b2b2b"]
+    for same in (on_machines(int8_qat=one, fp32=one), on_machines(int8_qat=one, fp32=None)):
+        assert comparison.ratio(same, same[0], 1).mark == "*"
+        assert "board" not in [head["label"] for head in engines.table_of(same, "t", "caption")["columns"]]
+
+
+def test_a_history_says_that_a_result_moved_to_another_board():
+    one, two = (history.entry(on_machines(fp32=machine * 16)[0], "2026-11-01") for machine in ("1a", "2b"))
+    assert runs.changes(one, two) == ["board: 2b2b2b"]
+    two["benchmark"][0]["power_mode"] = "MAXN"
+    assert runs.changes(one, two) == ["board: 2b2b2b", "power mode: MAXN"]
+    del one["benchmark"][0]["machine"], one["benchmark"][0]["power_mode"]
+    assert runs.changes(one, two) == ["timing alone"], "an older one does not tell"
+
+
+def crowd(*points):
+    """Return rows of charts/pareto.json of (speed, top-1) pairs, all on the front."""
+    rows = [{"speed": speed, "top1": top1, "low": top1 - 0.6, "high": top1 + 0.4} for speed, top1 in points]
+    return [{**row, "name": f"int8_qat{n}.cpu", "front": True} for n, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("width", [760, 240])
+def test_labels_of_a_chart_do_not_meet(width):
+    rows = crowd((100, 99.0), (105, 98.95), (108, 98.9), (112, 98.7), (300, 98.6), (310, 98.5), (320, 98.4))
+    found = labels.placed(rows, width)
+    points = labels._pixels(rows, width)
+    put = [(row, point) for row, point in zip(found, points) if row["dx"] is not None]
+    boxes = [labels._box(x + r["dx"], y + r["dy"], labels.LETTER * len(r["name"]), labels.LINE) for r, (x, y) in put]
+    assert len(put) >= (6 if width == 760 else 4)
+    assert not any(labels._meet(one, other) for n, one in enumerate(boxes) for other in boxes[:n])
+    assert not any(box[0] < x < box[2] and box[1] < y < box[3] for box in boxes for x, y in points)
+    assert all(box[0] >= -1 and box[2] <= width + 1 for box in boxes)
+
+
+def test_labels_of_few_points_are_above_them_and_others_have_none():
+    rows = crowd((100, 99.0), (400, 98.0))
+    assert [row["dy"] for row in labels.placed(rows, 760)] == [-labels.NEAR] * 2
+    (alone,) = labels.placed(crowd((100, 99.0)), 240)
+    assert alone["dy"] == -labels.NEAR
+    behind = labels.placed([{**rows[0], "front": False}, rows[1]], 760)
+    assert behind[0]["dx"] is None and behind[1]["dy"] == -labels.NEAR
 
 
 def test_summary_has_the_ratio_to_trtexec_where_that_was_measured():

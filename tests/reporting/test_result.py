@@ -54,6 +54,7 @@ VALID = {
         "largest_changed_margin": None,
         "budget": 0.3,
         "within_budget": True,
+        "machine": "a" * 32,
     },
     "benchmark": [
         {
@@ -98,6 +99,7 @@ VALID = {
         "reformats": 1,
         "warnings": ["the recipe asks for int8, and no layer computes in it"],
         "plugin": None,
+        "machine": "b" * 32,
     },
     "plan": None,
     "checkpoint_bytes": 10,
@@ -121,6 +123,7 @@ TRTEXEC = {
     "throughput_qps": 600.0,
     "latency_ms": SUMMARY,
     "compute_ms": SUMMARY,
+    "machine": "a" * 32,
     "median_compute_ratio": 1.0,
 }
 
@@ -137,6 +140,7 @@ def changed(path, value):
 ENGINE = {"precision": "fp32", "engine_sha256": SHA256, "median_ms": [1.0] * 12, "images_per_second": [1e3] * 12}
 ENGINE["latency_ms"] = {"median": 1.0, "p99": 1.2}
 TURNS = {"batch": 1, "stable": True, "power_mode": None, "timed": "new", "timing_key": SHA256, "engines": [ENGINE] * 2}
+TURNS["machine"] = "a" * 32
 TURNS["beside"] = VALID["benchmark"][0]["beside"]
 SCORE = {"num_images": 200, "top1": 98.5, "agreement_with_fp32": 99.5, "met": True, "slack": 0.0, "fp32_top1": 99.0}
 
@@ -196,6 +200,7 @@ def test_valid_result():
         (("engine", "warnings"), None),
         (("trtexec",), []),
         (("trtexec",), [{**TRTEXEC, "compute_ms": None}]),
+        (("engine", "machine"), "user@host"),
         (("trtexec",), [{**TRTEXEC, "median_compute_ratio": 0}]),
         (("plan",), {}),
         (("provenance", "git_commit"), "main"),
@@ -240,7 +245,7 @@ def test_schema_is_closed():
 
 def test_budget():
     """Losing exactly the budget is within it: 1 of 360 images is 0.2777 points."""
-    names = ("top5", "num_images", "agreement_with_fp32", *assemble_result.ERRORS)
+    names = ("top5", "num_images", "agreement_with_fp32", *assemble_result.ERRORS, "machine")
     accuracy = {**dict.fromkeys(names, 1), "top1": 100 * 350 / 360, "fp32_top1": 100 * 351 / 360}
     assert assemble_result.accuracy_of(accuracy, 100 / 360)["within_budget"]
     assert assemble_result.accuracy_of(accuracy, 0.3)["within_budget"]
@@ -261,11 +266,14 @@ def test_another_engine_s_figures_are_refused(tmp_path):
 
 def test_trtexec_beside_our_timing():
     """The ratio is our median compute over trtexec's, of the same batch; nothing timed is null."""
-    ours = [{"batch": batch, "compute_ms": {**SUMMARY, "median": median}} for batch, median in ((1, 1.5), (16, 6.6))]
+    medians = {1: 1.5, 16: 6.6}
+    ours = [{**TRTEXEC, "batch": n, "compute_ms": {**SUMMARY, "median": ms}} for n, ms in medians.items()]
     theirs = [{**TRTEXEC, "batch": batch, "compute_ms": {**SUMMARY, "median": 6.0}} for batch in (16, 1)]
     found = assemble_result.trtexec_of({"installed": True, "trtexec": theirs}, ours)
     assert [(entry["batch"], entry["median_compute_ratio"]) for entry in found] == [(16, pytest.approx(1.1)), (1, 0.25)]
     assert all(set(entry) == set(TRTEXEC) for entry in found)
+    found = assemble_result.trtexec_of({"trtexec": [{**TRTEXEC, "machine": "b" * 32}]}, ours)
+    assert found[0]["median_compute_ratio"] is None, "of another board"
     assert assemble_result.trtexec_of({"installed": False, "trtexec": []}, ours) is None
     assert assemble_result.trtexec_of(None, ours) is None
 

@@ -19,7 +19,7 @@ MOST = 50  # entries of a name: the latest ones
 KEPT = ("result", "history")  # outputs that are taken down
 SCORES = ("top1", "agreement_with_fp32", "num_images", "within_budget")
 FACTS = ("checkpoint_sha256", "graph_sha256", "calibration_sha256", "git_commit", "versions")
-TIMING = ("batch", "images_per_second", "stable", "energy_mj_per_image")
+TIMING = ("batch", "images_per_second", "stable", "energy_mj_per_image", "machine", "power_mode")
 
 
 def keep(jobs: Iterable) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,18 @@ def converter() -> Any:
     return vl_convert
 
 
-def draw(name: str, rows: list[dict], title: str, batches: str = "", axis: str = "") -> dict[str, Any] | None:
+def draw(
+    name: str, rows: list[dict], title: str, batches: str = "", axis: str = "", arrange: Callable | None = None
+) -> dict[str, Any] | None:
     """Return a chart of some rows, {svgs: {width's name: SVG}, title, batches}; None without rows or vl-convert.
 
     name: of the specification; title: what a screen reader says; batches: the choices of the batch size that show it;
-    axis: the title of x, where the specification leaves it open.
+    axis: the title of x, where the specification leaves it open; arrange: returns the rows for a plot's width.
     """
     if not rows or converter() is None:
         return None
-    svgs = {width: _svg(name, rows, pixels, axis) for width, pixels in WIDTHS.items()}
+    fitted = {width: arrange(rows, pixels) if arrange else rows for width, pixels in WIDTHS.items()}
+    svgs = {width: _svg(name, fitted[width], pixels, axis) for width, pixels in WIDTHS.items()}
     return {"svgs": svgs, "title": title, "batches": batches}
 
 

@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from core.files import canonical
-from measure import beside, paired
+from measure import beside, paired, proportion
 from reporting import result_file
 
 SEPARATE, UNSTABLE, LEVEL, CLEAR = "*", "~", "=", ""  # marks of a ratio
+ELSEWHERE = "#"  # mark of a ratio of two machines' timings
 BUSY = "&"  # mark of a timing beside other work
 BARELY_INT8 = "^"  # mark of an engine
 LEAST_INT8 = 0.5  # share of the multiply-accumulates that an INT8 engine should have in INT8
 BASELINE = "fp32"  # the precision that speeds are compared with
 IMAGENET = {"num_classes": 1000, "num_images": 50_000}  # its validation set, of published accuracies
 IMAGES = ("name", "split", "num_images", "num_classes", "subset")  # keys that say which images were classified
+BOARD = 6  # digits of a machine's hash that are shown
 TABLE = ("fp32", "fp16", "bf16", "int8_ptq", "int8_qat")  # the well-known precisions in their usual order
 
 
@@ -86,9 +88,20 @@ def ratio(results: list[dict], result: dict, batch: int) -> Ratio | None:
             speed = paired.speed_ratio(*(times[digest] for digest in hashes))
             mark = UNSTABLE if not paired.is_narrow(speed) else LEVEL if paired.is_level(speed) else CLEAR
             return Ratio(speed["ratio"], speed["low"], speed["high"], mark)
-    stable = own["stable"] and other["stable"]
-    value = own["images_per_second"] / other["images_per_second"]
-    return Ratio(value, None, None, SEPARATE if stable else SEPARATE + UNSTABLE)
+    marks = SEPARATE + UNSTABLE * (not (own["stable"] and other["stable"])) + ELSEWHERE * is_elsewhere(own, other)
+    return Ratio(own["images_per_second"] / other["images_per_second"], None, None, marks)
+
+
+def is_elsewhere(one: dict, other: dict) -> bool:
+    """Return whether two benchmark entries are known to be of two machines or boards."""
+    machines = {one.get("machine"), other.get("machine")}
+    return len(machines) == 2 and None not in machines
+
+
+def board_of(results: list[dict], result: dict, entry: dict) -> str:
+    """Return the first digits of a timing's machine where the results of its target are of several, else ""."""
+    timed = [one for r in results if r["target"] == result["target"] for one in r["benchmark"]]
+    return (entry.get("machine") or "")[:BOARD] if any(is_elsewhere(entry, one) for one in timed) else ""
 
 
 def ratio_to_trtexec(result: dict, batch: int) -> float | None:
@@ -162,12 +175,28 @@ def explanations(results: list[dict]) -> dict[str, str]:
         UNSTABLE: f"timing not stable: other work was running, or the clocks moved{remedy}",
         BUSY: f"other work took up to {taken:.0f} % of the processors during the timing",
         SEPARATE: "not timed in turns, so the ratio proves little: a result of `auto` times its finalists in turns",
+        ELSEWHERE: "timed on another board than FP32, so that the ratio is that of the boards as well",
         LEVEL: "timed in turns, and which is faster is not known: the interval of the ratio contains 1",
         BARELY_INT8: "less than half of the engine's multiply-accumulates are INT8: engine.int8_share_of_macs",
     }
     marks += UNSTABLE * bool(again) + BARELY_INT8 * any(map(is_barely_int8, results))
     marks += BUSY * (taken > beside.QUIET)
     return {mark: line for mark, line in lines.items() if mark in marks}
+
+
+def _scored(key, short):
+    """Return the columns of a percentage of images: the value, and the ends of its 95 % interval."""
+
+    def end(place):
+        return lambda result, entry, over: _interval(result["accuracy"], key)[place]
+
+    value = {key: lambda result, entry, over: result["accuracy"][key]}
+    return {**value, f"{short}_low": end(0), f"{short}_high": end(1)}
+
+
+def _interval(accuracy, key):
+    known = accuracy[key] is not None and accuracy["num_images"]
+    return proportion.interval(accuracy[key], accuracy["num_images"]) if known else (None, None)
 
 
 COLUMNS: dict[str, Callable[[dict, dict, Ratio | None], Any]] = {  # of a result, a benchmark entry and its Ratio
@@ -190,10 +219,11 @@ COLUMNS: dict[str, Callable[[dict, dict, Ratio | None], Any]] = {  # of a result
     "steal_percent": lambda result, entry, over: (entry.get("beside") or {}).get("steal_percent"),
     "others_percent": lambda result, entry, over: (entry.get("beside") or {}).get("others_percent"),
     "timed": lambda result, entry, over: entry.get("timed"),
+    "machine": lambda result, entry, over: (entry.get("machine") or "")[:12] or None,
     "power_mode": lambda result, entry, over: entry.get("power_mode"),
-    "top1": lambda result, entry, over: result["accuracy"]["top1"],
-    "top5": lambda result, entry, over: result["accuracy"]["top5"],
-    "agreement_with_fp32": lambda result, entry, over: result["accuracy"]["agreement_with_fp32"],
+    **_scored("top1", "top1"),
+    **_scored("top5", "top5"),
+    **_scored("agreement_with_fp32", "agreement"),
     "within_budget": lambda result, entry, over: result["accuracy"]["within_budget"],
     "objective": lambda result, entry, over: result.get("objective"),
     "chosen": lambda result, entry, over: result["chosen"],

@@ -10,7 +10,7 @@ from reporting.tables import BAD, GREY, Cell, Row, number, percent, text
 
 BEST = "best"  # the choice of the batch size that shows each engine at its own best one
 COLUMNS = (
-    *("engine", "target", "batch", "top-1 %", "images/s", "median ms", "p99 ms", "over FP32", "over PyTorch"),
+    *("engine", "target", "batch", "top-1 %", "images/s", "median ms", "p99 ms", "over FP32", "over PyTorch", "board"),
     *("mJ an image", "remarks", "agreement %", "engine MB", "INT8 MACs %", "layers"),
 )
 
@@ -59,6 +59,7 @@ def _row(results, result, entry):
         number(latency["p99"], "{:.3f}"),
         _ratio(comparison.ratio(results, result, entry["batch"])),
         _over(over_pytorch.over_pytorch(results, result, entry["batch"])),
+        text(comparison.board_of(results, result, entry)),
         number(entry["energy_mj_per_image"], "{:.2f}"),
         Cell(remarks, remarks, command=command),
         percent(accuracy["agreement_with_fp32"], accuracy["num_images"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from measure import proportion
-from reporting import charts, comparison, over_pytorch
+from reporting import charts, comparison, labels, over_pytorch
 from reporting.engines import BEST, choices_of, shown_at
 
 SPREAD = "Latency of a query: line from least to most, bar from median to 95th percentile, short mark at the 99th"
@@ -65,7 +65,8 @@ def _pareto(results, choice, look):
         )
         rows.append({**figures, **look.of(result, entry["stable"]), "name": name(result), "label": label})
     _mark_front(rows)
-    return charts.draw("pareto", rows, f"Top-1 accuracy over images per second, {_batch(choice)}", choice)
+    title = f"Top-1 accuracy over images per second, {_batch(choice)}"
+    return charts.draw("pareto", rows, title, choice, arrange=labels.placed)
 
 
 def _batch(choice):

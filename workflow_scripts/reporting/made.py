@@ -7,7 +7,19 @@ from typing import Any
 from reporting import comparison, tables
 from reporting.tables import Cell, Row, text
 
-COLUMNS = ("result", "date", "commit", "device", "weights", "graph", "calibration", "engine", "made by", "again")
+COLUMNS = (
+    "result",
+    "date",
+    "commit",
+    "device",
+    "weights",
+    "graph",
+    "calibration",
+    "engine",
+    "machine",
+    "made by",
+    "again",
+)
 HASH = 12  # digits of a hash that are shown
 SHOWN = ("python", "torch", "timm", "onnx", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "nvidia-modelopt")
 
@@ -33,6 +45,7 @@ def _row(result, dates):
             ),
             text(comparison.device(result)),
             *(text((digest or "")[:HASH]) for digest in (*hashes, result["engine"]["sha256"])),
+            text((result["benchmark"][0]["machine"] or "")[: comparison.BOARD]),
             text(versions),
             Cell(sort=path, command=f"make reproduce RESULT={path}"),
         ]

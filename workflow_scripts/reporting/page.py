@@ -27,10 +27,15 @@ from reporting import (
     runs,
     template,
 )
-from reporting.comparison import LEVEL, SEPARATE, UNSTABLE
+from reporting.comparison import ELSEWHERE, LEVEL, SEPARATE, UNSTABLE
 
 PARTS = Path(__file__).with_name("page")
-DOUBTS = {SEPARATE: "timed apart", UNSTABLE: "timing not stable", LEVEL: "which is faster is not known"}
+DOUBTS = {
+    SEPARATE: "timed apart",
+    UNSTABLE: "timing not stable",
+    ELSEWHERE: "on another board",
+    LEVEL: "which is faster is not known",
+}
 SHOWN = 3  # recommendations before those that are folded up
 
 

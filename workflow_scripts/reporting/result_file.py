@@ -18,8 +18,11 @@ LATER: dict[str, tuple[str, ...]] = {
         *("trtexec", "dla", "plan", "preprocessing"),
     ),
     "dataset": ("subset",),
-    "accuracy": ("logit_error_over_spread", "smallest_margin", "smallest_changed_margin", "largest_changed_margin"),
-    "engine": ("int8_share_of_macs", "reformats", "precision_of_layers", "layers"),
+    "accuracy": (
+        *("logit_error_over_spread", "smallest_margin", "smallest_changed_margin", "largest_changed_margin"),
+        "machine",
+    ),
+    "engine": ("int8_share_of_macs", "reformats", "precision_of_layers", "layers", "machine"),
     "plan": ("met", "select", "path"),
     "provenance": ("weights_part", "git_commit"),
 }

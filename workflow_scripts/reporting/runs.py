@@ -7,10 +7,11 @@ from typing import Any
 
 from core.files import read_json
 from measure import proportion
-from reporting import charts, tables
+from reporting import charts, comparison, tables
 from reporting.tables import GREY, Row, number, percent, text
 
 COLUMNS = ("date", "commit", "top-1 %", "batch", "images/s", "of the one before", "median ms", "p99 ms", "what changed")
+MOVES = {"machine": "board", "power_mode": "power mode"}  # facts of a timing, as they are named
 HASHES = {"checkpoint_sha256": "weights", "graph_sha256": "graph", "calibration_sha256": "calibration"}
 
 
@@ -86,7 +87,15 @@ def changes(before: dict, entry: dict) -> list[str]:
     old, new = before["versions"] or {}, entry["versions"] or {}
     found += [f"{name} {old[name]} to {new[name]}" for name in sorted(old.keys() & new) if old[name] != new[name]]
     found += [f"{key}: {entry[key]}" for key in ("dataset", "device", "chosen") if before[key] != entry[key]]
+    found += [f"{name}: {value}" for name, value in _moved(before, entry).items()]
     return found or ["timing alone"]
+
+
+def _moved(before, entry):
+    """Return what of the board and its power mode differs between two entries, as far as both tell."""
+    old, new = ({key: entry["benchmark"][0].get(key) for key in MOVES} for entry in (before, entry))
+    moved = {MOVES[key]: new[key] for key in MOVES if old[key] and new[key] and old[key] != new[key]}
+    return {name: value[: comparison.BOARD] if name == "board" else value for name, value in moved.items()}
 
 
 def runs_of(histories: dict[str, list[dict]]) -> list[dict[str, Any]]:
