@@ -1,20 +1,25 @@
 """A store that is shared, broken, full or not there costs a warning, never a job."""
 
 import errno
+import fcntl
+import json
 import logging
 import logging.handlers
 import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 import store as tools
 from conftest import ROOT
+from core import command, tiers
 from core.files import STAGED, sha256_file
-from core.store import MANIFEST, Store
+from core.store import MANIFEST, NEW, Store, Unreadable
+from snakefile import run_checks
 
 KEY = f"{7:064x}"
 OTHER = 65534  # another user's id: nobody
@@ -203,6 +208,83 @@ def test_the_first_of_two_equal_jobs_is_kept_and_nothing_is_said(store, made, ca
     store.keep(KEY, {"made": made}, {"command": "second"})
     assert '"first"' in (store.entry(KEY) / MANIFEST).read_text() and not caplog.messages
     assert [path.name for path in store.entry(KEY).parent.iterdir()] == [KEY]
+
+
+# Over NFS
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_that_an_nfs_server_replaced_is_read_again_once(store, made, tmp_path, times, monkeypatch, caplog):
+    store.put(KEY, {"made": made}, {})
+    read, failures = Store.read, [OSError(errno.ESTALE, "Stale file handle")] * times
+
+    def stale(*arguments):
+        if failures:
+            raise Unreadable("made", failures.pop())
+        return read(*arguments)
+
+    monkeypatch.setattr(Store, "read", stale)
+    assert bool(store.fetch(KEY, {"made": tmp_path / "out"})) == (times == 1)
+    assert len(caplog.messages) == times - 1 and store.entry(KEY).exists(), "a stale handle is no damage"
+
+
+def test_a_rename_that_an_nfs_server_did_twice_has_succeeded(store, made, tmp_path, monkeypatch):
+    """The answer to the first was lost: the second finds no source."""
+    rename = os.rename
+
+    def twice(*paths):
+        rename(*paths)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rename", twice)
+        store.put(KEY, {"made": made}, {})
+    assert store.fetch(KEY, {"made": tmp_path / "out"})
+
+
+def test_an_entry_goes_at_once(store, made, monkeypatch):
+    """A reader on another machine never sees half of it."""
+    store.put(KEY, {"made": made}, {})
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    store.remove(KEY)
+    assert not store.entry(KEY).exists()
+    assert [path.name.startswith(NEW) for path in store.entry(KEY).parent.iterdir()] == [True]
+
+
+@pytest.mark.parametrize("take", [command.hold, lambda path: run_checks._exclusive(path, "busy")])
+def test_a_lock_is_taken_on_a_file_that_nfs_can_lock(tmp_path, take):
+    """Linux makes it a lock of a range there, which to share needs a file that can be read, and else one to write."""
+    with take(str(tmp_path / "lock")) as stream:
+        fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# Uploads
+
+
+def test_uploads_wait_while_a_job_measures_time(tmp_path, monkeypatch):
+    path = tmp_path / "timing.lock"
+    monkeypatch.setenv("LEVIT_TIMING", str(path))
+    tools._wait_for_timings()
+    job, ended = command.hold(str(path)), threading.Event()
+    thread = threading.Thread(target=lambda: (tools._wait_for_timings(), ended.set()))
+    thread.start()
+    assert not ended.wait(3 * tools.QUIET_S)
+    job.close()
+    thread.join(30)
+    assert ended.is_set()
+
+
+def test_a_shared_folder_gets_what_waits_until_the_run_has_ended(tmp_path, made):
+    """As a run does it: a process that ends when its stdin does."""
+    options = {"local": str(tmp_path / "local")}
+    store = tiers.opened({"at": str(tmp_path / "shared"), **options})
+    environment = {**os.environ, tiers.STORE: store.name, tiers.OPTIONS: json.dumps(options)}
+    line = [sys.executable, str(ROOT / "workflow_scripts/store.py"), "upload", "--follow"]
+    with subprocess.Popen(line, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        store.keep(KEY, {"made": str(made)}, {})
+        assert process.communicate(timeout=60) == (None, "") and process.returncode == 0
+    assert store.shared.fetch(KEY, {"made": tmp_path / "out"}) and not store.waiting()
 
 
 # The command line

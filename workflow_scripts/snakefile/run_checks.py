@@ -21,6 +21,7 @@ from snakefile import leftovers, preflight, rule_facts, uploads
 from snakefile.job_lines import JobLines
 
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
+STORAGE = "--default-storage-provider"
 UNVERSIONED = "--version ''"  # in the options of a job that needs a version which is not known
 PAGE = "results/report.html"
 RUN_LOCK = ".snakemake/levit.run.lock"
@@ -51,6 +52,8 @@ def check_requested(arguments: list[str], rules: Any, tables: Tables) -> None:
     """Raise UserError where a requested file under results/ names no row, or makes no sense."""
     for before, argument in zip([""] + arguments, arguments):
         path = os.path.normpath(argument)
+        if before == STORAGE and argument not in ("", "none"):
+            raise UserError(f"{STORAGE} leaves the records of artifacts behind: share work by `store` (docs/store.md)")
         if path.startswith("results/"):
             _check_path(path, rules, tables, optional=before in FILE_OPTIONS)
 
@@ -127,7 +130,7 @@ def start(dag: Any, tables: Tables) -> None:
             raise UserError(_without_version(job.wildcards.target))
     for target in sorted({job.wildcards.target for job in dag.needrun_jobs() if rule_facts.is_timed(job.rule)}):
         _check_power_mode(target, tables.row("target", target))
-    uploads.start(os.environ["LEVIT_PYTHON"])
+    uploads.start()
 
 
 def _without_version(target):

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import subprocess
+import sys
 
 from core import tiers
 from core.files import UserError
 from core.store import Store
 
 SCRIPT = "workflow_scripts/store.py"
-FIND = "import importlib.util, sys; sys.exit(importlib.util.find_spec('boto3') is None)"
 _running: list[subprocess.Popen] = []
 
 
-def start(python: str) -> None:
-    """Start the uploads of a run where its store takes them; raise UserError where jobs lack boto3.
-
-    python: the interpreter of jobs.
-    """
+def start() -> None:
+    """Start the uploads of a run where its store takes them; raise UserError where boto3 is missing."""
     store = tiers.default()
     if not isinstance(store, tiers.Tiers):
         return
-    if not isinstance(store.shared, Store) and subprocess.run([python, "-c", FIND], check=False).returncode:
+    if not isinstance(store.shared, Store) and importlib.util.find_spec("boto3") is None:
         raise UserError(
             f"store: {store.name} needs boto3: pip install -r envs/s3.txt, or name a folder in config.yaml (store)"
         )
     store.forget_away()
     if not store.shared.read_only:
-        _running.append(subprocess.Popen([python, SCRIPT, "upload", "--follow"], stdin=subprocess.PIPE))
+        _running.append(subprocess.Popen([sys.executable, SCRIPT, "upload", "--follow"], stdin=subprocess.PIPE))
         atexit.register(finish)
 
 
