@@ -13,7 +13,7 @@ READY8 := .venv8/ready-$(shell cat envs/jetson-jp5.txt envs/jetson-tests.txt | c
 # an interpreter as old as JetPack 5.1's, for the half that runs on devices; uv fetches one where none is here
 PYTHON8 ?= $(firstword $(wildcard $(addsuffix /bin/python3.8,/usr /usr/local $(HOME)/.pyenv/versions/3.8.*)) 3.8)
 FAST := -m "not slow"
-PYTEST = $(BIN)/python -m pytest -n 3 --dist worksteal $(FAST)
+PYTEST = $(BIN)/python -m pytest -n 4 --no-loadscope-reorder $(FAST)
 # apart from torch, as in the workflow: OpenVINO 2026.4 and torch 2.15 in one process end in a broken heap
 APART := tests/runtimes
 T := tests

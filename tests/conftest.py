@@ -1,10 +1,12 @@
 """Put the workflow's scripts where their own command lines find them: first on the module path."""
 
+import functools
 import os
 import sys
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the processor
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,4 +15,36 @@ TESTS = ROOT / "tests"
 sys.path[1:1] = [str(TESTS), *(str(path) for path in sorted(TESTS.iterdir()) if path.is_dir())]  # for tests that share
 
 pytest.register_assert_rewrite("staleness", "workflow")
+import forks  # noqa: E402
 from staleness import base  # noqa: E402, F401 (a fixture)
+
+
+def pytest_xdist_setupnodes(config, specs):
+    """Start the test processes as forks of one that has imported torch, but those of OpenVINO, which shares none."""
+    if any("runtimes" in argument for argument in config.args):
+        return
+    os.environ["PYTEST_XDIST_TESTRUNUID"] = config.pluginmanager.getplugin("dsession").nodemanager.testrunuid
+    for spec in specs:
+        spec.python = forks.python_with_torch()
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFixtures(config, log)
+
+
+class ByFixtures(LoadScopeScheduling):
+    """Keep the tests of a file with fixtures of its module in one process, which makes these once."""
+
+    def _split_scope(self, nodeid):
+        path = nodeid.split("::")[0]
+        return path if shares_fixtures(path) else nodeid
+
+
+@functools.cache
+def shares_fixtures(path):
+    return 'scope="module"' in (ROOT / path).read_text(encoding="utf-8")
+
+
+def pytest_collection_modifyitems(items):
+    """Put long tests first: else a process is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

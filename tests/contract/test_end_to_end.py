@@ -44,6 +44,7 @@ def quick(config):
     ],
     ids=["cpu", "all"],
 )
+@pytest.mark.long
 def test_every_artifact(tmp_path, targets, precisions, rtx):
     workflow = Workflow.fresh(tmp_path / "run")
     workflow.config(quick)

@@ -19,7 +19,10 @@ import forks
 from model import zoo
 from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow, jobs_of
 
-pytestmark = pytest.mark.skipif(bool(boards.missing()), reason=f"no {boards.missing()}: `make board` brings them")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(bool(boards.missing()), reason=f"no {boards.missing()}: `make board` brings them"),
+]
 RESULT = "results/LeViT-tiny.fp32.board.json"
 OF_HOST = ["clean/LeViT-tiny.cpu.onnx", "accuracy/LeViT-tiny.torch.json", "data/LeViT-tiny.val.u8"]
 OF_HOST = [f"results/digits/{name}" for name in OF_HOST]  # made outside its network, where servers of forks are

@@ -84,7 +84,7 @@ class Host:
         return tuple(int(text.replace(",", "")) for text in found.groups())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # cheap: tests that wait run in all processes
 def board():
     made = boards.made()
     yield made

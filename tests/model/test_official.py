@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import numpy as np
+import pytest
 import torch
 
 import file_server
@@ -33,6 +34,7 @@ def settle(root, server, state):
     return change
 
 
+@pytest.mark.long
 def test_download_conversion_and_evaluation(tmp_path):
     workflow = Workflow.fresh(tmp_path / "run")
     state = original_levit.state(MODEL, CLASSES, SIZE)
