@@ -191,6 +191,8 @@ def test_shards_are_decoded_by_jobs_of_their_own(workflow):
     assert workflow.path(VAL).read_bytes() == whole and workflow.plan(VAL) == []
     assert workflow.run("--quiet", "--", CALIB)[0] == 0
     assert workflow.run("--quiet", "--force", "--", "results/mine/models/LeViT-tiny.json")[0] == 0
+    workflow.config(lambda config: config.update(site="device"))
+    assert workflow.plan(VAL, CALIB) == []
     kept = [f"LeViT-tiny.{split}.u8{suffix}" for split in ("calib", "val") for suffix in ("", ".provenance")]
     assert sorted(path.name for path in workflow.path("results/mine/data").glob("*.u8*")) == kept
 
