@@ -19,8 +19,12 @@ def top(tmp_path, monkeypatch):
     return tmp_path / "top"
 
 
+def below(top):
+    return folders.below(str(top))
+
+
 def found(top):
-    return {os.path.relpath(path, top): status and status.st_mtime_ns for path, status in folders.below(str(top)).items()}
+    return {os.path.relpath(path, top): status and status.st_mtime_ns for path, status in below(top).items()}
 
 
 def reads(top, monkeypatch):
@@ -28,7 +32,7 @@ def reads(top, monkeypatch):
     seen, scandir = [], os.scandir
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", lambda path: (seen.append(os.path.relpath(path, top)), scandir(path))[1])
-        folders.below(str(top))
+        below(top)
     return sorted(seen)
 
 
@@ -44,7 +48,7 @@ def test_only_changed_folders_are_read_again(top, monkeypatch):
 
 def test_a_folder_that_has_just_changed_is_read_again(top, monkeypatch):
     monkeypatch.setattr(folders, "SETTLED", 1e9)
-    folders.below(str(top))
+    below(top)
     assert reads(top, monkeypatch) == [".", "a", "a/b", "a/b/c", "d"]
 
 
@@ -57,7 +61,7 @@ def test_links_are_followed_but_not_in_circles_and_may_come_to_lead_somewhere(to
 
 
 def test_a_damaged_cache_is_none(top, monkeypatch):
-    folders.below(str(top))
+    below(top)
     (entry,) = (top.parent / "run" / folders.CACHE).iterdir()
     entry.write_text("{")
     assert len(found(top)) == 5
