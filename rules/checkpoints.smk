@@ -35,10 +35,13 @@ rule train:
     wildcard_constraints:
         dataset=datasets_with("train", "finetune"),
     threads: EVERY_CORE
+    resources:
+        processes=slices.processes(tables, dataset.training),
     params:
         options=options(classes=dataset.classes, training=TRAINING, seed=seed),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {threads} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {threads} '
+        "--processes {resources.processes} --log {log:q}"
 
 
 rule import_checkpoint:

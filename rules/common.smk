@@ -19,7 +19,7 @@ from snakefile import params as slices
 from snakefile import run_checks
 from snakefile import snakemake_log
 from snakefile import staleness
-from snakefile.params import AUGMENTATION, BUILDING, FACTS, PLANNING, PROFILING, TIMING, TRAINING, VERIFICATION
+from snakefile.params import AUGMENTATION, BUILDING, FACTS, PLANNING, PROFILING, QAT, TIMING, TRAINING, VERIFICATION
 from snakefile.params import dataset, graph, model, precision, seed, target
 
 lines = snakemake_log.attach(workflow)  # of a run, a line for each job

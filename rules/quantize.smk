@@ -52,12 +52,13 @@ rule train_qat:
     output:
         qat="results/{dataset}/qat/{model}.{precision}.pth",
     threads: EVERY_CORE
+    resources:
+        processes=slices.processes(tables, precision.qat),
     params:
-        options=options(
-            needs="qat", classes=dataset.classes, augmentation=AUGMENTATION, recipe=precision.qat, seed=seed
-        ),
+        options=options(needs="qat", classes=dataset.classes, augmentation=AUGMENTATION, recipe=QAT, seed=seed),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {threads} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {threads} '
+        "--processes {resources.processes} --log {log:q}"
 
 
 rule quantize_onnx:

@@ -5,6 +5,7 @@ If the other weights have another number of classes, the classifiers alone start
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from core import progress, resolved
@@ -19,27 +20,23 @@ if TYPE_CHECKING:
 
 
 def run(args: Job) -> None:
-    from model import context, parallel
+    from model import parallel
 
-    images, device, processes = parallel.run(train, args, args.training["batch"], "training.batch")
-    dtype = str(context.fast_type(device) or "torch.float32").rpartition(".")[2]
-    log.info("trained on %d images in %s on %s, %d processes", images, dtype, device, processes)
+    log.info("trained on %s", parallel.run(train, args, args.training, "training", "checkpoint"))
 
 
 def train(args: Job) -> None:
     """Train in one of the processes; rank 0 writes the checkpoint."""
     from model import checkpoint, parallel, training
-    from model.resume import Resume
 
-    device = training.start(args.seed, args.threads, args.device)
-    resume = Resume(args.final("checkpoint"), args.key)
+    device, resume = training.start(args.seed, args.threads, args.device), parallel.resume_of(args, "checkpoint")
     with parallel.group(device, args.threads) as (rank, processes, device):
         trainer, clean = setup(args, device)
         total = args.training["epochs"] * len(trainer.images) + len(clean)
         with progress.bar(total, f"train {trainer.row['timm']}", disable=rank > 0) as bar:
             trainer.run(rank, processes, resume, bar)
+            recalibrate(trainer, clean, args, bar, rank, processes)
             if rank == 0:
-                recalibrate(trainer, clean, args, bar)
                 checkpoint.save(trainer.model.state_dict(), args.checkpoint)
                 resume.remove()
 
@@ -61,27 +58,31 @@ def setup(args: Job, device: torch.device) -> tuple[Trainer, augment.TrainImages
     return Trainer(model.to(device), images, recipe, args.seed, row, device), clean
 
 
-def recalibrate(trainer: Trainer, clean: augment.TrainImages, args: Job, bar: Any) -> None:
-    """Re-estimate BatchNorm statistics under evaluation preprocessing."""
+def recalibrate(
+    trainer: Trainer, clean: augment.TrainImages, args: Job, bar: Any, rank: int = 0, processes: int = 1
+) -> None:
+    """Re-estimate BatchNorm statistics under evaluation preprocessing; processes take whole batches in turn."""
     from data import augment
     from model import training
 
     order = augment.order(len(clean), args.seed, "clean")
-    batches = training.batches(clean, order, args.training["batch"], trainer.row, trainer.device)
-    training.recalibrate_batchnorm(trainer.model, _inputs(batches, bar), trainer.frozen)
+    draws = augment.shares(order, args.training["batch"], "clean", trainer.row["size"])
+    own = itertools.islice(draws, rank, None, processes)
+    batches = training.batches(clean, own, trainer.row, trainer.device)
+    training.recalibrate_batchnorm(trainer.model, _inputs(batches, bar, processes), trainer.frozen)
 
 
-def _inputs(batches, bar):
+def _inputs(batches, bar, processes):
     for inputs, labels in batches:
         yield inputs
-        bar.update(len(labels))
+        bar.update(len(labels) * processes)
 
 
 def context(args: Job) -> dict:
     """Return the properties of this machine that the weights depend on."""
     from model import context
 
-    return {**context.of_training(args.device, args.threads, args.processes), **start_part(args)}
+    return {**context.of_training(args, args.training), **start_part(args)}
 
 
 def start_part(args: Job) -> dict:

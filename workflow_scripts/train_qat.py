@@ -19,17 +19,14 @@ if TYPE_CHECKING:
 def run(args: Job) -> None:
     from model import parallel
 
-    images, device, processes = parallel.run(train, args, args.recipe["batch"], "qat.batch")
-    log.info("QAT on %d images on %s, %d processes", images, device, processes)
+    log.info("QAT on %s", parallel.run(train, args, args.recipe, "qat", "qat"))
 
 
 def train(args: Job) -> None:
     """Train in one of the processes; rank 0 writes the checkpoint."""
     from model import checkpoint, parallel, training
-    from model.resume import Resume
 
-    device = training.start(args.seed, args.threads, args.device)
-    resume = Resume(args.final("qat"), args.key)
+    device, resume = training.start(args.seed, args.threads, args.device), parallel.resume_of(args, "qat")
     with parallel.group(device, args.threads) as (rank, processes, device):
         trainer = setup(args, device)
         images = trainer.steps * args.recipe["batch"]
@@ -63,7 +60,7 @@ def context(args: Job) -> dict:
     """Return the properties of this machine that the weights depend on."""
     from model import context
 
-    return context.of_training(args.device, args.threads, args.processes)
+    return context.of_training(args, args.recipe)
 
 
 def command() -> Command:

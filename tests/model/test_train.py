@@ -4,6 +4,7 @@ import json
 import os
 import random
 import subprocess
+import types
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_a_changed_image_is_named_whoever_loads_it(stripes, monkeypatch, in_memo
     restore = changed(stripes.parent / os.path.relpath(images.files[7], stripes.parent))
     try:
         with pytest.raises(UserError) as raised:
-            list(training.batches(images, [6, 7, 8], 3, ROW, torch.device("cpu")))
+            list(training.batches(images, augment.shares([6, 7, 8], 3, 0, 64), ROW, torch.device("cpu")))
     finally:
         restore()
     assert str(raised.value) == (
@@ -197,28 +198,40 @@ def test_images_of_a_large_set_are_held_to_their_time(tmp_path, monkeypatch):
     listing["folder"] = str(tmp_path)
     images = augment.TrainImages(listing, tmp_path / "index.json", ROW, None, 0)
     timed = [position for position, stamp in enumerate(images.reader.stamps) if stamp.startswith("changed:")]
-    assert len(timed) == len(images) - 2 and images[timed[0]][0].shape == (64, 64, 3)
+    assert len(timed) == len(images) - 2 and images[augment.Draw(timed[0], 0, 64)][0].shape == (64, 64, 3)
     images._decoded[timed[0]] = None
     os.utime(images.files[timed[0]], ns=(5, 5))
     with pytest.raises(UserError, match="has changed since it was indexed"):
-        images[timed[0]]
+        images[augment.Draw(timed[0], 0, 64)]
 
 
-def test_training_images_do_not_depend_on_who_reads_them(stripes, monkeypatch):
+@pytest.mark.filterwarnings("error")  # what Pillow lends may not be written to, which torch warns of
+@pytest.mark.parametrize(("in_memory", "workers"), [(True, 2), (False, 0), (False, 1), (False, 2)])
+def test_training_images_do_not_depend_on_who_reads_them(stripes, monkeypatch, in_memory, workers):
     listing = index.read(stripes)
 
-    def batches():
+    def batches(workers):
         images = augment.TrainImages(listing, stripes, ROW, RECIPE, 0)
-        images.epoch = 2
-        order = augment.order(len(images), 0, 2)
-        return images.in_memory, list(training.batches(images, order[:24], RECIPE["batch"], ROW, torch.device("cpu")))
+        orders = [augment.order(len(images), 0, epoch)[:24] for epoch in (2, 3)]
+        draws = [share for order, size in zip(orders, (48, 64)) for share in augment.shares(order, 8, 2, size)]
+        return images.in_memory, list(training.batches(images, draws, ROW, torch.device("cpu"), workers))
 
-    kept, first = batches()
-    monkeypatch.setattr(augment, "IN_MEMORY", 0)
-    read, second = batches()
-    assert kept and not read and len(first) == 3
+    kept, first = batches(0)
+    monkeypatch.setattr(augment, "IN_MEMORY", 1 << 30 if in_memory else 0)
+    read, second = batches(workers)
+    assert kept and read == in_memory and [len(a) for a, _ in first] == [8] * 6
     for (a, x), (b, y) in zip(first, second, strict=True):
-        assert torch.equal(a, b) and torch.equal(x, y) and a.shape == (8, 3, 64, 64)
+        assert torch.equal(a, b) and torch.equal(x, y)
+    assert first[0][0].shape == (8, 3, 48, 48) and first[5][0].shape == (8, 3, 64, 64)
+
+
+def test_processes_share_every_batch_without_repeats_or_loss():
+    order = augment.order(50, 0, 1)
+    parts = [list(augment.shares(order, 12, 1, 64, rank, 3)) for rank in range(3)]
+    for number, shares in enumerate(zip(*parts, strict=True)):
+        positions = sorted(draw.position for share in shares for draw in share)
+        assert positions == sorted(order[12 * number : 12 * number + 12])
+    assert [len(share) for share in parts[0]] == [4, 4, 4, 4, 1]
 
 
 def test_random_boxes_stay_inside_and_in_range():
@@ -234,8 +247,8 @@ def test_the_mirror_mirrors():
     image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
     geometry = {"size": 8, "interpolation": "bicubic"}
     recipe = {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip": 1.0}
-    mirrored = augment.augmented(image, random.Random(0), geometry, recipe)
-    plain = augment.augmented(image, random.Random(0), geometry, dict(recipe, flip=0.0))
+    mirrored = augment.Crop(random.Random(0), geometry, recipe).of(image)
+    plain = augment.Crop(random.Random(0), geometry, dict(recipe, flip=0.0)).of(image)
     assert np.array_equal(mirrored, plain[:, ::-1]) and not np.array_equal(mirrored, plain)
 
 
@@ -288,7 +301,9 @@ def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch):
     for found, kind in [(["avx512_bf16"], torch.bfloat16), (["amx_bf16"], torch.bfloat16), (["avx2"], None)]:
         monkeypatch.setattr(context, "instructions", lambda found=found: found)
         assert context.fast_type(cpu) is kind
-        assert context.of_training("cpu", 0, 0)["dtype"] == str(kind or torch.float32).rpartition(".")[2]
+        args = types.SimpleNamespace(device="cpu", threads=0, processes=0)
+        assert context.of_training(args, RECIPE)["dtype"] == str(kind or torch.float32).rpartition(".")[2]
+        assert context.of_training(args, {**RECIPE, "compute": "fp16"})["dtype"] == "float16"
 
 
 def test_what_is_asked_of_the_processor_is_what_torch_finds():

@@ -128,7 +128,7 @@ def test_a_batch_larger_than_the_training_split_is_refused(digits):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(digits):
-    with pytest.raises(UserError, match="--processes 3: qat.batch 32 cannot be shared evenly among them"):
+    with pytest.raises(UserError, match="--processes 3: they cannot share batch 32 evenly: set LEVIT_PROCESSES=2"):
         digits.run("train_qat", **{**options(digits, "d.pth"), "processes": "3"})
 
 

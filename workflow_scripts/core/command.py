@@ -55,6 +55,16 @@ class Job(argparse.Namespace):
         """Return a hash of everything that decides the outputs, the versions of tools included."""
         return digest_of(self._parts)
 
+    def key_without(self, name: str) -> str:
+        """Return the hash of everything that decides the outputs but one property of the machine."""
+        context = {other: value for other, value in self.context.items() if other != name}
+        return digest_of({**self._parts, "context": context})
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """The machine's properties that decide the outputs; what the work adds is recorded, under the same key."""
+        return self._parts["context"]
+
     @property
     def code(self) -> str:
         """Return a hash of the command's code and of the versions of its tools."""
@@ -151,8 +161,7 @@ class Command:
         self.param("--seed", type=int, required=True)
         self.untracked("--threads", type=int, default=0, help="CPU threads (0: all cores)")
         self.untracked("--device", default="auto", help="auto, cpu or cuda")
-        shared, processes = "that share each batch; 0: one per GPU", int(os.environ.get("LEVIT_PROCESSES") or 0)
-        return self.untracked("--processes", type=int, default=processes, help=f"{shared} ($LEVIT_PROCESSES)")
+        return self.untracked("--processes", type=int, default=0, help="that share each batch; 0: one per GPU")
 
     def whole_inputs(self, args: Job) -> dict[str, list[str]]:
         """Return {name: paths} of the present inputs of which every byte decides the outputs."""

@@ -2,6 +2,8 @@
 
 import math
 import random
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -10,10 +12,19 @@ from data import index as index_file
 from data import integrity, preprocess
 
 IN_MEMORY = 64 << 20  # bytes of image files up to which decoded images stay in memory
+KEPT = 2  # times the network's size that a crop of a JPEG has at least, where it is decoded at a fraction of its size
+
+
+class Draw(NamedTuple):
+    """One use of a training image: its position, the epoch (a number, or the name of another pass) and its size."""
+
+    position: int
+    epoch: int | str
+    size: int
 
 
 class TrainImages:
-    """The training split, one epoch at a time: a map-style dataset of (uint8 [size, size, 3], int64 label [])."""
+    """The training split: a map-style dataset of Draw -> (uint8 [size, size, 3], int64 label [])."""
 
     def __init__(self, listing: dict, index_path: str, geometry: dict, recipe: dict | None, seed: int) -> None:
         """Prepare without reading any image.
@@ -24,35 +35,61 @@ class TrainImages:
         self.files = index_file.files(listing, index_path, "train")
         self.labels = index_file.labels(listing, "train")
         self.reader = integrity.Reader(self.files, index_file.images(listing, "train").stamps)
-        self.geometry, self.recipe, self.seed, self.epoch = geometry, recipe, seed, 0
+        self.geometry, self.recipe, self.seed = geometry, recipe, seed
         self.in_memory = index_file.images(listing, "train").bytes.sum() <= IN_MEMORY
         self._decoded = [None] * len(self.files)
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        image = self._image(item)
+    def __getitem__(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        geometry, label = dict(self.geometry, size=draw.size), self.labels[draw.position]
         if self.recipe is None:
-            return preprocess.prepare(image, self.geometry), self.labels[item]
-        rng = random.Random(f"{self.seed}/{self.epoch}/{item}")
-        return augmented(image, rng, self.geometry, self.recipe), self.labels[item]
+            return preprocess.prepare(self._image(draw.position), geometry), label
+        rng = random.Random(f"{self.seed}/{draw.epoch}/{draw.position}")
+        crop = Crop(rng, geometry, self.recipe)
+        return crop.of(self._image(draw.position, crop.enough)), label
 
-    def _image(self, item):
-        if self._decoded[item] is not None:
-            return self._decoded[item]
-        image = preprocess.opened(self.reader.read(item), self.files[item])
-        if self.in_memory:
-            self._decoded[item] = image
-        return image
+    def decode(self) -> None:
+        """Decode all images, to keep them in memory."""
+        for position in range(len(self)):
+            self._image(position)
+
+    def _image(self, position, enough=None):
+        if self._decoded[position] is not None:
+            return self._decoded[position]
+        data, name = self.reader.read(position), self.files[position]
+        if not self.in_memory:
+            return preprocess.opened(data, name, enough)
+        self._decoded[position] = preprocess.opened(data, name)
+        return self._decoded[position]
 
 
-def augmented(image: Image.Image, rng: random.Random, geometry: dict, recipe: dict) -> np.ndarray:
-    """Return an image (L or RGB), cropped and mirrored at random, as uint8 [size, size, 3]; recipe: of TrainImages."""
-    box = random_box(rng, image.width, image.height, recipe["crop_scale"], recipe["crop_ratio"])
-    resample = preprocess.filter_of(geometry["interpolation"])
-    pixels = preprocess.rgb(image.resize((geometry["size"], geometry["size"]), resample, box=box))
-    return pixels[:, ::-1].copy() if rng.random() < recipe["flip"] else pixels
+class Crop:
+    """A crop and a mirror at random, of an image that may be decoded at a fraction of its size."""
+
+    def __init__(self, rng: random.Random, geometry: dict, recipe: dict) -> None:
+        """Prepare without an image; recipe: of TrainImages."""
+        self.rng, self.size, self.recipe = rng, geometry["size"], recipe
+        self.filter = preprocess.filter_of(geometry["interpolation"])
+        self._whole, self._box = (0, 0), (0.0, 0.0, 0.0, 0.0)
+
+    def enough(self, width: int, height: int) -> tuple[int, int]:
+        """Choose the crop of an image of width x height; return the width and height from which it can be resized."""
+        self._whole = width, height
+        self._box = random_box(self.rng, width, height, self.recipe["crop_scale"], self.recipe["crop_ratio"])
+        left, top, right, bottom = self._box
+        spare = max(1.0, min(right - left, bottom - top) / (self.size * KEPT))
+        return math.ceil(width / spare), math.ceil(height / spare)
+
+    def of(self, image: Image.Image) -> np.ndarray:
+        """Return the crop of an image (L or RGB), mirrored or not, as uint8 [size, size, 3]."""
+        if not any(self._whole):
+            self.enough(*image.size)
+        shrunk = round(max(self._whole) / max(image.size))
+        box = tuple(edge / shrunk for edge in self._box)
+        pixels = preprocess.rgb(image.resize((self.size, self.size), self.filter, box=box))
+        return pixels[:, ::-1].copy() if self.rng.random() < self.recipe["flip"] else pixels
 
 
 def random_box(
@@ -74,3 +111,11 @@ def order(count: int, seed: int, epoch: int | str) -> list[int]:
     positions = list(range(count))
     random.Random(f"{seed}/{epoch}").shuffle(positions)
     return positions
+
+
+def shares(
+    order: Sequence[int], batch: int, epoch: int | str, size: int, rank: int = 0, processes: int = 1
+) -> Iterator[list[Draw]]:
+    """Yield what one of several processes has of each batch: every image goes to one of them, once."""
+    for start in range(0, len(order), batch):
+        yield [Draw(position, epoch, size) for position in order[start + rank : start + batch : processes]]

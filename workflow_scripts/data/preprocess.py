@@ -10,7 +10,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 from PIL import Image
@@ -29,13 +29,16 @@ def load(image: source.Source) -> Image.Image:
     return opened(content(image), image)
 
 
-def opened(data: bytes, name: source.Source) -> Image.Image:
+def opened(data: bytes, name: source.Source, enough: Callable | None = None) -> Image.Image:
     """Return the Pillow image in `data`, L or RGB; raise UserError naming it if there is none.
+
+    enough: function of an image's (width, height), which returns those that suffice; a JPEG at least twice as large is
+    decoded at a half, a quarter or an eighth of its size, in a fraction of the time.
 
     Gray stays one channel, for speed: resizing and then repeating it equals resizing three equal channels.
     As in timm, the content decides the format, and an EXIF orientation is not applied.
     """
-    return _of(data, name, lambda image: image.copy())
+    return _of(data, name, lambda image: image.copy(), enough=enough)
 
 
 def check(data: bytes, name: source.Source) -> None:
@@ -58,12 +61,14 @@ def content(image: source.Source) -> bytes:
         raise UserError(f"image {image} cannot be read ({error.strerror or error}): replace or remove it") from None
 
 
-def _of(data, name, function, decode=True):
+def _of(data, name, function, decode=True, enough=None):
     """Return function(the Pillow image in `data`, L or RGB); raise UserError naming it if there is none."""
     try:
         with Image.open(io.BytesIO(data), formats=image_formats.formats()) as image:
             if not decode:
                 return function(image)
+            if enough:
+                image.draft(None, enough(*image.size))
             image.load()
             return function(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     except DAMAGE as error:

@@ -12,29 +12,56 @@ if TYPE_CHECKING:
 
 import ctypes
 import os
+from argparse import Namespace
 
-from core.files import system_text
+from core.files import UserError, system_text
 
 # instruction sets that select kernels
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
 BFLOAT16 = ("avx512_bf16", "amx_bf16")  # those with fast bfloat16 products
 
 
-def of_training(device: str, threads: int, processes: int) -> dict:
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # of a row's `compute`
+
+
+def of_training(args: Namespace, recipe: dict) -> dict:
     """Return what the bytes of trained weights depend on besides inputs, parameters and code.
 
-    device: auto, cpu or cuda; threads: of the processor (0: all cores); processes: sharing each batch, or 0.
+    args: device (auto, cpu or cuda), threads (0: all cores) and processes (0: as many as `processes_of` says); recipe:
+    {batch, compute} of a training.
     """
-    if device_kind(device) == "cuda":
-        return _of_gpu(processes)
+    kind = device_kind(args.device)
+    processes = processes_of(args.processes, recipe["batch"], kind)
+    if kind == "cuda":
+        return {"device": "cuda", "dtype": _dtype_of_gpu(recipe.get("compute")), "processes": processes}
     found = instructions()
     return {
         "device": "cpu",
-        "dtype": "bfloat16" if set(found) & set(BFLOAT16) else "float32",
+        "dtype": DTYPES[recipe.get("compute") or ("bf16" if set(found) & set(BFLOAT16) else "fp32")],
         "instructions": found,
-        "processes": max(1, processes),
-        "threads": of_processor(threads),
+        "processes": processes,
+        "threads": of_processor(args.threads),
     }
+
+
+def processes_of(wanted: int, batch: int, device: str) -> int:
+    """Return the number of processes that share each batch.
+
+    wanted: their number, or 0 for one per GPU (one on a CPU), fewer if they cannot share a batch evenly; batch: images
+    per step; device: cpu or cuda. Raises UserError for a wanted number that cannot share it or has too few GPUs.
+    """
+    most = wanted or 1
+    if device == "cuda":
+        import torch
+
+        gpus = torch.cuda.device_count()
+        most = wanted or max(1, gpus)
+        if 0 < gpus < wanted:
+            raise UserError(f"--processes {wanted}: each needs a GPU, and there are {gpus}: set LEVIT_PROCESSES={gpus}")
+    if wanted and batch % wanted:
+        fewer = next(number for number in range(wanted, 0, -1) if batch % number == 0)
+        raise UserError(f"--processes {wanted}: they cannot share batch {batch} evenly: set LEVIT_PROCESSES={fewer}")
+    return next(number for number in range(most, 0, -1) if batch % number == 0)
 
 
 def of_processor(threads: int) -> int:
@@ -61,12 +88,25 @@ def _has_driver():
     return True
 
 
-def _of_gpu(processes):
+def _dtype_of_gpu(compute):
     import torch
 
-    kind = fast_type(torch.device("cuda"))
-    name = "float32" if kind is None else str(kind).rpartition(".")[2]
-    return {"device": "cuda", "dtype": name, "processes": processes or torch.cuda.device_count()}
+    return str(product_type(torch.device("cuda"), compute) or torch.float32).rpartition(".")[2]
+
+
+def product_type(device: torch.device, compute: str | None) -> torch.dtype | None:
+    """Return the torch type of a training's matrix products, or None for float32.
+
+    compute: fp32, bf16 or fp16 of its row; None: bfloat16 where the device is fast in it. Raises UserError for a GPU
+    without bfloat16.
+    """
+    import torch
+
+    if compute is None:
+        return fast_type(device)
+    if compute == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError("compute: bf16 of a training: this GPU has no bfloat16: set fp16, or leave it out")
+    return None if compute == "fp32" else getattr(torch, DTYPES[compute])
 
 
 def fast_type(device: torch.device) -> torch.dtype | None:

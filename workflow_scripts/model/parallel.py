@@ -4,63 +4,92 @@ DistributedDataParallel averages gradients, by NCCL between GPUs and by gloo bet
 """
 
 import contextlib
+import logging
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic import multiprocessing
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher import api
 
+from core.command import Job
 from core.files import UserError
 from data import index
 from model import context, training
+from model.resume import Resume
+
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of gloo
 
 
-def count(wanted: int, batch: int, device: torch.device, name: str) -> int:
-    """Return the number of processes to start.
+def run(train: Callable, args: Job, recipe: dict, name: str, output: str) -> str:
+    """Call train(args) in one process or several; return what was trained on what, as a text for the log.
 
-    wanted: their number, or 0 for one per GPU (one on a CPU), fewer if they cannot share a batch evenly;
-    batch: images per step, `name` in config.yaml. Raises UserError if a wanted number cannot share it evenly.
-    """
-    if wanted and batch % wanted:
-        raise UserError(f"--processes {wanted}: {name} {batch} cannot be shared evenly among them")
-    most = wanted or (torch.cuda.device_count() if device.type == "cuda" else 1)
-    return next(number for number in range(most, 0, -1) if batch % number == 0)
-
-
-def run(train: Callable, args: Any, batch: int, name: str) -> tuple[int, torch.device, int]:
-    """Call train(args) in one process or several; return (training images, device, processes).
-
-    batch: images per step, `name` in config.yaml. Raises UserError where the dataset does not fit the arguments.
+    recipe: {batch, compute}, a part of config.yaml with this name; output: the argument whose file is trained. Raises
+    UserError where the dataset does not fit the arguments.
     """
     listing = index.read(args.index)
     if len(listing["classes"]) != args.classes:
         raise UserError(f"--classes {args.classes}: {args.index} has {len(listing['classes'])} classes")
     device, images = training.start(args.seed, args.threads, args.device), index.count(listing, "train")
-    if images < batch:
-        raise UserError(f"{name} {batch} is more than the {images} training images")
-    processes = count(args.processes, batch, device, name)
+    if images < recipe["batch"]:
+        raise UserError(f"{name}.batch {recipe['batch']} is more than the {images} training images")
+    processes = args.context["processes"]
+    before = resume_of(args, output)
+    before.load()
     if processes > 1:
         launch(train, processes, args)
     else:
         train(args)
-    return images, device, processes
+    others = [number for number in before.history if number != processes]
+    if others:  # a killed training went on: its record tells with how many it began
+        args.context["processes_before"] = before.history
+    return f"{images} images in {args.context['dtype']} on {device}, {processes} processes"
+
+
+def resume_of(args: Job, output: str) -> Resume:
+    """Return the saved state of a job, which any number of processes goes on from."""
+    return Resume(args.final(output), args.key_without("processes"), args.context["processes"])
 
 
 def launch(function: Callable, processes: int, *arguments: object) -> None:
-    """Run function(*arguments) in several processes; raise UserError with the text of the first failure."""
+    """Run function(*arguments) in several processes; raise UserError with the text of the first failure.
+
+    The launcher is that of torchrun, called from here: the command stays one process, which has the store's key and the
+    outputs, and torchrun's own command line would start it several times.
+    """
     os.environ["NCCL_NVLS_ENABLE"] = "0"  # no NVLink multicast: some hosts report it and lack it
     rendezvous = {"run_id": f"levit-{uuid.uuid4().hex}", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    config = api.LaunchConfig(1, 1, processes, max_restarts=0, **rendezvous)
+    logging.getLogger(multiprocessing.__name__ + ".api").addFilter(_unexpected)
+    config = api.LaunchConfig(1, 1, processes, max_restarts=0, local_addr="localhost", **rendezvous)
     try:
         api.elastic_launch(config, _member)(function, *arguments)
     except ChildFailedError as error:
-        message = error.get_first_failure()[1].message
-        text = message if isinstance(message, str) else message["message"]
-        raise UserError(f"one of {processes} processes failed: {text.rpartition('UserError: ')[2]}") from None
+        raise UserError(f"one of {processes} processes {_failure(error)}") from None
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+
+
+def _unexpected(record):
+    """Return whether a line of the launcher says more than the error that follows it: a traceback of our own code."""
+    error = record.exc_info and record.exc_info[1]
+    return isinstance(error, torch.multiprocessing.ProcessRaisedException) and "UserError: " not in str(error)
+
+
+def _failure(error):
+    """Return what went wrong first; a killed process counts before those that lost their connection to it."""
+    killed = [failure for failure in error.failures.values() if failure.exitcode < 0]
+    if killed:
+        return f"was killed (signal {-killed[0].exitcode}), perhaps because memory ran out: run again to go on"
+    message = error.get_first_failure()[1].message
+    text = message if isinstance(message, str) else message["message"]
+    if any(words in text for words in LOST):
+        return "lost its connection to another, which was killed, perhaps because memory ran out: run again to go on"
+    return f"failed: {text.rpartition('UserError: ')[2]}"
 
 
 @record  # passes an error's text to the launcher
@@ -75,7 +104,8 @@ def group(device: torch.device, threads: int) -> Iterator[tuple[int, int, torch.
     threads: CPU threads of all processes together (0: all cores); each process has its own GPU.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield 0, 1, device
+        with _loading():
+            yield 0, 1, device
         return
     local, processes = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     torch.set_num_threads(max(1, context.of_processor(threads) // processes))
@@ -84,6 +114,19 @@ def group(device: torch.device, threads: int) -> Iterator[tuple[int, int, torch.
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield dist.get_rank(), dist.get_world_size(), device
+        with _loading():
+            yield dist.get_rank(), dist.get_world_size(), device
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _loading():
+    """Raise UserError where a process that loads images is killed, which torch finds out at any time."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        perhaps = "perhaps because memory or /dev/shm is full (docker run --shm-size=8g): run again to go on"
+        raise UserError(f"a process that loads images was killed, {perhaps}") from None

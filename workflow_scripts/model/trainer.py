@@ -2,6 +2,7 @@
 
 import contextlib
 import fnmatch
+import itertools
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 
 from core.files import UserError
 from data import augment
-from model import context, training
+from model import context, synced_batchnorm, training
 from model.resume import Resume
 
 DEFAULTS = {"small_epochs": 0, "small_size": 1.0, "smoothing": 0.0, "betas": [0.9, 0.999], "flip": 0.0, "freeze": []}
@@ -50,12 +51,12 @@ class Trainer:
         self.recipe = recipe = {**DEFAULTS, **recipe}
         self.model = model.to(memory_format=torch.channels_last)  # which convolutions are faster in
         self.images, self.seed, self.row, self.device = images, seed, row, device
-        self.kind = context.fast_type(device)
+        self.kind = context.product_type(device, recipe.get("compute"))
         self.frozen = freeze(model, recipe["freeze"])
         self.per_epoch = len(images) // recipe["batch"]
         groups = training.parameter_groups(model, recipe["weight_decay"])
         options = {name: recipe[name] for name in ("learning_rate", "warmup", "clip", "betas")}
-        self.optimizer = training.Optimizer(groups, recipe["epochs"] * self.per_epoch, **options)
+        self.optimizer = training.Optimizer(groups, recipe["epochs"] * self.per_epoch, **options, kind=self.kind)
 
     def state(self) -> dict:
         """Return everything that an epoch changes, as tensors and plain values."""
@@ -73,17 +74,22 @@ class Trainer:
             self.restore(saved)
             bar.update(saved["epochs"] * len(self.images))
         self._train_mode()
-        model = self.model if processes == 1 else torch.nn.parallel.DistributedDataParallel(self.model)
-        for epoch in range(saved["epochs"] if saved else 0, self.recipe["epochs"]):
-            torch.manual_seed(self.seed + 7919 * epoch + rank)  # for dropout; images have their own seeds
-            self._resize(self._size_at(epoch))
-            with contextlib.closing(self._batches(epoch, rank, processes)) as batches:
-                for inputs, labels in batches:
+        first = saved["epochs"] if saved else 0
+        model = self.model
+        if processes > 1:
+            model = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
+        draws = self._draws(first, rank, processes)
+        with synced_batchnorm.synced(processes), contextlib.closing(training.batches(self.images, draws, self.row, self.device)) as batches:
+            for epoch in range(first, self.recipe["epochs"]):
+                torch.manual_seed(self.seed + 7919 * epoch + rank)  # for dropout; images have their own seeds
+                self._resize(self._size_at(epoch))
+                for inputs, labels in itertools.islice(batches, self.per_epoch):
                     loss = self._step(model, inputs, labels, epoch)
                     bar.set_postfix_str(f"epoch {epoch + 1}/{self.recipe['epochs']} loss {loss:.3f}", refresh=False)
                     bar.update(len(labels) * processes)
-            if rank == 0:
-                resume.save({"epochs": epoch + 1, **self.state()})
+                if rank == 0:
+                    resume.save({"epochs": epoch + 1, **self.state()})
+        self.optimizer.finish()
         self._resize(self.row["size"])
 
     def _train_mode(self):
@@ -100,14 +106,15 @@ class Trainer:
         heads = outputs if isinstance(outputs, tuple) else (outputs,)
         losses = [F.cross_entropy(head.float(), labels, label_smoothing=self.recipe["smoothing"]) for head in heads]
         loss = sum(losses) / len(losses)
-        self.optimizer.step(loss, f"training diverged in epoch {epoch + 1}: lower its learning_rate or raise warmup")
-        return loss.item()
+        diverged = f"training diverged in epoch {epoch + 1}: lower its learning_rate or raise warmup"
+        return self.optimizer.step(loss, diverged)
 
-    def _batches(self, epoch, rank, processes):
-        """Return this process's share of an epoch's batches: (float32 [N, 3, S, S], labels [N])."""
-        size, self.images.epoch = self.recipe["batch"], epoch
-        order = augment.order(len(self.images), self.seed, epoch)[: self.per_epoch * size]
-        return training.batches(self.images, order[rank::processes], size // processes, self.row, self.device)
+    def _draws(self, first, rank, processes):
+        """Yield the Draws of this process in each batch, from an epoch on."""
+        for epoch in range(first, self.recipe["epochs"]):
+            batch = self.recipe["batch"]
+            order = augment.order(len(self.images), self.seed, epoch)[: self.per_epoch * batch]
+            yield from augment.shares(order, batch, epoch, self._size_at(epoch), rank, processes)
 
     def _size_at(self, epoch):
         """Return an epoch's image size: small images teach early epochs nearly as much, in a fraction of the time."""
@@ -117,6 +124,5 @@ class Trainer:
         return max(1, int(self.row["size"] * self.recipe["small_size"]) // stride) * stride
 
     def _resize(self, size):
-        self.images.geometry = dict(self.images.geometry, size=size)
         if self.recipe["small_epochs"] and training.resizable(self.model):
             training.set_size(self.model, size)

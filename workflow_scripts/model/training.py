@@ -7,15 +7,17 @@ import ctypes
 import math
 from collections.abc import Container, Generator, Iterable, Sequence
 
+import numpy as np
 import torch
 from timm.models import levit
 
 from core.files import UserError
-from data.augment import TrainImages
-from model import context
+from data.augment import Draw, TrainImages
+from model import context, synced_batchnorm
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGEST = 1 << 30  # bytes of a tensor
+SMALLEST_SCALE = 2.0**-14  # of a loss; below it, no step had finite gradients for long
 
 
 def start(seed: int, threads: int, device: str) -> torch.device:
@@ -78,53 +80,100 @@ class Optimizer:
         warmup: float = 0.1,
         clip: float = 1.0,
         betas: Sequence[float] = (0.9, 0.999),
+        kind: torch.dtype | None = None,
     ) -> None:
-        """Start at step 0. groups: AdamW's; warmup: share of all steps; clip: largest norm of all gradients."""
+        """Start at step 0.
+
+        groups: AdamW's; warmup: share of all steps; clip: largest norm of all gradients; kind: of the matrix products,
+        where float16 needs its loss scaled: its smallest gradients are zero otherwise.
+        """
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate_at(step, steps, warmup))
         self.clip = clip
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=kind is torch.float16)
+        self._last, self._diverged = None, ""
 
-    def step(self, loss: torch.Tensor, diverged: str) -> None:
-        """Take one step on a scalar loss; raise UserError with the text `diverged` if it is not finite."""
-        if not loss.isfinite():
-            raise UserError(diverged)
+    def step(self, loss: torch.Tensor, diverged: str) -> float:
+        """Take one step on a scalar loss; return the last loss that is known: this one's on a CPU, else the one before.
+
+        A GPU that had to tell this step's loss would have nothing to do meanwhile. Raises UserError with the text
+        `diverged` if that loss is not finite; `state` and `finish` check the last one.
+        """
+        known = loss.detach() if loss.device.type == "cpu" or self._last is None else self._last
+        self._last, self._diverged = loss.detach(), diverged
+        value = self._finite(known)
         self.adamw.zero_grad(set_to_none=True)
-        loss.backward()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.adamw)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.adamw.step()
+        self.scaler.step(self.adamw)
+        self.scaler.update()
         self.scheduler.step()
+        return value
+
+    def finish(self) -> None:
+        """Check the last loss, and that a scaled loss still has gradients; raise UserError as `step` does."""
+        if self._last is not None:
+            self._finite(self._last)
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise UserError(self._text())
+
+    def _finite(self, loss):
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(self._text())
+        return value
+
+    def _text(self):
+        return self._diverged + (", or set compute: bf16 or fp32" if self.scaler.is_enabled() else "")
 
     def state(self) -> dict:
         """Return everything that a step changes, except the parameters."""
-        return {"optimizer": self.adamw.state_dict(), "scheduler": self.scheduler.state_dict()}
+        self.finish()
+        parts = {"optimizer": self.adamw, "scheduler": self.scheduler, "scaler": self.scaler}
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def restore(self, state: dict) -> None:
         """Restore what `state` returned; other keys are ignored."""
         self.adamw.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
 
 
 def batches(
-    images: TrainImages, order: Sequence[int], size: int, row: dict, device: torch.device
+    images: TrainImages, draws: Iterable[list[Draw]], row: dict, device: torch.device, workers: int | None = None
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
     """Yield (inputs float32 [N, 3, S, S], labels int64 [N]) on the device.
 
-    order: positions; size: images per batch; row: of `models` (mean, std). One process per thread decodes images that
-    do not stay in memory.
+    draws: of each batch, which may be of many epochs: loading does not pause between them; row: of `models` (mean,
+    std); workers: processes that load, which change no batch (0: this one; None: as many as threads, where it helps).
     """
-    workers = {"num_workers": 0 if images.in_memory else torch.get_num_threads(), "pin_memory": device.type == "cuda"}
-    loader = torch.utils.data.DataLoader(images, batch_size=size, sampler=order, **workers)
+    gpu = device.type == "cuda"
+    if workers is None:
+        workers = torch.get_num_threads() if gpu or not images.in_memory else 0
+    if workers and images.in_memory:
+        images.decode()  # once, for all of them
+    loader = torch.utils.data.DataLoader(
+        images, batch_sampler=draws, num_workers=workers, collate_fn=stacked, pin_memory=gpu
+    )
     try:
         for pixels, labels in loader:
-            yield to_input(pixels, row["mean"], row["std"], device), labels.to(device)
+            yield to_input(pixels, row["mean"], row["std"], device), labels.to(device, non_blocking=True)
     except UserError as error:  # a loading process adds its traceback to the text
         raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
+def stacked(items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (uint8 [N, S, S, 3], int64 [N]) of images and labels; arrays that Pillow owns are only read."""
+    pixels = torch.empty((len(items), *items[0][0].shape), dtype=torch.uint8)
+    np.stack([image for image, _ in items], out=pixels.numpy())
+    return pixels, torch.tensor([int(label) for _, label in items])
+
+
 def to_input(batch: torch.Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> torch.Tensor:
     """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] on the device, like `preprocess.normalize`."""
-    scaled = batch.to(device).permute(0, 3, 1, 2).to(torch.float32)
+    scaled = batch.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
     centers, spreads = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
     return scaled.div_(255).sub_(centers).div_(spreads)
 
@@ -132,7 +181,10 @@ def to_input(batch: torch.Tensor, mean: Sequence[float], std: Sequence[float], d
 def recalibrate_batchnorm(
     model: torch.nn.Module, batches: Iterable[torch.Tensor], frozen: Container[torch.nn.Module] = ()
 ) -> None:
-    """Average BatchNorm statistics, but those of `frozen`, over batches of inputs; leave the model in eval mode."""
+    """Average BatchNorm statistics, but those of `frozen`, over batches of inputs; leave the model in eval mode.
+
+    Where several processes train, each has batches of its own, and all of them get the average over all batches.
+    """
     kind = torch.nn.modules.batchnorm._BatchNorm
     norms = [module for module in model.modules() if isinstance(module, kind) and module not in frozen]
     momenta = [norm.momentum for norm in norms]
@@ -141,9 +193,12 @@ def recalibrate_batchnorm(
         norm.reset_running_stats()
         norm.momentum = None  # makes torch average all batches equally
         norm.train()
+    count = 0
     with torch.no_grad():
         for batch in batches:
             model(batch)
+            count += 1
+    synced_batchnorm.average(norms, count)
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     model.eval()

@@ -107,7 +107,7 @@ class QatTrainer:
         with its defaults; row: of `models`.
         """
         self.recipe, self.images, self.seed, self.row, self.device = recipe, images, seed, row, device
-        self.kind = context.fast_type(device)
+        self.kind = context.product_type(device, recipe.get("compute"))
         self.per_epoch = len(images) // recipe["batch"]
         self.steps = recipe.get("steps") or recipe["epochs"] * self.per_epoch
         scales = self._scales(student) if recipe["scales"] == "learned" else None
@@ -116,12 +116,13 @@ class QatTrainer:
         if scales is not None:
             rate = recipe["scale_learning_rate"]
             groups.append({"params": list(scales.parameters()), "weight_decay": 0.0, "lr": rate})
-        self.optimizer = training.Optimizer(groups, self.steps, recipe["learning_rate"])
+        self.optimizer = training.Optimizer(groups, self.steps, recipe["learning_rate"], kind=self.kind)
         self.ema = EMA(self.optimizer.parameters, recipe["ema"])
 
     def _scales(self, student):
         first = augment.order(len(self.images), self.seed, "scales")[:2]
-        inputs, _ = next(training.batches(self.images, first, 2, self.row, self.device))
+        draws = augment.shares(first, 2, 0, self.row["size"])
+        inputs, _ = next(training.batches(self.images, draws, self.row, self.device, workers=0))
         return LearnedScales(student, inputs).to(self.device)
 
     def state(self) -> dict:
@@ -144,13 +145,17 @@ class QatTrainer:
             self.restore(saved)
             bar.update(saved["step"] * self.recipe["batch"])
         student = self.student if processes == 1 else torch.nn.parallel.DistributedDataParallel(self.student)
-        for step, epoch, inputs in self._batches(saved["step"] if saved else 0, rank, processes):
-            loss = self._step(student, inputs, step, epoch)
-            bar.set_postfix_str(f"epoch {epoch + 1} loss {loss:.5f}", refresh=False)
-            bar.update(self.recipe["batch"])
-            done = step + 1
-            if rank == 0 and done < self.steps and (done % EVERY == 0 or done % self.per_epoch == 0):
-                resume.save({"step": done, **self.state()})
+        first = saved["step"] if saved else 0
+        draws = self._draws(first, rank, processes)
+        with contextlib.closing(training.batches(self.images, draws, self.row, self.device)) as batches:
+            for step, (inputs, _) in zip(range(first, self.steps), batches):
+                loss = self._step(student, inputs, step, step // self.per_epoch)
+                bar.set_postfix_str(f"epoch {step // self.per_epoch + 1} loss {loss:.5f}", refresh=False)
+                bar.update(self.recipe["batch"])
+                done = step + 1
+                if rank == 0 and done < self.steps and (done % EVERY == 0 or done % self.per_epoch == 0):
+                    resume.save({"step": done, **self.state()})
+        self.optimizer.finish()
         self.ema.apply()
         if self.student.scales is not None:
             self.student.scales.release()
@@ -161,20 +166,16 @@ class QatTrainer:
                 target = self.teacher(inputs)
             outputs = student(inputs)
         loss = loss_of(outputs, target, self.recipe)
-        self.optimizer.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
+        known = self.optimizer.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
         self.ema.update(step)
-        return loss.item()
+        return known
 
-    def _batches(self, start, rank, processes):
-        """Yield (step, epoch, this process's share of the batch: float32 [N, 3, H, W])."""
+    def _draws(self, start, rank, processes):
+        """Yield the Draws of this process in each batch, from a step on."""
         size = self.recipe["batch"]
         for epoch in range(start // self.per_epoch, -(-self.steps // self.per_epoch)):
             first = max(start, epoch * self.per_epoch)
             last = min(self.steps, (epoch + 1) * self.per_epoch)
             order = augment.order(len(self.images), self.seed, f"qat {epoch}")
             positions = order[(first - epoch * self.per_epoch) * size : (last - epoch * self.per_epoch) * size]
-            self.images.epoch = epoch
-            shares = training.batches(self.images, positions[rank::processes], size // processes, self.row, self.device)
-            with contextlib.closing(shares):
-                for step, (inputs, _) in zip(range(first, last), shares):
-                    yield step, epoch, inputs
+            yield from augment.shares(positions, size, epoch, self.row["size"], rank, processes)

@@ -24,6 +24,7 @@ from devices import toolchain as compilers
 from snakefile import image_stamp
 
 OMITTED = object()  # the value of an option that is left out
+PLACE = "processes"  # of a training's row: where it runs, which decides no more than rounding
 # of a target's row: where it is, which decides no content
 LOCATION = ("python", "ssh", "ssh_config", "workdir", "slurm")
 
@@ -41,6 +42,10 @@ class Slice:
     def __or__(self, other: Slice) -> Slice:
         """Return the dict of both, where the other's keys replace this one's; one that is None adds nothing."""
         return Slice(lambda tables, w: {**(self(tables, w) or {}), **(other(tables, w) or {})}, self.keys | other.keys)
+
+    def less(self, *keys: str) -> Slice:
+        """Return the dict of this slice without some keys."""
+        return Slice(lambda tables, w: {k: v for k, v in (self(tables, w) or {}).items() if k not in keys}, self.keys)
 
     def where(self, condition: Callable) -> Slice:
         """Return this slice where another one is true, else None."""
@@ -87,10 +92,21 @@ TIMING = (
     | PROFILING
 )
 FACTS = target[" ".join(reach.FACTS)]
-TRAINING = dataset.training | dataset["checkpoint_key"]
+TRAINING = dataset.training.less(PLACE) | dataset["checkpoint_key"]
+QAT = precision.qat.less(PLACE)
 AUGMENTATION = dataset.training["crop_scale crop_ratio flip"]  # what QAT has of it
 
 seed = Slice(lambda tables, w: tables.config["seed"])  # of splits and trainings
+
+
+def processes(tables: Tables, row: Slice) -> Callable:
+    """Return a function of wildcards that gives how many processes share a training's batches, 0 where nothing says.
+
+    row: of the training; $LEVIT_PROCESSES has precedence. As a resource of Snakemake's, the number makes no job stale.
+    """
+    return lambda w: int(os.environ.get("LEVIT_PROCESSES") or (row(tables, w) or {}).get(PLACE, 0))
+
+
 active = Slice(lambda tables, w: tables.active)
 split = Slice(lambda tables, w: SCORED[w.scores])  # that the scores in a folder are of
 runtime_identity = Slice(lambda tables, w: reach.identity(tables, w.target))
@@ -196,7 +212,7 @@ def lineage(tables: Tables, w: Any) -> dict:
     row, place = tables.row("precision", w.precision), tables.row("target", w.target)
     unused = (*LOCATION, "pytorch", *(() if "high_precision" in row else ("high_precision",)))
     return {
-        "precision": {key: value for key, value in row.items() if key != "budget"},
+        "precision": {**{key: value for key, value in row.items() if key != "budget"}, **_qat_lineage(row)},
         "target": {key: value for key, value in place.items() if key not in unused},
         "building": BUILDING(tables, w),
         "timing": TIMING(tables, w),
@@ -221,7 +237,13 @@ def _dataset_lineage(tables, w):
     trained = tables.source(tables.active) in ("train", "finetune")
     qat = AUGMENTATION.keys if tables.has_qat(w.precision) else ()
     kept = {key: value for key, value in row.items() if key != "license"}
-    return {**kept, "training": row["training"] if trained else pick(row["training"], *qat)}
+    whole = {key: value for key, value in row["training"].items() if key != PLACE}
+    return {**kept, "training": whole if trained else pick(whole, *qat)}
+
+
+def _qat_lineage(row):
+    """Return the QAT recipe of a precision's row without where it runs, {} where the row has none."""
+    return {"qat": {key: value for key, value in row["qat"].items() if key != PLACE}} if row.get("qat") else {}
 
 
 def options(tables: Tables, needs: str = "", **slices: Callable) -> Callable:

@@ -1,0 +1,130 @@
+"""Training in several processes is that of one: batches, BatchNorm, going on after a kill; other number formats."""
+
+import re
+import subprocess
+import textwrap
+
+import pytest
+import torch
+from test_train import ROW, command_of, stripes, top1, train  # noqa: F401 (stripes is a fixture)
+
+from conftest import ROOT
+from core import provenance
+from model import checkpoint, zoo
+from model.training import Optimizer
+
+FORKED = str(ROOT / "tests/support/forked_processes.py")
+KILLED = "error: one of 2 processes .*was killed.*, perhaps because memory ran out: run again to go on"
+EPOCHS = {"epochs": 3, "small_epochs": 1, "compute": "fp32"}
+PROCESSES = pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+
+
+def shared(listing, target, processes, forked=True, **recipe):
+    """Return the command line of a training in several processes, which start as forks, and its environment."""
+    line, environment = command_of(listing, target, options=["--processes", str(processes)], **recipe)
+    return [line[0], *[FORKED][: int(forked)], *line[1:]], environment
+
+
+def run(listing, target, processes, **recipe):
+    line, environment = shared(listing, target, processes, **recipe)
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return checkpoint.read(target)
+
+
+@pytest.fixture(scope="module")
+def alone(stripes, tmp_path_factory):  # noqa: F811
+    """Return what one process trains."""
+    path = tmp_path_factory.mktemp("alone") / "m.pth"
+    code, text = train(stripes, path, **EPOCHS)
+    assert code == 0 and "in float32 on cpu, 1 processes" in text, text
+    return checkpoint.read(path)
+
+
+def apart(one, other):
+    """Return the largest difference of two networks' logits on noise, as a share of their spread.
+
+    Some weights decide nothing (biases of keys, which softmax ignores): rounding alone moves those.
+    """
+    assert one.keys() == other.keys()
+    images = torch.randn(16, 3, ROW["size"], ROW["size"], generator=torch.Generator().manual_seed(0))
+    model, found = zoo.create(ROW, 2), []
+    for state in (one, other):
+        model.load_state_dict(state)
+        with torch.no_grad():
+            found.append(model.eval()(images))
+    return float((found[0] - found[1]).abs().max() / found[0].std())
+
+
+@PROCESSES
+def test_any_number_of_processes_trains_the_same_network(alone, stripes, tmp_path, processes):  # noqa: F811
+    """Statistics of BatchNorm included: a share of two images has others than its batch of eight."""
+    assert apart(alone, run(stripes, tmp_path / "m.pth", processes, **EPOCHS)) < 0.02
+
+
+@pytest.fixture
+def dying(tmp_path):
+    """Write a program that runs another one, and whose second process is killed in the second epoch."""
+    text = """
+        import os, runpy, signal, sys
+        sys.path.insert(0, {folder!r})
+        from model.trainer import Trainer
+
+        def step(self, model, inputs, labels, epoch, old=Trainer._step, seen=[]):
+            seen.append(epoch)
+            if seen.count(1) == 2 and os.environ["LOCAL_RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return old(self, model, inputs, labels, epoch)
+
+        Trainer._step = step
+        sys.argv = sys.argv[1:]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    """
+    (tmp_path / "dying.py").write_text(textwrap.dedent(text.format(folder=str(ROOT / "workflow_scripts"))))
+    return str(tmp_path / "dying.py")
+
+
+def test_a_killed_process_ends_all_in_a_line_and_another_number_goes_on(alone, stripes, tmp_path, dying):  # noqa: F811
+    target, state = tmp_path / "m.pth", tmp_path / "m.pth.resume"
+    line, environment = shared(stripes, target, 2, **EPOCHS)
+    done = subprocess.run([line[0], dying, *line[1:]], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1 and re.fullmatch(KILLED, done.stderr.splitlines()[-1]), done.stderr
+    assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr and not target.exists()
+    assert torch.load(state)["state"]["epochs"] == 1
+    assert apart(alone, run(stripes, target, 1, **EPOCHS)) < 0.02 and not state.exists()
+    context = provenance.read(target)["context"]
+    assert context["processes"] == 1 and context["processes_before"] == [2]
+
+
+@pytest.mark.parametrize("compute", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_a_network_learns_in_other_formats(stripes, tmp_path, compute):  # noqa: F811
+    code, text = train(stripes, tmp_path / "m.pth", compute=compute)
+    assert code == 0 and f"in {'float16' if compute == 'fp16' else 'bfloat16'} on cpu" in text
+    assert top1(tmp_path / "m.pth", stripes, "val") >= 0.9
+
+
+def steps(kind, factor, count=3):
+    """Return a weight after steps whose gradients are that small or large, and the optimizer."""
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = Optimizer([{"params": [weight], "weight_decay": 0.0}], 10, 0.1, kind=kind)
+    for _ in range(count):
+        loss = (weight.to(kind or torch.float32).float() * factor).sum()
+        optimizer.step(loss, "it diverged")
+    return weight, optimizer
+
+
+def test_the_scale_keeps_gradients_that_float16_has_not():
+    plain = torch.nn.Parameter(torch.ones(4))
+    (plain.to(torch.float16).float() * 1e-9).sum().backward()
+    assert not plain.grad.any()
+    weight, optimizer = steps(torch.float16, 1e-9)
+    assert torch.allclose(weight, steps(None, 1e-9)[0], atol=1e-4) and (weight < 0.99).all()
+    assert optimizer.state()["scaler"]["scale"] == 65536 and steps(None, 1.0)[1].state()["scaler"] == {}
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_skipped_at_half_the_scale():
+    weight, optimizer = steps(torch.float16, 2.0, count=2)
+    assert torch.equal(weight, torch.ones(4)) and optimizer.state()["scaler"]["scale"] == 65536 / 4
+    other = Optimizer([{"params": [weight], "weight_decay": 0.0}], 10, 0.1, kind=torch.float16)
+    other.restore(optimizer.state())
+    assert other.scaler.get_scale() == 65536 / 4
