@@ -78,8 +78,8 @@ class Trainer:
         model = self.model
         if processes > 1:
             model = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
-        draws = self._draws(first, rank, processes)
-        with synced_batchnorm.synced(processes), contextlib.closing(training.batches(self.images, draws, self.row, self.device)) as batches:
+        loader = training.batches(self.images, self._draws(first, rank, processes), self.row, self.device)
+        with synced_batchnorm.synced(processes), contextlib.closing(loader) as batches:
             for epoch in range(first, self.recipe["epochs"]):
                 torch.manual_seed(self.seed + 7919 * epoch + rank)  # for dropout; images have their own seeds
                 self._resize(self._size_at(epoch))
