@@ -95,7 +95,7 @@ class Planner:
         if groups:
             groups = self._single_nodes(search, sorted({node for group in groups for node in members[group]}))
         nodes = search.best() if groups is None else search.forced | set(groups)
-        nodes, measured = self._grown(nodes, [members[name] for name in order])
+        nodes, measured = self._grown(search, nodes, [members[name] for name in order])
         self._measure({name: [name] for name in sorted(nodes) if name not in self.effects}, within=0)
         precisions = {name: "fp32" if self.ranges[name]["overflows"] else self.next for name in nodes}
         blocks = [(name, members[name]) for name in order if name not in kinds]
@@ -168,12 +168,15 @@ class Planner:
         self._measure(members, within=0)
         return search.smallest(search.ordered(self._effects(members), members), members)
 
-    def _grown(self, nodes, order):
+    def _grown(self, search, nodes, order):
         """Return (nodes, verdict on the whole split); groups are added while a set that the search accepted misses."""
-        judge, nodes = self._verdict(None), frozenset(nodes)
+        nodes = frozenset(nodes)
+        if len(self.inputs.select.images) <= SEARCH_IMAGES:
+            return nodes, search.verdict(nodes)
+        judge = self._verdict(None)
         measured = judge(nodes)
         for group in order:
-            if measured["met"] or len(self.inputs.select.images) <= SEARCH_IMAGES:
+            if measured["met"]:
                 break
             nodes |= set(group)
             measured = judge(nodes)
