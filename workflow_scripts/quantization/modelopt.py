@@ -11,9 +11,7 @@ import torch
 from model.deploy import MatMul, ResidualAdd
 
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # modelopt imports it, and it warns of no GPU
-uncompiled = mock.patch.object(
-    torch, "compile", lambda **_: lambda function: function
-)  # else it imports Inductor
+uncompiled = mock.patch.object(torch, "compile", lambda **_: lambda function: function)  # else it imports Inductor
 with warnings.catch_warnings(), uncompiled:
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # modelopt calls it
     import modelopt.torch.quantization as mtq
