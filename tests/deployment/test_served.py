@@ -1,5 +1,6 @@
 """A LeViT engine served by a real Triton Inference Server, which `make check` installs in .venv-triton."""
 
+import itertools
 import json
 import shutil
 import socket
@@ -74,7 +75,10 @@ def made(tmp_path_factory):
     torch.manual_seed(0)
     small = {"timm": "levit_128s", "size": 64}
     small["options"] = {"embed_dim": [32, 48, 64], "num_heads": [2, 3, 4], "depth": [1, 1, 1]}
-    torch.save(zoo.create(small, 10).state_dict(), workflow.path("w.pth"))
+    weights = zoo.create(small, 10).state_dict()
+    (head,) = (value for name, value in weights.items() if name.endswith("head.linear.weight"))
+    head.mul_(1000)  # without training, all images are much alike
+    torch.save(weights, workflow.path("w.pth"))
     paths = [f"results/digits/triton/{name}.tar.gz" for name in (NAME, PIXELS)]
     status, output = workflow.run("--quiet", "--", *paths, LEVIT_PYTHON=forks.working_python())
     assert status == 0, output
@@ -170,7 +174,7 @@ def test_images_folders_and_batches(server):
         assert (status, problems, len(found)) == (0, "", 3)
         for top, sample in zip(found, recorded):
             assert top[0]["index"] == int(np.argmax(sample["logits"]))
-            assert top[0]["logit"] == pytest.approx(max(sample["logits"]), abs=1e-3)
+            assert top[0]["logit"] == pytest.approx(max(sample["logits"]), abs=2e-3)
             assert top[0]["class"] == str(top[0]["index"]), "digits are called by their names"
     status, text, _ = client(folder, url, "--model", NAME, "--benchmark", "--clients", "2", "--seconds", "0.2")
     assert status == 0 and " images/s from 2 clients, 1 images a query: median " in text
@@ -178,7 +182,7 @@ def test_images_folders_and_batches(server):
 
 def test_what_the_client_cannot_do_is_one_line(server, tmp_path):
     folder, url, _ = server
-    served = f"M.fp32.here, {NAME}, {PIXELS}"
+    served = f"{NAME}, {PIXELS}, M.fp32.here"
     for arguments, problem in (
         ([folder / "samples"], f"{url} serves {served}: name one with --model"),
         (["--model", "other", "x"], "Request for unknown model: 'other' is not found"),
@@ -231,7 +235,7 @@ def test_a_request_of_another_shape_is_refused_in_one_line(server, images, shape
 
 def test_eight_clients_at_once_get_their_own_logits(server):
     folder, url, _ = server
-    images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3)).astype(np.uint8)
+    images = np.stack([np.asarray(bundles.picture(64, 64, seed)) for seed in range(8)])
 
     def logits(number):
         status, answer = ask(url, f"{NAME}.engine", *pixels_of(images[number][None]))
@@ -241,8 +245,8 @@ def test_eight_clients_at_once_get_their_own_logits(server):
     alone = [logits(number) for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(logits, [*range(8)] * 10))
-    assert np.abs(np.diff(alone, axis=0)).max() > 1e-3
-    assert np.allclose(together, alone * 10, atol=1e-4)
+    apart = min(np.abs(np.subtract(one, other)).max() for one, other in itertools.combinations(alone, 2))
+    assert apart > 1e-3 and np.abs(np.subtract(together, alone * 10)).max() < apart / 10
 
 
 def test_labels_by_tritons_own_client(server):
