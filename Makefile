@@ -23,12 +23,13 @@ MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cp
 
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 S3 := .cache/s3/ready-$(shell cat envs/s3.txt envs/s3-tests.txt | cksum | cut -d' ' -f1)
+BOTO3 := .cache/boto3/ready-$(shell cksum < envs/s3.txt | cut -d' ' -f1)
 NVCC := .cache/nvcc/ready-$(shell cksum < envs/nvcc.txt | cut -d' ' -f1)
 SLURM := .cache/slurm/ready-$(shell cat envs/slurm.apt envs/slurm.txt | cksum | cut -d' ' -f1)
 CHROMIUM := .cache/chromium/ready-$(shell cksum < envs/chromium.apt | cut -d' ' -f1)
 FONTS := .cache/fonts/ready-$(shell cksum < envs/fonts.apt | cut -d' ' -f1)
 
-.PHONY: help demo docs test check check-cluster bench reproduce doctor migrate retime fuzz lint env fonts board slurm chromium picture rulegraph clean distclean
+.PHONY: help demo docs test check check-cluster bench reproduce doctor migrate retime fuzz lint env fonts board slurm chromium s3 picture rulegraph clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## print the version and these targets
@@ -146,6 +147,13 @@ $(READYDOCS): envs/docs.txt $(READY)
 	if $(BIN)/uv pip install --python .venv-docs/bin/python --compile-bytecode -r envs/docs.txt; \
 	  then rm -f .venv-docs/ready-* && touch $@; \
 	  else rm -rf .venv-docs; echo "warning: no Zensical: the test that builds the documentation is skipped" >&2; fi
+
+s3: $(BOTO3)  ## install boto3 in .cache/boto3, for a store in a bucket
+
+$(BOTO3): envs/s3.txt $(READY)
+	rm -rf .cache/boto3
+	$(BIN)/uv pip install --quiet --target .cache/boto3 -r envs/s3.txt
+	touch $@
 
 $(S3): envs/s3.txt envs/s3-tests.txt $(READY)
 	if $(BIN)/uv pip install --quiet --target .cache/s3 -r envs/s3.txt -r envs/s3-tests.txt; \

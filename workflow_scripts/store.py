@@ -15,9 +15,11 @@ import math
 import os
 import random
 import shutil
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -107,8 +109,11 @@ def _remove(paths):
 class Uploads:
     """The uploads of what waits in a local tier, a bounded number at once, in threads."""
 
-    def __init__(self, store: Tiers) -> None:
-        self.store, self.problem = store, ""
+    def __init__(self, store: Tiers, wait: Callable[[], object] = bool) -> None:
+        """wait: called before each entry, and each block that is sent to a bucket, to hold uploads up."""
+        self.store, self.problem, self.wait = store, "", wait
+        if isinstance(store.shared, Bucket):
+            store.shared.wait = wait
         self.pool, self.under_way = ThreadPoolExecutor(UPLOADS), {}
 
     def step(self) -> bool:
@@ -122,6 +127,7 @@ class Uploads:
 
     def _upload(self, key):
         try:
+            self.wait()
             if not self.store.is_away():
                 self.store.upload(key)
         except (Unreachable, OSError) as problem:
@@ -143,9 +149,7 @@ def upload(store: Tiers) -> None:
 
 def follow(store: Tiers, ended: threading.Event) -> None:
     """Upload what jobs keep until the run has ended, and what is left then, for a minute at most."""
-    uploads = Uploads(store)
-    if isinstance(store.shared, Bucket):
-        store.shared.wait = _wait_for_timings
+    uploads = Uploads(store, _wait_for_timings)
     while not ended.wait(POLL_S):
         uploads.step()
     end = time.monotonic() + WAIT_S
@@ -229,8 +233,11 @@ def _act(store, args):
             raise UserError(f"{store.name} takes no uploads: config.yaml (store) names no bucket, or one to read only")
         for entry in store.local.entries() if args.all else ():
             store.note(entry.key)
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # what is under way is uploaded again
         return follow(store, _end_of_stdin()) if args.follow else upload(store)
     shared, local = (store.shared, store.local) if isinstance(store, Tiers) else (store, store)
+    if (local if args.action == "prune" else shared).read_only and (args.remove or args.action == "prune"):
+        raise UserError(f"{store.name} is only read (config.yaml, store.read_only): nothing is removed there")
     if args.action == "verify":
         return bool(verify(shared, args.sample, args.remove))
     return prune(local, args.keep_gb) if args.action == "prune" else show(shared)

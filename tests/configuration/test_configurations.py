@@ -104,6 +104,28 @@ def test_values_of_a_command_line():
     assert load(changed(("store",), "null")).config["store"] is None
 
 
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ("s3://AKIDEXAMPLE:secret@team/levit", "s3://team/levit: give a folder, or s3://bucket/prefix without"),
+        ("s3://", "s3://"),
+        ("https://team.example/levit?token=secret", "https://team.example/levit?token=***"),
+        ("{at: 's3://team', local: 's3://team/tier'}", "store.local: s3://team/tier: a local tier is a folder"),
+        ("{local: .cache/store}", "the key at is missing"),
+        ("{at: 's3://team', local_gb: 0}", "is not above 0"),
+    ],
+)
+def test_where_a_store_cannot_be(value, wrong):
+    with pytest.raises(UserError) as problem:
+        load(changed(("store",), yaml.safe_load(value)))
+    assert wrong in str(problem.value) and "secret" not in str(problem.value)
+
+
+@pytest.mark.parametrize("value", ["s3://team", "s3://team-1/a/b/", "/mnt/store", "{at: 's3://team/x', local: ~/tier}"])
+def test_where_a_store_can_be(value):
+    assert "at" in load(changed(("store",), yaml.safe_load(value))).store
+
+
 # Keys written with their defaults
 
 

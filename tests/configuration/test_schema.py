@@ -30,6 +30,7 @@ ABSENT |= {
     "smoothing",
     "bias_correction",
 }
+ABSENT |= {"local_gb"}  # of a store: its local tier has no limit
 ABSENT |= {"steps", "from", "checkpoint_key"}
 ABSENT |= {"device", "compile", "fused_attention", "pytorch", "format"}  # the CPU, eager, no comparison, ONNX
 ABSENT |= {"batches", "dla_generation", "fused_graph", "dla_graph"}  # a precision's batches are the target's otherwise

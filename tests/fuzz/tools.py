@@ -33,6 +33,8 @@ PYTHON = re.compile(r'"\$LEVIT_PYTHON(?:_\w+)?" (workflow_scripts/.*)')
 TOOLS = [
     ("store.py", ["list", "--store", "BAD"]),
     ("store.py", ["prune", "--store", "BAD"]),
+    ("store.py", ["verify", "--store", "BAD"]),
+    ("store.py", ["upload", "--store", "BAD"]),
     ("reproduce.py", ["BAD"]),
     ("device_kit.py", ["unpack", "BAD"]),
     ("device_kit.py", ["needs", "BAD"]),

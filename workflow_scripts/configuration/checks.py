@@ -58,6 +58,8 @@ def _check_store(store):
             f"store: {public(store['at'])}: give a folder, or s3://bucket/prefix without credentials: boto3 finds them "
             "(docs/store.md)"
         )
+    if store and "://" in (store.get("local") or ""):
+        raise UserError(f"store.local: {public(store['local'])}: a local tier is a folder of this machine")
 
 
 def _expanded(value):

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import os
 import re
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from core.files import canonical, sha256_file
 from core.store import MANIFEST, Damaged, Entries, Entry, Unreachable, copy_verified, parsed
 
+# boto3 is apart from the environment, where Snakemake would import it at each start (smart_open does: 0.3 s)
+PACKAGES, SETUP = str(Path(__file__).resolve().parents[2] / ".cache/boto3"), "run make s3"
 CONNECT_S, READ_S = 5.0, 20.0  # seconds without an answer after which a request ends; each is tried twice
 BLOCK = 1 << 20  # bytes read at once
 PART = 8 << 20  # bytes of an object's part; a smaller object is sent whole
@@ -136,11 +141,11 @@ class Bucket(Entries):
 
     @functools.cached_property
     def _client(self) -> Any:
-        try:
-            import boto3
-            from botocore.config import Config
-        except ImportError:
-            raise Unreachable("boto3 is missing: pip install -r envs/s3.txt") from None
+        if not has_boto3():
+            raise Unreachable(f"boto3 is missing: {SETUP}")
+        import boto3
+        from botocore.config import Config
+
         retries = {"total_max_attempts": 2, "mode": "standard"}
         checksums = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
         limits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "max_pool_connections": CONNECTIONS}
@@ -155,6 +160,13 @@ class Bucket(Entries):
             if type(error).__module__.split(".")[0] not in ("botocore", "boto3", "s3transfer"):
                 raise
             raise Unreachable(_reason(error)) from None
+
+
+def has_boto3() -> bool:
+    """Return whether boto3 can be imported, from PACKAGES where the environment lacks it."""
+    if PACKAGES not in sys.path:
+        sys.path.append(PACKAGES)
+    return importlib.util.find_spec("boto3") is not None
 
 
 def _reason(error):

@@ -175,11 +175,11 @@ class Store(Entries):
         entry = manifest(folder)
         if entry is None:
             return None
-        for name, path in (dict.fromkeys(entry["outputs"], os.devnull) if outputs is None else outputs).items():
-            _copy_file(folder / name, path, entry["outputs"].get(name))
         if outputs is not None and not self.read_only:
             with contextlib.suppress(OSError):
-                os.utime(folder)
+                os.utime(folder)  # at first, so that no other job prunes what is being read
+        for name, path in (dict.fromkeys(entry["outputs"], os.devnull) if outputs is None else outputs).items():
+            _copy_file(folder / name, path, entry["outputs"].get(name))
         return entry
 
     def remove(self, key: str) -> None:

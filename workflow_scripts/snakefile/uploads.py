@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib.util
 import subprocess
 import sys
 
@@ -21,10 +20,11 @@ def start() -> None:
     store = tiers.default()
     if not isinstance(store, tiers.Tiers):
         return
-    if not isinstance(store.shared, Store) and importlib.util.find_spec("boto3") is None:
-        raise UserError(
-            f"store: {store.name} needs boto3: pip install -r envs/s3.txt, or name a folder in config.yaml (store)"
-        )
+    if not isinstance(store.shared, Store):
+        from core import bucket
+
+        if not bucket.has_boto3():
+            raise UserError(f"store: {store.name} needs boto3: {bucket.SETUP}, or name a folder in config.yaml (store)")
     store.forget_away()
     if not store.shared.read_only:
         _running.append(subprocess.Popen([sys.executable, SCRIPT, "upload", "--follow"], stdin=subprocess.PIPE))
