@@ -2,13 +2,13 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import engine_graphs
 import fake_trtexec
+import forks
 import profile_engine
 from conftest import ROOT
 from core.files import UserError, canonical, sha256_file
@@ -22,7 +22,8 @@ COUNT = 30
 
 def call(script, *arguments, **environment):
     """Run a command line of ours; return (status, its output on stderr)."""
-    command = [sys.executable, str(ROOT / "workflow_scripts" / script)] + [str(a) for a in arguments]
+    python = forks.interpreter("numpy", "onnx", "jsonschema", "PIL.Image")
+    command = [python, str(ROOT / "workflow_scripts" / script)] + [str(a) for a in arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", **environment})
     return done.returncode, done.stderr
 
