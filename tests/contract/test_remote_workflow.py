@@ -280,6 +280,53 @@ def test_boards_in_parallel_and_jobs_of_one_in_turn(workflow, board):
         second.stop()
 
 
+def test_results_of_several_boards_under_one_target(built, tmp_path):
+    """One core runs a job on each board; an engine is built on one and timed on the other; one that is down is told."""
+    if not boards.isolated():
+        pytest.skip("boards have machine ids of their own in namespaces alone")
+    built[0].copy(tmp_path / "copy")
+    pair = boards.Rack(2)
+    try:
+        workflow = of(pair.boards[0], tmp_path / "copy")
+        names = ["LeViT-tiny.fp32.pair", "LeViT-tiny.again.pair"]
+
+        def add(config):
+            config["precisions"]["again"] = config["precisions"]["fp32"]
+            row(config, "pair", **pair.row(), batches=[1])
+
+        workflow.config(add)
+        process, both = workflow.start("--cores", "1", "--", *(f"results/{name}.json" for name in names)), False
+        while process.poll() is None:
+            both = both or all(map(at_work, pair.boards))
+            time.sleep(0.02)
+        output = process.stdout.read()
+        assert process.returncode == 0 and both, output
+        results = [json.loads(workflow.path(f"results/{name}.json").read_text()) for name in names]
+        for one in results:
+            jsonschema.validate(one, SCHEMA)
+        built_on, timed_on = (
+            [r["engine"]["machine"] for r in results],
+            [r["benchmark"][0]["machine"] for r in results],
+        )
+        assert len(set(built_on)) == 2 and len(set(timed_on)) == 1, "one of the engines was built on another board"
+        for path in workflow.path("results").rglob("*.*"):
+            assert not re.search(rb"board2|rack_config|/tmp/levit-", path.read_bytes()), f"{path} tells of an address"
+        pair.boards[1].lose_power()
+        shutil.rmtree(workflow.path(".cache/boards"))
+        for name in names:
+            for folder in ("results", "results/digits/benchmark"):
+                workflow.path(f"{folder}/{name}.json").unlink()
+        status, output = workflow.run("--cores", "1", "--", *(f"results/{name}.json" for name in names))
+        assert status == 0 and output.count("warning: pair board 2 (board2) is left out: ") == 1, output
+        pair.boards[0].lose_power()
+        workflow.path(f"results/{names[0]}.json").unlink()
+        workflow.path(f"results/digits/benchmark/{names[0]}.json").unlink()
+        lines = refused(workflow, f"results/{names[0]}.json")
+        assert len(lines) == 2 and all("engines of the target pair: " in line for line in lines), lines
+    finally:
+        pair.stop()
+
+
 def at_work(board):
     with contextlib.suppress(OSError):
         return len(list((board.seen() / "jobs").glob("*/running")))

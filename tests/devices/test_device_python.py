@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from test_engine_commands import COUNT, MODEL, TIMING, folder, options  # noqa: F401 (folder is a fixture)
 
 from conftest import ROOT
 from core import sources
 from core.files import sha256_file
+from data import preprocess
 from workflow import PARTS, REPOSITORY
 
 PYTHON = Path(os.environ.get("LEVIT_PYTHON8") or REPOSITORY / ".venv8/bin/python")
@@ -63,6 +66,29 @@ def facts(runtime):
 def test_it_is_as_old_as_jetpack_5():
     assert old("-c", "import sys; print(*sys.version_info[:2])")[1].strip() in ("3 8", "3 9")
     assert "ModuleNotFoundError" in old("-c", "import torch")[1]
+
+
+@pytest.mark.parametrize("size", [(249, 999), (640, 480), (100, 900)])
+def test_pixels_are_those_of_todays_pillow(tmp_path, size):
+    """Older versions resize images that lose many more rows than columns in another order."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    Image.fromarray(np.stack([x * 7 + y * 3, x * y, 255 * ((x // 3 + y // 5) % 2)], axis=2).astype(np.uint8)).save(
+        tmp_path / "image.png"
+    )
+    geometries = [
+        {"size": 224, "crop": 0.9, "crop_mode": "center", "interpolation": "bicubic"},
+        {"size": 65, "crop": 1.15, "crop_mode": "center", "interpolation": "bicubic"},
+    ]
+    program = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); from data import preprocess\n"
+        "for n, geometry in enumerate(json.loads(sys.argv[2])):\n"
+        "    preprocess.prepare(preprocess.load('image.png'), geometry).tofile(f'{n}.raw')"
+    )
+    status, said = old("-c", program, SCRIPTS, json.dumps(geometries), cwd=tmp_path)
+    assert status == 0, said
+    for n, geometry in enumerate(geometries):
+        here = preprocess.prepare(preprocess.load(str(tmp_path / "image.png")), geometry)
+        assert (tmp_path / f"{n}.raw").read_bytes() == here.tobytes(), geometry
 
 
 def test_every_module_of_a_device_compiles():

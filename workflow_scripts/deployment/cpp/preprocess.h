@@ -21,7 +21,7 @@ struct Geometry
 
 // Resize the box (left, top, right, bottom; in pixels) of an image, antialiased: a separable convolution in fixed-point
 // arithmetic, each pass rounded to 8 bits. The first pass is the horizontal one, but for images that lose many more rows
-// than columns; there Pillow before 13 gives other levels.
+// than columns.
 Image resize(Image const& image, int width, int height, bool bicubic, double const (&box)[4]);
 
 // Return `size` x `size` pixels with 3 channels.
