@@ -40,6 +40,7 @@ NNCF = "|".join(map(re.escape, NNCF)) or "(?!)"  # a wildcard constraint: precis
 SHARDED = [name for name, row in tables.names("dataset").items() if row["shards"] > 1]
 SHARDED = "|".join(map(re.escape, SHARDED)) or "(?!)"  # a wildcard constraint: datasets that several jobs decode
 # threads of jobs that run alone, which never make a job stale
+NAMES = {name: f"{{{name}}}" for name in ("model", "precision", "target")}  # by which Snakemake's report lists files
 EVERY_CORE = run_checks.one_line(cluster.cores)(tables) or workflow._cores or os.cpu_count()
 SLOTS = reach.slots(tables)  # one job at a time on each board over ssh
 BOARDS = {name: lambda w, units=units: units.get(w.target, 0) for name, (_, units) in SLOTS.items()}

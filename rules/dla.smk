@@ -14,6 +14,7 @@ rule dla_fit:
             "results/{dataset}/dla/{model}.{precision}.{target}.svg",
             caption="captions/dla.rst",
             category="Deep learning accelerators",
+            labels=NAMES,
         ),
     params:
         options=options(needs="dla", recipe=slices.accelerator),

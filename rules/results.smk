@@ -61,7 +61,9 @@ rule summarize:
         code=result_code("summarize.py"),
         results=listed_results,
     output:
-        summary=report("results/summary.tsv", caption="captions/summary.rst", category="Results"),
+        summary=report(
+            "results/summary.tsv", caption="captions/summary.rst", category="Results", labels={"results": "as a table"}
+        ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --log {log:q}'
 
@@ -80,7 +82,9 @@ rule report:
         calibrations=listed("calibration/{m}.{p}.json", lambda p, t: tables.is_calibrated(p)),
         pictures=listed_dla("svg"),
     output:
-        report=report("results/report.html", caption="captions/page.rst", category="Results"),
+        report=report(
+            "results/report.html", caption="captions/page.rst", category="Results", labels={"results": "the page"}
+        ),
     params:
         options=options(models=slices.published, carried=slices.carried),
     shell:

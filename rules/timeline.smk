@@ -11,6 +11,7 @@ rule draw_timeline:
             "results/{dataset}/timeline/{model}.{precision}.{target}.svg",
             caption="captions/timeline.rst",
             category="Timelines",
+            labels=NAMES,
         ),
     params:
         title="{model} {precision} on {target}",

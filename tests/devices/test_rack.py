@@ -8,6 +8,7 @@ import pytest
 from test_remote import Host, starts
 
 import boards
+from core.files import UserError
 from devices import rack
 
 pytestmark = pytest.mark.skipif(bool(boards.missing()), reason=f"no {boards.missing()}: `make board` brings them")
@@ -133,6 +134,21 @@ def test_only_the_homes_of_a_board_that_is_left_out_move(tmp_path, monkeypatch):
     after = {home: each._ranked()[0].destination for home, each in several.items()}
     assert "b" not in after.values()
     assert all(after[home] == place for home, place in before.items() if place != "b")
+
+
+def test_one_board_can_be_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {"name": "x", "ssh": ["a", "b"]}
+    monkeypatch.setenv(rack.ONLY, "2")
+    assert [board.destination for board in rack.Rack(row).boards] == ["b"]
+    assert [board.destination for board in rack.Rack({**row, "ssh": "c"}).boards] == ["c"], "another target's"
+    rack.start("x", ["b"])
+    with pytest.raises(UserError, match="x board 2 is left out of this run"):
+        rack.Rack(row)
+    for number in ("0", "3", "b"):
+        monkeypatch.setenv(rack.ONLY, number)
+        with pytest.raises(UserError, match=f"LEVIT_ONLY_BOARD={number}: the target has the boards 1 to 2"):
+            rack.Rack(row)
 
 
 JETSON = {"runtime": "tensorrt", "version": "8.5.2", "driver": "L4T 35.4", "isa": None}

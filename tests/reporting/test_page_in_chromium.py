@@ -3,6 +3,7 @@
 `LEVIT_PICTURES=FOLDER` keeps the pictures of the three widths, to look at.
 """
 
+import base64
 import csv
 import json
 import os
@@ -288,3 +289,14 @@ def test_a_page_of_nothing_opens(browser, tmp_path):
     (tmp_path / "report.html").write_text(page.render([], {}))
     tab = browser.open((tmp_path / "report.html").as_uri())
     assert tab.problems == [] and "No result has been measured yet" in tab.run("document.body.innerText")
+
+
+def test_the_page_in_snakemakes_report_has_no_dead_links(folder, tab):
+    """There it is a data: URL, from which no link leads to another file."""
+    page_there = base64.b64encode((folder / "results/report.html").read_bytes()).decode()
+    tab.open(f"data:text/html;charset=utf8;base64,{page_there}")
+    assert tab.problems == [] and tab.run("document.querySelectorAll('tbody tr').length") > 4
+    assert (
+        tab.run("[...document.querySelectorAll('a[href]')].filter((a) => a.getAttribute('href')[0] !== '#').length")
+        == 0
+    )

@@ -14,6 +14,7 @@ import collections
 import contextlib
 import fcntl
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from core.files import UserError, canonical, digest_of, read_json, write_json
 from devices.reach import IDENTITIES
 from devices.ssh import Board, ConnectionLost
 
+ONLY = "LEVIT_ONLY_BOARD"  # the number of the board that takes all jobs of a run, to time an engine on each of them
 RETRY = 300  # seconds after which a board that stopped answering during a run is asked again
 PAUSE = 0.5  # seconds between two looks at the locks here
 BUSY = 5  # seconds until a board with another machine's job is asked again: asking disturbs what is timed there
@@ -110,7 +112,7 @@ class Rack:
     def __init__(self, row: dict, home: str | None = None):
         """row: that of a target's boards (reach.board); home: what timings have in common that stay on one board."""
         self.target, self.home, self.warnings = row["name"], home, []
-        self.boards = [Board(each) for each in rows(row)]
+        self.boards = [Board(each) for each in _only(row["name"], rows(row))]
         self.busy_until = dict.fromkeys(self.boards, 0.0)
 
     @contextlib.contextmanager
@@ -179,6 +181,19 @@ class Rack:
             _away(self.target, board.destination).unlink(missing_ok=True)
             self.busy_until[board] = time.monotonic() + BUSY * answer["is_busy"]
         return {board: answer for board, answer in answers.items() if answer}
+
+
+def _only(target, several):
+    """Return the rows of boards, or that of the one whose number ONLY gives."""
+    number = os.environ.get(ONLY) if len(several) > 1 else None
+    if not number:
+        return several
+    if not number.isdecimal() or not 0 < int(number) <= len(several):
+        raise UserError(f"{ONLY}={number}: the target has the boards 1 to {len(several)}")
+    only = several[int(number) - 1]
+    if _is_away(target, only["ssh"]):
+        raise UserError(f"{only['name']} is left out of this run, which said why at its start: take {ONLY} out")
+    return [only]
 
 
 def _answer(board, ask):

@@ -94,8 +94,11 @@ def changes(before: dict, entry: dict) -> list[str]:
 def _moved(before, entry):
     """Return what of the board and its power mode differs between two entries, as far as both tell."""
     old, new = ({key: entry["benchmark"][0].get(key) for key in MOVES} for entry in (before, entry))
-    moved = {MOVES[key]: new[key] for key in MOVES if old[key] and new[key] and old[key] != new[key]}
-    return {name: value[: comparison.BOARD] if name == "board" else value for name, value in moved.items()}
+    return {MOVES[key]: _shown(key, new[key]) for key in MOVES if old[key] and new[key] and old[key] != new[key]}
+
+
+def _shown(key, value):
+    return value[: comparison.BOARD] if key == "machine" else value
 
 
 def runs_of(histories: dict[str, list[dict]]) -> list[dict[str, Any]]:
@@ -127,5 +130,8 @@ def _timed_facts(timing):
     yield f"images/s{batch}", f"{timing['images_per_second']:.1f}{doubt}", timing["images_per_second"]
     for key in ("median", "p99"):
         yield f"{key} ms{batch}", f"{latency[key]:.3f}{doubt}", latency[key]
+    for key, name in MOVES.items():
+        if timing.get(key):
+            yield f"{name}{batch}", _shown(key, timing[key]), None
     if timing["energy_mj_per_image"]:
         yield f"mJ an image{batch}", f"{timing['energy_mj_per_image']:.2f}", timing["energy_mj_per_image"]

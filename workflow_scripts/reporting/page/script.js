@@ -115,3 +115,6 @@ document.addEventListener("pointermove", (event) => {
   hint.style.left = `${Math.max(left, 4)}px`;
   hint.style.top = `${event.clientY + 16}px`;
 });
+
+// Snakemake's own report shows the page as a data: URL, from which no link leads to another file.
+if (location.protocol === "data:") for (const link of all("a[href]:not([href^='#'])")) link.removeAttribute("href");
