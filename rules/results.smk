@@ -62,7 +62,7 @@ rule summarize:
         results=listed_results,
     output:
         summary=report(
-            "results/summary.tsv", caption="captions/summary.rst", category="Results", labels={"results": "as a table"}
+            "results/summary.tsv", caption="captions/summary.rst", category="Results", labels={"results": "table"}
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --log {log:q}'
@@ -83,7 +83,7 @@ rule report:
         pictures=listed_dla("svg"),
     output:
         report=report(
-            "results/report.html", caption="captions/page.rst", category="Results", labels={"results": "the page"}
+            "results/report.html", caption="captions/page.rst", category="Results", labels={"results": "page"}
         ),
     params:
         options=options(models=slices.published, carried=slices.carried),
