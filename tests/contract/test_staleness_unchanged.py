@@ -33,6 +33,12 @@ def default_written_out(workflow):
 
 
 @change([])
+def number_of_processes_that_train(workflow):
+    workflow.config(lambda config: config["datasets"]["digits"]["training"].update(processes=2))
+    workflow.config(lambda config: config["precisions"]["int8_qat"]["qat"].update(processes=4))
+
+
+@change([])
 def url_of_a_model_that_is_trained(workflow):
     workflow.config(row("models", MODEL, url="https://example.org/x.pth", sha256="0123456789abcdef"))
 

@@ -36,6 +36,7 @@ class Step(NamedTuple):
     needs: tuple[str, ...]
     command: list
     folder: Path | None = None
+    gpus: int = 1  # that it needs at once
 
 
 class Contents(NamedTuple):
@@ -175,6 +176,19 @@ class Steps:
         command = [HERE / "finetune.py", self.staged, self.out / made, device]
         return Step(f"finetune.{device}", "torch", 60, (made,), (), command)
 
+    def parallel(self, processes):
+        """Fine-tune and run QAT on one GPU and on several, by NCCL; never run so far."""
+        made = f"parallel.{processes}.json"
+        command = [HERE / "parallel.py", self.staged, self.out / made, "cuda", processes]
+        return Step(f"parallel.{processes}", "torch", 300, (made,), (), command, gpus=processes)
+
+    def loading(self, model, batch):
+        """Train on images of JPEG files and on the same images in memory; never run so far."""
+        made = f"loading.{model}.json"
+        command = [ROOT / "tests/bench/loading.py", "--train", "--device", "cuda", "--images", 4000, "--json"]
+        command += [self.out / made, "--model", model, "--batch", batch, "--rounds", 2]
+        return Step(f"loading.{model}", "torch", 120, (made,), (), command)
+
     def all(self):
         fused, compiled = {"fused_attention": True}, {"compile": True}
         every = [
@@ -191,6 +205,7 @@ class Steps:
         every += [*self.pairs(FIRST, "fp32"), self.planned("short", 400), self.planned("plan", 250)]
         every += [*self.pair(FIRST, "int8_qat", 64), self.finetune("cuda"), self.sanitizer("racecheck")]
         every += [self.cross(f"{FIRST}.fp16-fused@64"), self.smoke(), *self.pair(SECOND, "fp32", 64)]
+        every += [self.loading(FIRST, 256), self.loading(SECOND, 256), self.parallel(2), self.parallel(4)]
         return [step for step in every if self.is_staged(step)]
 
     def is_staged(self, step):

@@ -97,6 +97,23 @@ def test_a_step_ends_with_the_budget(tmp_path, monkeypatch):
     assert not one.is_done(slow)
 
 
+def test_steps_on_several_gpus_come_last_and_alone(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "gpu"))
+    import steps
+    import visit
+
+    def step(name, gpus):
+        command = ["bash", "-c", f"sleep 0.1; echo $CUDA_VISIBLE_DEVICES > {tmp_path}/out/{name}"]
+        return steps.Step(name, "", 1, (name,), (), command, gpus=gpus)
+
+    every = [step("pair", 2), step("four", 4), step("first", 1), step("second", 1)]
+    args = {"out": tmp_path / "out", "dir": tmp_path, "budget_seconds": 60, "gpus": "3,5", "back": None}
+    one = visit.Visit(types.SimpleNamespace(**args, python="", torch_python=""), every)
+    assert one.run() == [] and list(one.done)[2:] == ["pair"], "four GPUs are not there"
+    assert (tmp_path / "out/pair").read_text() == "3,5\n"
+    assert {(tmp_path / "out" / name).read_text() for name in ("first", "second")} == {"3\n", "5\n"}
+
+
 @pytest.fixture
 def fake(monkeypatch):
     cuda = fake_gpu.Cuda()
@@ -141,6 +158,9 @@ def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
     entry = {"batch": 8, "compute_ms": {"median": 9.5}}
     (tmp_path / "LeViT-128S.torch-fused@1+64.benchmark.json").write_text(json.dumps({"benchmark": [entry]}))
     (tmp_path / f"{names[0]}.accuracy.json").write_text(json.dumps({"top1": 98.25, "logit_error_over_spread": 0.02}))
+    cases = {"finetune bf16, 2": {"seconds": 9.5, "gpu_percent": [90, 88], "top1": 98.5}}
+    (tmp_path / "parallel.2.json").write_text(json.dumps({"device": "cuda", "processes": 2, **cases}))
+    (tmp_path / "loading.M.json").write_text(json.dumps({"images_per_s": {"JPEG files": [912.4, 920.0]}}))
     (tmp_path / "visit.json").write_text(json.dumps({"kernel": {"status": 0, "seconds": 3.5, "gpu": "0"}}))
     (tmp_path / "memcheck.txt").write_text("text\n========= ERROR SUMMARY: 0 errors\n")
     page = write_tables.page(tmp_path)
@@ -148,6 +168,7 @@ def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
     assert "| LeViT-128S | 8 | CUDA graph, attention in Triton | 9.5000 | " in page
     assert "| Conv fp16 | 1, 0.250 | 1, 0.250 |" in page and "| memcheck | ERROR SUMMARY: 0 errors |" in page
     assert "| kernel | 0 | 3.5 |" in page
+    assert "| finetune bf16, 2 | 9.5 | 98.5 | [90, 88] |" in page and "| JPEG files | 912 | 920 |" in page
 
 
 def test_small_graphs_compute_what_they_say(tmp_path):

@@ -5,7 +5,8 @@
     python tests/gpu/visit.py tables OUT > docs/measurements/NAME.md
 
 `stage` also packs DIR into DIR.parts/, pieces of 60 MiB; `run` unpacks them where DIR is not there. `run` takes the
-steps of steps.py in their order, one at a time on each GPU, and starts none that does not fit into the budget. Each
+steps of steps.py in their order, one at a time on each GPU, and starts none that does not fit into the budget. Steps
+on several GPUs come last, alone, where --gpus names as many (`--gpus 0,1 --only parallel.2` runs one at once). Each
 step's figures are a file of their own under OUT, and a step that is done is not repeated: call `run` again with the
 same OUT until it says that nothing is left. OUT/visit.json has each step's status and seconds. --back gets
 visit.tar.gz, every figure and log without engines, after each step. `run` needs the standard library alone, Python 3.8;
@@ -49,12 +50,19 @@ class Visit:
         """Take all steps that fit; return the names of those that are left."""
         self.waiting = [step for step in self.waiting if not self.is_done(step)]
         self.waiting.sort(key=lambda step: step.name in self.done)  # what failed or was cut off comes last
-        threads = [threading.Thread(target=self.work, args=(gpu,)) for gpu in self.args.gpus.split(",")]
+        gpus = self.args.gpus.split(",")
+        several = [step for step in self.waiting if step.gpus > 1]
+        self.waiting = [step for step in self.waiting if step.gpus == 1]
+        threads = [threading.Thread(target=self.work, args=(gpu,)) for gpu in gpus]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return [step.name for step in self.waiting]
+        left, self.waiting = self.waiting, [step for step in several if step.gpus <= len(gpus)]
+        while step := self.next():
+            self.waiting.remove(step)
+            self.take(step, ",".join(gpus[: step.gpus]))
+        return [step.name for step in left + self.waiting]
 
     def work(self, gpu):
         while True:

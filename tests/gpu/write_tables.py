@@ -15,7 +15,8 @@ def read(path):
 
 def page(folder):
     """Return the page of a folder that has what came back from a visit."""
-    parts = [heading, notes, engines, pytorch, layers, kernel, sanitizers, plans, choice, training, steps]
+    parts = [heading, notes, engines, pytorch, layers, kernel, sanitizers, plans, choice]
+    parts += [training, several, loading, steps]
     return "\n\n".join(filter(None, (part(folder) for part in parts)))
 
 
@@ -158,6 +159,24 @@ def training(folder):
     rows = [[found["device"], found["training"]["epochs"], found["seconds"], found["before"], found["after"]]
             for found in map(read, sorted(folder.glob("finetune.*.json")))]  # fmt: skip
     return rows and "## Fine-tuning\n\n" + table(["device", "epochs", "s", "top-1 before", "after"], rows)
+
+
+def several(folder):
+    """Write what one process and several took (parallel.py)."""
+    rows = []
+    for found in map(read, sorted(folder.glob("parallel.*.json"))):
+        cases = {name: case for name, case in found.items() if isinstance(case, dict) and "seconds" in case}
+        rows += [[name, case["seconds"], case.get("top1", "-"), case["gpu_percent"]] for name, case in cases.items()]
+    return rows and "## Several GPUs\n\n" + table(["case, processes", "s", "top-1", "GPUs busy, %"], rows)
+
+
+def loading(folder):
+    """Write the images a second of trainings by where their images are (tests/bench/loading.py)."""
+    rows = []
+    for path in sorted(folder.glob("loading.*.json")):
+        speeds = read(path)["images_per_s"]
+        rows += [[path.stem, source, *(f"{value:.0f}" for value in values)] for source, values in speeds.items()]
+    return rows and "## Loading\n\n" + table(["", "images", "images/s", "again"], rows)
 
 
 def steps(folder):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import types
 
@@ -18,7 +19,7 @@ from conftest import ROOT
 from core.files import UserError, sha256_file, write_json
 from data import augment, index, indexing, integrity, preprocess
 from described import USUAL, model_file
-from model import checkpoint, context, training, zoo
+from model import checkpoint, context, parallel, training, zoo
 
 ROW = {**USUAL, **yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["LeViT-tiny"]}
 RECIPE = {
@@ -232,6 +233,30 @@ def test_processes_share_every_batch_without_repeats_or_loss():
         positions = sorted(draw.position for share in shares for draw in share)
         assert positions == sorted(order[12 * number : 12 * number + 12])
     assert [len(share) for share in parts[0]] == [4, 4, 4, 4, 1]
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path):
+    """Nearly as exactly: at most a few levels of 255."""
+    rng = np.random.RandomState(0)
+    blocks = Image.fromarray(rng.randint(0, 255, (20, 30, 3), dtype=np.uint8)).resize((2003, 1501), Image.BICUBIC)
+    blocks.save(tmp_path / "photo.jpg", quality=92)
+    data, sizes = (tmp_path / "photo.jpg").read_bytes(), []
+    for seed in range(4):
+        crop, whole = (augment.Crop(random.Random(seed), ROW, dict(RECIPE, crop_scale=[0.2, 1.0])) for _ in "ab")
+        image = preprocess.opened(data, "photo.jpg", crop.enough)
+        error = np.abs(crop.of(image).astype(int) - whole.of(preprocess.opened(data, "photo.jpg")))
+        assert error.max() <= 8 and error.mean() < 1
+        sizes.append(image.size)
+    assert set(sizes) == {(501, 376), (251, 188)}, "a quarter, or an eighth where the crop is large"
+
+
+def test_a_killed_loading_process_is_said(stripes, monkeypatch):
+    monkeypatch.setattr(augment, "IN_MEMORY", 0)
+    images = augment.TrainImages(index.read(stripes), stripes, ROW, RECIPE, 0)
+    monkeypatch.setattr(images.reader, "read", lambda position: os.kill(os.getpid(), signal.SIGKILL))
+    said = "a process that loads images was killed, perhaps because memory or /dev/shm is full"
+    with pytest.raises(UserError, match=said), parallel.group(torch.device("cpu"), 1):
+        list(training.batches(images, augment.shares([6, 7, 8], 3, 0, 64), ROW, torch.device("cpu"), 1))
 
 
 def test_random_boxes_stay_inside_and_in_range():

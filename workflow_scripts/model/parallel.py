@@ -64,7 +64,8 @@ def launch(function: Callable, processes: int, *arguments: object) -> None:
     """
     os.environ["NCCL_NVLS_ENABLE"] = "0"  # no NVLink multicast: some hosts report it and lack it
     rendezvous = {"run_id": f"levit-{uuid.uuid4().hex}", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    logging.getLogger(multiprocessing.__name__ + ".api").addFilter(_unexpected)
+    for name in (f"{multiprocessing.__name__}.api", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).addFilter(_unexpected)
     config = api.LaunchConfig(1, 1, processes, max_restarts=0, local_addr="localhost", **rendezvous)
     try:
         api.elastic_launch(config, _member)(function, *arguments)

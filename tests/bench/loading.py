@@ -1,0 +1,164 @@
+"""How fast training images are loaded: generated JPEGs from files, and the same images from memory.
+
+    python tests/bench/loading.py [--images 400] [--workers 0 1 2] [--rounds 3] [--seconds 5] [--size 224]
+    python tests/bench/loading.py --train --device cuda --images 4000 --batch 256 [--compute bf16]     (on a GPU host)
+
+Images are like ImageNet's (imagenet_images.py); --photo makes them 3000 x 2000. Each case loads in turns with the
+others. --train takes training steps of --model on the loaded batches, and compares three sources: files, memory, and a
+batch that is on the device already, which is as fast as loading can be.
+"""
+
+import argparse
+import contextlib
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import imagenet_images
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "workflow_scripts"))
+
+from core.files import write_json  # noqa: E402
+from data import augment, index, indexing, processes  # noqa: E402
+from model import context, training, zoo  # noqa: E402
+from model.trainer import Trainer  # noqa: E402
+
+CLASSES, PROMISED = 10, 0.9  # of the speed with images in memory, on a GPU
+ROW = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "timm": "levit_128s"}
+RECIPE = {
+    "epochs": 1, "batch": 64, "learning_rate": 1e-4, "weight_decay": 0.025, "warmup": 0.1, "clip": 1.0,
+    "crop_scale": [0.08, 1.0], "crop_ratio": [0.75, 1.33], "flip": 0.5,
+}  # fmt: skip
+
+
+def write(task):
+    number, path, photo = task
+    if photo:
+        imagenet_images.jpeg(number)
+        picture = Image.fromarray(imagenet_images._made[number % imagenet_images.PICTURES])
+        picture.resize((3000, 2000), Image.BICUBIC).save(path, "JPEG", quality=92)
+    else:
+        Path(path).write_bytes(imagenet_images.jpeg(number))
+    return os.path.getsize(path)
+
+
+def made(folder, count, photo):
+    """Write the images and their index; return the listing and the index's path."""
+    for label in range(CLASSES):
+        (folder / f"images/{label}").mkdir(parents=True)
+    tasks = [(n, str(folder / f"images/{n % CLASSES}/{n}.jpg"), photo) for n in range(count)]
+    sizes = list(processes.imap(write, tasks, "write JPEGs", "image"))
+    row = {"classes": CLASSES, "splits": {"calib": 10, "select": 10, "val": 10}}
+    listing, lines = indexing.build(str(folder / "images"), row, 0, hash_all=True)
+    (folder / "train.tsv").write_bytes(lines)
+    write_json(folder / "index.json", dict(listing, root="images"))
+    print(f"{count} JPEGs of {statistics.mean(sizes) / 1000:.0f} kB on average, {len(os.sched_getaffinity(0))} cores")
+    return index.read(folder / "index.json"), folder / "index.json"
+
+
+def images_of(found, args, in_memory):
+    listing, path = found
+    images = augment.TrainImages(listing, path, {"size": args.size, "interpolation": "bicubic"}, RECIPE, 0)
+    images.in_memory = in_memory
+    return images
+
+
+def draws(images, args):
+    """Yield Draws of batches, epoch after epoch."""
+    for epoch in itertools.count():
+        order = augment.order(len(images), 0, epoch)
+        yield from augment.shares(order[: len(order) // args.batch * args.batch], args.batch, epoch, args.size)
+
+
+def speed(batches, seconds, each):
+    """Return images a second of `each(batch)`, after the first pass that fills what is ahead."""
+    for batch in itertools.islice(batches, 4):
+        last = each(batch)
+    count, start = 0, time.monotonic()
+    while time.monotonic() - start < seconds:
+        last = each(next(batches))
+        count += len(batch[1])
+    if last is not None and last.is_cuda:
+        torch.cuda.synchronize()
+    return count / (time.monotonic() - start)
+
+
+def in_turns(cases, args):
+    """Print each case's images a second, the median over rounds, and its ratio to the first one's; write the rounds."""
+    speeds = {name: [] for name in cases}
+    for _ in range(args.rounds):
+        for name, begin in cases.items():
+            with contextlib.closing(begin()) as batches:
+                speeds[name].append(speed(batches, args.seconds, args.each))
+    if args.json:
+        write_json(args.json, {"images_per_s": speeds, "arguments": {name: str(v) for name, v in vars(args).items()}})
+    base = statistics.median(next(iter(speeds.values())))
+    for name, values in speeds.items():
+        middle, ends = statistics.median(values), f"{min(values):.0f} to {max(values):.0f}"
+        print(f"  {name:<28} {middle:8.1f} images/s ({ends})  {middle / base:5.2f}x")
+
+
+def loaded(images, args, workers=None):
+    return lambda: training.batches(images, draws(images, args), ROW, args.device, workers)
+
+
+def repeated(images, args):
+    batch = next(loaded(images, args)())
+    return lambda: (batch for _ in itertools.count())
+
+
+def stepper(args, images):
+    """Return a function that takes a training step on a batch."""
+    torch.manual_seed(0)
+    row = {**ROW, "timm": args.model.lower().replace("levit-", "levit_"), "size": args.size}
+    recipe = {**RECIPE, "batch": args.batch, **({"compute": args.compute} if args.compute else {})}
+    trainer = Trainer(zoo.create(row, CLASSES).to(args.device), images, recipe, 0, row, args.device)
+    trainer._train_mode()
+
+    def step(batch):
+        trainer._step(trainer.model, *batch, 0)
+        return batch[1]
+
+    return step
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--photo", action="store_true")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--model", default="LeViT-128S")
+    parser.add_argument("--compute", choices=context.DTYPES)
+    parser.add_argument("--json", help="file that gets the images a second of each round")
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with tempfile.TemporaryDirectory() as name:
+        found = made(Path(name), args.images, args.photo)
+        kept, files = (images_of(found, args, in_memory) for in_memory in (True, False))
+        kept.decode()
+        if args.train:
+            args.each = stepper(args, kept)
+            cases = {"in memory": loaded(kept, args), "JPEG files": loaded(files, args)}
+            print(f"training {args.model} at batch {args.batch} on {args.device}; promised on a GPU: {PROMISED:g}x")
+            in_turns({**cases, "on the device already": repeated(kept, args)}, args)
+        else:
+            args.each = lambda batch: None
+            cases = {f"in memory, {n} workers": loaded(kept, args, n) for n in args.workers}
+            in_turns({**cases, **{f"JPEG files, {n} workers": loaded(files, args, n) for n in args.workers}}, args)
+
+
+if __name__ == "__main__":
+    main()
