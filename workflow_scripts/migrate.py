@@ -107,12 +107,9 @@ def training_data(dataset: str) -> list | None:
     if not os.path.exists(path):
         return None
     index, lines = read_json(path), Path(f"results/{dataset}/data/train.tsv").read_text(encoding="utf-8")
-    images = {name: [_image(index["images"][i]) for i in part] for name, part in index["splits"].items()}
+    facts = [[entry.get(key) for key in ("path", "label", "sha256")] for entry in index["images"]]
+    images = {name: [facts[i] for i in part] for name, part in index["splits"].items()}
     return [index["classes"], images, [line.split("\t")[:2] for line in lines.splitlines()]]
-
-
-def _image(entry):
-    return [entry.get(key) for key in ("path", "label", "sha256")]
 
 
 def migrate() -> None:

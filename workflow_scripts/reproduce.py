@@ -46,9 +46,10 @@ def rebuild(result: dict, folder: Path, snakemake: list[str]) -> dict:
         print(f"note: built with changes that were not committed: {commit[:12]} is built without them")
     _extract(commit.partition("-")[0], folder)
     write_config(folder / "config.yaml", result)
+    own = {name: value for name, value in os.environ.items() if name not in ("LEVIT_STORE", "LEVIT_JOBS")}
     for path, options, environment in [*trainings(result), (name_of(result), [], {})]:
         command = [*snakemake, *options, "--quiet", "rules", "--", path]
-        done = subprocess.run(command, cwd=folder, env={**_environment(), **environment})
+        done = subprocess.run(command, cwd=folder, env={**own, **environment})
         if not (folder / path).exists():
             raise UserError(f"{path} was not rebuilt: snakemake ended with status {done.returncode}")
     return read_json(folder / name_of(result))
@@ -68,10 +69,6 @@ def trainings(result: dict) -> list[tuple[str, list[str], dict]]:
 def name_of(result: dict, precision: str | None = None) -> str:
     """Return the path of a result, or of its counterpart with another precision."""
     return f"results/{result['model']}.{precision or result['precision']}.{result['target']}.json"
-
-
-def _environment():
-    return {name: value for name, value in os.environ.items() if name not in ("LEVIT_STORE", "LEVIT_JOBS")}
 
 
 def _extract(commit, folder):

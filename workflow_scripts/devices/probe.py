@@ -163,15 +163,12 @@ def _cpu():
         table.setdefault(key.strip(), value.strip())
     flags = set((table.get("flags") or table.get("Features") or "").split())
     numbers = [table.get(key) for key in ("cpu family", "model", "CPU implementer", "CPU part")]
+    board = system_text("/proc/device-tree/model").rstrip("\0\n")
     return {
-        "device": table.get("model name") or _board() or platform.processor() or platform.machine(),
+        "device": table.get("model name") or board or platform.processor() or platform.machine(),
         "cpu": "/".join(number for number in numbers if number) or None,
         "isa": [flag for flag in FLAGS if flag in flags],
     }
-
-
-def _board():
-    return system_text("/proc/device-tree/model").rstrip("\0\n")
 
 
 NVIDIA = {"device": "name", "compute_capability": "compute_cap", "memory": "memory.total", "driver": "driver_version"}

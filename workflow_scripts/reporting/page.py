@@ -48,14 +48,14 @@ def render(paths: Iterable[str], top1s: dict[str, float], **evidence: Iterable[s
     results, script = comparison.load(paths), _part("script.js")
     histories = runs.load(evidence.pop("histories", ()))
     compared = runs.runs_of(histories)
-    look = figures.Look(results)
+    look, shared = figures.Look(results), sorted({comparison.images_of(result) for result in results})
     return template.render(
         "page/page.html",
         results=results,
         recommended=recommend.recommendations(results),
         shown=SHOWN,
         choices=engines.choices_of(results),
-        groups=[_group(results, images, number, look) for number, images in enumerate(_images(results))],
+        groups=[_group(results, images, number, look) for number, images in enumerate(shared)],
         legend=look.legend(),
         notes=[*comparison.explanations(results).values(), *over_pytorch.notes(results)],
         style_of=comparison.style_of,
@@ -102,10 +102,6 @@ def _picture(path):
 
 def _part(name):
     return (PARTS / name).read_text(encoding="utf-8")
-
-
-def _images(results):
-    return sorted({comparison.images_of(result) for result in results})
 
 
 def _group(results, images, number, look):

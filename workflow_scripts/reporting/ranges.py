@@ -17,15 +17,11 @@ def charts_of(calibrations: dict[str, dict]) -> list[dict[str, Any]]:
 
 def _described(path, calibration):
     name = path.rsplit("/", 1)[1][: -len(".json")].replace(".", " ")
-    rows = [row for position, item in enumerate(_ranges(calibration)) for row in _points(position, *item)]
+    ranges = sorted(calibration["amax"].items(), key=lambda item: _position(item[0]))  # stem, stages, head
+    rows = [row for position, item in enumerate(ranges) for row in _points(position, *item)]
     chart = charts.draw("ranges", rows, f"Ranges of {name}: the largest magnitude that each quantizer covers")
     recipe = ", ".join(f"{key} {value}" for key, value in calibration.get("recipe", {}).items())
     return {"name": name, "link": linked(path), "recipe": recipe, "chart": chart, "count": len(calibration["amax"])}
-
-
-def _ranges(calibration):
-    """Return (quantizer, amax) in the network's order: stem, stages, head."""
-    return sorted(calibration["amax"].items(), key=lambda item: _position(item[0]))
 
 
 def _position(name):

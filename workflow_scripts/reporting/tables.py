@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from measure import proportion
 
 LONG = 40  # characters of a text that is broken into lines
-GREY, GOOD, BAD = "grey", "good", "bad"  # styles of cells and rows
+GREY, BAD = "grey", "bad"  # styles of cells and rows
 
 
 class Cell(NamedTuple):
@@ -36,14 +36,11 @@ def table(name: str, caption: str, columns: Iterable[str], rows: Iterable[Row]) 
     name: its id in the page. The first column names the row.
     """
     rows = list(rows)
-    kept = [n for n, _ in enumerate(columns) if any(_is_filled(row.cells[n]) for row in rows)]
+    filled = [[bool(cell.text or cell.small or cell.command) for cell in row.cells] for row in rows]
+    kept = [n for n, _ in enumerate(columns) if any(row[n] for row in filled)]
     heads = [{"label": label, "kind": _kind(rows, n)} for n, label in enumerate(columns) if n in kept]
     lean = [row._replace(cells=[row.cells[n] for n in kept]) for row in rows]
     return {"name": name, "caption": caption, "columns": heads, "rows": lean} if rows else None
-
-
-def _is_filled(cell):
-    return bool(cell.text or cell.small or cell.command)
 
 
 def _kind(rows, column):

@@ -173,7 +173,9 @@ class JobLines:
         is_terminal = self.stream.isatty()
         block = (CLEAR if is_terminal else "") + ("" if text is None else f"{text}\n")
         if is_terminal and self.running and not self._omits("progress"):
-            block += f"{self._count(1)} {list(self.running.values())[-1].name} ..."[: _columns() - 1]
+            block += f"{self._count(1)} {list(self.running.values())[-1].name} ..."[
+                : shutil.get_terminal_size().columns - 1
+            ]
         self.stream.write(block)
         self.stream.flush()
 
@@ -223,7 +225,3 @@ def _name(rule, outputs):
 
 def _several(count, thing):
     return f"{count} {thing}" + ("" if count == 1 else "s")
-
-
-def _columns():
-    return shutil.get_terminal_size().columns
