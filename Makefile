@@ -19,7 +19,7 @@ APART := tests/runtimes
 T := tests
 TOGETHER = $(filter-out $(APART) $(APART)/%,$(T))
 ALONE = $(if $(filter tests,$(T)),$(APART),$(filter $(APART) $(APART)/%,$(T)))
-MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cpu int8_qat.cpu fp32.ort)
+MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cpu int8_qat.cpu fp32.ort int8_qat.ort)
 
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
 S3 := .cache/s3/ready-$(shell cat envs/s3.txt envs/s3-tests.txt | cksum | cut -d' ' -f1)

@@ -51,5 +51,7 @@ rule take_pixels:
         code=host_code("take_pixels.py"),
     output:
         pixels="results/{dataset}/{taking,pixels|fused_pixels}/{model}.{precision}.{target}.onnx",
+    params:
+        options=options(runtime=target.runtime),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'

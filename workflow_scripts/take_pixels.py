@@ -9,13 +9,13 @@ def run(args: Job) -> None:
     from graph import onnx_io, pixels
 
     model, graph = resolved.read(args.model, resolved.NORMALIZATION), onnx_io.load(args.onnx)
-    onnx_io.save(pixels.take(graph, model["mean"], model["std"], preprocess.normalize), args.pixels)
+    onnx_io.save(pixels.take(graph, model["mean"], model["std"], preprocess.normalize, args.runtime), args.pixels)
 
 
 def command() -> Command:
     c = Command(__file__, __doc__, tools=("onnx", "onnx-graphsurgeon", "onnxruntime", "numpy"))
     c.input("--onnx", help="graph that takes normalized images").model(resolved.NORMALIZATION)
-    return c.output("--pixels")
+    return c.param("--runtime", required=True, help="a file of runtimes/").output("--pixels")
 
 
 if __name__ == "__main__":

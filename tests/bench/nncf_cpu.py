@@ -5,7 +5,8 @@
 
 A folder holds the artifacts of one seed of training: `clean/`, `quantized/` and `data/`. NNCF needs an environment of
 its own: `pip install nncf==3.4.0 openvino==2026.4.1 onnx numpy pillow tqdm`. It quantizes the clean graph with its
-defaults (300 images), and as a transformer; its models stay in FOLDER/nncf.
+defaults (300 images), and as a transformer; its models stay in FOLDER/nncf. Models that take uint8 pixels are timed
+too: ours, and NNCF's default with OpenVINO's own preprocessing.
 """
 
 import argparse
@@ -46,6 +47,38 @@ def nncf_models(folder, model):
     return found
 
 
+def with_pixels(folder, paths):
+    """Return {contender: path} of the models of `paths` that take pixels: ours as take_pixels.py makes them."""
+    import openvino
+
+    from graph import onnx_io
+    from graph import pixels as taking
+
+    found = {}
+    for name, path in paths.items():
+        found[f"{name}, pixels"] = made = folder / f"nncf/{path.stem}.pixels{path.suffix}"
+        made.parent.mkdir(exist_ok=True)
+        if path.suffix == ".onnx":
+            graph = taking.take(onnx_io.load(path), *IMAGENET, preprocess.normalize, "openvino")
+            onnx_io.save(graph, made)
+        else:
+            openvino.save_model(preprocessed(openvino.Core().read_model(path)), made, False)
+    return found
+
+
+def preprocessed(network):
+    """Return a model that OpenVINO's own preprocessing makes take pixels."""
+    import openvino
+    from openvino.preprocess import PrePostProcessor
+
+    processor, (means, spreads) = PrePostProcessor(network), ([255 * v for v in values] for values in IMAGENET)
+    entry = processor.input()
+    entry.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    entry.model().set_layout(openvino.Layout("NCHW"))
+    entry.preprocess().convert_element_type(openvino.Type.f32).mean(means).scale(spreads)
+    return processor.build()
+
+
 def compiled(path, batch, threads=0, hint="bf16"):
     """Return an infer request as the target `cpu` compiles it; threads: 0 for all cores."""
     import openvino
@@ -77,8 +110,12 @@ def milliseconds(request, seconds, clock):
 def measure(folder, model, rounds, seconds, clock):
     """Return {contender: {agreement, ms: {batch: [of each round]}}}."""
     paths = {**nncf_models(folder, model), "FP32": folder / f"clean/{model}.cpu.onnx"}
-    ours = sorted((folder / "quantized").glob(f"{model}.*.cpu.onnx"))
-    paths.update({f"ours, {path.name.split('.')[1]}": path for path in ours})
+    graphs = sorted((folder / "quantized").glob(f"{model}.*.cpu.onnx"))
+    ours = {f"ours, {path.name.split('.')[1]}": path for path in graphs}
+    paths.update(ours)
+    taking = with_pixels(folder, {"NNCF default": paths["NNCF default"], **ours})
+    paths.update(taking)
+    decoded = cache.read(next(folder.glob("data/*.val.u8")))
     images, noise = pixels(folder, "val"), np.random.default_rng(0)
     reference = logits(compiled(paths["FP32"], 1, 0, "f32"), images)
     requests = {
@@ -86,11 +123,12 @@ def measure(folder, model, rounds, seconds, clock):
     }
     found = {name: {"ms": {batch: [] for batch in BATCHES}} for name in paths}
     for name, one in found.items():
-        answers = logits(requests[name, 1], images)
+        answers = logits(requests[name, 1], decoded if name in taking else images)
         one["agreement"] = 100 * float((answers.argmax(1) == reference.argmax(1)).mean())
         one["rms_error"] = float(np.sqrt(((answers - reference) ** 2).mean()))
-    for (_, batch), request in requests.items():
-        request.infer([noise.standard_normal((batch, *images.shape[1:]), dtype=np.float32)])
+    for (name, _), request in requests.items():
+        shape, whole = list(request.model_inputs[0].shape), name in taking
+        request.infer([noise.integers(0, 256, shape, np.uint8) if whole else noise.standard_normal(shape, np.float32)])
     for _ in range(rounds):
         for batch in BATCHES:
             for name in paths:

@@ -30,7 +30,7 @@ def make(results, precision, folder):
 
     model = resolved.read(results / f"models/{MODEL}.json", resolved.NORMALIZATION)
     graph = results / f"quantized/{MODEL}.{precision}.cpu.onnx"
-    taking = pixels.take(onnx_io.load(graph), model["mean"], model["std"], preprocess.normalize)
+    taking = pixels.take(onnx_io.load(graph), model["mean"], model["std"], preprocess.normalize, "openvino")
     onnx_io.save(taking, folder / "pixels.onnx")
     for name, path in (("float32", graph), ("uint8", folder / "pixels.onnx")):
         runtimes.load("openvino").build(str(path), RECIPE, None, str(folder / f"{name}.engine"))

@@ -25,15 +25,17 @@ sys.path.insert(0, str(ROOT / "workflow_scripts"))
 MODEL, DATASET = "LeViT-128S", "digits"
 FOLDER = ROOT / "results" / DATASET
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
-CONTENDERS = ("int8_qat.cpu", "int8_ptq.cpu", "bf16.cpu", "fp32.cpu", "fp32.ort", "PyTorch eager")
+CONTENDERS = ("int8_qat.cpu", "int8_ptq.cpu", "bf16.cpu", "fp32.cpu", "int8_qat.ort", "fp32.ort", "PyTorch eager")
 PROMISES = [  # faster, slower, batch, promised ratio or None
     ("int8_qat.cpu", "fp32.cpu", 1, 1.7),
     ("int8_qat.cpu", "PyTorch eager", 1, 3.5),
     ("fp32.cpu", "fp32.ort", 1, 1.0),
     ("int8_qat.cpu", "bf16.cpu", 1, 1.0),
+    ("int8_qat.ort", "fp32.ort", 1, 1.3),
     ("int8_ptq.cpu", "fp32.cpu", 1, None),
     ("int8_qat.cpu", "fp32.cpu", 16, 1.8),
     ("int8_qat.cpu", "PyTorch eager", 16, None),
+    ("int8_qat.ort", "fp32.ort", 16, 1.3),
     ("fp32.cpu", "fp32.ort", 16, None),
 ]
 ONE_RULE = 'rule one:\n    output:\n        "x"\n    shell:\n        "touch {output}"\n'

@@ -40,6 +40,15 @@ def test_the_logits_of_pixels_are_those_of_their_normalized_images(options, fold
     assert np.allclose(onnx_io.run(after, {"pixels": images}, "output_0"), expected, atol=1e-5)
 
 
+def test_rows_of_pixels_are_quantized_before_they_are_transposed():
+    taken = [pixels.take(graph_of(quantized=True), MEAN, STD, preprocess.normalize, name) for name in ("", "openvino")]
+    ops = [[node.op for node in graph.nodes] for graph in taken]
+    assert [found.index("Transpose") < found.index("QuantizeLinear") for found in ops] == [True, False]
+    images = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    first, second = (onnx_io.run(graph, {"pixels": images}, "output_0") for graph in taken)
+    assert np.array_equal(first, second)
+
+
 def test_a_graph_that_takes_pixels_can_be_saved_and_read_again(tmp_path):
     after = pixels.take(graph_of(), MEAN, STD, preprocess.normalize)
     onnx_io.save(after, tmp_path / "a.onnx")
