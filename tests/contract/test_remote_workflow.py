@@ -135,7 +135,8 @@ def test_a_bundle_is_made_on_the_board(workflow, tmp_path):
 
 
 def test_where_a_target_is_decides_nothing(workflow, board):
-    for keys in ({"workdir": "elsewhere"}, {"python": "python3.8"}, {"ssh": "me@host"}, {"ssh_config": None}):
+    others = {"ssh": "me@host"}, {"ssh": ["me@host", "you@host"]}
+    for keys in ({"workdir": "elsewhere"}, {"python": "python3.8"}, *others, {"ssh_config": None}):
         workflow.config(lambda config, keys=keys: row(config, **{k: v for k, v in board.row(**keys).items() if v}))
         assert workflow.plan(RESULT) == [], keys
     shutil.rmtree(workflow.path(".cache/boards"))
