@@ -99,7 +99,7 @@ def test_a_model_repository_follows_its_bundle(base, tmp_path):
     assert workflow.plan(repository) == ["model_repository fp32.cpu"]
     assert {"model_repository auto.cpu", "bundle auto.cpu"} < set(workflow.plan(name.format("auto.cpu")))
     status, output = workflow.run("-n", "-p", name.format("fp32.ort"))
-    assert status == 0 and "--graphs=results/digits/clean/LeViT-tiny.ort.onnx" in output
+    assert status == 0 and "--graphs=results/digits/clean/LeViT-tiny.cpu.onnx" in output, "of its row in the base"
 
 
 def test_override_as_text_is_the_same_value(base):
