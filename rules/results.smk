@@ -79,7 +79,7 @@ rule report:
         descriptions=listed("engines/{m}.{p}.{t}.json"),
         profiles=listed("profile/{m}.{p}.{t}.json", on_request=True),
         timelines=listed("timeline/{m}.{p}.{t}.svg", on_request=True),
-        calibrations=listed("calibration/{m}.{p}.json", lambda p, t: tables.is_calibrated(p)),
+        calibrations=listed("calibration/{m}.{p}.json", lambda p, t: tables.has_ranges(p)),
         pictures=listed_dla("svg"),
     output:
         report=report(

@@ -59,6 +59,10 @@ def test_nncf_writes_the_graph_itself(workflow, tmp_path):
     copy.config(lambda config: config["precisions"].update(nncf=row))
     jobs = copy.plan("results/LeViT-tiny.nncf.cpu.json")
     assert {"export_onnx", "quantize_nncf nncf.cpu", "build_engine nncf.cpu"} < set(jobs)
+    wanted = {"models": ["LeViT-tiny"], "precisions": ["nncf"], "targets": ["cpu"]}
+    copy.config(lambda config: config.update(results=wanted))
+    page = copy.plan("results/report.html")
+    assert "report" in page and not any(job.startswith("calibrate") for job in page)
     assert not [job for job in jobs if job.split()[0] in ("calibrate", "quantize_onnx", "plan_precision", "clean_onnx")]
 
 
