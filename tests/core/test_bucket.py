@@ -155,9 +155,10 @@ def test_writers_and_readers_at_once_see_whole_entries_alone(s3, tmp_path, caplo
                 stores[number % 2].put(key, {"made": str(tmp_path / f"{number}")}, PARTS)
 
     def read(number):
-        for key in keys:
+        for key in 3 * keys:
             with contextlib.suppress(Unreachable):
                 seen.append(fetched(stores[number % 2], key, tmp_path / f"{key}.{number}"))
+            (tmp_path / f"{key}.{number}").unlink(missing_ok=True)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4) for work in (write, read)]
     for thread in threads:

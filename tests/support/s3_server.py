@@ -17,7 +17,7 @@ def start():
     if str(PACKAGES) not in sys.path:
         sys.path.append(str(PACKAGES))
     moto = pytest.importorskip("moto.server", reason="no S3 server: make test installs one")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     return server
