@@ -43,7 +43,7 @@ def arguments(listing, split, workers, geometry=GEOMETRY, shard=None):
 
 def decode(listing, split="val", workers=3, geometry=GEOMETRY, shard=None, **environment):
     script = str(ROOT / "workflow_scripts" / "decode_split.py")
-    line = [forks.python_with_images(), script, *arguments(listing, split, workers, geometry, shard)]
+    line = [forks.python_without_torch(), script, *arguments(listing, split, workers, geometry, shard)]
     environment = dict({k: v for k, v in os.environ.items() if k != "LEVIT_STORE"}, **environment)
     done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=60)
     return done.returncode, done.stderr

@@ -19,7 +19,7 @@ DIGITS = {"builtin": "digits", "classes": 10, "splits": {"calib": 256, "select":
 
 
 def run(folder, row, seed=0, name="index.json"):
-    line = [forks.python_with_images(), str(ROOT / "workflow_scripts" / "index_dataset.py")]
+    line = [forks.python_without_torch(), str(ROOT / "workflow_scripts" / "index_dataset.py")]
     line += ["--dataset", json.dumps(row)]
     line += ["--seed", str(seed), "--index", f"data/{name}", "--images-root", "data/images"]
     line += ["--train-images", f"data/{name}.train.tsv", "--seen", f"data/{name}.seen.txt"]

@@ -3,12 +3,12 @@
 import argparse
 import json
 import subprocess
-import sys
 
 import pytest
 
 import engine_graphs
 import fake_trtexec
+import forks
 import run_trtexec
 import runtimes
 from conftest import ROOT
@@ -204,7 +204,7 @@ def engine(tmp_path_factory):
 
 def call(script, given, path="/usr/bin:/bin"):
     arguments = [str(part) for pair in given.items() for part in pair]
-    command = [sys.executable, str(ROOT / "workflow_scripts" / script), *arguments]
+    command = [forks.python_without_torch(), str(ROOT / "workflow_scripts" / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": path})
     return done.returncode, done.stderr
 

@@ -3,11 +3,11 @@
 import hashlib
 import os
 import subprocess
-import sys
 
 import pytest
 
 import file_server
+import forks
 from conftest import ROOT
 
 CONTENT = hashlib.sha256(b"weights").digest() * 20_000  # 640 kB
@@ -24,7 +24,8 @@ def fetch(url, target, sha256=SHA[:8], attempts=2, patience=30, **variables):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LEVIT_")}
     environment.update({"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", **variables})
     environment = {name: value for name, value in environment.items() if value is not None}
-    line = [sys.executable, str(ROOT / "workflow_scripts" / "fetch_checkpoint.py"), "--url", url, "--sha256", sha256]
+    line = [forks.python_without_torch(), str(ROOT / "workflow_scripts/fetch_checkpoint.py")]
+    line += ["--url", url, "--sha256", sha256]
     line += ["--checkpoint", str(target), "--attempts", str(attempts), "--delay", "0.01"]
     line += ["--patience", str(patience), "--downloads", str(target.parent.parent / "downloads")]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=60)

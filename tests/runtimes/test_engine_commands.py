@@ -22,8 +22,7 @@ COUNT = 30
 
 def call(script, *arguments, **environment):
     """Run a command line of ours; return (status, its output on stderr)."""
-    python = forks.interpreter("numpy", "onnx", "jsonschema", "PIL.Image")
-    command = [python, str(ROOT / "workflow_scripts" / script)] + [str(a) for a in arguments]
+    command = [forks.python_without_torch(), str(ROOT / "workflow_scripts" / script)] + [str(a) for a in arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", **environment})
     return done.returncode, done.stderr
 

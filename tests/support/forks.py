@@ -81,8 +81,8 @@ def python_with_torch():
     return interpreter(*WITH_TORCH)
 
 
-def python_with_images():
-    return interpreter("numpy", "PIL.Image")
+def python_without_torch():
+    return interpreter("jsonschema", "numpy", "onnx", "PIL.Image", "requests")
 
 
 @functools.cache
