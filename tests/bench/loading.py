@@ -78,31 +78,37 @@ def draws(images, args):
 
 
 def speed(batches, seconds, each):
-    """Return images a second of `each(batch)`, after the first pass that fills what is ahead."""
+    """Return images a second of `each(batch)` and this process's own milliseconds an image, once it is under way."""
     for batch in itertools.islice(batches, 4):
         last = each(batch)
-    count, start = 0, time.monotonic()
+    count, start, own = 0, time.monotonic(), time.process_time()
     while time.monotonic() - start < seconds:
         last = each(next(batches))
         count += len(batch[1])
     if last is not None and last.is_cuda:
         torch.cuda.synchronize()
-    return count / (time.monotonic() - start)
+    return count / (time.monotonic() - start), 1000 * (time.process_time() - own) / count
 
 
 def in_turns(cases, args):
     """Print each case's images a second, the median over rounds, and its ratio to the first one's; write the rounds."""
-    speeds = {name: [] for name in cases}
+    speeds, costs = ({name: [] for name in cases} for _ in "ab")
     for _ in range(args.rounds):
         for name, begin in cases.items():
             with contextlib.closing(begin()) as batches:
-                speeds[name].append(speed(batches, args.seconds, args.each))
+                found = speed(batches, args.seconds, args.each)
+            speeds[name].append(found[0])
+            costs[name].append(found[1])
     if args.json:
-        write_json(args.json, {"images_per_s": speeds, "arguments": {name: str(v) for name, v in vars(args).items()}})
+        write_json(
+            args.json,
+            {"images_per_s": speeds, "arguments": {name: str(v) for name, v in vars(args).items() if name != "each"}},
+        )
     base = statistics.median(next(iter(speeds.values())))
     for name, values in speeds.items():
         middle, ends = statistics.median(values), f"{min(values):.0f} to {max(values):.0f}"
-        print(f"  {name:<28} {middle:8.1f} images/s ({ends})  {middle / base:5.2f}x")
+        own = f"{statistics.median(costs[name]):6.2f} processor ms an image here"
+        print(f"  {name:<28} {middle:8.1f} images/s ({ends})  {middle / base:5.2f}x  {own}")
 
 
 def loaded(images, args, workers=None):
