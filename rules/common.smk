@@ -15,6 +15,7 @@ from snakefile import cluster
 from snakefile import command_lines
 from snakefile import device_site
 from snakefile import job_list
+from snakefile import nodes
 from snakefile import params as slices
 from snakefile import run_checks
 from snakefile import snakemake_log
@@ -39,9 +40,9 @@ NNCF = [name for name, row in tables.names("precision").items() if tables.is_nnc
 NNCF = "|".join(map(re.escape, NNCF)) or "(?!)"  # a wildcard constraint: precisions that NNCF quantizes
 SHARDED = [name for name, row in tables.names("dataset").items() if row["shards"] > 1]
 SHARDED = "|".join(map(re.escape, SHARDED)) or "(?!)"  # a wildcard constraint: datasets that several jobs decode
-# threads of jobs that run alone, which never make a job stale
 NAMES = {name: f"{{{name}}}" for name in ("model", "precision", "target")}  # by which Snakemake's report lists files
-EVERY_CORE = run_checks.one_line(cluster.cores)(tables) or workflow._cores or os.cpu_count()
+# threads of jobs that run alone, which never make a job stale
+EVERY_CORE = run_checks.one_line(nodes.cores)(tables) or workflow._cores or os.cpu_count()
 SLOTS = reach.slots(tables)  # one job at a time on each board over ssh
 BOARDS = {name: lambda w, units=units: units.get(w.target, 0) for name, (_, units) in SLOTS.items()}
 workflow.global_resources.update({name: total for name, (total, _) in SLOTS.items()})
@@ -94,7 +95,7 @@ def pytorch_engine(w):
 
 def device_cores(w):
     """Return a job's cores: all of its machine's, or none where the job runs on a board over ssh."""
-    return 0 if reach.board(tables, w.target) else cluster.cores(tables, w.target) or EVERY_CORE
+    return 0 if reach.board(tables, w.target) else nodes.cores(tables, w.target) or EVERY_CORE
 
 
 def dataset_code(script):

@@ -8,7 +8,7 @@ import yaml
 
 from configuration import checks
 from core.files import UserError
-from snakefile import cluster, needs
+from snakefile import needs, nodes
 from workflow import REPOSITORY, Workflow
 
 CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
@@ -34,30 +34,30 @@ def sinfo(tmp_path, monkeypatch):
     (tmp_path / "sinfo").write_text(SINFO)
     (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv(cluster.CORES, raising=False)
-    cluster._cores_of.cache_clear()
+    monkeypatch.delenv(nodes.CORES, raising=False)
+    nodes._cores_of.cache_clear()
     yield
-    cluster._cores_of.cache_clear()
+    nodes._cores_of.cache_clear()
 
 
 def test_cores_are_those_of_the_smallest_node(sinfo):
-    assert cluster.cores(tables({})) == 4
-    assert cluster.cores(tables({"gpus": 1, "gpu_partition": "gpu"})) == 4
-    assert cluster.cores(tables({"partition": "gpu"})) == 32
-    assert cluster.cores(tables({"cores": 6})) == 6
-    assert cluster.cores(tables({}, cpu={"slurm": {"partition": "gpu"}}), "cpu") == 32
-    assert cluster.cores(tables({}, cpu={"slurm": {"cores": 3}}), "cpu") == 3
+    assert nodes.cores(tables({})) == 4
+    assert nodes.cores(tables({"gpus": 1, "gpu_partition": "gpu"})) == 4
+    assert nodes.cores(tables({"partition": "gpu"})) == 32
+    assert nodes.cores(tables({"cores": 6})) == 6
+    assert nodes.cores(tables({}, cpu={"slurm": {"partition": "gpu"}}), "cpu") == 32
+    assert nodes.cores(tables({}, cpu={"slurm": {"cores": 3}}), "cpu") == 3
 
 
 def test_an_unknown_partition_is_named_with_those_that_there_are(sinfo):
     with pytest.raises(UserError, match="there is no partition big: one of gpu, main"):
-        cluster.cores(tables({"partition": "big"}))
+        nodes.cores(tables({"partition": "big"}))
 
 
 def test_without_sinfo_a_number_is_needed(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="give a number"):
-        cluster.cores(tables({"partition": "elsewhere"}))
+        nodes.cores(tables({"partition": "elsewhere"}))
 
 
 def test_a_larger_model_or_dataset_gets_more_time():

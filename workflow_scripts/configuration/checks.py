@@ -41,6 +41,9 @@ def checked(config: dict, schema: dict) -> Tables:
     config = Checker(schema).check(config)
     tables = Tables({key: _expanded(value) if key in LOCAL else value for key, value in config.items()})
     _check_store(tables.store)
+    if not tables.cluster:
+        for row in tables.names("target").values():
+            row.pop("slurm", None)  # says where a target is among a cluster's nodes
     tables.row("dataset", tables.active)
     for kind in ("model", "precision", "target"):
         tables.listed(kind)

@@ -30,7 +30,7 @@ class Tables:
         self.config = config
         self.active = config["dataset"]
         self.on_device = config["site"] == "device"
-        self.cluster: dict | None = config.get("cluster")
+        self.cluster: dict = config.get("cluster") or {}  # nothing: this machine alone
 
     @property
     def store(self) -> dict | None:

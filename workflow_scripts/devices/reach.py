@@ -29,7 +29,7 @@ FACTS = ("runtime", "device", "version", "architecture", "compute_capability", "
 
 def ask(row: dict, question: str, *more: object) -> Any:
     """Return what devices/probe.py's function `question` answers of a target's row, in the interpreter of its jobs."""
-    if row.get("ssh"):
+    if row.get("ssh") or row.get("slurm"):
         return None
     if not row.get("python"):
         return getattr(probe, question)(row, *more)
@@ -81,7 +81,8 @@ def identity(tables: Tables, target: str) -> dict:
 
 def _recorded(target, row):
     """Return the identity that a board reported when a run last started, or that of its target's file, or None."""
-    for path in ([f"{IDENTITIES}/{target}.json"] if row.get("ssh") else []) + [f"results/targets/{target}.json"]:
+    reported = [f"{IDENTITIES}/{target}.json"] if row.get("ssh") or row.get("slurm") else []
+    for path in [*reported, f"results/targets/{target}.json"]:
         if os.path.exists(path):
             return {key: value for key, value in read_json(path).items() if key not in probe.OF_THE_LIBRARY}
     return None

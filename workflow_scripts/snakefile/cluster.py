@@ -6,21 +6,15 @@ downloads or goes to a board by ssh runs where Snakemake does.
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-import subprocess
 import sys
 from typing import Any
 
 from configuration.tables import Tables
-from core.files import UserError
-from devices import probe, reach
-from snakefile import needs
+from devices import reach
+from snakefile import needs, nodes
 from snakefile.rule_facts import device_purpose, is_host_built
-from snakefile.run_checks import stop
+from snakefile.run_checks import one_line, stop
 
-CORES = "LEVIT_NODE_CORES"  # in the environment, for jobs: {partition: cores of a node}
 SLOTS = "node_cores"  # a resource that each submission has of its own: its jobs at one time take no more cores
 ALONE = "--exclusive"
 LOCAL = {"download", "download_start", "import_checkpoint", "pick_samples", "resolve"}  # need the network, or seconds
@@ -36,50 +30,7 @@ GROUP_OF = {rule: group for group, rules in GROUPS.items() for rule in rules.spl
 ON_BOARDS = "{}_over_ssh"  # name of the local rule of a device's jobs that go to a board
 
 
-def cores(tables: Tables, target: str | None = None) -> int | None:
-    """Return the cores of a node, or of a node of a target; None without a cluster."""
-    if not tables.cluster:
-        return None
-    row = tables.row("target", target) if target else {}
-    given = row.get("slurm", {}).get("cores") or tables.cluster["cores"]
-    if given:
-        return given
-    if target:
-        return _cores_of(_target_partition(row, tables))
-    used = {tables.cluster.get("partition", ""), *([_gpu_partition(tables)] if needs.gpus(tables) else [])}
-    return min(map(_cores_of, used))
-
-
-def _gpu_partition(tables):
-    return tables.cluster.get("gpu_partition") or tables.cluster.get("partition", "")
-
-
-@functools.lru_cache(maxsize=None)
-def _cores_of(partition):
-    """Return the cores of the smallest node of a partition, or of the default one, as SLURM says it."""
-    known = json.loads(os.environ.get(CORES) or "{}")
-    if partition not in known:
-        known[partition] = min(_asked(partition))
-        os.environ[CORES] = json.dumps(known)  # jobs of this run take the same number
-    return known[partition]
-
-
-def _asked(partition):
-    command = ["sinfo", "--noheader", "--Node", "--format=%P %c"]
-    try:
-        answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
-    except (OSError, subprocess.SubprocessError):
-        raise UserError(
-            "cluster.cores is 0, which asks SLURM's sinfo, and that does not answer here: give a number"
-        ) from None
-    rows = [line.split() for line in answer.splitlines()]
-    wanted = [int(number) for name, number in rows if (name.rstrip("*") == partition if partition else "*" in name)]
-    if not wanted:
-        names = ", ".join(sorted({name.rstrip("*") for name, _ in rows}))
-        raise UserError(f"cluster: there is no partition {partition or 'by default'}: one of {names}")
-    return wanted
-
-
+@one_line
 def attach(workflow: Any, tables: Tables) -> None:
     """On a cluster, say of each rule what its jobs need, where they run, with which others, and whether alone."""
     if not tables.cluster:
@@ -100,7 +51,7 @@ def attach(workflow: Any, tables: Tables) -> None:
 
 def _of_nodes(workflow, tables):
     """Take cores as those of a node: profiles/default gives Snakemake those of this machine."""
-    several = [cores(tables, name) or 1 for name in (None, *tables.names("target"))]
+    several = [nodes.cores(tables, name) or 1 for name in (None, *tables.names("target"))]
     workflow.global_resources.update({SLOTS: max(several)})
     workflow.resource_scopes.update({SLOTS: "local"})
     if workflow.nodes and "--mode" not in sys.argv:  # not in a job
@@ -134,9 +85,9 @@ def _place(rule, tables):
     if device_purpose(rule):
         return _target_place(rule, tables)
     names = GROUPS.get(GROUP_OF.get(rule.name, ""), rule.name).split()
-    helped = needs.gpus(tables) and any(needs.NEEDS.get(name, needs.SMALL).gpu for name in names)
-    partition = _gpu_partition(tables) if helped else tables.cluster.get("partition")
-    return {**({"slurm_partition": partition} if partition else {}), **({"gpu": needs.gpus(tables)} if helped else {})}
+    helped = nodes.gpus(tables) and any(needs.NEEDS.get(name, needs.SMALL).gpu for name in names)
+    partition = nodes.gpu_partition(tables) if helped else tables.cluster.get("partition")
+    return {**({"slurm_partition": partition} if partition else {}), **({"gpu": nodes.gpus(tables)} if helped else {})}
 
 
 def _target_place(rule, tables):
@@ -146,20 +97,8 @@ def _target_place(rule, tables):
         return lambda wildcards: function(tables.row("target", wildcards.target))
 
     place = {
-        "slurm_partition": of(lambda row: _target_partition(row, tables) or None),
+        "slurm_partition": of(lambda row: nodes.partition(row, tables) or None),
         "constraint": of(lambda row: row.get("slurm", {}).get("constraint")),
-        "gpu": of(_target_gpus),
+        "gpu": of(nodes.target_gpus),
     }
     return {**place, **({"slurm_extra": ALONE} if rule.name in GROUP_OF else {})}
-
-
-def _target_partition(row, tables):
-    """Return the partition of a target's nodes, "" for the default one."""
-    own = row.get("slurm", {}).get("partition")
-    return own or (_gpu_partition(tables) if _target_gpus(row) else tables.cluster.get("partition", ""))
-
-
-def _target_gpus(row):
-    """Return how many GPUs a target's jobs get."""
-    kind = row.get("device") or probe.RUNTIMES[row["runtime"]].device
-    return row.get("slurm", {}).get("gpus", 1 if kind == "cuda" else 0)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from configuration.tables import SCORED, Tables
+from snakefile import nodes
 
 COST = {"levit_128s": 1.0, "levit_128": 1.3, "levit_192": 2.1, "levit_256": 3.6, "levit_384": 7.7}  # FLOPs over 128S's
 UNKNOWN = 8.0  # the same of any other network
@@ -134,7 +135,7 @@ def of(rule: str, tables: Tables) -> dict[str, Callable]:
     def scaled(start, each, minutes=False):
         def scaled_to_row(wildcards, attempt):
             thousands = need.images(tables, wildcards) / 1000 if each else 0
-            speed = GPU_SPEED if minutes and need.gpu and gpus(tables) else 1
+            speed = GPU_SPEED if minutes and need.gpu and nodes.gpus(tables) else 1
             return int((start + each * thousands / speed) * attempt)
 
         return scaled_to_row if each else lambda wildcards, attempt: int(start * attempt)
@@ -144,8 +145,3 @@ def of(rule: str, tables: Tables) -> dict[str, Callable]:
         "runtime": scaled(need.minutes, need.minutes_each, minutes=True),
         "disk_mb": scaled(need.disk_mb, need.disk_mb_each),
     }
-
-
-def gpus(tables: Tables) -> int:
-    """Return how many GPUs a job gets that a GPU makes faster; 0 without a cluster, or where it has none."""
-    return (tables.cluster or {}).get("gpus", 0)

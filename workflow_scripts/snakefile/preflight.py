@@ -8,6 +8,7 @@ import sys
 from configuration.tables import Tables
 from core.files import UserError, read_json, write_json
 from devices import reach
+from snakefile import nodes, restart
 
 STARTED_OVER = "LEVIT_STARTED_OVER"
 
@@ -24,6 +25,8 @@ def check(purposes: dict[str, list[str]], tables: Tables) -> None:
     if problems:
         raise UserError("\nerror: ".join(problems))
     changed = [target for target, said in answers.items() if _record(target, _common(target, said))]
+    unknown = [t for t in purposes if tables.row("target", t).get("slurm") and _recorded(t) is None]
+    changed += [target for target in unknown if _record(target, nodes.identity(tables, target))]
     if changed:
         _start_over(changed)
 
@@ -92,7 +95,5 @@ def _start_over(targets):
     """Start Snakemake again with the same command line, which plans with the recorded identities."""
     if os.environ.get(STARTED_OVER):
         raise UserError(f"{', '.join(targets)}: another identity each time it is asked: is it one board?")
-    print(f"{', '.join(targets)}: recorded what the board is; planning with that", file=sys.stderr, flush=True)
-    with open("/proc/self/cmdline", "rb") as stream:
-        words = [os.fsdecode(word) for word in stream.read().split(b"\0")[:-1]]
-    os.execve(sys.executable, words, {**os.environ, STARTED_OVER: "1"})
+    print(f"{', '.join(targets)}: recorded what it is; planning with that", file=sys.stderr, flush=True)
+    restart.again({STARTED_OVER: "1"})

@@ -17,7 +17,7 @@ from configuration.tables import Tables
 from core.files import UserError, read_json
 from devices import power_modes
 from devices.reach import JOBS_LOCK
-from snakefile import leftovers, preflight, rule_facts, uploads
+from snakefile import leftovers, orphans, preflight, rule_facts, uploads
 from snakefile.job_lines import JobLines
 
 FILE_OPTIONS = ("--report", "--archive", "--stats", "--export-cwl")  # options whose value may lie under results/
@@ -115,7 +115,7 @@ def _check_needs(rule, names, rules, tables):
 @one_line
 def start(dag: Any, tables: Tables) -> None:
     """Take the lock of this folder and tidy it, then check the targets that have pending jobs; raise UserError."""
-    lock()
+    lock(on_cluster=bool(tables.cluster))
     leftovers.remove({str(path) for job in dag.needrun_jobs() for path in job.output}, tables)
     _pending_results.extend(
         str(path) for job in dag.needrun_jobs() if rule_facts.is_result(job.rule) for path in job.output
@@ -148,12 +148,14 @@ def _check_power_mode(target, row):
         raise UserError(f"nothing can be timed for the target {target}: {reason}")
 
 
-def lock() -> None:
+def lock(on_cluster: bool = False) -> None:
     """Take the exclusive lock of this folder's runs; the kernel releases it when this process dies.
 
     Each job holds a shared lock (core/command.py): a starting run refuses while jobs of a killed run are at work.
     """
     _locks.append(_exclusive(RUN_LOCK, "another snakemake is at work in this folder"))
+    if on_cluster:
+        orphans.adopt()
     _exclusive(JOBS_LOCK, "a job of an earlier, killed run is still at work in this folder").close()
 
 
