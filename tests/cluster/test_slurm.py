@@ -23,7 +23,7 @@ pytestmark = [
 RESULT = "results/LeViT-tiny.fp32.cpu.json"
 CHECKPOINT = "results/digits/checkpoints/LeViT-tiny.pth"
 PYTHON = """#!/bin/sh
-case "$1" in *train.py) while [ -e {folder}/hold ]; do sleep 0.2; done;; esac
+case "$1" in -c) exec {python} "$@";; *train.py) while [ -e {folder}/hold ]; do sleep 0.2; done;; esac
 exec {python} {fake} "$@"
 """
 
@@ -46,20 +46,23 @@ class Run:
         python.chmod(0o755)
         path = f"{cluster.bin}:{os.environ['PATH']}"
         plugin = str(slurm.UNPACKED / "python")
-        scripts = str(workflow.path("workflow_scripts"))
-        self.variables = {"PATH": path, "PYTHONPATH": f"{plugin}:{scripts}", "LEVIT_PYTHON": str(python)}
+        self.variables = {"PATH": path, "PYTHONPATH": plugin, "LEVIT_PYTHON": str(python)}
 
     def start(self, *targets):
         """Start Snakemake with profiles/slurm."""
         command = [SNAKEMAKE, "--profile", "profiles/slurm", *targets]
         environment = self.workflow.environment(**self.variables)
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.head = subprocess.Popen(command, cwd=self.workflow.folder, env=environment, **options)
+        options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        with self.workflow.path("printed").open("w") as printed:
+            self.head = subprocess.Popen(command, cwd=self.workflow.folder, env=environment, stdout=printed, **options)
 
     def end(self, seconds=300):
         """Wait for Snakemake; return its status and what it printed."""
-        output, _ = self.head.communicate(timeout=seconds)
-        return self.head.returncode, output
+        return self.head.wait(timeout=seconds), self.printed()
+
+    def printed(self):
+        """Return what Snakemake has printed."""
+        return self.workflow.path("printed").read_text()
 
     def jobs(self, form="%k", state="all"):
         """Return squeue's lines on this folder's jobs."""
@@ -171,11 +174,10 @@ def test_a_run_waits_for_the_jobs_of_one_that_was_killed(run, indexed, cluster):
     run.head.kill()
     run.head.wait()
     run.start(CHECKPOINT)
-    time.sleep(8)
-    assert run.head.poll() is None and run.training()
+    slurm.wait(lambda: "1 submissions of a run that was killed are at work" in run.printed(), 90)
+    assert run.training()
     run.hold.unlink()
-    output = completes(run, indexed)
-    assert "1 submissions of a run that was killed are at work" in output
+    completes(run, indexed)
     assert run.trained() == 1 and len(run.jobs()) == 1
 
 
@@ -189,7 +191,7 @@ def test_ctrl_c_cancels_the_jobs(run, indexed, cluster):
     completes(run, indexed)
 
 
-def test_a_result_is_five_submissions_and_is_what_this_machine_makes(indexed, cluster, tmp_path):
+def test_a_result_is_five_submissions_at_most_and_is_what_this_machine_makes(indexed, cluster, tmp_path):
     here, there = indexed[0].copy(tmp_path / "here"), Run(indexed[0].copy(tmp_path / "there"), cluster)
     there.start(RESULT)
     status, output = there.end()
@@ -200,7 +202,22 @@ def test_a_result_is_five_submissions_and_is_what_this_machine_makes(indexed, cl
     ]
     assert made and all(here.path(name).read_bytes() == there.workflow.path(name).read_bytes() for name in made)
     jobs = dict(line.split("|") for line in there.jobs("%k|%h"))
-    groups = sorted(re.match(r"rule_(\w+)", comment).group(1) for comment in jobs)
+    groups = sorted(re.match(r"rule_([a-z]+)", comment).group(1) for comment in jobs)
     assert groups == ["engines", "fingerprint", "images", "weights"], jobs
     assert [shared for comment, shared in jobs.items() if "engines" in comment] == ["NO"]
     assert there.workflow.plan(RESULT) == []
+
+
+def test_a_target_with_nodes_of_its_own_is_asked_what_it_is_and_runs_there(indexed, cluster, tmp_path):
+    run = Run(indexed[0].copy(tmp_path / "work"), cluster)
+    run.workflow.edit("config.yaml", "    runtime: openvino", "    slurm: {constraint: n2}\n    runtime: openvino")
+    run.start("results/targets/cpu.json")
+    status, output = run.end()
+    assert status == 0 and "cpu: recorded what it is" in output, output
+    assert run.jobs("%N") == ["n2", "n2"] and run.workflow.path(".cache/boards/cpu.json").exists()
+    run.workflow.edit("config.yaml", "{constraint: n2}", "{constraint: n3}")
+    run.workflow.path(".cache/boards/cpu.json").unlink()
+    run.workflow.path("results/targets/cpu.json").unlink()
+    run.start("results/targets/cpu.json")
+    status, output = run.end()
+    assert status and "no node answers for the target cpu" in output.splitlines()[-1], output

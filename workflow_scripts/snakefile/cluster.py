@@ -6,6 +6,7 @@ downloads or goes to a board by ssh runs where Snakemake does.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -17,6 +18,7 @@ from snakefile.run_checks import one_line, stop
 
 SLOTS = "node_cores"  # a resource that each submission has of its own: its jobs at one time take no more cores
 ALONE = "--exclusive"
+PLUGIN = "snakemake_executor_plugin_slurm"
 LOCAL = {"download", "download_start", "import_checkpoint", "pick_samples", "resolve"}  # need the network, or seconds
 GROUPS = {
     "images.{dataset}.{model}": "decode_split",
@@ -56,6 +58,18 @@ def _of_nodes(workflow, tables):
     workflow.resource_scopes.update({SLOTS: "local"})
     if workflow.nodes and "--mode" not in sys.argv:  # not in a job
         workflow.resource_settings.cores = workflow.global_resources["_cores"] = None
+        _keep_asking(sys.modules.get(PLUGIN))
+
+
+def _keep_asking(plugin):
+    """Let the plugin remember MinJobAge, without which it asks sacct.
+
+    Where the controller is away it would not know it, and without accounting sacct never answers: version 2.8.0 then
+    forgets its jobs, and waits for ever.
+    """
+    if plugin:
+        plugin.get_min_job_age = functools.lru_cache(maxsize=None)(plugin.get_min_job_age)
+        plugin.get_min_job_age()
 
 
 def _say(rule, resources):
