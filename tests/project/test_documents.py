@@ -15,6 +15,7 @@ PAGES = [*GUIDES, *sorted((REPOSITORY / "docs").glob("*.md"))]
 INLINE = re.compile(r"`([^`\n]*)`")
 PROMPT = re.compile(r"^(?:here|there|[$])\s+")  # before a command in a block
 KINDS = {"snakemake": r"^snakemake(?: |$)", "make": r"^make [a-z]", "script": r"^python3? (?:workflow_scripts|tests)/"}
+ON_A_CLUSTER = "--profile profiles/slurm"  # its plugin is in an environment of its own: tests/cluster
 ONLY_ON_9, ONLY_ON_7 = "--cores all", "--cores"  # README.md: 7.32 takes a bare --cores
 FONTS = ".cache/fonts/usr/share/fonts"  # what `make fonts` fills; a dry run of glyphs asks only whether it is there
 MADE = {"tests/gpu/graphs"}  # written by a command of the page itself
@@ -89,7 +90,7 @@ def test_commands_of_snakemake(workflow):
         targets = command.split()[1:]
         if targets and all(target.startswith("results/") and "$" not in target for target in targets):
             plain += targets
-        elif command in ("snakemake", "snakemake --touch"):
+        elif command in ("snakemake", "snakemake --touch") or ON_A_CLUSTER in command:
             continue
         elif {ONLY_ON_9: SNAKEMAKE, f"snakemake {ONLY_ON_7}": SNAKEMAKE7}.get(
             ONLY_ON_9 if ONLY_ON_9 in command else command, workflow.snakemake
