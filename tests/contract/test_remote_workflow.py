@@ -111,7 +111,7 @@ def test_the_result_is_measured_on_the_board(built, board):
     jsonschema.validate(result, SCHEMA)
     assert result["accuracy"]["num_images"] == 360 and result["benchmark"][0]["throughput_qps"] > 0
     assert result["target_identity"]["runtime"] == "openvino"
-    assert "board: recorded what the board is; planning with that" in output
+    assert "board: recorded what it is; planning with that" in output
     assert output.count("layers") and len(sent(output)) == 4, "the board's log is shown"
     logs = list(workflow.path("results/logs/digits").glob("*.fp32.board.log"))
     assert len(logs) == 3 and all(path.read_text() for path in logs)
@@ -183,7 +183,7 @@ def test_a_board_that_has_changed(workflow, board):
     recorded = workflow.path(".cache/boards/board.json")
     recorded.write_text(recorded.read_text().replace('"version": "', '"version": "0.'))
     status, output = without_benchmark(workflow).run("--", RESULT)
-    assert status == 0 and "board: recorded what the board is" in output, output
+    assert status == 0 and "board: recorded what it is" in output, output
     assert jobs_of(output.split("planning with that")[1]) == ["assemble_result fp32.board", "benchmark fp32.board"]
     assert workflow.plan(RESULT) == []
 

@@ -24,8 +24,9 @@ REQUESTS += [f"results/digits/typed/LeViT-tiny.fp16.{end}" for end in ("onnx", "
 REQUESTS += ["results/digits/calibration/LeViT-tiny.int8_qat.gpu.cache", "results/digits/accuracy/LeViT-tiny.onnx.json"]
 REQUESTS += ["results/digits/pytorch/LeViT-tiny.fp32.cpu.json"]
 REQUESTS += ["results/imagenet/checkpoints/LeViT-128S.pth", "results/mine/checkpoints/LeViT-tiny.pth"]
+REQUESTS += ["results/mine/data/LeViT-tiny.val.u8"]
 REQUESTS += ["results/digits/quantized/LeViT-tiny.nncf.cpu.onnx", "results/digits/pixels/LeViT-tiny.fp32.ort.onnx"]
-MINE = ("datasets={mine: {path: mine, classes: 10, weights: mine.pth}}",)
+MINE = ("datasets={mine: {path: mine, classes: 10, weights: mine.pth, shards: 2}}",)
 MINE += ("targets={cpu: {pytorch: fp32.torch}, ort: {input: uint8}}",)
 MINE += ("precisions={nncf: {compute: int8, budget: 2.0, calibration: {backend: nncf}}}",)
 PYTHON = re.compile(r'"\$LEVIT_PYTHON(?:_\w+)?" (workflow_scripts/.*)')

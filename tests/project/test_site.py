@@ -137,9 +137,13 @@ def test_rows_of_a_page_are_valid(page):
     schema = yaml.safe_load((REPOSITORY / "rules/schemas/config.schema.yaml").read_text(encoding="utf-8"))
     for block in blocks:
         config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
-        for key, value in yaml.safe_load(block).items():
-            config[key] = {**config[key], **value} if isinstance(value, dict) else value
-        checks.checked(config, schema)
+        checks.checked(with_rows(config, yaml.safe_load(block)), schema)
+
+
+def with_rows(config, rows):
+    """Return a configuration with the keys of a page's block, whose rows may have a part of their keys alone."""
+    both = {key for key, value in rows.items() if isinstance(value, dict) and isinstance(config.get(key), dict)}
+    return {**config, **rows, **{key: with_rows(config[key], rows[key]) for key in both}}
 
 
 def test_the_tutorials_requests_are_planned(tmp_path):
