@@ -1,5 +1,6 @@
 """Training in several processes is that of one: batches, BatchNorm, going on after a kill; other number formats."""
 
+import logging
 import re
 import subprocess
 import textwrap
@@ -10,7 +11,7 @@ from test_train import ROW, command_of, stripes, top1, train  # noqa: F401 (stri
 
 from conftest import ROOT
 from core import provenance
-from model import checkpoint, zoo
+from model import checkpoint, parallel, zoo
 from model.training import Optimizer
 
 FORKED = str(ROOT / "tests/support/forked_processes.py")
@@ -94,6 +95,13 @@ def test_a_killed_process_ends_all_in_a_line_and_another_number_goes_on(alone, s
     assert apart(alone, run(stripes, target, 1, **EPOCHS)) < 0.02 and not state.exists()
     context = provenance.read(target)["context"]
     assert context["processes"] == 1 and context["processes_before"] == [2]
+
+
+@pytest.mark.parametrize(("text", "shown"), [("RuntimeError: Broken pipe", False), ("RuntimeError: shapes", True)])
+def test_what_a_killed_process_does_to_another_is_told_by_the_error_alone(text, shown):
+    error = torch.multiprocessing.ProcessRaisedException(f"Traceback\n{text}", 0, 1, 1)
+    record = logging.LogRecord("launcher", logging.ERROR, "api.py", 1, "failed", (), (type(error), error, None))
+    assert parallel._unexpected(record) == shown
 
 
 @pytest.mark.parametrize("compute", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
