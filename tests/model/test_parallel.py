@@ -99,7 +99,7 @@ def test_a_killed_process_ends_all_in_a_line_and_another_number_goes_on(alone, s
 
 @pytest.mark.parametrize(("text", "shown"), [("RuntimeError: Broken pipe", False), ("RuntimeError: shapes", True)])
 def test_what_a_killed_process_does_to_another_is_told_by_the_error_alone(text, shown):
-    error = torch.multiprocessing.ProcessRaisedException(f"Traceback\n{text}", 0, 1, 1)
+    error = torch.multiprocessing.ProcessRaisedException(f"Traceback\n{text}", 0, 1)
     record = logging.LogRecord("launcher", logging.ERROR, "api.py", 1, "failed", (), (type(error), error, None))
     assert parallel._unexpected(record) == shown
 
