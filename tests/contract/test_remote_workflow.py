@@ -282,7 +282,7 @@ def test_boards_in_parallel_and_jobs_of_one_in_turn(workflow, board):
 
 
 def test_results_of_several_boards_under_one_target(built, tmp_path):
-    """One core runs a job on each board; an engine is built on one and timed on the other; one that is down is told."""
+    """One core runs jobs on both boards, an engine is timed on one of them, and one that is down is named."""
     if not boards.isolated():
         pytest.skip("boards have machine ids of their own in namespaces alone")
     built[0].copy(tmp_path / "copy")

@@ -29,11 +29,7 @@ def server():
 def variables(server, monkeypatch):
     """The environment of runs; the bucket is there, and this process sees it too."""
     found = s3_server.variables(server.get_host_and_port())
-    for name, value in found.items():
-        monkeypatch.setenv(name, value)
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="runs")
+    s3_server.client(found, monkeypatch).create_bucket(Bucket="runs")
     return {**found, "PYTHONPATH": str(s3_server.PACKAGES)}
 
 

@@ -34,11 +34,7 @@ def server():
 @pytest.fixture
 def s3(server, monkeypatch):
     """A client of an empty bucket, `team`, with the environment of jobs set to it."""
-    for name, value in s3_server.variables(server.get_host_and_port()).items():
-        monkeypatch.setenv(name, value)
-    import boto3
-
-    client = boto3.client("s3")
+    client = s3_server.client(s3_server.variables(server.get_host_and_port()), monkeypatch)
     client.create_bucket(Bucket="team")
     yield client
     for found in client.list_objects_v2(Bucket="team").get("Contents", ()):

@@ -74,7 +74,7 @@ class Visit:
         return json.loads(files["accuracy"].read_text())["top1"]
 
     def killed(self, processes):
-        """Kill one of the processes after an epoch, go on in one; return what was said and what was recorded."""
+        """Kill one of the processes after an epoch, go on in one; return what it prints and what it records."""
         command, made = self.train("killed", processes)
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while not Path(f"{made}.resume").exists() and child.poll() is None:

@@ -34,3 +34,19 @@ def variables(address):
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
+
+
+def client(variables, monkeypatch):
+    """Return a client of the server, which this process's environment names from now on."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    import boto3
+
+    return boto3.client("s3")
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = start()
+    yield server
+    server.stop()

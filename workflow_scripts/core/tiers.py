@@ -2,7 +2,7 @@
 
 A job reads the local tier first, keeps there what it fetched from the shared store or made, and notes what is to be
 uploaded (`.pending/KEY`). The run uploads it beside its jobs (store.py upload); what is left waits for the next run.
-Where the shared store cannot be reached, jobs go on without it: the first says so, and it is tried again after a while.
+Where the shared store cannot be reached, jobs go on without it. The first warns; later ones try again after a while.
 """
 
 from __future__ import annotations

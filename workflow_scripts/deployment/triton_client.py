@@ -32,7 +32,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class Problem(Exception):
-    """What the user is told in one line."""
+    """An error that the client prints in one line."""
 
 
 class Server:
