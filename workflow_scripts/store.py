@@ -31,7 +31,7 @@ from core.store import NEW, Damaged, Entries, Store, Unreachable
 from core.tiers import Tiers
 
 CONFIG, SCHEMA = Path("config.yaml"), sources.ROOT.parent / "rules/schemas/config.schema.yaml"
-OLD = "brought-*"  # what version 0.2 named STAGED
+OLD = "brought-*"  # the name of STAGED files in version 0.2
 LEFT = (f"{NEW}*", f"{STAGED}*", OLD, f"*{partial_of('')}", f"*{ROWS}", f"*{DONE}")  # left by killed jobs
 BELOW = (".cache", "results")  # folders besides the store that may hold leftovers
 IDLE_S = 3600.0  # seconds without a write after which a file is a leftover

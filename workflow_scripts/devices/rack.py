@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import fcntl
 import itertools
 import os
 import time
@@ -21,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from core.files import UserError, canonical, digest_of, read_json, write_json
+from devices.board_agent import try_lock
 from devices.reach import IDENTITIES
 from devices.ssh import Board, ConnectionLost
 
@@ -149,7 +149,7 @@ class Rack:
         """Return the (board, lock) for a job, or None where none is free now."""
         ranked = self._ranked()
         due = [board for board in ranked if time.monotonic() >= self.busy_until[board]]
-        locks = {board: lock for board in due for lock in [_lock(board)] if lock}
+        locks = {board: lock for board in due for lock in [try_lock(f"{board.control_path()}.lock")] if lock}
         try:
             chosen = self._preferred(self._ask(list(locks), ask), ranked)
             return (chosen, locks.pop(chosen)) if chosen else None
@@ -205,14 +205,3 @@ def _answer(board, ask):
         except UserError:
             return None
     return None
-
-
-def _lock(board):
-    """Return the open file of a lock on a board that no process of this user here holds, else None."""
-    stream = open(f"{board.control_path()}.lock", "a")  # noqa: SIM115 (held while it is open)
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        return None
-    return stream
