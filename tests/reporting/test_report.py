@@ -152,13 +152,14 @@ def test_labels_of_a_chart_do_not_meet(width):
     assert all(box[0] >= -1 and box[2] <= width + 1 for box in boxes)
 
 
-def test_labels_of_few_points_are_above_them_and_others_have_none():
+def test_labels_of_few_points_are_above_them_and_the_fronts_go_first():
     rows = crowd((100, 99.0), (400, 98.0))
     assert [row["dy"] for row in labels.placed(rows, 760)] == [-labels.NEAR] * 2
     (alone,) = labels.placed(crowd((100, 99.0)), 240)
     assert alone["dy"] == -labels.NEAR
-    behind = labels.placed([{**rows[0], "front": False}, rows[1]], 760)
-    assert behind[0]["dx"] is None and behind[1]["dy"] == -labels.NEAR
+    near = crowd((100, 99.0), (101, 99.0), (400, 98.0))
+    front, _, behind = labels.placed([{**near[0], "front": False}, *near[1:]], 760)
+    assert front["front"] and front["dy"] == -labels.NEAR and not behind["front"] and behind["dy"] != -labels.NEAR
 
 
 def test_summary_has_the_ratio_to_trtexec_where_that_was_measured():

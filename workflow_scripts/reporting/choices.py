@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reporting import comparison, tables
-from reporting.tables import BAD, GREY, Cell, Row, number, percent, text
+from reporting.tables import BAD, GREY, Cell, Row, number, percent, text, throughput
 
 COLUMNS = (
     "candidate",
@@ -42,7 +42,7 @@ def _row(result, one):
     cells = [
         text(one["precision"]),
         text(one["batch"]),
-        number(one["images_per_second"], small="timed apart" if one["taken"] == "apart" else ""),
+        throughput(one["images_per_second"], "timed apart" if one["taken"] == "apart" else ""),
         number(latency.get("median"), "{:.3f}"),
         number(latency.get("p99"), "{:.3f}", BAD if one["within_limit"] is False else ""),
         over,

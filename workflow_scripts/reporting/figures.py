@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from measure import proportion
-from reporting import charts, comparison, labels, over_pytorch
+from reporting import charts, comparison, labels, over_pytorch, tables
 from reporting.engines import BEST, choices_of, shown_at
 
-SPREAD = "Latency of a query: line from least to most, bar from median to 95th percentile, short mark at the 99th"
+SPREAD = "The line spans all queries, the bar median to 95th percentile; the short mark is the 99th"
 
 
 class Look:
@@ -17,16 +17,18 @@ class Look:
     def __init__(self, results: list[dict]):
         self.precisions = comparison.ordered(result["precision"] for result in results if not result["chosen"])
         self.targets = sorted({result["target"] for result in results})
+        self.unsteady = any(not entry["stable"] for result in results for entry in result["benchmark"])
 
     def of(self, result: dict, steady: bool = True) -> dict[str, str]:
         """Return {color, shape} of a result that has an engine of its own."""
         color = charts.color(self.precisions, result["precision"]) if steady else charts.GREY
         return {"color": color, "shape": charts.shape(self.targets, result["target"])}
 
-    def legend(self) -> dict[str, list[tuple[str, str]]]:
-        """Return (name, colour) of each precision, and (name, shape) of each target."""
+    def legend(self) -> dict[str, Any]:
+        """Return (name, colour) of each precision, (name, shape) of each target, and whether any timing is grey."""
         colors = [(name, charts.color(self.precisions, name)) for name in self.precisions]
-        return {"colors": colors, "shapes": [(name, charts.shape(self.targets, name)) for name in self.targets]}
+        shapes = [(name, charts.shape(self.targets, name)) for name in self.targets]
+        return {"colors": colors, "shapes": shapes, "unsteady": self.unsteady}
 
 
 def of(results: list[dict], look: Look) -> dict[str, list[dict[str, Any]]]:
@@ -42,15 +44,15 @@ def _shown(results, choice):
     return [(r, entry) for r, entry in pairs if choice in shown_at(r, entry["batch"]).split()]
 
 
-def _name(result, several):
-    """Return an engine's name in charts, without the model where all are of one."""
-    short = f"{result['precision']}.{result['target']}"
-    return f"{result['model']} {short}" if several else short
-
-
 def _names(results):
-    several = len({result["model"] for result in results}) > 1
-    return lambda result: _name(result, several)
+    """Return a function result -> its engine's name in charts, without the model or target that all have."""
+    models, targets = ({result[key] for result in results} for key in ("model", "target"))
+
+    def name(result):
+        model = f"{result['model']} " if len(models) > 1 else ""
+        return model + result["precision"] + (f".{result['target']}" if len(targets) > 1 else "")
+
+    return name
 
 
 def _pareto(results, choice, look):
@@ -61,7 +63,7 @@ def _pareto(results, choice, look):
         figures = {"speed": entry["images_per_second"], "top1": accuracy["top1"], "low": low, "high": high}
         label = (
             f"{name(result)}: {accuracy['top1']:.2f} % ({low:.1f} to {high:.1f}), "
-            f"{entry['images_per_second']:.1f} images/s at batch {entry['batch']}"
+            f"{tables.speed(entry['images_per_second'])} images/s at batch {entry['batch']}"
         )
         rows.append({**figures, **look.of(result, entry["stable"]), "name": name(result), "label": label})
     _mark_front(rows)
@@ -114,7 +116,7 @@ def _latency(results, choice, look):
         label = f"{name(result)} at batch {entry['batch']}: {said} ms"
         rows.append({**latency, **look.of(result, entry["stable"]), "name": name(result), "label": label})
     rows.sort(key=lambda row: row["median"])
-    return charts.draw("latency", rows, f"{SPREAD}, {_batch(choice)}", choice)
+    return charts.draw("latency", rows, f"Latency of a query, {_batch(choice)}. {SPREAD}", choice)
 
 
 def _energy(results, choice, look):

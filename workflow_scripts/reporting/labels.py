@@ -11,15 +11,15 @@ NEAR, FAR = 15, 29  # pixels from a point to the middle of its label
 
 
 def placed(rows: list[dict], width: int) -> list[dict]:
-    """Return rows of charts/pareto.json for a plot's width, those of the front with `dx` and `dy` of their labels.
+    """Return rows of charts/pareto.json for a plot's width, with `dx` and `dy` of their labels: the front's go first.
 
     A label without room is left out: its point is named in the table, and to a screen reader.
     """
     points = list(zip(_pixels(rows, width), rows))
     taken = [_box(x, y, 2 * POINT, 2 * POINT) for (x, y), _ in points]
     found = []
-    for (x, y), row in points:
-        place = _place(x, y, LETTER * len(row["name"]), width, taken) if row["front"] else None
+    for (x, y), row in sorted(points, key=lambda one: not one[1]["front"]):
+        place = _place(x, y, LETTER * len(row["name"]), width, taken)
         found.append({**row, "dx": place and place[0], "dy": place and place[1]})
     return found
 

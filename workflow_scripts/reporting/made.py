@@ -9,7 +9,7 @@ from reporting.tables import Cell, Row, text
 
 COLUMNS = (
     "result",
-    "date",
+    "date (UTC)",
     "commit",
     "device",
     "weights",
@@ -18,7 +18,7 @@ COLUMNS = (
     "engine",
     "machine",
     "made by",
-    "again",
+    "make it again",
 )
 HASH = 12  # digits of a hash that are shown
 SHOWN = ("python", "torch", "timm", "onnx", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "nvidia-modelopt")
@@ -26,10 +26,18 @@ SHOWN = ("python", "torch", "timm", "onnx", "openvino", "onnxruntime", "tensorrt
 
 def table_of(results: list[dict], dates: dict[str, str]) -> dict[str, Any] | None:
     """Return the table of the results' provenance; dates: {path of a result: when it was made}."""
-    caption = (
-        "What each result was made of: the first digits of SHA-256 hashes, versions, and the command that makes it"
-    )
-    return tables.table("provenance-table", caption, COLUMNS, [_row(result, dates) for result in results])
+    rows, shared = _without_shared([_row(result, dates) for result in results])
+    caption = "Hashes are the first digits of SHA-256."
+    caption += f" The same for all: {'; '.join(shared)}." if shared else ""
+    return tables.table("provenance-table", caption, COLUMNS, rows)
+
+
+def _without_shared(rows):
+    """Return rows without the columns that say the same in each of several rows, and what those say."""
+    said = [{row.cells[n].text for row in rows} for n in range(len(COLUMNS))] if len(rows) > 1 else []
+    shared = {n: texts.pop() for n, texts in enumerate(said) if len(texts) == 1 and n and texts != {""}}
+    lean = [row._replace(cells=[Cell() if n in shared else cell for n, cell in enumerate(row.cells)]) for row in rows]
+    return lean, [f"{COLUMNS[n]} {value}" for n, value in shared.items()]
 
 
 def _row(result, dates):
@@ -39,7 +47,7 @@ def _row(result, dates):
     return Row(
         [
             Cell(f"{result['model']} {result['precision']} {result['target']}", link=path.split("/", 1)[1]),
-            text(dates.get(path)),
+            tables.moment(dates.get(path)),
             text(
                 (made["git_commit"] or "")[:HASH] + ("-dirty" if (made["git_commit"] or "").endswith("-dirty") else "")
             ),

@@ -25,6 +25,7 @@ from reporting import (
     ranges,
     recommend,
     runs,
+    tables,
     template,
 )
 from reporting.comparison import ELSEWHERE, LEVEL, SEPARATE, UNSTABLE
@@ -59,6 +60,7 @@ def render(paths: Iterable[str], top1s: dict[str, float], **evidence: Iterable[s
         legend=look.legend(),
         notes=[*comparison.explanations(results).values(), *over_pytorch.notes(results)],
         style_of=comparison.style_of,
+        speed=tables.speed,
         doubts=DOUBTS,
         **_evidence(results, top1s, evidence),
         provenance=made.table_of(results, runs.dates(histories)),
@@ -109,12 +111,13 @@ def _group(results, images, number, look):
     here = [result for result in results if comparison.images_of(result) == images]
     dataset, count = comparison.format_dataset(here[0]), here[0]["accuracy"]["num_images"]
     caption = (
-        f"A row an engine. Accuracy on {count} images of {dataset}, with 95 % intervals; a grey ratio proves little"
+        f"Accuracy on {count} images of {dataset}, with 95 % intervals; a grey ratio may be a tie or was timed apart"
     )
     name = "engines" if number == 0 else f"engines-{number + 1}"
     return {
         **{"dataset": dataset, "name": name, "charts": figures.of(here, look)},
         "engines": engines.table_of(here, f"{name}-table", caption),
+        "inside": engines.inside_of(here, f"{name}-inside"),
     }
 
 

@@ -43,8 +43,9 @@ def _pick(group):
         best = max(group, key=lambda result: result["accuracy"]["top1"])
         return best, "no engine is within its budget of lost top-1 points; this one has the highest top-1"
     best = max(steady or able, key=lambda result: _entry(result)["images_per_second"])
-    count = f"the {len(able)} engines" if len(able) > 1 else "the one engine"
-    return best, f"the highest throughput of {count} within budget, by separate timings"
+    if len(able) == 1:
+        return best, "the only engine within its accuracy budget"
+    return best, f"the highest throughput of the {len(able)} engines within their accuracy budgets, by separate timings"
 
 
 def _reason(result):

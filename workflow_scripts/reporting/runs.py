@@ -8,9 +8,19 @@ from typing import Any
 from core.files import read_json
 from measure import proportion
 from reporting import charts, comparison, tables
-from reporting.tables import GREY, Row, number, percent, text
+from reporting.tables import GREY, Row, moment, number, percent, text, throughput
 
-COLUMNS = ("date", "commit", "top-1 %", "batch", "images/s", "of the one before", "median ms", "p99 ms", "what changed")
+COLUMNS = (
+    "date (UTC)",
+    "commit",
+    "top-1 %",
+    "batch",
+    "images/s",
+    "times the one before",
+    "median ms",
+    "p99 ms",
+    "what changed",
+)
 MOVES = {"machine": "board", "power_mode": "power mode"}  # facts of a timing, as they are named
 HASHES = {"checkpoint_sha256": "weights", "graph_sha256": "graph", "calibration_sha256": "calibration"}
 
@@ -36,9 +46,7 @@ def _history(name, entries):
     rows = [_row(*pair, batch) for pair in zip(entries, [None, *entries])]
     points = [point for one in entries for point in _points(one, batch)]
     chart = charts.draw("history", points, f"Images per second of {name} at batch {batch} over time")
-    caption = (
-        f"Results of {name} so far, each after the one before; timings of different days are not compared in turns"
-    )
+    caption = f"Results of {name} so far, with the gain over the one before; small changes between days prove nothing"
     table = tables.table(f"history-{name.replace('.', '-')}", caption, COLUMNS, rows)
     return {"name": name, "chart": chart, "table": table, "count": len(entries)}
 
@@ -57,7 +65,7 @@ def _points(entry, batch):
     if timing is None:
         return []
     speed, color = timing["images_per_second"], "var(--c1)" if timing["stable"] else charts.GREY
-    label = f"{entry['date']}: {speed:.1f} images/s at batch {batch}"
+    label = f"{tables.to_minute(entry['date'])}: {tables.speed(speed)} images/s at batch {batch}"
     return [{"name": "", "date": entry["date"], "speed": speed, "color": color, "label": label}]
 
 
@@ -67,11 +75,11 @@ def _row(entry, before, batch):
     last = _timing(before, batch) if before else None
     gain = timing["images_per_second"] / last["images_per_second"] if timing and last else None
     cells = [
-        text(entry["date"]),
+        moment(entry["date"]),
         text((entry["git_commit"] or "")[:12]),
         percent(accuracy["top1"], accuracy["num_images"]),
         text(batch),
-        number(timing and timing["images_per_second"]),
+        throughput(timing and timing["images_per_second"]),
         number(gain, "{:.2f}x", GREY),
         number(latency.get("median"), "{:.3f}"),
         number(latency.get("p99"), "{:.3f}"),
@@ -104,7 +112,9 @@ def _shown(key, value):
 def runs_of(histories: dict[str, list[dict]]) -> list[dict[str, Any]]:
     """Return every entry as the page compares two of them: {name, facts: [[label, text, number or None]]}."""
     named = [(name, entry) for name, entries in sorted(histories.items()) for entry in reversed(entries)]
-    return [{"name": f"{name}, {entry['date']}", "facts": list(_facts(entry))} for name, entry in named]
+    return [
+        {"name": f"{name}, {tables.to_minute(entry['date'])}", "facts": list(_facts(entry))} for name, entry in named
+    ]
 
 
 def _facts(entry):
@@ -127,7 +137,7 @@ def _facts(entry):
 def _timed_facts(timing):
     batch, latency = f" at batch {timing['batch']}", timing["latency_ms"]
     doubt = "" if timing["stable"] else ", not stable"
-    yield f"images/s{batch}", f"{timing['images_per_second']:.1f}{doubt}", timing["images_per_second"]
+    yield f"images/s{batch}", f"{tables.speed(timing['images_per_second'])}{doubt}", timing["images_per_second"]
     for key in ("median", "p99"):
         yield f"{key} ms{batch}", f"{latency[key]:.3f}{doubt}", latency[key]
     for key, name in MOVES.items():

@@ -62,6 +62,26 @@ def number(value: float | None, form: str = "{:.1f}", style: str = "", small: st
     return Cell() if value is None else Cell(form.format(value), value, style, small)
 
 
+def speed(value: float | None) -> str:
+    """Return the text of a throughput in images per second: whole from 100 on, with a comma at thousands; None is ""."""
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def throughput(value: float | None, small: str = "") -> Cell:
+    """Return a cell of images per second; None is empty."""
+    return Cell() if value is None else Cell(speed(value), value, small=small)
+
+
+def moment(date: str | None) -> Cell:
+    """Return a cell of an ISO 8601 date and time in UTC, to the minute; None is empty."""
+    return Cell(to_minute(date), date) if date else Cell()
+
+
+def to_minute(date: str) -> str:
+    """Return the text of an ISO 8601 date and time in UTC, to the minute."""
+    return date[:16].replace("T", " ")
+
+
 def percent(value: float | None, count: int | None, style: str = "") -> Cell:
     """Return a cell of an accuracy in percent with its 95 % interval, where the number of images is known."""
     if value is None:

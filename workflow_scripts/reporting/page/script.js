@@ -53,7 +53,8 @@ const row = (...texts) => {
   line.append(
     ...texts.map((text, place) => {
       const cell = document.createElement(place ? "td" : "th");
-      if (!place) cell.scope = "row";
+      if (place) cell.dataset.label = ["this", "with", "change"][place - 1];
+      else cell.scope = "row";
       cell.textContent = text;
       return cell;
     }),
