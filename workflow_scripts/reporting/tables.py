@@ -63,7 +63,7 @@ def number(value: float | None, form: str = "{:.1f}", style: str = "", small: st
 
 
 def speed(value: float | None) -> str:
-    """Return the text of a throughput in images per second: whole from 100 on, with a comma at thousands; None is ""."""
+    """Return the text of images per second: whole from 100 on, with a comma at thousands; None is ""."""
     return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
