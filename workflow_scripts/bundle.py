@@ -31,7 +31,7 @@ def run(args: Job) -> None:
         **archive.client(args.runtime, with_cpp=not takes_pixels),  # the client in C++ has float32 images alone
         **sample_files(args.samples),
         "model.engine": Path(chosen(args, result)).read_bytes(),
-        "classes.txt": "".join(f"{' '.join(name.split())}\n" for name in names).encode(),
+        "classes.txt": "".join(f"{' '.join(name.split())}\n" for name in names).encode(errors="backslashreplace"),
         "preprocess.json": text({key: result["preprocessing"][key] for key in PREPROCESSING}),
         "result.json": Path(args.result).read_bytes(),
         "requirements.txt": requirements.text(args.runtime, args.identity).encode(),

@@ -17,7 +17,8 @@ def run(args: Job) -> None:
 
     training.start(0, args.threads, "cpu")
     row = resolved.read(args.model, resolved.VISION)
-    labels = index.labels(index.read(args.index), args.split)
+    listing = index.read(args.index)
+    labels = index.labels(listing, args.split)
     images = cache.read(args.images, len(labels))
     model = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint).eval()
     logits = np.empty((len(images), args.classes), dtype=np.float32)
@@ -26,6 +27,7 @@ def run(args: Job) -> None:
             batch = preprocess.normalize(pixels, row["mean"], row["std"])
             logits[start : start + len(batch)] = model(torch.from_numpy(batch)).numpy()
             bar.update(len(batch))
+    accuracy.check_finite(logits, args.checkpoint, index.files(listing, args.index, args.split))
     scores = accuracy.score(logits, labels, logits)
     with open(args.logits, "wb") as stream:
         np.save(stream, logits)

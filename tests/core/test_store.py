@@ -348,3 +348,11 @@ def test_prune_takes_the_leftovers_of_killed_jobs_once_nobody_writes_to_them(tmp
     assert tool(tmp_path, "prune") == (0, ".cache/store: removed 0 entries and 4 leftovers of killed jobs\n")
     assert not any(path.exists() for path in old) and all(path.exists() for path in young)
     assert store.entry(KEY).exists()
+
+
+def test_a_clock_that_was_set_back_does_not_keep_a_store_away(tmp_path):
+    one = tiers.Tiers(Store(tmp_path / "local"), Store(tmp_path / "shared"))
+    one.note_away()
+    assert one.is_away()
+    os.utime(one.away, (time.time() + 1e6,) * 2)
+    assert not one.is_away()

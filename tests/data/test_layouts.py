@@ -249,6 +249,10 @@ LABELS = [
     ),
     ("1\n2 3\n", "some lines name a file and some do not"),
     ("n01440764\n", "has 1 lines for 8 images: it needs one line per image"),
+    (
+        "".join(f"a/{name} 0\n" for name in NAMES) + f"b/{NAMES[2]} 1\n",
+        f"has the labels 0 and 1 for {NAMES[2][:-5]}: images are told apart by",
+    ),
     (b"\xff\xfe\x00", "is not a text file"),
     ("9\n" * 8, "does not exist: the development kit's numbers are not in synset order"),
 ]

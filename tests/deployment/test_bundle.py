@@ -20,7 +20,7 @@ import pick_samples
 import runtimes
 from conftest import ROOT
 from core.files import UserError, sha256_file
-from deployment import archive, compatibility, image_sources
+from deployment import archive, compatibility, image_sources, stream
 from deployment import classify as client
 
 HERE = {"runtime": "openvino", "version": "1", "architecture": "x86_64", "isa": ["avx2", "fma"], "device": "A"}
@@ -220,12 +220,38 @@ def test_what_is_no_image_does_not_stop_the_others(bundle, classify, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 50)
     (tmp_path / "photos/text.txt").write_text("no image")
+    (tmp_path / "photos/dangling.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "photos/pipe.png")
     shutil.copy(bundle / "samples/1.png", tmp_path / "photos/good.png")
     status, text, problems = classify(tmp_path / "photos", "missing.jpg")
     assert status == 1 and len(text.splitlines()) == 1
     first, second = problems.splitlines()
     assert re.match(r"error: image .*broken.png cannot be read \(.*\): replace or remove it$", first)
     assert second == "error: missing.jpg: no such file or folder"
+
+
+def test_names_that_are_no_text_are_printed(bundle, tmp_path):
+    shutil.copy(bundle / "samples/1.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
+    (bundle / "classes.txt").write_text("".join(f"\u732b {number}\n" for number in range(10)), encoding="utf-8")
+    without_sum(bundle, "classes.txt")
+    done = subprocess.run(
+        [sys.executable, bundle / "classify.py", tmp_path.joinpath(os.fsdecode(b"caf\xe9.png"))],
+        **{"env": {**os.environ, "PYTHONIOENCODING": "latin-1"}, "capture_output": True, "text": True},
+    )
+    assert done.returncode == 0 and re.search(r"caf\\udce9.png: \\u732b \d ", done.stdout), done.stderr
+
+
+def test_logits_that_are_not_finite_are_a_problem_of_their_image_alone():
+    class Model:
+        pixels, logits = (lambda self, data, name: data), (lambda self, pixels: np.float32(pixels))
+
+    images = [("a", [1.0, 2.0]), ("b", [np.nan, 2.0]), ("c", [3.0, np.inf]), ("d", [4.0, 5.0])]
+    answers = list(stream.of_images(Model(), images, 4))
+    assert [(name, str(problem)) for name, logits, problem in answers if logits is None] == [
+        ("b", "b: its logits are not finite: run selftest"),
+        ("c", "c: its logits are not finite: run selftest"),
+    ]
+    assert [logits.tolist() for _, logits, _ in answers if logits is not None] == [[1.0, 2.0], [4.0, 5.0]]
 
 
 @pytest.mark.parametrize("name", ["model.engine", "levit/core/files.py", "classes.txt"])

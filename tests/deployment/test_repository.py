@@ -10,7 +10,7 @@ import bundles
 import triton_models
 from core.files import sha256_file
 from data import preprocess
-from deployment import archive, model_config, repository
+from deployment import archive, model_config, repository, triton_client
 from triton_models import made, write
 
 NAME = triton_models.NAME
@@ -166,3 +166,28 @@ def test_an_engine_of_fixed_batches_is_asked_for_these_alone(files, tmp_path, mo
     utils.InferenceRequest.exec = lambda self: utils.InferenceResponse([], utils.TritonError("out of memory"))
     responses = model.execute([[triton_models.Tensor("pixels", pixels)]] * 2)
     assert [response.error().message() for response in responses] == ["out of memory"] * 2
+
+
+@pytest.mark.parametrize(
+    ("logits", "verdict"),
+    [([1.0, 2.0], "within"), ([1.0, 2.2], "NOT within"), ([1.0, float("nan")], "NOT within"), ([1.0], "NOT within")],
+)
+def test_the_clients_selftest(tmp_path, monkeypatch, capsys, logits, verdict):
+    class Server:
+        def logits(self, images):
+            return [logits]
+
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples/0.png").write_bytes(b"an image")
+    recorded = {"tolerance": 0.1, "samples": [{"file": "0.png", "logits": [1.0, 2.0]}]}
+    (tmp_path / "samples/samples.json").write_text(json.dumps(recorded))
+    monkeypatch.setattr(triton_client, "HERE", tmp_path)
+    assert triton_client.selftest(Server()) == (verdict != "within")
+    assert f": {verdict} 0.1" in capsys.readouterr().out
+
+
+def test_what_the_client_refuses_without_a_server(tmp_path):
+    with pytest.raises(triton_client.Problem, match="has no images"):
+        list(triton_client.files([str(tmp_path)]))
+    with pytest.raises(triton_client.Problem, match="logits are not finite"):
+        triton_client.top([1.0, float("nan")], ["a", "b"], 1)

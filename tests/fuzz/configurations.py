@@ -89,7 +89,10 @@ VALUES = [  # (path of keys, value, what is named)
     (("datasets", "imagenet", "path"), "/x\x00y", "datasets.imagenet.path"),
     (("datasets", "imagenet", "path"), "", "datasets.imagenet.path"),
     (("datasets", "imagenet", "subset"), {"images": 0}, "datasets.imagenet.subset.images"),
-    (("datasets", "logs"), {"path": "x", "classes": 2, "weights": "train"}, "datasets.logs"),
+    *(
+        (("datasets", name), {"path": "x", "classes": 2, "weights": "train"}, f"datasets.{name}")
+        for name in ("targets", "logs", "history", "plugins")
+    ),
     *(
         (("precisions", "int8_qat", *keys), value, ".".join(("precisions.int8_qat", *keys)))
         for keys, values in {
@@ -125,6 +128,19 @@ VALUES = [  # (path of keys, value, what is named)
     (("precisions", "fp16_dla", "batches"), [1, 2], "precisions.fp16_dla"),
     (("precisions", "fp16", "criterion", "agreement"), 0.99, "precisions.fp16.criterion.agreement"),
     (("precisions", "fp16", "criterion", "tolerance"), 0, "precisions.fp16.criterion.tolerance"),
+    (("precisions", "fp16", "calibration"), {"method": "max"}, "precisions.fp16: compute: int8 and a calibration"),
+    (("precisions", "x"), {"compute": "int8", "budget": 1}, "precisions.x: compute: int8 and a calibration"),
+    *(
+        (("precisions", "auto", key), value, f"precisions.auto.{key}")
+        for key, value in {
+            "calibration": {"method": "max"},
+            "batches": [1],
+            "graph": "cpu",
+            "high_precision": "fp16",
+            "criterion": {"agreement": 99},
+            "tf32": True,
+        }.items()
+    ),
     (("precisions", "fp32", "choose"), "all", "precisions.fp32"),
     (("precisions", "fp32", "fallback"), "auto", "precisions.fp32"),
     (("precisions", "auto", "choose"), [], "precisions.auto.choose"),

@@ -82,6 +82,18 @@ def test_energy_is_power_over_time(board):
 # Clocks and throttling
 
 
+def test_energy_with_a_rail_that_cannot_be_read_is_not_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(jetson, "PERIOD", 0.01)
+    root = AGX_ORIN.build(tmp_path / "root")
+    meter = jetson.Jetson.here(str(root))
+    before = meter.state()
+    (lost,) = [paths for name, paths in meter.sensors.items() if name == "VDD_CPU_CV"]
+    os.unlink(lost[1])
+    time.sleep(0.1)
+    assert meter.energy_mj() is None, "the sum of the other rails would be too low"
+    assert set(jetson.board_delta(before, meter.state())["rails_mw"]) == set(meter.sensors) - {"VDD_CPU_CV"}
+
+
 def test_clocks(board):
     module, root, _, name = board
     assert jetson.clocks_mhz(root) == CLOCKS[name]

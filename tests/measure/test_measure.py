@@ -46,6 +46,8 @@ def test_stability():
     loaded = [value + (1.0 if i % 4 == 0 else 0.0) for i, value in enumerate(quiet)]
     assert not stats.is_stable(loaded)
     assert not stats.is_stable([1.0, 1.5, 1.0, 1.5]), "too few for windows, and they vary"
+    assert not stats.is_stable([1.0]) and not stats.is_stable([1.0] * 4), "too few to show whether they vary"
+    assert stats.is_stable([1.0, 1.01] * 3)
 
 
 def test_loop_counts_and_times():
@@ -89,6 +91,9 @@ def test_top_k_with_ties_and_few_classes():
     assert accuracy.correct(logits, labels, 2).tolist() == [True, True, True]
     assert accuracy.correct(logits, labels, 5).all(), "five of three classes"
     assert (logits.argmax(axis=1) == labels).tolist() == accuracy.correct(logits, labels, 1).tolist()
+    logits[[0, 1, 2], [1, 0, 0]] = np.nan
+    assert accuracy.correct(logits, labels, 1).tolist() == [False] * 3, "NaN is no right answer, nor is one beside it"
+    assert not accuracy.correct(np.full((1, 3), np.nan), np.array([0]), 5).any()
 
 
 def test_top_k_is_sorting():

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 import re
 import subprocess
 
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 import bad_checkpoints
+import evaluate_torch
 import forks
 import original_levit
 from conftest import ROOT
@@ -421,3 +423,19 @@ def test_import_refuses_what_does_not_and_leaves_nothing(model, tmp_path):
 def test_import_names_a_missing_file(tmp_path):
     code, text = import_weights(tmp_path / "none.pth", tmp_path / "out.pth")
     assert code == 1 and "none.pth: no such file" in text
+
+
+def test_a_network_without_finite_logits_is_no_reference(tmp_path, monkeypatch):
+    """All its images would count as right: nothing is above NaN."""
+    monkeypatch.setattr(evaluate_torch, "BATCH", 1)
+    state = zoo.create(TINY, 2).state_dict()
+    state["stem.conv1.bn.running_var"].fill_(-1)
+    checkpoint.save(state, tmp_path / "c.pth")
+    listing = {"classes": ["a", "b"], "root": ".", "splits": {"val": [0]}}
+    listing["images"] = [{"path": "a/1.png", "label": 0, "bytes": 1, "sha256": "0" * 64}]
+    (tmp_path / "index.json").write_text(json.dumps(listing))
+    np.save(tmp_path / "val.npy", np.zeros((1, TINY["size"], TINY["size"], 3), np.uint8))
+    paths = {"checkpoint": tmp_path / "c.pth", "index": tmp_path / "index.json", "images": tmp_path / "val.npy"}
+    args = argparse.Namespace(**paths, model=model_file(tmp_path, TINY), threads=1, classes=2, split="val")
+    with pytest.raises(UserError, match=r"c.pth: 1 images have logits that are not finite, the first is .*a/1.png"):
+        evaluate_torch.run(args)

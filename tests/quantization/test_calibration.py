@@ -281,6 +281,14 @@ def test_images_that_are_no_numbers_are_refused(folded, value):
         calibrated(folded, torch.full((1, 3, SIZE, SIZE), value))
 
 
+@pytest.mark.parametrize("place", [0, 40, 69])
+def test_one_image_that_is_no_number_is_refused_in_whatever_batch(folded, place):
+    images = torch.rand(70, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    images[place, 0, 0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"activations are NaN or infinite, the first at stem.conv1.input_quantizer"):
+        calibrated(folded, images)
+
+
 def test_blank_images_are_refused(folded):
     with pytest.raises(
         UserError, match=r"1 activations are constant, the first at stem.conv1.input_quantizer \(0.5 ever"

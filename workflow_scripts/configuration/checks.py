@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from configuration.schema import Checker
-from configuration.tables import DRAWN, NNCF, STRONGLY_TYPED_GRAPH, Tables
+from configuration.tables import DRAWN, NNCF, PYTORCH, STRONGLY_TYPED_GRAPH, Tables
 from core import objective
 from core.addresses import public
 from core.files import UserError
@@ -20,10 +20,10 @@ LOCAL = ("store", "datasets", "precisions")  # keys of config.yaml below which p
 BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]+(/[^@?#]*)?")
 OF_FOLDERS = ("val", "labels", "synsets", "manifest")  # keys of a dataset's row that describe a folder of images
 NEED_EACH_OTHER = {"other_power_mode": "power_mode", "workdir": "ssh", "ssh_config": "ssh"}  # of a target
-PYTORCH = "pytorch"  # the runtime of programs of torch.export
 OF_PYTORCH = ("device", "compile", "fused_attention")  # keys of a target whose graph is a program of torch.export
 PLUGINS_OF = "tensorrt"  # the runtime whose engines load this project's plugin
 PLANNED = ("fp16", "int8")  # values of `compute` that a plan of precisions can be made for
+OF_CHOICE = {"choose", "objective", "budget", "dla", "fallback"}  # keys of a precision that chooses; two by default
 OF_NNCF = {"backend", "images", "model_type"}  # keys of its calibration
 WEIGHT_CHANGES = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change weights
 
@@ -146,6 +146,8 @@ def _precision(row, tables) -> Iterator[str]:
         if "choose" in tables.row("precision", other):
             yield f": it cannot choose {other}, which chooses itself"
     yield from _objective(row)
+    for key in sorted(row.keys() - OF_CHOICE) if "choose" in row else ():
+        yield f".{key}: it has no effect on a row that chooses: take it out"
     if "graph" in row:
         tables.row("graph", row["graph"])
     if row["dla"] and len(row.get("batches", ())) != 1:
@@ -160,6 +162,8 @@ def _precision(row, tables) -> Iterator[str]:
         yield ": NNCF places pairs itself: no dla and no qat, and fallback: none"
     for problem in _calibration(row.get("calibration", {}), row["dla"]):
         yield f".calibration: {problem}"
+    if "compute" in row and ("calibration" in row) != (row["compute"] == "int8"):
+        yield ": compute: int8 and a calibration need each other"
 
 
 def _objective(row):

@@ -11,6 +11,7 @@ from core.suggest import nearest
 
 STRONGLY_TYPED_GRAPH = "gpu"  # the graph variant that strongly typed graphs are made from
 NNCF = "nncf"  # the backend that places Q/DQ pairs in a graph itself
+PYTORCH = "pytorch"  # the runtime of programs of torch.export
 OF_NNCF = ("openvino", "onnxruntime")  # runtimes that take its zero points
 DRAWN = "glyphs"  # the builtin dataset that is drawn
 SCORED = {"accuracy": "val", "select": "select"}  # folder of scores under a dataset's: the split that they are of
@@ -163,6 +164,9 @@ class Tables:
             return f"{what}: targets.{target}.runtime: there is no workflow_scripts/{runtime}"
         if row["dla"] and not place["dla"]:
             return f"{what}: {target} has no deep learning accelerator"
+        graph = self.graph_variant(precision, target)
+        if (self.graph_format(graph) == "pt2") != (place["runtime"] == PYTORCH):
+            return f"{what}: {place['runtime']} does not take the graph variant {graph}"
         for kind in (row["compute"], row.get("high_precision")):
             if kind and kind not in place["precisions"]:
                 return f"{what}: {place['runtime']} there computes in {', '.join(place['precisions'])}, not in {kind}"

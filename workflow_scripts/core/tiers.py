@@ -90,7 +90,7 @@ class Tiers:
     def is_away(self) -> bool:
         """Return whether the shared store could not be reached a moment ago."""
         with contextlib.suppress(OSError):
-            return time.time() - self.away.stat().st_mtime < RETRY_S
+            return abs(time.time() - self.away.stat().st_mtime) < RETRY_S  # a clock may have been set back
         return False
 
     def note_away(self) -> bool:

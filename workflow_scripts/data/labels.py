@@ -74,7 +74,7 @@ def assign(
     if widths == {1}:
         assigned = _in_order(files, [row[0] for row in rows], path, synsets)
     elif min(widths) >= 2:
-        assigned = _by_name(files, {_stem(row[0]): row[1] for row in rows}, path, names, classes)
+        assigned = _by_name(files, _labels_of(rows, path), path, names, classes)
     else:
         raise UserError(f"{path}: some lines name a file and some do not: write `file class` or `class` on each line")
     strange = sorted(set(assigned) - set(assigned if names is None else names))
@@ -84,6 +84,18 @@ def assign(
             "(`synsets` may name all classes)"
         )
     return assigned
+
+
+def _labels_of(rows, path):
+    """Return {name of a file without folder and suffix: label}; raise UserError where a name has two labels."""
+    label_of: dict[str, str] = {}
+    for file, label, *_ in rows:
+        if label_of.setdefault(_stem(file), label) != label:
+            raise UserError(
+                f"{path} has the labels {label_of[_stem(file)]} and {label} for {_stem(file)}: images are told apart "
+                "by their names without folder and suffix: rename one, or take a line out"
+            )
+    return label_of
 
 
 def _by_name(files, label_of, path, names, classes):

@@ -125,7 +125,7 @@ def _labelled(root, place, half, row, names, left_out):
         raise UserError(f"{place} holds no image ({FORMATS}): correct `path` or `val` of the dataset")
     if not flat:
         return [i._replace(name=name, half=half) for i, name in zip(images, _folders(images, place, root))]
-    images.sort(key=lambda image: posixpath.basename(image.path))
+    images.sort(key=lambda image: (posixpath.basename(image.path), image.path))
     kit = below(root, row["synsets"]) if row.get("synsets") else None
     of_each = labels.assign([i.path for i in images], below(root, row["labels"]), names, row["classes"], kit)
     return [i._replace(name=name, half=half) for i, name in zip(images, of_each)]

@@ -93,6 +93,8 @@ def line(model: Any, name: str, logits: Any, args: argparse.Namespace) -> str:
 
 def main(argv: list[str] | None = None, folder: str = HERE) -> None:
     """Run the command line; print any problem as one line, and exit with a status."""
+    for stream in (sys.stdout, sys.stderr):  # names of files and classes may be no text, or none of this terminal's
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = parser()
     args = options.parse_args(argv)
     if not (args.images or args.benchmark):

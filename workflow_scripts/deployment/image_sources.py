@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import http.client
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 from core import addresses
 from core.files import UserError
-from data import image_formats, preprocess
+from data import image_formats, preprocess, walk
 
 WEB, STDIN = ("http://", "https://"), "-"
 TIMEOUT = 20  # seconds that a server may be silent
@@ -45,8 +46,8 @@ def images(source: str) -> Iterator[tuple[str, bytes]]:
 
 def _below(folder):
     """Return the sorted paths of the images in a folder and below; raise UserError if there are none."""
-    walked = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    paths = sorted(path for path in walked if image_formats.refusal(path, os.path.getsize(path), _head(path)) is None)
+    walked = ((os.path.join(folder, name), status) for name, status in walk.files(folder, collections.Counter()))
+    paths = sorted(path for path, status in walked if image_formats.refusal(path, status.st_size, _head(path)) is None)
     if not paths:
         raise UserError(f"{folder} has no images")
     return paths

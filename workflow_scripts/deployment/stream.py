@@ -69,4 +69,7 @@ def _run(model, group):
     good = [pixels for _, pixels in results if not isinstance(pixels, UserError)]
     logits = iter(model.logits(np.stack(good)) if good else ())
     for name, result in results:
-        yield (name, None, result) if isinstance(result, UserError) else (name, next(logits), None)
+        row = None if isinstance(result, UserError) else next(logits)
+        if row is not None and not np.isfinite(row).all():
+            row, result = None, UserError(f"{name}: its logits are not finite: run selftest")
+        yield (name, None, result) if row is None else (name, row, None)

@@ -101,7 +101,10 @@ def files(sources: list[str]) -> Iterator[Path]:
     """Yield the images of some files and folders; raise Problem for what is neither."""
     for source in map(Path, sources):
         if source.is_dir():
-            yield from sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+            found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            if not found:
+                raise Problem(f"{source} has no images")
+            yield from found
         elif source.exists():
             yield source
         else:
@@ -112,6 +115,8 @@ def top(logits: list[float], classes: list[str], count: int) -> list[dict]:
     """Return the most probable classes of an image: class, index, probability and logit of each."""
     if len(logits) != len(classes):
         raise Problem(f"classes.txt has {len(classes)} classes, and the model {len(logits)}: it is of another model")
+    if not all(map(math.isfinite, logits)):
+        raise Problem("the model's logits are not finite: run selftest")
     powers = [math.exp(value - max(logits)) for value in logits]
     order = sorted(range(len(logits)), key=lambda index: -logits[index])[: max(count, 1)]
     return [
@@ -149,11 +154,11 @@ def selftest(server: Server) -> int:
     recorded, failed = json.loads((HERE / "samples/samples.json").read_bytes()), 0
     for sample in recorded["samples"]:
         (logits,) = server.logits([(HERE / "samples" / sample["file"]).read_bytes()])
-        error = max(abs(one - other) for one, other in zip(logits, sample["logits"]))
-        within = error <= recorded["tolerance"]
+        errors = [abs(one - other) for one, other in zip(logits, sample["logits"])]
+        within = len(logits) == len(sample["logits"]) and all(error <= recorded["tolerance"] for error in errors)
         failed |= not within
         verdict = "within" if within else "NOT within"
-        print(f"{sample['file']}: logits differ by {error:.5f}: {verdict} {recorded['tolerance']:.5f}")
+        print(f"{sample['file']}: logits differ by {max(errors):.5f}: {verdict} {recorded['tolerance']:.5f}")
     print("selftest failed" if failed else "selftest passed")
     return int(failed)
 
@@ -210,6 +215,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # names of files and classes may be none of this terminal's
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = parser()
     given = options.parse_args()
     if not (given.images or given.benchmark):

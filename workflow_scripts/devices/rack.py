@@ -56,7 +56,7 @@ def start(target: str, left_out: list[str]) -> None:
 def _is_away(target, ssh):
     path = _away(target, ssh)
     with contextlib.suppress(OSError, UserError):
-        return read_json(path)["whole_run"] or time.time() - path.stat().st_mtime < RETRY
+        return read_json(path)["whole_run"] or abs(time.time() - path.stat().st_mtime) < RETRY
     return False
 
 

@@ -23,14 +23,18 @@ def check_finite(logits: np.ndarray, engine: str, images: Sequence) -> None:
 
 
 def correct(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Return bool [N]: is the label among the k largest of logits [N, C]? Of equal ones, the lowest class wins."""
+    """Return bool [N]: is the label among the k largest of logits [N, C]?
+
+    Of equal ones, the lowest class wins; a label whose logit is NaN is not among them.
+    """
     return _by_rows(functools.partial(_correct, k=k), logits, np.asarray(labels))
 
 
 def _correct(logits, labels, k):
     own = logits[np.arange(len(labels)), labels][:, None]
     before = np.arange(logits.shape[1])[None, :] < labels[:, None]
-    return ((logits > own).sum(axis=1) + ((logits == own) & before).sum(axis=1)) < k
+    ahead = ~(logits <= own) | ((logits == own) & before)
+    return (ahead.sum(axis=1) < k) & ~np.isnan(own[:, 0])
 
 
 def _by_rows(function, *arrays):

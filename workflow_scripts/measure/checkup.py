@@ -5,6 +5,7 @@ Standard library only, Python 3.8: a host sends the text of this module to a boa
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -157,7 +158,7 @@ def _jetson() -> Iterator[dict]:
     if lowest != highest:
         text = f"the GPU's follows its load, {lowest:.0f} to {highest:.0f} MHz: short timings vary"
         yield finding("clocks", NOTE, text, "sudo jetson_clocks, until the next start")
-    power = rails.power_mw(rails.sensors(root))
+    power = {name: mw for name, mw in rails.power_mw(rails.sensors(root)).items() if not math.isnan(mw)}
     text = f"{', '.join(power)}; the module draws {(rails.total_mw(power) or 0) / 1e3:.1f} W"
     absent = (NOTE, "no sensor: energy is null in results", "in a container, mount /sys")
     yield finding("power rails", *((OK, text) if power else absent))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 import threading
@@ -34,9 +35,9 @@ class Jetson:
         return cls(root) if "tegra" in marks or "release" in marks else None
 
     def energy_mj(self) -> float | None:
-        """Return the module's energy counter in millijoules, or None where its power cannot be read."""
-        counters = self.rail_energy_mj()
-        return rails.total_mw(counters) if counters else None
+        """Return the module's energy counter in millijoules, or None where its power could not be read once."""
+        total = rails.total_mw(self.rail_energy_mj())
+        return None if total is None or math.isnan(total) else total
 
     def rail_energy_mj(self) -> dict[str, float]:
         """Return {rail: millijoules}: counters that a thread adds to from the first call on."""
@@ -128,13 +129,14 @@ def throttling(root: str = "/") -> dict[str, float]:
 def board_delta(before: dict, after: dict) -> dict | None:
     """Return a result's `board` from two states of a meter, or None where the meter is not a Jetson's.
 
-    rails_mw are means over the warm-up and the timed queries; clocks and the temperature are those at the end.
+    rails_mw, of the rails that could be read, are means over the warm-up and the timed queries; clocks and the
+    temperature are those at the end.
     """
     first, last = before.get("board"), after.get("board")
     if first is None or last is None:
         return None
     seconds = max(last["moment"] - first["moment"], 1e-9)
-    spent = {name: mj - first["energy_mj"].get(name, 0) for name, mj in last["energy_mj"].items()}
+    spent = {name: mj - first["energy_mj"].get(name, 0) for name, mj in last["energy_mj"].items() if not math.isnan(mj)}
     return {
         "rails_mw": {name: round(mj / seconds, 1) for name, mj in spent.items()},
         "source": last["source"],

@@ -7,6 +7,7 @@ power1_input (uW).
 from __future__ import annotations
 
 import glob
+import math
 import os
 
 from core.files import system_number, system_text
@@ -23,7 +24,7 @@ def sensors(root: str = "/") -> dict[str, tuple[str, ...]]:
 
 
 def power_mw(files: dict[str, tuple[str, ...]]) -> dict[str, float]:
-    """Return {rail: milliwatts} from the files that `sensors` lists."""
+    """Return {rail: milliwatts} from the files that `sensors` lists; NaN where one of them cannot be read."""
     return {name: _product(paths) / 1e3 for name, paths in files.items()}
 
 
@@ -60,8 +61,6 @@ def _ina238(root):
 
 
 def _product(paths):
-    """Return the product of the files' numbers; one that cannot be read counts as 0."""
-    product = 1
-    for path in paths:
-        product *= system_number(path) or 0
-    return product
+    """Return the product of the files' numbers, NaN where one cannot be read: a sum without it would be too low."""
+    numbers = [system_number(path) for path in paths]
+    return math.nan if None in numbers else math.prod(numbers)

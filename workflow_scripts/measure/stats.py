@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 STABLE = 0.025  # the coefficient of variation that trtexec warns above
+FEWEST = 5  # latencies that show how much they vary
 WINDOWS, MEAN_OVER_MEDIAN, P90_OVER_MEDIAN = 5, 0.05, 0.10  # of the second form of `is_stable`
 
 
@@ -65,6 +66,8 @@ def is_stable(values: Sequence[float]) -> bool:
     at most 10 % above it (most queries are alike). The second form is for hosts, where a few interrupted queries raise
     the deviation and change none of these.
     """
+    if len(values) < FEWEST:
+        return False
     if variation(values) <= STABLE:
         return True
     if len(values) < 4 * WINDOWS:

@@ -31,8 +31,10 @@ class Histogram:
     def add(self, values: torch.Tensor, channels: Sequence[int]) -> None:
         """Count a float32 tensor; channels: its dimensions that `self.channels` keeps apart."""
         low, high = (bound.item() for bound in values.aminmax())
+        if not math.isfinite(low + high):
+            low, high = -math.inf, math.inf  # NaN would not outlast the next minimum
         self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
-        if not math.isfinite(low + high) or not self.largest:
+        if not 0 < self.largest < math.inf:
             return
         magnitudes = values.abs()
         others = [dim for dim in range(values.ndim) if dim not in channels]
