@@ -17,6 +17,7 @@ import boards
 from conftest import ROOT
 
 pytestmark = pytest.mark.skipif(bool(boards.missing()), reason=f"no {boards.missing()}: `make board` brings them")
+SLOW = 4_000_000
 TOOL = """
 import os, sys, time
 
@@ -44,7 +45,8 @@ class Host:
         self.data = (random.Random(7).randbytes(min(size, 1_000_000)) * (size // 1_000_000 + 1))[:size]
         (folder / "results/in.bin").write_bytes(self.data)
 
-    def start(self, lines=2, pause=0.05, size=1600, home=None, **variables):
+    def start(self, lines=2, pause=0.05, size=1600, home=None, slow=False, **variables):
+        """Start the job; slow: send SLOW bytes a second, and notice soon that the link is cut."""
         given = ["--board", json.dumps({"name": "board", **self.board.row()}), *(["--home", home] if home else [])]
         files = ["--inputs", "tool.py", "results/in.bin", "--outputs", "results/out.bin"]
         argv = ["tool.py", str(lines), str(pause), str(size)]
@@ -52,6 +54,9 @@ class Host:
         self.log = open(self.folder / "log", "wb")  # noqa: SIM115 (the process writes to it)
         client = self.client
         environment = {**os.environ, **client.variables, **variables}
+        if slow:
+            limited = boards.started("rsync", self.folder / "slow", f"--bwlimit={SLOW}")
+            environment.update(LEVIT_SSH_ALIVE="1", PATH=f"{limited}:{environment['PATH']}")
         enter = client.entering()
         return subprocess.Popen([*enter, *command], cwd=self.folder, env=environment, stdout=self.log, stderr=self.log)
 
@@ -142,14 +147,14 @@ def test_a_job_that_fails_says_why_and_is_done_again(board, tmp_path):
 
 def test_link_cut_during_a_transfer(own_board, tmp_path):
     board = own_board()
-    size = 400_000_000
+    size = 12_000_000
     host = Host(board, tmp_path / "host", size)
-    process = host.start()
-    boards.wait(lambda: began(board) > 10_000_000, 60)
+    process = host.start(slow=True)
+    boards.wait(lambda: began(board) > 4_000_000, 60)
     board.cut()
     host.wait_for("the connection is lost")
     there = began(board)
-    assert 10_000_000 < there < size, "the link was cut in the middle"
+    assert 4_000_000 < there < size, "the link was cut in the middle"
     board.restore()
     host.finish(process, 2)
     assert host.moved()[0] <= size - there + len(TOOL) + 1_000_000
@@ -158,15 +163,15 @@ def test_link_cut_during_a_transfer(own_board, tmp_path):
 
 def test_a_host_that_dies_during_a_transfer(own_board, tmp_path):
     board = own_board()
-    size = 300_000_000
+    size = 12_000_000
     host = Host(board, tmp_path / "host", size)
-    process = host.start()
-    boards.wait(lambda: began(board) > 10_000_000, 60)
+    process = host.start(slow=True)
+    boards.wait(lambda: began(board) > 4_000_000, 60)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     board.cut()
     there = began(board)
-    assert 10_000_000 < there < size
+    assert 4_000_000 < there < size
     board.restore()
     host.do()
     assert host.moved()[0] <= size - there + len(TOOL) + 1_000_000 and starts(board) == 1
@@ -175,7 +180,7 @@ def test_a_host_that_dies_during_a_transfer(own_board, tmp_path):
 def test_link_cut_during_a_run(own_board, tmp_path):
     board = own_board()
     host = Host(board, tmp_path / "host")
-    process = host.start(lines=40, pause=0.2)
+    process = host.start(lines=40, pause=0.2, slow=True)
     host.wait_for("line 3\n")
     board.cut()
     host.wait_for("the connection is lost")
@@ -187,13 +192,13 @@ def test_link_cut_during_a_run(own_board, tmp_path):
 def test_a_link_that_stays_cut(own_board, tmp_path):
     board = own_board()
     host = Host(board, tmp_path / "host")
-    process = host.start(lines=60, pause=0.2, LEVIT_SSH_PATIENCE="3")
+    process = host.start(lines=40, pause=0.2, slow=True, LEVIT_SSH_PATIENCE="3")
     host.wait_for("line 3\n")
     board.cut()
     assert process.wait(60) == 1
     assert "error: board: no connection for 3 s" in host.said() and "the same command attaches to it" in host.said()
     board.restore()
-    host.do(lines=60, pause=0.2)
+    host.do(lines=40, pause=0.2)
     assert starts(board) == 1
 
 
@@ -213,7 +218,7 @@ def test_a_host_that_dies_finds_its_job_again(own_board, tmp_path):
 def test_power_lost_in_the_middle(own_board, tmp_path):
     board = own_board()
     host = Host(board, tmp_path / "host")
-    process = host.start(lines=10, pause=0.3)
+    process = host.start(lines=10, pause=0.3, slow=True)
     host.wait_for("line 3\n")
     board.lose_power()
     (board.folder / "tmp/alone").unlink()
@@ -295,13 +300,13 @@ def test_a_disk_that_is_too_small(small_board, tmp_path):
 
 
 def test_a_disk_that_is_full_after_a_part_of_a_transfer(small_board, tmp_path):
-    board = small_board(size="500m")
-    host = Host(board, tmp_path / "host", 400_000_000)
-    process = host.start()
+    board = small_board(size="20m")
+    host = Host(board, tmp_path / "host", 12_000_000)
+    process = host.start(slow=True)
     boards.wait(lambda: began(board) > 1_000_000, 60)
     filler = board.seen() / "filler"
     with contextlib.suppress(OSError):  # the two meet at the end of the disk
-        filler.write_bytes(bytes(300_000_000))
+        filler.write_bytes(bytes(20_000_000))
     assert process.wait(60) == 1
     assert "error: no space left: rsync: " in host.said() and "No space left on device" in host.said()
     filler.unlink()

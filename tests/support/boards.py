@@ -55,11 +55,11 @@ def program(name):
     return shutil.which(name, path=TOOLS["PATH"])
 
 
-def started(name, folder):
-    """Return a new folder with a script that starts a program, installed or unpacked, with what it needs."""
-    folder.mkdir(parents=True)
+def started(name, folder, *words):
+    """Return a new folder with a script that starts a program, installed or unpacked, with what it needs and words."""
+    folder.mkdir(parents=True, exist_ok=True)
     libraries = f'LD_LIBRARY_PATH="{TOOLS["LD_LIBRARY_PATH"]}"'
-    (folder / name).write_text(f'#!/bin/sh\n{libraries} exec {program(name)} "$@"\n')
+    (folder / name).write_text(f'#!/bin/sh\n{libraries} exec {" ".join([program(name), *words])} "$@"\n')
     (folder / name).chmod(0o755)
     return folder
 

@@ -24,7 +24,8 @@ from devices.board_agent import REPLY
 
 HERE = Path(__file__).resolve().parent
 FOLDER, PYTHON = "levit-tensorrt", "python3"  # on the board; defaults of its row
-OPTIONS = {"BatchMode": "yes", "ConnectTimeout": "10", "ServerAliveInterval": "5", "ServerAliveCountMax": "3"}
+ALIVE = {"ServerAliveInterval": os.environ.get("LEVIT_SSH_ALIVE") or "5", "ServerAliveCountMax": "3"}  # seconds, tries
+OPTIONS = {"BatchMode": "yes", "ConnectTimeout": "10", **ALIVE}
 NOTHING_ELSE = {"RemoteCommand": "none", "RequestTTY": "no", "ClearAllForwardings": "yes", "ForwardAgent": "no"}
 SHARED = {"ControlMaster": "auto", "ControlPersist": "60"}  # one connection for all calls of a minute
 BROKEN = (10, 12, 30, 35, 255)  # statuses of rsync that mean a lost connection
