@@ -125,6 +125,7 @@ def run(indexed, cluster, tmp_path):
     if made.head.poll() is None:
         made.head.kill()
     cluster.ask("scancel", f"--user={os.environ.get('USER', 'root')}")
+    cluster.resume()
     slurm.wait(lambda: cluster.states() == dict.fromkeys(cluster.nodes, "idle"), 60, cluster.tell)
 
 
@@ -160,7 +161,10 @@ def test_a_job_of_a_dead_node_runs_on_another(run, indexed, cluster):
         slurm.wait(lambda: cluster.states()[node] == "idle", 60, cluster.tell)
 
 
-def test_a_dead_controller_is_waited_for(run, indexed, cluster):
+@pytest.mark.parametrize("seconds", [0, 8], ids=["that forgets that the job began", "that knows its jobs"])
+def test_a_dead_controller_is_waited_for(run, indexed, cluster, seconds):
+    """It writes what it knows after five seconds: without that it starts the job again, and holds it in vain."""
+    time.sleep(seconds)
     cluster.kill("slurmctld")
     run.hold.unlink()
     slurm.wait(lambda: run.workflow.path(CHECKPOINT).exists(), 60)
@@ -168,6 +172,18 @@ def test_a_dead_controller_is_waited_for(run, indexed, cluster):
     cluster.start_controller()
     completes(run, indexed)
     assert run.trained() == 1
+
+
+def test_a_job_that_slurm_has_forgotten_is_done_where_its_outputs_are(run, indexed, cluster):
+    """The head process sleeps for longer than SLURM remembers jobs."""
+    cluster.configure("MinJobAge=3600", "MinJobAge=2")
+    run.head.send_signal(signal.SIGSTOP)
+    run.hold.unlink()
+    slurm.wait(lambda: not run.jobs(), 120, cluster.tell)
+    run.head.send_signal(signal.SIGCONT)
+    output = completes(run, indexed)
+    assert "SLURM no longer knows job" in output and run.trained() == 1
+    cluster.configure("MinJobAge=2", "MinJobAge=3600")
 
 
 def test_a_run_waits_for_the_jobs_of_one_that_was_killed(run, indexed, cluster):

@@ -165,6 +165,18 @@ class Cluster:
 
     # Faults
 
+    def resume(self):
+        """Let jobs run again on nodes that the controller drained."""
+        for name, state in self.states().items():
+            if state.startswith("drain"):
+                self.ask("scontrol", "update", f"nodename={name}", "state=resume")
+
+    def configure(self, old, new):
+        """Replace a line of the controller's configuration."""
+        path = self.folder / "slurm.conf"
+        path.write_text(path.read_text().replace(f"\n{old}\n", f"\n{new}\n"))
+        self.ask("scontrol", "reconfigure")
+
     def kill(self, name):
         """End slurmctld, munged or a node's slurmd at once; a node's jobs go with it."""
         process = self.processes.pop(name)

@@ -6,13 +6,12 @@ downloads or goes to a board by ssh runs where Snakemake does.
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any
 
 from configuration.tables import Tables
 from devices import reach
-from snakefile import needs, nodes
+from snakefile import needs, nodes, slurm_jobs
 from snakefile.rule_facts import device_purpose, is_host_built
 from snakefile.run_checks import one_line, stop
 
@@ -58,18 +57,8 @@ def _of_nodes(workflow, tables):
     workflow.resource_scopes.update({SLOTS: "local"})
     if workflow.nodes and "--mode" not in sys.argv:  # not in a job
         workflow.resource_settings.cores = workflow.global_resources["_cores"] = None
-        _keep_asking(sys.modules.get(PLUGIN))
-
-
-def _keep_asking(plugin):
-    """Let the plugin remember MinJobAge, without which it asks sacct.
-
-    Where the controller is away it would not know it, and without accounting sacct never answers: version 2.8.0 then
-    forgets its jobs, and waits for ever.
-    """
-    if plugin:
-        plugin.get_min_job_age = functools.lru_cache(maxsize=None)(plugin.get_min_job_age)
-        plugin.get_min_job_age()
+        if PLUGIN in sys.modules:
+            slurm_jobs.attach(sys.modules[PLUGIN])
 
 
 def _say(rule, resources):

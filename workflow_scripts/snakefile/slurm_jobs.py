@@ -1,0 +1,99 @@
+"""What becomes of a run's jobs where SLURM does not answer, has forgotten them or holds them.
+
+Its plugin, version 2.8.0, would wait for them for ever. Where SLURM cannot say how a job ended, Snakemake's records do:
+it marks outputs as incomplete from the submission until the job on the node has ended.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+TIMEOUT = 60  # seconds that a command of SLURM has
+PAUSE = 5  # seconds until the controller is asked again
+SQUEUE = "squeue --states=all --noheader --format=%i|%T|%r --name={}"
+HELD = "launch failed requeued held"  # the controller lost what it knew, and a node has that job already
+ENDED = "UNKNOWN"  # the plugin takes such a job as done; Snakemake then looks for its outputs, and tries again without
+FAILED = {"PREEMPTED", "REVOKED"}  # final states that the plugin does not know
+
+
+def attach(plugin: Any) -> None:
+    """Let the plugin, which is a module, ask for the states of jobs here, and submit while a controller answers."""
+    watch, executor = Watch(), plugin.Executor
+    check, submit, cancel = executor.check_active_jobs, executor.run_job, executor.cancel
+
+    async def check_active_jobs(self, active_jobs):
+        watch.jobs = active_jobs
+        async for job in check(self, active_jobs):
+            yield job
+
+    def run_job(self, job):
+        while self.wait and watch.answers(["scontrol", "ping"], self.logger) is None:
+            time.sleep(PAUSE)
+        submit(self, job)
+
+    def stop(self):
+        self.wait = False
+        cancel(self)
+
+    executor.check_active_jobs, executor.run_job, executor.cancel = check_active_jobs, run_job, stop
+    plugin.query_job_status, plugin.query_job_status_squeue = watch.states, SQUEUE.format
+    plugin.get_min_job_age = lambda: sys.maxsize  # for how long SLURM remembers jobs does not matter
+
+
+class Watch:
+    """The jobs whose states are asked for, and whether SLURM is silent."""
+
+    def __init__(self):
+        self.jobs, self.silent = [], False
+
+    async def states(self, command: str, logger: Any) -> tuple[dict[str, str], float]:
+        """Return ({number of a job: state}, seconds), without those of which nothing is known yet: these go on."""
+        start, answer = time.monotonic(), self.answers(command.split(), logger)
+        if answer is None:
+            return {}, 0.0
+        rows = dict(row.split("|", 1) for row in answer.splitlines())
+        states = {number: _state(*rest.split("|")) for number, rest in rows.items()}
+        listed = {number.split("_")[0] for number in states}  # of arrays too
+        for job in self.jobs if command.startswith("squeue") else ():
+            number = job.external_jobid
+            if number.split("_")[0] not in listed or states.get(number) == HELD:
+                states[number] = await _outcome(job, states.get(number), logger)
+        return states, time.monotonic() - start
+
+    def answers(self, command: list[str], logger: Any) -> str | None:
+        """Return what a command of SLURM prints, None where it fails or takes too long; tell of the first time."""
+        try:
+            answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=TIMEOUT).stdout.decode()
+        except (OSError, subprocess.SubprocessError) as error:
+            if not self.silent:
+                logger.warning(f"SLURM does not answer {command[0]}: waiting until it does ({error})")
+            self.silent = True
+            return None
+        self.silent = False
+        return answer
+
+
+def _state(word, reason=""):
+    """Return a state as the plugin knows it."""
+    if reason.replace("_", " ") == HELD:
+        return HELD
+    word = word.split()[0]  # sacct says who cancelled a job
+    return "CANCELLED" if word in FAILED else word
+
+
+async def _outcome(submitted, state, logger):
+    """Return how a job ended that SLURM has forgotten or does not start again."""
+    if state:
+        subprocess.run(["scancel", submitted.external_jobid], timeout=TIMEOUT)
+    job = submitted.job
+    records = job.dag.workflow.persistence
+    cut = [name for each in (job.jobs if job.is_group() else [job]) for name in await records.incomplete(each)]
+    outcome = "FAILED" if cut else ENDED
+    logger.warning(
+        f"SLURM {'holds' if state else 'no longer knows'} job {submitted.external_jobid}: "
+        + ("it did not end: submitted again" if cut else "its outputs tell how it ended")
+    )
+    return outcome
