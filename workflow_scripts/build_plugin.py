@@ -1,8 +1,8 @@
 """Compile the TensorRT plugin (plugins/levit_attention) on its target, by its Makefile; describe what it was made with.
 
 Where that is impossible the library is an empty file, the description says why, and engines are built without it; with
-`--plugins require` it is an error. A GPU without tensor cores that the plugin uses has no library of its own either,
-unless it is required.
+`--plugins require` it is an error. A GPU without tensor cores has no library of its own either, unless it is
+required.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from core.command import Command, Job, log
 from core.files import UserError, write_json
 from devices import toolchain
 
-TENSOR_CORES = (7, 5)  # the least compute capability whose tensor cores the kernel uses (attention.cu)
+TENSOR_CORES = (7, 0)  # the least compute capability that has them
 LIBRARY = "liblevit_attention.so"
 LINKED = re.compile(r"\S*/libnvinfer\.so\S*")
 ERROR = re.compile(r"^.*(?:\berror\b|\bfatal\b|\bError \d).*$", re.MULTILINE)
@@ -53,7 +53,7 @@ def refusal(here: dict, made: dict, wanted: str) -> str | None:
         return f"{versions}: install headers of the library's version"
     capability = here["compute_capability"]
     if wanted == "auto" and tuple(map(int, capability.split("."))) < TENSOR_CORES:
-        return f"it uses no tensor cores of compute capability {capability} (`plugins: require` builds it all the same)"
+        return f"compute capability {capability} has no tensor cores (`plugins: require` builds it all the same)"
     return None
 
 

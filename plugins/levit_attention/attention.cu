@@ -3,15 +3,16 @@
 // attention_mma: one warp, or some that share the keys, for 16 queries of a head. Keys and values of the head are in
 // shared memory; scores stay in registers, where the accumulators of q k^T are the left operand of the product with v.
 // The softmax is computed as the keys come, CHUNK tiles of 16 at a time.
+// attention_wmma (wmma.h): the same for older tensor cores, scores in shared memory.
 // attention_plain: one block for 16 queries of a head, scores in shared memory, float arithmetic.
+//
+// Codes of INT8 become halves on their way to shared memory; their scales are applied to scores and sums.
 
-#include "attention.h"
+#include "launch.h"
+#include "wmma.h"
 
-#include <cmath>
-#include <cstdint>
 #include <cstring>
 
-#include <cuda_fp16.h>
 #include <cuda_pipeline_primitives.h>
 
 namespace levit
@@ -19,32 +20,15 @@ namespace levit
 namespace
 {
 
-constexpr int kTile = 16;    // queries of a warp, keys of a step of mma
 constexpr int kMostWarps = 8;  // of a block
 constexpr int kSplits = 4;   // warps that share a tile's keys, where work is little
 constexpr int kStage = 208;  // keys in shared memory at a time
 constexpr int kPlainThreads = 128;
-constexpr int kPad = 8;      // numbers between rows in shared memory, against bank conflicts
 constexpr float kLog2E = 1.4426950408889634F;
-
-struct Launch
-{
-    void const *q, *k, *v, *bias;
-    void* result;
-    int heads, key_dim, val_dim, queries, keys;
-    int q_image, q_row, q_head, kv_image, kv_row, kv_head; // strides, in numbers
-    int result_row, result_column;
-    int query_tiles, key_tiles, groups, share; // share: tiles of keys of each warp of a tile of queries
-};
 
 int tiles(int count)
 {
     return (count + kTile - 1) / kTile;
-}
-
-__device__ float hardswish(float x)
-{
-    return x * fminf(fmaxf(x + 3.F, 0.F), 6.F) * (1.F / 6.F);
 }
 
 __device__ float exp2_fast(float x)
@@ -105,8 +89,9 @@ __device__ float2 unpack(uint32_t both)
 }
 
 // The queries of a warp as mma's left operand; those beyond the last are copies of the last.
-template <int KD>
-__device__ void load_queries(uint32_t (&q)[KD / kTile][4], half const* from, int row, int first, int count, int lane)
+template <int KD, typename In>
+__device__ void load_queries(
+    uint32_t (&q)[KD / kTile][4], In const* from, View const& view, int channel, int first, int count, int lane)
 {
     int const upper = min(first + lane / 4, count - 1), lower = min(first + lane / 4 + 8, count - 1);
 #pragma unroll
@@ -116,21 +101,32 @@ __device__ void load_queries(uint32_t (&q)[KD / kTile][4], half const* from, int
         for (int part = 0; part < 4; ++part)
         {
             int const token = part % 2 ? lower : upper, column = step * kTile + part / 2 * 8 + lane % 4 * 2;
-            q[step][part] = *reinterpret_cast<uint32_t const*>(from + token * row + column);
+            q[step][part] = load_pair(from + view.at(channel + column, token));
         }
     }
 }
 
-// Starts to copy rows of D numbers to shared memory; those up to a whole tile are copies of the last.
-template <int D>
-__device__ void stage(half* to, half const* from, int row, int count, int thread, int threads)
+__device__ void start_copy(half* to, half const* from)
 {
-    constexpr int kParts = D / 8; // 16 bytes each
-    int const whole = (count + kTile - 1) / kTile * kTile, part = thread % kParts * 8;
+    __pipeline_memcpy_async(to, from, 16);
+}
+
+__device__ void start_copy(half* to, int8_t const* from)
+{
+    copy_unit(to, from);
+}
+
+// Starts to copy D numbers of tokens to shared memory; those up to a whole tile are copies of the last.
+template <int D, typename In>
+__device__ void stage(half* to, In const* from, View const& view, int channel, int count, int thread, int threads)
+{
+    constexpr int kUnit = 16 / sizeof(In), kParts = D / kUnit;
+    int const whole = (count + kTile - 1) / kTile * kTile, part = thread % kParts * kUnit;
+    In const* const first = from + view.at(channel + part, 0);
 #pragma unroll 2
     for (int token = thread / kParts; token < whole; token += threads / kParts)
     {
-        __pipeline_memcpy_async(to + token * (D + kPad) + part, from + min(token, count - 1) * row + part, 16);
+        start_copy(to + token * (D + kPad) + part, first + min(token, count - 1) * view.row);
     }
 }
 
@@ -152,10 +148,11 @@ __device__ void prefetch(void const* address)
     asm volatile("prefetch.global.L1 [%0];" ::"l"(address));
 }
 
-// scores = q k^T + bias of 16 queries and CHUNK tiles of keys, of which `count` are there (scores of others are -inf)
-template <int KD, int CHUNK>
+// scores = q k^T + bias of 16 queries and CHUNK tiles of keys, of which `count` are there (scores of others are -inf).
+// SCALED: products of codes, which are worth `scale` each.
+template <int KD, int CHUNK, bool SCALED>
 __device__ void compute_scores(float (&scores)[2 * CHUNK][4], uint32_t const (&q)[KD / kTile][4], half const* k_tile,
-    uint4 const* bias, int count, int lane)
+    uint4 const* bias, float scale, int count, int lane)
 {
     half const* const row = k_tile + (lane / 16 * 8 + lane % 8) * (KD + kPad) + lane / 8 % 2 * 8;
 #pragma unroll
@@ -169,8 +166,12 @@ __device__ void compute_scores(float (&scores)[2 * CHUNK][4], uint32_t const (&q
         }
         uint4 const packed = __ldg(bias + i * 32);
         float2 const a = unpack(packed.x), b = unpack(packed.y), c = unpack(packed.z), d = unpack(packed.w);
-        left[0] = a.x, left[1] = a.y, left[2] = b.x, left[3] = b.y;
-        right[0] = c.x, right[1] = c.y, right[2] = d.x, right[3] = d.y;
+        float const begin[8] = {a.x, a.y, b.x, b.y, c.x, c.y, d.x, d.y};
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+        {
+            left[j] = SCALED ? 0.F : begin[j], right[j] = SCALED ? 0.F : begin[j + 4];
+        }
 #pragma unroll
         for (int step = 0; step < KD / kTile; ++step)
         {
@@ -178,6 +179,11 @@ __device__ void compute_scores(float (&scores)[2 * CHUNK][4], uint32_t const (&q
             load_matrices(k, row + i * kTile * (KD + kPad) + step * kTile);
             mma(left, q[step], k[0], k[1]);
             mma(right, q[step], k[2], k[3]);
+        }
+#pragma unroll
+        for (int j = 0; SCALED && j < 4; ++j)
+        {
+            left[j] = fmaf(left[j], scale, begin[j]), right[j] = fmaf(right[j], scale, begin[j + 4]);
         }
     }
 }
@@ -248,29 +254,47 @@ __device__ void add_values(
 }
 
 // Writes columns, eight at a time, of a lane's two rows; rows: how many there are from the first on.
-template <int COUNT>
-__device__ void store_rows(half* to, int row, int rows, float const (&values)[COUNT][4], float const (&total)[2])
+template <int COUNT, typename Out>
+__device__ void store_rows(
+    Out* to, Launch const& a, int rows, float const (&values)[COUNT][4], float const (&total)[2])
 {
 #pragma unroll
     for (int side = 0; side < 2; ++side)
     {
         if (8 * side < rows)
         {
-            float const scale = __fdividef(1.F, total[side]);
+            float const scale = __fdividef(a.v_scale, total[side]);
 #pragma unroll
             for (int i = 0; i < COUNT; ++i)
             {
                 float const x = values[i][2 * side] * scale, y = values[i][2 * side + 1] * scale;
-                *reinterpret_cast<half2*>(to + 8 * side * row + i * 8)
-                    = __floats2half2_rn(hardswish(x), hardswish(y));
+                Out* const place = to + 8 * side * a.result_view.row + i / 4 * a.result_view.chunk + i % 4 * 8;
+                store_pair(place, hardswish(x), hardswish(y), a.codes);
             }
         }
     }
 }
 
+// Writes from `channel` of token `token` on, which is row `lane / 4` of a tile.
+template <int COUNT>
+__device__ void store(Launch const& a, int image, int channel, int token, float const (&values)[COUNT][4],
+    float const (&total)[2])
+{
+    View const& view = a.result_view;
+    int64_t const at = static_cast<int64_t>(image) * view.image + view.at(channel, token) + threadIdx.x % 4 * 2;
+    if (a.to_codes)
+    {
+        store_rows(static_cast<int8_t*>(a.result) + at, a, a.queries - token, values, total);
+    }
+    else
+    {
+        store_rows(static_cast<half*>(a.result) + at, a, a.queries - token, values, total);
+    }
+}
+
 // Adds what the kSplits warps of a tile summed over different keys, through shared memory; each writes eight columns.
-// to: row `lane / 4` of the tile, of which there are `rows`.
-__device__ void combine(Sums<8 * kSplits> const& sums, float4* shared, half* to, int row, int rows, int split)
+__device__ void combine(
+    Launch const& a, Sums<8 * kSplits> const& sums, float4* shared, int image, int channel, int token, int split)
 {
     constexpr int kEach = (kSplits + 1) * 32;
     float4* const tile = shared + threadIdx.z * kSplits * kEach + threadIdx.x;
@@ -299,14 +323,14 @@ __device__ void combine(Sums<8 * kSplits> const& sums, float4* shared, half* to,
         values[0][0] += v.x * upper, values[0][1] += v.y * upper;
         values[0][2] += v.z * lower, values[0][3] += v.w * lower;
     }
-    store_rows(to + split * 8, row, rows, values, total);
+    store(a, image, channel + split * 8, token, values, total);
 }
 
 #endif // compute capability 7.5
 
 // Grid: (groups of tiles of queries for each slice of VS of a value's numbers, heads, images).
 // Block: (lanes, warps that share the keys of a tile, tiles of queries).
-template <int KD, int VS, int CHUNK>
+template <int KD, int VS, int CHUNK, typename In>
 __global__ void __launch_bounds__(kMostWarps * 32) attention_mma(Launch const a)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
@@ -320,10 +344,9 @@ __global__ void __launch_bounds__(kMostWarps * 32) attention_mma(Launch const a)
         ++slice;
     }
     int const tile = group * blockDim.z + threadIdx.z, first = tile * kTile, kept = min(tile, a.query_tiles - 1);
-    int64_t const tokens = static_cast<int64_t>(image) * a.kv_image + head * a.kv_head;
-    half const* const k = static_cast<half const*>(a.k) + tokens;
-    half const* const v = static_cast<half const*>(a.v) + tokens + slice * VS;
-    half const* const q = static_cast<half const*>(a.q) + static_cast<int64_t>(image) * a.q_image + head * a.q_head;
+    In const* const tokens = image_of<In>(a.tokens, a.kv_view, image);
+    In const* const q = image_of<In>(a.q, a.q_view, image);
+    int const k_channel = head * a.kv_head + a.k_first, v_channel = k_channel + KD + slice * VS;
     int const bias_tile = (head * a.query_tiles + kept) * a.key_tiles;
     uint4 const* const bias = static_cast<uint4 const*>(a.bias) + bias_tile * 32 + lane;
     int const thread = (threadIdx.z * blockDim.y + split) * 32 + lane, threads = blockDim.z * blockDim.y * 32;
@@ -339,12 +362,13 @@ __global__ void __launch_bounds__(kMostWarps * 32) attention_mma(Launch const a)
         {
             __syncthreads();
         }
-        stage<KD>(k_tile, k + start * a.kv_row, a.kv_row, count, thread, threads);
-        stage<VS>(v_tile, v + start * a.kv_row, a.kv_row, count, thread, threads);
+        In const* const here = tokens + start * a.kv_view.row;
+        stage<KD>(k_tile, here, a.kv_view, k_channel, count, thread, threads);
+        stage<VS>(v_tile, here, a.kv_view, v_channel, count, thread, threads);
         __pipeline_commit();
         if (start == 0)
         {
-            load_queries<KD>(queries, q, a.q_row, first, a.queries, lane);
+            load_queries<KD>(queries, q, a.q_view, head * a.q_head, first, a.queries, lane);
         }
 #pragma unroll 1
         for (int i = begin; i < end; ++i)
@@ -357,25 +381,24 @@ __global__ void __launch_bounds__(kMostWarps * 32) attention_mma(Launch const a)
         for (int i = begin; i < end; i += CHUNK)
         {
             float scores[2 * CHUNK][4];
-            compute_scores<KD, CHUNK>(scores, queries, k_tile + i * kTile * (KD + kPad), from + i * 32, end - i, lane);
+            half const* const k = k_tile + i * kTile * (KD + kPad);
+            compute_scores<KD, CHUNK, sizeof(In) == 1>(scores, queries, k, from + i * 32, a.qk_scale, end - i, lane);
             exponentials<CHUNK>(scores, sums);
             add_values<CHUNK>(sums, scores, v_tile + i * kTile * (VS + kPad), end - i, lane);
         }
     }
-    int const row = a.heads * a.val_dim, rows = a.queries - first - lane / 4;
-    half* const to = static_cast<half*>(a.result) + static_cast<int64_t>(image) * a.queries * row
-        + (first + lane / 4) * row + head * a.val_dim + slice * VS + lane % 4 * 2;
+    int const channel = head * a.val_dim + slice * VS, token = first + lane / 4;
     if constexpr (VS == 8 * kSplits)
     {
         if (blockDim.y > 1)
         {
             __syncthreads(); // the last warp has read its keys and values
-            combine(sums, reinterpret_cast<float4*>(shared), to, row, rows, split);
+            combine(a, sums, reinterpret_cast<float4*>(shared), image, channel, token, split);
             return;
         }
     }
     float const total[2] = {row_sum(sums.total[0]), row_sum(sums.total[1])};
-    store_rows(to, row, rows, sums.values, total);
+    store(a, image, channel, token, sums.values, total);
 #endif
 }
 
@@ -406,24 +429,37 @@ __device__ void softmax(float* row, int count, int lane)
     }
 }
 
+__device__ void put(float& to, float x, float)
+{
+    to = x;
+}
+
+__device__ void put(half& to, float x, float)
+{
+    to = __float2half_rn(x);
+}
+
+__device__ void put(int8_t& to, float x, float codes)
+{
+    to = encoded(x * codes);
+}
+
 // Grid: (tiles of queries, heads, images). Shared memory: queries [16, key_dim], then scores [16, keys].
-template <typename T>
+template <typename In, typename Out>
 __global__ void __launch_bounds__(kPlainThreads) attention_plain(Launch const a)
 {
     extern __shared__ float floats[];
     float *const queries = floats, *const scores = floats + kTile * a.key_dim;
     int const head = blockIdx.y, first = blockIdx.x * kTile, count = min(kTile, a.queries - first);
-    int64_t const image = blockIdx.z;
-    T const* const q = static_cast<T const*>(a.q) + image * a.q_image + first * a.q_row + head * a.q_head;
-    T const* const k = static_cast<T const*>(a.k) + image * a.kv_image + head * a.kv_head;
-    T const* const v = static_cast<T const*>(a.v) + image * a.kv_image + head * a.kv_head;
+    In const* const q = image_of<In>(a.q, a.q_view, blockIdx.z);
+    In const* const tokens = image_of<In>(a.tokens, a.kv_view, blockIdx.z);
+    int const k_channel = head * a.kv_head + a.k_first, v_channel = k_channel + a.key_dim;
     float const* const bias = static_cast<float const*>(a.bias) + (head * a.queries + first) * a.keys;
 
-    int const q_column = a.result_column, kv_column = a.kv_row == 1 ? a.keys : 1;
     for (int i = threadIdx.x; i < kTile * a.key_dim; i += blockDim.x)
     {
-        int const token = min(i / a.key_dim, count - 1);
-        queries[i] = static_cast<float>(q[token * a.q_row + i % a.key_dim * q_column]);
+        int const token = first + min(i / a.key_dim, count - 1);
+        queries[i] = a.qk_scale * static_cast<float>(q[a.q_view.at(head * a.q_head + i % a.key_dim, token)]);
     }
     __syncthreads();
     for (int key = threadIdx.x; key < a.keys; key += blockDim.x)
@@ -431,7 +467,7 @@ __global__ void __launch_bounds__(kPlainThreads) attention_plain(Launch const a)
         float sums[kTile] = {};
         for (int i = 0; i < a.key_dim; ++i)
         {
-            float const x = static_cast<float>(k[key * a.kv_row + i * kv_column]);
+            float const x = static_cast<float>(tokens[a.kv_view.at(k_channel + i, key)]);
 #pragma unroll
             for (int token = 0; token < kTile; ++token)
             {
@@ -449,18 +485,18 @@ __global__ void __launch_bounds__(kPlainThreads) attention_plain(Launch const a)
         softmax(scores + token * a.keys, a.keys, threadIdx.x % 32);
     }
     __syncthreads();
-    T* const result = static_cast<T*>(a.result) + image * a.queries * a.heads * a.val_dim + first * a.result_row
-        + head * a.val_dim * a.result_column;
+    Out* const result = const_cast<Out*>(image_of<Out>(a.result, a.result_view, blockIdx.z));
     for (int i = threadIdx.x; i < count * a.val_dim; i += blockDim.x)
     {
-        int const token = a.result_row == 1 ? i % count : i / a.val_dim;
-        int const column = a.result_row == 1 ? i / count : i % a.val_dim;
+        int const token = a.result_view.row == 1 ? i % count : i / a.val_dim; // neighbours in memory
+        int const column = a.result_view.row == 1 ? i / count : i % a.val_dim;
         float sum = 0.F;
         for (int key = 0; key < a.keys; ++key)
         {
-            sum += scores[token * a.keys + key] * static_cast<float>(v[key * a.kv_row + column * kv_column]);
+            sum += scores[token * a.keys + key] * static_cast<float>(tokens[a.kv_view.at(v_channel + column, key)]);
         }
-        result[token * a.result_row + column * a.result_column] = static_cast<T>(hardswish(sum));
+        int const at = a.result_view.at(head * a.val_dim + column, first + token);
+        put(result[at], hardswish(sum * a.v_scale), a.codes);
     }
 }
 
@@ -469,20 +505,30 @@ size_t plain_bytes(Attention const& a)
     return sizeof(float) * kTile * (a.key_dim + a.keys);
 }
 
-// A token's numbers are side by side; where `columns` is set, those of one channel are (rows then have a stride of 1).
-Launch launch_of(Attention const& a, Number number, void const* q, void const* tokens, void const* bias, void* result)
+View view_of(Order order, int tokens, int channels)
 {
-    int const size = number == Number::kHalf ? 2 : 4, per_head = (a.own_queries ? 1 : 2) * a.key_dim + a.val_dim;
-    int const q_per_head = a.own_queries ? a.key_dim : per_head, width = a.heads * a.val_dim;
-    int const kv_column = a.columns ? a.keys : 1, q_column = a.columns ? a.queries : 1;
-    char const* const k = static_cast<char const*>(tokens) + size * kv_column * (a.own_queries ? 0 : a.key_dim);
-    Launch launch{a.own_queries ? q : tokens, k, k + size * kv_column * a.key_dim, bias, result};
+    int const chunks = (channels + kChunk - 1) / kChunk;
+    switch (order)
+    {
+    case Order::kRows: return {tokens * channels, kChunk, channels, 1};
+    case Order::kColumns: return {tokens * channels, kChunk * tokens, 1, tokens};
+    default: return {chunks * kChunk * tokens, kChunk * tokens, kChunk, 1};
+    }
+}
+
+Launch launch_of(Attention const& a, void const* q, void const* tokens, void const* bias, void* result)
+{
+    int const per_head = (a.own_queries ? 1 : 2) * a.key_dim + a.val_dim;
+    Launch launch{a.own_queries ? q : tokens, tokens, bias, result};
     launch.heads = a.heads, launch.key_dim = a.key_dim, launch.val_dim = a.val_dim;
     launch.queries = a.queries, launch.keys = a.keys;
-    launch.q_head = q_per_head * q_column, launch.kv_head = per_head * kv_column;
-    launch.q_image = a.queries * a.heads * q_per_head, launch.kv_image = a.keys * a.heads * per_head;
-    launch.q_row = a.columns ? 1 : a.heads * q_per_head, launch.kv_row = a.columns ? 1 : a.heads * per_head;
-    launch.result_row = a.columns ? 1 : width, launch.result_column = q_column;
+    launch.q_head = a.own_queries ? a.key_dim : per_head, launch.kv_head = per_head;
+    launch.k_first = a.own_queries ? 0 : a.key_dim;
+    launch.q_view = view_of(a.in.order, a.queries, a.heads * launch.q_head);
+    launch.kv_view = view_of(a.in.order, a.keys, a.heads * per_head);
+    launch.result_view = view_of(a.out.order, a.queries, a.heads * a.val_dim);
+    launch.qk_scale = a.scales.q * a.scales.k, launch.v_scale = a.scales.v;
+    launch.codes = 1.F / a.scales.result, launch.to_codes = a.out.number == Number::kInt8;
     launch.query_tiles = tiles(a.queries), launch.key_tiles = tiles(a.keys);
     return launch;
 }
@@ -529,7 +575,7 @@ Spread spread_of(Attention const& a, Launch const& launch, int batch)
     return {(launch.query_tiles + groups - 1) / groups, 1, chunk, wide ? 128 : a.val_dim % 64 ? 32 : 64};
 }
 
-template <int KD, int VS, int CHUNK>
+template <typename In, int KD, int VS, int CHUNK>
 cudaError_t start_mma(Attention const& a, Launch launch, Spread const& spread, int batch, cudaStream_t stream)
 {
     int const slices = a.val_dim / VS, warps = spread.group * spread.splits;
@@ -539,40 +585,80 @@ cudaError_t start_mma(Attention const& a, Launch launch, Spread const& spread, i
     size_t const tokens = sizeof(half) * staged_tiles * kTile * (KD + VS + 2 * kPad);
     size_t const partial = spread.splits > 1 ? sizeof(float4) * warps * (kSplits + 1) * 32 : 0;
     dim3 const grid(launch.groups * slices, a.heads, batch), block(32, spread.splits, spread.group);
-    return start(attention_mma<KD, VS, CHUNK>, launch, grid, block, tokens > partial ? tokens : partial, stream);
+    return start(attention_mma<KD, VS, CHUNK, In>, launch, grid, block, tokens > partial ? tokens : partial, stream);
 }
 
-template <int KD, int VS>
+template <typename In, int KD, int VS>
 cudaError_t start_mma(Attention const& a, Launch const& launch, Spread const& spread, int batch, cudaStream_t stream)
 {
     switch (spread.chunk)
     {
-    case 1: return start_mma<KD, VS, 1>(a, launch, spread, batch, stream);
-    case 4: return start_mma<KD, VS, 4>(a, launch, spread, batch, stream);
-    default: return start_mma<KD, VS, 7>(a, launch, spread, batch, stream);
+    case 1: return start_mma<In, KD, VS, 1>(a, launch, spread, batch, stream);
+    case 4: return start_mma<In, KD, VS, 4>(a, launch, spread, batch, stream);
+    default: return start_mma<In, KD, VS, 7>(a, launch, spread, batch, stream);
     }
 }
 
-template <int KD>
+template <typename In, int KD>
 cudaError_t start_mma(Attention const& a, Launch const& launch, Spread const& spread, int batch, cudaStream_t stream)
 {
     switch (spread.slice)
     {
-    case 32: return start_mma<KD, 32>(a, launch, spread, batch, stream);
-    case 64: return start_mma<KD, 64>(a, launch, spread, batch, stream);
-    default: return start_mma<KD, 128>(a, launch, spread, batch, stream);
+    case 32: return start_mma<In, KD, 32>(a, launch, spread, batch, stream);
+    case 64: return start_mma<In, KD, 64>(a, launch, spread, batch, stream);
+    default: return start_mma<In, KD, 128>(a, launch, spread, batch, stream);
     }
 }
 
+template <typename In>
 cudaError_t start_mma(Attention const& a, Launch const& launch, int batch, cudaStream_t stream)
 {
     Spread const spread = spread_of(a, launch, batch);
     switch (a.key_dim)
     {
-    case 16: return start_mma<16>(a, launch, spread, batch, stream);
-    case 32: return start_mma<32>(a, launch, spread, batch, stream);
-    default: return start_mma<64>(a, launch, spread, batch, stream);
+    case 16: return start_mma<In, 16>(a, launch, spread, batch, stream);
+    case 32: return start_mma<In, 32>(a, launch, spread, batch, stream);
+    default: return start_mma<In, 64>(a, launch, spread, batch, stream);
     }
+}
+
+size_t wmma_bytes(Attention const& a, int warps)
+{
+    size_t const staged = sizeof(half) * kStaged * staged_row(a.key_dim, a.val_dim);
+    return staged + sizeof(float) * warps * kTile * score_row(a.key_dim, a.val_dim, tiles(a.keys));
+}
+
+template <typename In>
+cudaError_t start_wmma(Attention const& a, Launch const& launch, int batch, cudaStream_t stream)
+{
+    int warps = launch.query_tiles < kWmmaWarps ? launch.query_tiles : kWmmaWarps;
+    while (wmma_bytes(a, warps) > kShared)
+    {
+        --warps;
+    }
+    dim3 const grid((launch.query_tiles + warps - 1) / warps, a.heads, batch), block(32, warps);
+    return start(attention_wmma<In>, launch, grid, block, wmma_bytes(a, warps), stream);
+}
+
+template <typename In>
+cudaError_t start_plain(Attention const& a, Launch const& launch, int batch, cudaStream_t stream)
+{
+    dim3 const grid(launch.query_tiles, a.heads, batch);
+    switch (a.out.number)
+    {
+    case Number::kFloat: return start(attention_plain<In, float>, launch, grid, kPlainThreads, plain_bytes(a), stream);
+    case Number::kHalf: return start(attention_plain<In, half>, launch, grid, kPlainThreads, plain_bytes(a), stream);
+    default: return start(attention_plain<In, int8_t>, launch, grid, kPlainThreads, plain_bytes(a), stream);
+    }
+}
+
+// Tokens in pieces of 16 bytes, and results that are halves or codes.
+bool fits_tensor_cores(Attention const& a)
+{
+    bool const rows = a.in.order != Order::kColumns && a.out.order != Order::kColumns;
+    bool const sizes = (a.key_dim == 16 || a.key_dim == 32 || a.key_dim == 64) && a.val_dim % 32 == 0;
+    return rows && sizes && a.in.number != Number::kFloat && a.out.number != Number::kFloat
+        && (a.in.order == Order::kRows || a.in.number == Number::kInt8);
 }
 
 } // namespace
@@ -587,26 +673,30 @@ char const* refusal(Attention const& a)
     {
         return "without a tensor of their own there are as many queries as keys";
     }
-    return plain_bytes(a) > 96 * 1024 ? "more keys than shared memory holds scores for" : nullptr;
+    return plain_bytes(a) > kShared ? "more keys than shared memory holds scores for" : nullptr;
 }
 
-Way way(Attention const& a, Number number, int compute_capability)
+Way way(Attention const& a, int compute_capability)
 {
-    bool const fits = !a.columns && (a.key_dim == 16 || a.key_dim == 32 || a.key_dim == 64) && a.val_dim % 32 == 0;
-    return number == Number::kHalf && compute_capability >= 75 && fits ? Way::kTensorCores : Way::kPlain;
+    if (!fits_tensor_cores(a) || compute_capability < 70)
+    {
+        return Way::kPlain;
+    }
+    bool const fits = a.val_dim <= kValueTiles * kTile && wmma_bytes(a, 1) <= kShared;
+    return compute_capability >= 75 ? Way::kTensorCores : fits ? Way::kWmma : Way::kPlain;
 }
 
 std::size_t bias_bytes(Attention const& a, Way way)
 {
     size_t const plain = sizeof(float) * a.heads * a.queries * a.keys;
     size_t const packed = sizeof(half) * a.heads * tiles(a.queries) * tiles(a.keys) * kTile * kTile;
-    return way == Way::kPlain ? plain : packed;
+    return way == Way::kTensorCores ? packed : plain;
 }
 
 // In the order of mma's accumulators: for each head, tile of queries, tile of keys and lane, the lane's eight numbers.
 void pack_bias(Attention const& a, Way way, float const* bias, void* packed)
 {
-    if (way == Way::kPlain)
+    if (way != Way::kTensorCores)
     {
         std::memcpy(packed, bias, bias_bytes(a, way));
         return;
@@ -625,17 +715,25 @@ void pack_bias(Attention const& a, Way way, float const* bias, void* packed)
     }
 }
 
-cudaError_t run(Attention const& a, Number number, Way way, int batch, void const* q, void const* tokens,
-    void const* packed_bias, void* result, cudaStream_t stream)
+cudaError_t run(Attention const& a, Way way, int batch, void const* q, void const* tokens, void const* packed_bias,
+    void* result, cudaStream_t stream)
 {
-    Launch const launch = launch_of(a, number, q, tokens, packed_bias, result);
-    if (way == Way::kTensorCores)
+    Launch const launch = launch_of(a, q, tokens, packed_bias, result);
+    bool const codes = a.in.number == Number::kInt8;
+    switch (way)
     {
-        return start_mma(a, launch, batch, stream);
+    case Way::kTensorCores:
+        return codes ? start_mma<int8_t>(a, launch, batch, stream) : start_mma<half>(a, launch, batch, stream);
+    case Way::kWmma:
+        return codes ? start_wmma<int8_t>(a, launch, batch, stream) : start_wmma<half>(a, launch, batch, stream);
+    default: break;
     }
-    dim3 const grid(tiles(a.queries), a.heads, batch);
-    return number == Number::kHalf ? start(attention_plain<half>, launch, grid, kPlainThreads, plain_bytes(a), stream)
-                                   : start(attention_plain<float>, launch, grid, kPlainThreads, plain_bytes(a), stream);
+    switch (a.in.number)
+    {
+    case Number::kFloat: return start_plain<float>(a, launch, batch, stream);
+    case Number::kHalf: return start_plain<half>(a, launch, batch, stream);
+    default: return start_plain<int8_t>(a, launch, batch, stream);
+    }
 }
 
 } // namespace levit

@@ -2,7 +2,8 @@
 //
 // Plugins of one class: LevitAttention of the product qkv, LevitAttentionDownsample of the products kv and q, on tokens
 // [B, tokens, channels]; with Image behind their names on images [B, channels, height, width], which in FP16 have their
-// channels last: the bytes of tokens. workflow_scripts/graph/attention.py writes their nodes.
+// channels last: the bytes of tokens. With Int8 behind that, inputs and result are codes of INT8 (Int8In, Int8Out: one
+// of them), which images have 32 channels at a time. workflow_scripts/graph/attention.py writes their nodes.
 
 #include <NvInferVersion.h>
 
@@ -20,13 +21,14 @@ namespace
 // Loading the library is what registers its plugins.
 struct Registered
 {
-    Creator creators[4] = {{false, false}, {true, false}, {false, true}, {true, true}};
+    Creator creators[kKinds];
 
     Registered()
     {
-        for (Creator& creator : creators)
+        for (int i = 0; i < kKinds; ++i)
         {
-            getPluginRegistry()->registerCreator(creator, "");
+            creators[i].set(kind_of(i));
+            getPluginRegistry()->registerCreator(creators[i], "");
         }
     }
 } registered;

@@ -13,8 +13,8 @@ namespace
 // What an engine file keeps of a plugin, before its bias.
 struct Header
 {
+    Kind kind;
     Attention attention;
-    int number, image;
 };
 
 class Plugin : public nvinfer1::IPluginV2DynamicExt
@@ -30,23 +30,26 @@ public:
         return mNode.result(inputs, count, builder);
     }
 
-    DataType getOutputDataType(int32_t, DataType const* types, int32_t) const noexcept override { return types[0]; }
+    DataType getOutputDataType(int32_t, DataType const* types, int32_t) const noexcept override
+    {
+        return mNode.result_type(types);
+    }
 
     bool supportsFormatCombination(
         int32_t place, PluginTensorDesc const* all, int32_t inputs, int32_t) noexcept override
     {
-        return mNode.takes(all[0], all[place], inputs);
+        return mNode.takes(place, inputs, [all](int32_t at) -> PluginTensorDesc const& { return all[at]; });
     }
 
-    void configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t, nvinfer1::DynamicPluginTensorDesc const*,
-        int32_t) noexcept override
+    void configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t,
+        nvinfer1::DynamicPluginTensorDesc const* out, int32_t) noexcept override
     {
-        mNode.use(in[0].desc);
+        mNode.use(in[0].desc, out[0].desc);
     }
 
     // Work
 
-    int32_t initialize() noexcept override { return mNode.use(mNode.number()) == cudaSuccess ? 0 : 1; }
+    int32_t initialize() noexcept override { return mNode.use() == cudaSuccess ? 0 : 1; }
 
     size_t getWorkspaceSize(
         PluginTensorDesc const*, int32_t, PluginTensorDesc const*, int32_t) const noexcept override
@@ -71,7 +74,7 @@ public:
 
     void serialize(void* buffer) const noexcept override
     {
-        Header const header{mNode.attention(), static_cast<int>(mNode.number()), mNode.image()};
+        Header const header{mNode.kind(), mNode.attention()};
         auto const& bias = mNode.bias();
         std::memcpy(buffer, &header, sizeof(header));
         std::memcpy(static_cast<char*>(buffer) + sizeof(header), bias.data(), sizeof(float) * bias.size());
@@ -95,9 +98,9 @@ private:
 class Creator : public nvinfer1::IPluginCreator
 {
 public:
-    Creator(bool own_queries, bool image) : mOwnQueries(own_queries), mImage(image) {}
+    void set(Kind const& kind) { mKind = kind, mName = kind.name(); }
 
-    char const* getPluginName() const noexcept override { return name_of(mOwnQueries, mImage); }
+    char const* getPluginName() const noexcept override { return mName.c_str(); }
     char const* getPluginVersion() const noexcept override { return kVersion; }
     nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override { return &mFields.collection; }
     void setPluginNamespace(char const* name) noexcept override { mNamespace = name; }
@@ -105,7 +108,7 @@ public:
 
     nvinfer1::IPluginV2* createPlugin(char const* name, nvinfer1::PluginFieldCollection const* fields) noexcept override
     {
-        auto const node = node_of(name, mOwnQueries, mImage, *fields);
+        auto const node = node_of(name, mKind, *fields);
         return node ? new Plugin(*node) : nullptr;
     }
 
@@ -120,15 +123,16 @@ public:
         std::memcpy(&header, data, sizeof(header));
         std::vector<float> bias((size - sizeof(header)) / sizeof(float));
         std::memcpy(bias.data(), static_cast<char const*>(data) + sizeof(header), bias.size() * sizeof(float));
-        if (!is_valid(name, getPluginName(), header.attention, bias))
+        if (!is_valid(name, header.kind, header.attention, bias))
         {
             return nullptr;
         }
-        return new Plugin(Node(header.attention, header.image, std::move(bias), static_cast<Number>(header.number)));
+        return new Plugin(Node(header.kind, header.attention, std::move(bias)));
     }
 
 private:
-    bool mOwnQueries, mImage;
+    Kind mKind{};
+    std::string mName;
     Fields mFields;
     std::string mNamespace;
 };

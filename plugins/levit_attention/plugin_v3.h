@@ -41,7 +41,7 @@ public:
 
     int32_t getOutputDataTypes(DataType* results, int32_t, DataType const* types, int32_t) const noexcept override
     {
-        results[0] = types[0];
+        results[0] = mNode.result_type(types);
         return 0;
     }
 
@@ -55,20 +55,20 @@ public:
     bool supportsFormatCombination(
         int32_t place, nvinfer1::DynamicPluginTensorDesc const* all, int32_t inputs, int32_t) noexcept override
     {
-        return mNode.takes(all[0].desc, all[place].desc, inputs);
+        return mNode.takes(place, inputs, [all](int32_t at) -> PluginTensorDesc const& { return all[at].desc; });
     }
 
     int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t,
-        nvinfer1::DynamicPluginTensorDesc const*, int32_t) noexcept override
+        nvinfer1::DynamicPluginTensorDesc const* out, int32_t) noexcept override
     {
-        return mNode.use(in[0].desc) == cudaSuccess ? 0 : 1;
+        return mNode.use(in[0].desc, out[0].desc) == cudaSuccess ? 0 : 1;
     }
 
     // Work
 
-    int32_t onShapeChange(PluginTensorDesc const* in, int32_t, PluginTensorDesc const*, int32_t) noexcept override
+    int32_t onShapeChange(PluginTensorDesc const* in, int32_t, PluginTensorDesc const* out, int32_t) noexcept override
     {
-        return mNode.use(in[0]) == cudaSuccess ? 0 : 1;
+        return mNode.use(in[0], out[0]) == cudaSuccess ? 0 : 1;
     }
 
     IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override { return clone(); }
@@ -86,6 +86,10 @@ public:
         {
             mKept.emplace_back(size.name, &(mNode.attention().*size.member), PluginFieldType::kINT32, 1);
         }
+        for (auto const& worth : kWorths)
+        {
+            mKept.emplace_back(worth.name, &(mNode.attention().scales.*worth.member), PluginFieldType::kFLOAT32, 1);
+        }
         auto const& bias = mNode.bias();
         mKept.emplace_back("bias", bias.data(), PluginFieldType::kFLOAT32, static_cast<int32_t>(bias.size()));
         mCollection = {static_cast<int32_t>(mKept.size()), mKept.data()};
@@ -101,9 +105,9 @@ private:
 class Creator : public nvinfer1::IPluginCreatorV3One
 {
 public:
-    Creator(bool own_queries, bool image) : mOwnQueries(own_queries), mImage(image) {}
+    void set(Kind const& kind) { mKind = kind, mName = kind.name(); }
 
-    char const* getPluginName() const noexcept override { return name_of(mOwnQueries, mImage); }
+    char const* getPluginName() const noexcept override { return mName.c_str(); }
     char const* getPluginVersion() const noexcept override { return kVersion; }
     char const* getPluginNamespace() const noexcept override { return ""; }
     nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override { return &mFields.collection; }
@@ -111,12 +115,13 @@ public:
     nvinfer1::IPluginV3* createPlugin(char const* name, nvinfer1::PluginFieldCollection const* fields,
         nvinfer1::TensorRTPhase) noexcept override
     {
-        auto const node = node_of(name, mOwnQueries, mImage, *fields);
+        auto const node = node_of(name, mKind, *fields);
         return node ? new Plugin(*node) : nullptr;
     }
 
 private:
-    bool mOwnQueries, mImage;
+    Kind mKind{};
+    std::string mName;
     Fields mFields;
 };
 

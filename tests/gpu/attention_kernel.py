@@ -1,11 +1,13 @@
 """Check the attention kernel against float64 on a GPU, and time it in a CUDA graph beside the one in Triton.
 
-    python3 tests/gpu/attention_kernel.py OUT.json [BATCH,BATCH,...]
+    python3 tests/gpu/attention_kernel.py OUT.json [BATCH,BATCH,... [MODEL]]
 
-With batches it only checks those (for compute-sanitizer). It needs PyTorch and nvcc.
+With batches it only checks those, and with a model its shapes and those of no model (for compute-sanitizer). It needs
+PyTorch and nvcc.
 """
 
 import ctypes
+import itertools
 import json
 import subprocess
 import sys
@@ -53,11 +55,18 @@ OTHERS = {
         "key_dim 48": (2, 48, 96, 49, 196, 1),
     },
 }
-FLOAT, HALF = 0, 1
-TYPES = {FLOAT: torch.float32, HALF: torch.float16}
-LIMITS = {FLOAT: 2e-6, HALF: 1e-3}  # of the error's norm over the result's
+FLOAT, HALF, INT8 = range(3)
+ROWS, COLUMNS, PACKED = range(3)
+MMA, WMMA, PLAIN = range(3)
+NUMBERS, ORDERS, WAYS = ("fp32", "fp16", "int8"), ("", " columns", " packed"), ("mma", "wmma", "plain")
+TYPES = {FLOAT: torch.float32, HALF: torch.float16, INT8: torch.int8}
+LIMITS = {FLOAT: 2e-6, HALF: 1e-3, INT8: 1.0}  # of the error's norm over the result's; codes: of the largest error
+FORMS = [(number, order, number, order) for number in (FLOAT, HALF) for order in (ROWS, COLUMNS)]
+FORMS += [(INT8, order, INT8, order) for order in (ROWS, PACKED)]
+FORMS += [(INT8, PACKED, HALF, ROWS), (HALF, ROWS, INT8, PACKED), (INT8, PACKED, FLOAT, COLUMNS)]
+HALVES, CODED = (HALF, ROWS, HALF, ROWS), (INT8, PACKED, INT8, PACKED)
+SCALES = (1 / 32, 3 / 64, 1 / 40, 1 / 50)  # of q, k, v and the result
 TRITON_LIMITS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-TENSOR_CORES, PLAIN = 0, 1
 
 
 def library():
@@ -70,23 +79,54 @@ def library():
     return ctypes.CDLL(f"{folder}/a.so")
 
 
+def ordered(tensor, order):
+    """Return [B, N, C] as it is in memory in an order."""
+    if order == ROWS:
+        return tensor.contiguous()
+    columns = tensor.transpose(1, 2)
+    if order == COLUMNS:
+        return columns.contiguous()
+    padded = torch.nn.functional.pad(columns, (0, 0, 0, -columns.shape[1] % 32))
+    batch, channels, count = padded.shape
+    return padded.view(batch, channels // 32, 32, count).transpose(2, 3).contiguous()
+
+
+def unordered(memory, order, shape):
+    """Return memory in an order as [B, N, C] of a shape."""
+    batch, count, channels = shape
+    if order == ROWS:
+        return memory.view(shape)
+    if order == PACKED:
+        return memory.view(batch, -1, count, 32).transpose(1, 2).reshape(batch, count, -1)[..., :channels]
+    return memory.view(batch, channels, count).transpose(1, 2)
+
+
 class Case:
     """Random tensors of an attention, and who computes it."""
 
-    def __init__(self, lib, shape, batch, number, columns=False):
+    def __init__(self, lib, shape, batch, form):
         heads, key_dim, val_dim, queries, keys, own = self.shape = shape
-        self.lib, self.batch, self.number, self.columns = lib, batch, number, columns
+        self.lib, self.batch, self.form = lib, batch, form
+        self.scales = [*(SCALES[:3] if form[0] == INT8 else (1.0, 1.0, 1.0)), SCALES[3]]
         made = torch.Generator(device="cuda").manual_seed(1)
 
         def draw(*sizes):
             return torch.randn(*sizes, device="cuda", generator=made)
 
         self.bias = 2 * draw(heads, queries, keys)
-        self.q = draw(batch, queries, heads * key_dim).to(TYPES[number]) if own else None
+        self.q = self.number(draw(batch, queries, heads * key_dim)) if own else None
         width = heads * ((1 if own else 2) * key_dim + val_dim)
-        self.tokens = draw(batch, keys, width).to(TYPES[number])
-        self.out = torch.full((batch, queries, heads * val_dim), float("nan"), device="cuda", dtype=TYPES[number])
-        self.sizes = (ctypes.c_int * 7)(*shape, columns)
+        self.tokens = self.number(draw(batch, keys, width))
+        self.size = (batch, queries, heads * val_dim)
+        room = ordered(torch.empty(self.size), form[3])
+        self.out = torch.full(room.shape, 99, device="cuda", dtype=TYPES[form[2]])
+        self.sizes = (ctypes.c_int * 10)(*shape, *form)
+
+    def number(self, values):
+        """Return random numbers as the kernel takes them: codes of both signs, to the last one."""
+        if self.form[0] == INT8:
+            return (values * 40).round().clamp(-128, 127).to(torch.int8)
+        return values.to(TYPES[self.form[0]])
 
     def parts(self):
         heads, key_dim, val_dim, queries, keys, own = self.shape
@@ -96,25 +136,32 @@ class Case:
         return cut.split([key_dim, key_dim, val_dim], 3)
 
     def expected(self):
-        q, k, v = (x.double().permute(0, 2, 1, 3) for x in self.parts())
+        q, k, v = (x.double().permute(0, 2, 1, 3) * s for x, s in zip(self.parts(), self.scales))
         o = torch.softmax(q @ k.transpose(-1, -2) + self.bias.double(), -1) @ v
-        return (o * (o + 3).clamp(0, 6) / 6).permute(0, 2, 1, 3).reshape(self.out.shape)
+        return (o * (o + 3).clamp(0, 6) / 6).permute(0, 2, 1, 3).reshape(self.size)
 
     def ours(self, way):
         """Return a function that computes it the way that is named, into `out`."""
         host = self.bias.cpu().contiguous()
         packed = torch.empty(self.lib.bytes_of(self.sizes, way), dtype=torch.uint8)
         self.lib.packed(self.sizes, way, ctypes.c_void_p(host.data_ptr()), ctypes.c_void_p(packed.data_ptr()))
-        bias = packed.cuda()
-        given = [x.transpose(1, 2).contiguous() if self.columns and x is not None else x for x in (self.q, self.tokens)]
+        bias, scales = packed.cuda(), (ctypes.c_float * 4)(*self.scales)
+        given = [x if x is None else ordered(x, self.form[1]) for x in (self.q, self.tokens)]
         places = [ctypes.c_void_p(x.data_ptr()) if x is not None else None for x in (*given, bias, self.out)]
 
         def compute(kept=(given, bias)):
             stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-            status = self.lib.computed(self.sizes, self.number, way, self.batch, *places, stream)
+            status = self.lib.computed(self.sizes, scales, way, self.batch, *places, stream)
             assert status == 0, status
 
         return compute
+
+    def error(self, wanted):
+        """Return the norm of the error of `out` over that of the result; codes: the largest error, in codes."""
+        got = unordered(self.out, self.form[3], self.size).double()
+        if self.form[2] == INT8:
+            return (got - (wanted / self.scales[3]).clamp(-128, 127)).abs().max().item()
+        return ((got - wanted).norm() / wanted.norm()).item()
 
     def triton(self):
         """Return a function that computes it by the kernel of the target torch_cuda, and returns it."""
@@ -123,21 +170,25 @@ class Case:
         return lambda: _attention_kernel.attention(self.tokens, self.q, bias, key_dim, val_dim)
 
 
-def check(lib, batches):
+def ways_of(lib, case):
+    """Return the ways of computing a case: those of compute capability 9.0 and 7.2, and the plain one."""
+    return sorted({lib.way_of(case.sizes, 90), lib.way_of(case.sizes, 72), PLAIN})
+
+
+def check(lib, batches, shapes):
     """Return {shape: {case: error}}; raise AssertionError where an error is over its limit or a number is unwritten."""
     found = {}
-    for name, shape in {**SHAPES, **OTHERS}.items():
-        for batch in batches:
-            for number, columns in ((FLOAT, False), (FLOAT, True), (HALF, False), (HALF, True)):
-                case = Case(lib, shape, batch, number, columns)
-                for way in sorted({lib.way_of(case.sizes, number, 90), PLAIN}):
-                    case.out.fill_(float("nan"))
-                    case.ours(way)()
-                    got = case.out.view(batch, -1, shape[3]).transpose(1, 2) if columns else case.out
-                    error = ((got.double() - case.expected()).norm() / case.expected().norm()).item()
-                    assert error < LIMITS[number], (name, batch, number, columns, way, error)
-                    key = f"{'fp16' if number else 'fp32'}{' columns' if columns else ''} {'plain' if way else 'mma'}"
-                    found.setdefault(name, {})[f"{key} {batch}"] = error
+    for name, shape in shapes.items():
+        for batch, form in itertools.product(batches, FORMS):
+            case = Case(lib, shape, batch, form)
+            wanted = case.expected()
+            for way in ways_of(lib, case):
+                case.out.fill_(99 if form[2] == INT8 else float("nan"))
+                case.ours(way)()
+                error = case.error(wanted)
+                assert error < LIMITS[form[2]], (name, batch, form, way, error)
+                key = " to ".join(dict.fromkeys(NUMBERS[n] + ORDERS[o] for n, o in (form[:2], form[2:])))
+                found.setdefault(name, {})[f"{key} {WAYS[way]} {batch}"] = error
         print(name, {key: f"{value:.1e}" for key, value in found[name].items()}, flush=True)
     return found
 
@@ -147,7 +198,7 @@ def check_triton():
     found = {}
     for name, shape in {**SHAPES, **OTHERS}.items():
         for dtype, limit in TRITON_LIMITS.items() if name.startswith(("128S", *OTHERS)) else ((torch.float16, 1e-3),):
-            case = Case(None, shape, 3, FLOAT)
+            case = Case(None, shape, 3, FORMS[0])
             case.tokens, case.bias, case.out = (x.to(dtype) for x in (case.tokens, case.bias, case.out))
             case.q = None if case.q is None else case.q.to(dtype)
             got, wanted = case.triton()().double(), case.expected()
@@ -180,19 +231,24 @@ def sweep(lib):
     found = {}
     for name, shape in [item for model in TIMED for item in shapes_of(model).items()]:
         for batch in (1, 16, 64, 256):
-            case, count = Case(lib, shape, batch, HALF), 30 if batch < 256 else 10
-            runs = {"us": case.ours(TENSOR_CORES), "triton_us": case.triton()}
+            case, count = Case(lib, shape, batch, HALVES), 30 if batch < 256 else 10
+            codes = Case(lib, shape, batch, CODED)
+            runs = {"us": case.ours(MMA), "triton_us": case.triton(), "int8_us": codes.ours(MMA)}
+            runs.update(wmma_us=case.ours(WMMA), int8_wmma_us=codes.ours(WMMA), plain_us=case.ours(PLAIN))
             found.setdefault(name, {})[batch] = {key: timed(run, count) for key, run in runs.items()}
-        print(name, {b: f"{r['us']:.2f} / {r['triton_us']:.2f}" for b, r in found[name].items()}, flush=True)
+        print(name, {b: {key: f"{us:.2f}" for key, us in r.items()} for b, r in found[name].items()}, flush=True)
     return found
 
 
 def main():
-    lib = library()
+    lib, shapes = library(), {**SHAPES, **OTHERS}
     if len(sys.argv) > 2:
-        check(lib, [int(batch) for batch in sys.argv[2].split(",")])
+        model = "".join(sys.argv[3:4])
+        kept = {name: shape for name, shape in shapes.items() if name.startswith(model) or name in OTHERS}
+        check(lib, [int(batch) for batch in sys.argv[2].split(",")], kept)
         return
-    found = {"device": torch.cuda.get_device_name(), "errors": check(lib, [1, 3, 16, 64]), "times": sweep(lib)}
+    found = {"device": torch.cuda.get_device_name(), "errors": check(lib, [1, 3, 16, 64], shapes)}
+    found["times"] = sweep(lib)
     Path(sys.argv[1]).write_text(json.dumps(found, indent=1, sort_keys=True))
     found["triton_errors"] = check_triton()
     Path(sys.argv[1]).write_text(json.dumps(found, indent=1, sort_keys=True))

@@ -15,9 +15,14 @@ import pytest
 from conftest import ROOT
 
 PLUGIN, DECLARED = ROOT / "plugins" / "levit_attention", ROOT / "tests" / "recorded" / "tensorrt_headers"
-HALF, FLOAT, TENSOR_CORES, PLAIN = 1, 0, 0, 1
-STAGE = (4, 16, 32, 196, 196, 0, 0)
-NAMES = ("LevitAttention", "LevitAttentionDownsample", "LevitAttentionImage", "LevitAttentionDownsampleImage")
+FLOAT, HALF, INT8 = range(3)
+ROWS, COLUMNS, PACKED = range(3)
+TENSOR_CORES, WMMA, PLAIN = range(3)
+FLOATS, HALVES, CODES = (FLOAT, ROWS, FLOAT, ROWS), (HALF, ROWS, HALF, ROWS), (INT8, PACKED, INT8, PACKED)
+SIZES = (4, 16, 32, 196, 196, 0)
+STAGE = (*SIZES, *HALVES)
+FLOATING = ("LevitAttention", "LevitAttentionDownsample", "LevitAttentionImage", "LevitAttentionDownsampleImage")
+NAMES = tuple(name + codes for codes in ("", "Int8In", "Int8Out", "Int8") for name in FLOATING)
 
 NVCC = shutil.which("nvcc", path=f"{os.environ['PATH']}:{ROOT / '.cache/nvcc/nvidia/cu13/bin'}")
 
@@ -52,45 +57,47 @@ def library(kernel):
 
 
 def sizes(*numbers):
-    return (ctypes.c_int * 7)(*numbers)
+    return (ctypes.c_int * 10)(*numbers)
 
 
 def test_tensor_cores_are_used_where_they_are(library):
-    def way(number=HALF, capability=87, shape=STAGE):
-        return library.way_of(sizes(*shape), number, capability)
+    def way(capability=87, form=HALVES, shape=SIZES):
+        return library.way_of(sizes(*shape, *form), capability)
 
-    assert way() == way(capability=75) == way(capability=90) == TENSOR_CORES
-    assert way(capability=72) == way(capability=70) == way(FLOAT) == PLAIN
-    assert way(shape=(4, 24, 32, 49, 49, 0, 0)) == way(shape=(4, 16, 40, 49, 49, 0, 0)) == PLAIN
-    assert way(shape=(*STAGE[:-1], 1)) == PLAIN  # columns
+    assert way() == way(75) == way(90) == way(form=CODES) == way(form=(*CODES[:2], *HALVES[2:])) == TENSOR_CORES
+    assert way(70) == way(72) == way(72, CODES) == way(72, (*HALVES[:2], *CODES[2:])) == WMMA
+    assert way(62) == way(form=FLOATS) == way(form=(*CODES[:2], FLOAT, COLUMNS)) == PLAIN
+    assert way(shape=(4, 24, 32, 49, 49, 0)) == way(shape=(4, 16, 40, 49, 49, 0)) == PLAIN
+    assert way(form=(HALF, COLUMNS, HALF, COLUMNS)) == PLAIN
+    assert way(72, shape=(4, 16, 32, 576, 576, 0)) == WMMA and way(72, shape=(4, 16, 32, 1300, 1300, 0)) == PLAIN
 
 
 @pytest.mark.parametrize(
     "shape, reason",
     [
-        ((0, 16, 32, 4, 4, 0, 0), b"must be positive"),
-        ((4, 16, 32, 4, 9, 0, 0), b"as many queries as keys"),
-        ((4, 16, 32, 2000, 2000, 0, 0), b"more keys than shared memory"),
-        ((4, 16, 32, 4, 9, 1, 0), None),
-        (STAGE, None),
+        ((0, 16, 32, 4, 4, 0), b"must be positive"),
+        ((4, 16, 32, 4, 9, 0), b"as many queries as keys"),
+        ((4, 16, 32, 2000, 2000, 0), b"more keys than shared memory"),
+        ((4, 16, 32, 4, 9, 1), None),
+        (SIZES, None),
     ],
 )
 def test_refusals_are_one_line(library, shape, reason):
-    found = library.refused(sizes(*shape))
+    found = library.refused(sizes(*shape, *HALVES))
     assert found is None if reason is None else reason in found and b"\n" not in found
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 32, 49, 196, 1, 0), (2, 32, 64, 16, 16, 0, 0), (1, 64, 128, 17, 33, 1, 0)])
+@pytest.mark.parametrize("shape", [(3, 16, 32, 49, 196, 1), (2, 32, 64, 16, 16, 0), (1, 64, 128, 17, 33, 1)])
 def test_the_bias_is_in_the_order_of_mmas_accumulators(library, shape):
     """Lane 4 g + t has rows g and g + 8, columns 2 t and 2 t + 1 of each [16, 8]: PTX ISA, mma.m16n8k16, matrix C."""
-    heads, _, _, queries, keys, _, _ = shape
+    heads, _, _, queries, keys, _ = shape
+    asked = sizes(*shape, *HALVES)
     bias = np.random.default_rng(0).standard_normal((heads, queries, keys), dtype=np.float32)
     rows, columns = -(-queries // 16), -(-keys // 16)
     packed = np.empty((heads, rows, columns, 8, 4, 2, 2, 2), np.float16)  # g, t, columns' half, rows' half, 2 t or + 1
-    assert library.bytes_of(sizes(*shape), TENSOR_CORES) == packed.nbytes
-    library.packed(
-        sizes(*shape), TENSOR_CORES, bias.ctypes.data_as(ctypes.c_void_p), packed.ctypes.data_as(ctypes.c_void_p)
-    )
+    assert library.bytes_of(asked, TENSOR_CORES) == packed.nbytes
+    places = (array.ctypes.data_as(ctypes.c_void_p) for array in (bias, packed))
+    library.packed(asked, TENSOR_CORES, *places)
     whole = packed.transpose(0, 1, 6, 3, 2, 5, 4, 7).reshape(heads, 16 * rows, 16 * columns)
     assert np.array_equal(whole[:, :queries, :keys], bias.astype(np.float16))
     assert np.all(whole[:, :, keys:] == -np.inf) and np.all(whole[:, queries:, :keys] == 0)
@@ -99,7 +106,7 @@ def test_the_bias_is_in_the_order_of_mmas_accumulators(library, shape):
 def test_without_a_gpu_a_launch_is_an_error(library):
     if ctypes.util.find_library("cuda"):
         pytest.skip("there is a driver, and perhaps a GPU")
-    assert library.computed(sizes(*STAGE), FLOAT, PLAIN, 1, None, None, None, None, None) != 0
+    assert library.computed(sizes(*SIZES, *FLOATS), None, PLAIN, 1, None, None, None, None, None) != 0
 
 
 @pytest.fixture(scope="module", params=[8, 10], ids=["IPluginV2DynamicExt", "IPluginV3"])
@@ -128,8 +135,13 @@ def test_the_plugin_answers_as_a_builder_expects(shell, name, version):
     queries = 4 if own else 9
     said = shell(name, 2, 16, 32, queries, 9, 2 * queries * 9, 0.5)
     assert [line for line in said if line.startswith("has ")] == [f"has {known} 1" for known in NAMES]
-    formats = ["takes fp32 linear", "takes fp16 hwc8" if image else "takes fp16 linear"]
-    assert [line for line in said if line.startswith("takes ")] == formats
+    half, codes = ("fp16 hwc8", "int8 chw32") if image else ("fp16 linear", "int8 linear")
+    ins, outs = (
+        [codes] if name.endswith(ends) else ["fp32 linear", half] for ends in (("Int8In", "Int8"), ("Int8Out", "Int8"))
+    )
+    same = [f"takes {one} to {one}" for one in ins]
+    pairs = same if len(ins) == len(outs) == 2 else [f"takes {one} to {other}" for one in ins for other in outs]
+    assert [line for line in said if line.startswith("takes ")] == pairs
     assert ("result -1 64 60 70" if image else "result -1 50 64") in said
     assert f"copy {name} same" in said and "cut off refused" in said and "shorter refused" in said
     other = "attn: this engine was built with another version of the plugin"
@@ -139,7 +151,7 @@ def test_the_plugin_answers_as_a_builder_expects(shell, name, version):
 
 def test_a_bias_beyond_fp16_is_computed_in_fp32(shell):
     said = shell("LevitAttention", 2, 16, 32, 9, 9, 162, 7e4)
-    assert [line for line in said if line.startswith("takes ")] == ["takes fp32 linear"]
+    assert [line for line in said if line.startswith("takes ")] == ["takes fp32 linear to fp32 linear"]
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,9 @@ VERSIONS = {
         ({}, {"headers": None}, "auto", "TensorRT's headers are not in /usr/include"),
         ({"version": "8.6.1"}, {}, "require", "headers are 8.5.2.2, and its library is 8.6.1: install headers of"),
         ({"version": "10.3.0"}, {"headers": "8.5.3.1"}, "auto", "headers are 8.5.3.1, and its library is 10.3.0"),
-        ({"compute_capability": "7.2"}, {}, "auto", "no tensor cores of compute capability 7.2 (`plugins: require`"),
-        ({"compute_capability": "7.2"}, {}, "require", None),
-        ({"compute_capability": "7.5"}, {}, "auto", None),
+        ({"compute_capability": "6.2"}, {}, "auto", "compute capability 6.2 has no tensor cores (`plugins: require`"),
+        ({"compute_capability": "6.2"}, {}, "require", None),
+        ({"compute_capability": "7.2"}, {}, "auto", None),
         ({"compute_capability": "12.0"}, {}, "auto", None),
     ],
 )

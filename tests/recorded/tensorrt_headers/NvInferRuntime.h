@@ -24,6 +24,7 @@ enum class TensorFormat : int32_t
 {
     kLINEAR,
     kHWC8 = 2,
+    kCHW32 = 5,
     kHWC = 8
 };
 

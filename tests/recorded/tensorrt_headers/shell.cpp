@@ -1,4 +1,5 @@
-// A registry, a logger and what a builder asks of a plugin, without TensorRT: prints a line for each answer.
+// A registry, a logger and what a builder asks of a plugin, without TensorRT: prints a line for each answer. The scales
+// are all 0.25.
 //
 //   shell NAME heads key_dim val_dim queries keys NUMBER_OF_BIASES BIAS
 #include <cstdio>
@@ -167,18 +168,23 @@ static void ask(Plugin& plugin, int inputs, bool image)
         TensorFormat format;
     } const kinds[] = {{"fp32 linear", DataType::kFLOAT, TensorFormat::kLINEAR},
         {"fp32 hwc", DataType::kFLOAT, TensorFormat::kHWC}, {"fp16 linear", DataType::kHALF, TensorFormat::kLINEAR},
-        {"fp16 hwc8", DataType::kHALF, TensorFormat::kHWC8}, {"int8 linear", DataType::kINT8, TensorFormat::kLINEAR}};
-    for (auto const& kind : kinds)
+        {"fp16 hwc8", DataType::kHALF, TensorFormat::kHWC8}, {"int8 linear", DataType::kINT8, TensorFormat::kLINEAR},
+        {"int8 chw32", DataType::kINT8, TensorFormat::kCHW32}};
+    for (auto const& in : kinds)
     {
-        std::vector<Desc> const all(inputs + 1, described({{}, kind.type, kind.format, 1.F}));
-        bool taken = true;
-        for (int place = 0; place <= inputs; ++place)
+        for (auto const& out : kinds)
         {
-            taken &= builds(plugin).supportsFormatCombination(place, all.data(), inputs, 1);
-        }
-        if (taken)
-        {
-            std::printf("takes %s\n", kind.name);
+            std::vector<Desc> all(inputs, described({{}, in.type, in.format, 1.F}));
+            all.push_back(described({{}, out.type, out.format, 1.F}));
+            bool taken = true;
+            for (int place = 0; place <= inputs; ++place)
+            {
+                taken &= builds(plugin).supportsFormatCombination(place, all.data(), inputs, 1);
+            }
+            if (taken)
+            {
+                std::printf("takes %s to %s\n", in.name, out.name);
+            }
         }
     }
     IDimensionExpr const sizes[] = {{-1}, {50}, {60}, {70}};
@@ -215,6 +221,11 @@ int main(int, char** words)
         for (int i = 0; i < 5; ++i)
         {
             fields.emplace_back(names->fields[i].name, &sizes[i], PluginFieldType::kINT32, 1);
+        }
+        float const scale = 0.25F;
+        for (int i = 5; i < 9; ++i)
+        {
+            fields.emplace_back(names->fields[i].name, &scale, PluginFieldType::kFLOAT32, 1);
         }
         fields.emplace_back("bias", bias.data(), PluginFieldType::kFLOAT32, static_cast<int>(bias.size()));
         PluginFieldCollection const given{static_cast<int>(fields.size()), fields.data()};
