@@ -4,6 +4,7 @@ DIR/models.json has each model's files: a model of `results` has all graphs of t
 exported graph and a checkpoint, and have no INT8.
 """
 
+import glob
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests/support"), str(ROOT / "tests/gpu")]
 
 import make_graphs  # noqa: E402
+import onnx_graphsurgeon  # noqa: E402
 import onnxruntime  # noqa: E402
 import planned  # noqa: E402
 
@@ -26,6 +28,9 @@ from graph import onnx_io, passes  # noqa: E402
 
 MODEL, CHOICE = "LeViT-128S", "results/LeViT-128S.auto.gpu.json"
 VARIANTS = {"": "gpu", "-fused": "gpu_fused"}
+HEADERS = ("j*", "png*", "zlib", "zconf", "*-linux-gnu/jconfig")  # of Debian's libjpeg-dev, libpng-dev, zlib1g-dev
+DEV = [*(f"/usr/include/{name}.h" for name in HEADERS)]
+DEV += [f"/usr/lib/*-linux-gnu/{name}.a" for name in ("libjpeg", "libpng16", "libz")]
 
 
 def write(folder, results, headers, more):
@@ -41,6 +46,7 @@ def write(folder, results, headers, more):
     (folder / "models.json").write_text(json.dumps(models, indent=1))
     planned.make(results, folder / "planted")
     make_graphs.write(folder / "smoke")
+    libraries(folder)
     if headers:
         shutil.copytree(headers, folder / "include")
 
@@ -53,6 +59,15 @@ def kit(project, folder):
     with tarfile.open(packed) as archive:
         archive.extractall(folder / "kit", filter="data")
     packed.unlink()
+
+
+def libraries(folder):
+    """Copy what a host lacks: a module of Python without compiled code, and what the client in C++ is linked with."""
+    shutil.copytree(Path(onnx_graphsurgeon.__file__).parent, folder / "python/onnx_graphsurgeon")
+    (folder / "dev/include").mkdir(parents=True)
+    for pattern in DEV:
+        for path in map(Path, glob.glob(pattern)):
+            shutil.copy(path, folder / "dev" / ("include" if path.suffix == ".h" else ""))
 
 
 def of_results(folder, results):

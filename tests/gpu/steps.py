@@ -22,7 +22,8 @@ TORCH = {"device": "cuda", "compute": "fp16", "batches": [1, 64]}
 TIMING = {"warmup_ms": 500, "duration_ms": 3000, "iterations": 100, "cuda_graph": True, "spin_wait": True}
 TIMING = {**TIMING, "transfers": False}
 FIRST, SECOND, OTHERS = "LeViT-128S", "LeViT-256", ("LeViT-128", "LeViT-192", "LeViT-384")
-BUILD_SECONDS = {"fp16": 240, "fp16-fused": 90, "fp32": 80, "fp32-fused": 70, "int8_qat": 170, "int8_qat-fused": 130}
+BUILD_SECONDS = {"fp16": 200, "fp16-fused": 95, "fp32": 80, "fp32-fused": 70, "int8_qat": 100, "int8_qat-fused": 60}
+KIT = {"fp16": 190, "fp32": 150, "int8_qat": 120, "int8_ptq": 120}  # the choice's candidates, and seconds of each build
 SANITIZERS = {"memcheck": ["1,40"], "racecheck": ["1", "128S"]}  # and the batches and the model that they check
 
 
@@ -36,7 +37,7 @@ class Step(NamedTuple):
     needs: tuple[str, ...]
     command: list
     folder: Path | None = None
-    gpus: int = 1  # that it needs at once
+    gpus: int = 1  # that it needs at once; 0: it runs beside all others
 
 
 class Contents(NamedTuple):
@@ -54,6 +55,7 @@ class Steps:
     def __init__(self, staged, out):
         self.staged, self.out = staged, out
         self.models = json.loads((staged / "models.json").read_text())
+        self.add_trained()
 
     def script(self, name):
         return SCRIPTS / f"{name}.py"
@@ -63,7 +65,7 @@ class Steps:
         made, row = f"{runtime}.json", {"runtime": runtime, "device": device}
         command = [self.script("fingerprint"), "--target", json.dumps({k: v for k, v in row.items() if v})]
         python = "tensorrt" if runtime == "tensorrt" else "torch"
-        return Step(runtime, python, 15, (made,), (), [*command, "--identity", self.out / made])
+        return Step(runtime, python, 6, (made,), (), [*command, "--identity", self.out / made])
 
     def on(self, runtime, recipe):
         """Return the options of a job on a runtime."""
@@ -75,7 +77,7 @@ class Steps:
         command = [self.script("build_plugin"), "--sources", *SOURCES, "--runtime", "tensorrt", "--plugins", "require"]
         command += ["--identity", Contents(self.out / "tensorrt.json")]
         command += ["--plugin", self.out / made[0], "--description", self.out / made[1]]
-        return Step("plugin", "tensorrt", 90, made, ("tensorrt.json",), command)
+        return Step("plugin", "tensorrt", 20, made, ("tensorrt.json",), command)
 
     def kernel(self):
         command = [HERE / "attention_kernel.py", self.out / "kernel.json"]
@@ -96,8 +98,8 @@ class Steps:
         command += ["--engine", self.out / made[0], "--description", self.out / made[1]]
         if fused:
             command += ["--fused", self.staged / graphs[kind], "--plugin", self.out / "plugin.so"]
-        needs = ("tensorrt.json", *["plugin.so"][: int(fused)])
-        return Step(f"{engine}.build", "tensorrt", BUILD_SECONDS[kind], made, needs, command)
+        needs = ("tensorrt.json", "plugin.so", *filter(is_made, (graphs[kind],)))
+        return Step(f"{engine}.build", "tensorrt", BUILD_SECONDS[kind], made, tuple(map(str, needs)), command)
 
     def score(self, engine, runtime="tensorrt"):
         model, kind, _ = parts(engine)
@@ -109,14 +111,15 @@ class Steps:
         if kind.endswith("-fused") and runtime == "tensorrt":
             command += ["--plugin", self.out / "plugin.so"]
         python = "torch" if runtime == "pytorch" else "tensorrt"
-        return Step(f"{engine}.score", python, 20, (made,), (f"{engine}.engine",), command)
+        needs = (f"{engine}.engine", *map(str, filter(is_made, (row["reference"],))))
+        return Step(f"{engine}.score", python, 15 if python == "torch" else 6, (made,), needs, command)
 
     def turns(self, name, engines):
         """Time engines of one batch size in turns, in one process."""
         made, batch = f"{name}.turns.json", engines[0].split("@")[1]
         files = [f"{engine}.engine" for engine in engines]
         command = [HERE / "turns.py", self.out / made, batch, *[self.out / path for path in files]]
-        return Step(f"{name}.turns", "tensorrt", 25, (made,), tuple(files), command)
+        return Step(f"{name}.turns", "tensorrt", 22, (made,), tuple(files), command)
 
     def pair(self, model, precision, batch):
         """Build an engine with the plugin and one without it, score both and time them in turns."""
@@ -132,7 +135,7 @@ class Steps:
         command = [self.script("export_program"), "--classes", row["classes"], "--program", self.out / f"{model}.pt2"]
         command += ["--checkpoint", self.staged / row["checkpoint"], "--images", self.staged / row["images"]]
         command += ["--model", self.staged / row["model"]]
-        return Step(f"{model}.program", "torch", 45, (f"{model}.pt2",), (), command)
+        return Step(f"{model}.program", "torch", 25, (f"{model}.pt2",), (), command)
 
     def torch(self, model, name, **keys):
         """Build, score and time an engine of PyTorch."""
@@ -141,11 +144,11 @@ class Steps:
         build += ["--engine", self.out / f"{engine}.engine", "--description", self.out / f"{engine}.build.json"]
         timing = [self.script("benchmark"), *self.on("pytorch", {**TIMING, "batches": TORCH["batches"]})]
         timing += ["--engine", self.out / f"{engine}.engine", "--benchmark", self.out / f"{engine}.benchmark.json"]
-        made, seconds = (f"{engine}.engine", f"{engine}.build.json"), 120 if keys.get("compile") else 45
+        made, seconds = (f"{engine}.engine", f"{engine}.build.json"), 60 if keys.get("compile") else 30
         return [
             Step(f"{engine}.build", "torch", seconds, made, (f"{model}.pt2", "pytorch.json"), build),
             self.score(engine, "pytorch"),
-            Step(f"{engine}.time", "torch", 60, (f"{engine}.benchmark.json",), (f"{engine}.engine",), timing),
+            Step(f"{engine}.time", "torch", 30, (f"{engine}.benchmark.json",), (f"{engine}.engine",), timing),
         ]
 
     def smoke(self):
@@ -165,10 +168,47 @@ class Steps:
         return Step(f"planned.{plan}", "tensorrt", seconds, (f"planned/{plan}.json",), (), command)
 
     def kit(self):
-        """Choose by `auto`: every job that the workflow has there, from a kit that it packed."""
-        command = [self.script("device_kit"), "run"]
-        made = str(self.staged / "kit/outputs.tar")
-        return Step("kit", "tensorrt", 400, (made,), (), command, self.staged / "kit")
+        """Choose by `auto`: every job that the workflow has there, from a kit that it packed; GPUs share the builds."""
+        folder, name = self.staged / "kit", f"results/digits/engines/{FIRST}.{{}}.gpu.engine".format
+
+        def step(kind, seconds, made, needs, *words):
+            script = [HERE / "kit_part.py", kind, *words] if words else [self.script("device_kit"), "run"]
+            return Step(kind, "tensorrt", seconds, (str(folder / made),), needs, script, folder)
+
+        begin = step("kit.begin", 20, "results/plugins/gpu.so", (), "/targets/", "/plugins/")
+        builds = [step(f"kit.{kind}", KIT[kind], name(kind), begin.made, name(kind)) for kind in KIT]
+        return [begin, *builds, step("kit", 140, "outputs.tar", tuple(build.made[0] for build in builds))]
+
+    def trained(self):
+        """Train the other models there, which have no checkpoints here: their graphs and logits are under OUT."""
+        made = [f"models/{name}.{part}" for name in OTHERS for part in ("gpu.onnx", "gpu_fused.onnx", "torch.npy")]
+        command = [HERE / "make_models.py", self.staged, self.out / "models", "cuda", ",".join(OTHERS)]
+        return Step("models", "torch", 270, tuple(made), (), command)
+
+    def add_trained(self):
+        first, here = self.models[FIRST], self.out / "models"
+        shared = {key: first[key] for key in ("images", "index", "classes")}
+        for name in OTHERS:
+            graphs = {
+                f"fp16{end}": here / f"{name}.{kind}.onnx" for end, kind in (("", "gpu"), ("-fused", "gpu_fused"))
+            }
+            files = {"model": here / f"{name}.json", "reference": here / f"{name}.torch.npy"}
+            self.models[name] = {**shared, **files, "graphs": graphs, "checkpoint": here / f"{name}.pth"}
+
+    def host(self):
+        """Record the packages of the Python that has PyTorch."""
+        command = [
+            "bash",
+            "-c",
+            'python3 -m pip list > "$0"; nproc >> "$0"; nvidia-smi -L >> "$0"',
+            self.out / "host.txt",
+        ]
+        return Step("host", "", 15, ("host.txt",), (), command, gpus=0)
+
+    def client(self):
+        """Compile the bundle's client in C++ against the library there."""
+        command = ["bash", HERE / "client.sh", self.staged, self.out / "client"]
+        return Step("client", "", 40, ("client/classify",), (), command, gpus=0)
 
     def finetune(self, device):
         """Fine-tune a trained checkpoint on a device, and score it."""
@@ -190,28 +230,34 @@ class Steps:
         return Step(f"loading.{model}", "torch", 120, (made,), (), command)
 
     def all(self):
-        fused, compiled = {"fused_attention": True}, {"compile": True}
-        every = [
-            self.target(),
-            self.plugin(),
-            self.kernel(),
-            *self.pairs(FIRST, "fp16"),
-            self.target("pytorch", "cuda"),
-        ]
-        every += [self.program(FIRST), *self.torch(FIRST, "fused", **fused), *self.torch(FIRST, "eager")]
-        every += [*self.torch(FIRST, "compiled", **compiled), self.sanitizer("memcheck"), self.kit()]
-        every += [*self.pairs(SECOND, "fp16"), self.program(SECOND), *self.torch(SECOND, "fused", **fused)]
-        every += [*self.torch(SECOND, "compiled", **compiled), *self.torch(FIRST, "both", **fused, **compiled)]
-        every += [*self.pairs(FIRST, "fp32"), self.planned("short", 400), self.planned("plan", 250)]
-        every += [*self.pair(FIRST, "int8_qat", 64), self.finetune("cuda"), self.sanitizer("racecheck")]
-        every += [self.cross(f"{FIRST}.fp16-fused@64"), self.smoke(), *self.pair(SECOND, "fp32", 64)]
+        """Return the steps, those first that others wait for and that take long."""
+        every = [self.target(), *self.kit()[:1], self.plugin(), self.trained(), self.host(), *self.kit()[1:]]
+        every += [*self.pair(SECOND, "fp16", 1), *self.pair(OTHERS[0], "fp16", 64), *self.pairs(FIRST, "fp32")]
+        every += [self.client(), *self.pair(OTHERS[1], "fp16", 64), *self.pair(OTHERS[2], "fp16", 64)]
+        every += [step for name in OTHERS for step in self.pair(name, "fp16", 1)]
+        every += [*self.pairs(FIRST, "fp16"), *self.pair(FIRST, "int8_qat", 64), *self.pair(SECOND, "fp16", 64)]
+        every += [self.target("pytorch", "cuda"), *self.pytorch(), self.finetune("cuda")]
+        every += [self.planned("short", 400), self.planned("plan", 250), *self.pair(SECOND, "fp32", 64)]
+        every += [self.kernel(), self.sanitizer("memcheck"), self.sanitizer("racecheck")]
+        every += [self.cross(f"{FIRST}.fp16-fused@64"), self.smoke()]
         every += [self.loading(FIRST, 256), self.loading(SECOND, 256), self.parallel(2), self.parallel(4)]
         return [step for step in every if self.is_staged(step)]
+
+    def pytorch(self):
+        fused, compiled = {"fused_attention": True}, {"compile": True}
+        every = [self.program(FIRST), *self.torch(FIRST, "compiled", **compiled), *self.torch(FIRST, "fused", **fused)]
+        every += [*self.torch(FIRST, "both", **fused, **compiled), *self.torch(FIRST, "eager"), self.program(SECOND)]
+        return [*every, *self.torch(SECOND, "compiled", **compiled), *self.torch(SECOND, "fused", **fused)]
 
     def is_staged(self, step):
         """Return whether all files that a step reads of the staged folder are there."""
         inside = [word for word in step.command if isinstance(word, Path) and self.staged in word.parents]
         return all(path.exists() for path in inside) and (step.folder is None or step.folder.exists())
+
+
+def is_made(path):
+    """Return whether a step makes a file: the staged ones have names below the staged folder."""
+    return Path(path).is_absolute()
 
 
 def parts(engine):

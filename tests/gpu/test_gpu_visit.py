@@ -75,8 +75,8 @@ def test_steps_come_in_order_and_once(visit, tmp_path):
 
 
 def test_what_does_not_fit_waits_and_what_fails_comes_last(visit):
-    ran, left, _ = visit("--budget-seconds", "90", "--only", "tensorrt,plugin,LeViT-128S.int8")
-    assert len(ran) == 1 and "plugin" in left, "90 s do not fit into what is left after the spare ones"
+    ran, left, _ = visit("--budget-seconds", "22", "--only", "tensorrt,plugin,LeViT-128S.int8")
+    assert len(ran) == 1 and "plugin" in left, "20 s do not fit into what is left after the spare ones"
     _, left, done = visit("--budget-seconds", "1000", "--only", "tensorrt,plugin,LeViT-128S.int8")
     assert done["LeViT-128S.int8_qat@64.build"]["status"] == 1
     assert (
@@ -97,21 +97,53 @@ def test_a_step_ends_with_the_budget(tmp_path, monkeypatch):
     assert not one.is_done(slow)
 
 
-def test_steps_on_several_gpus_come_last_and_alone(tmp_path, monkeypatch):
+def test_a_step_takes_as_many_gpus_as_it_needs(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "gpu"))
     import steps
     import visit
 
-    def step(name, gpus):
+    def step(name, gpus, needs=()):
         command = ["bash", "-c", f"sleep 0.1; echo $CUDA_VISIBLE_DEVICES > {tmp_path}/out/{name}"]
-        return steps.Step(name, "", 1, (name,), (), command, gpus=gpus)
+        return steps.Step(name, "", 1, (name,), needs, command, gpus=gpus)
 
-    every = [step("pair", 2), step("four", 4), step("first", 1), step("second", 1)]
+    every = [step("pair", 2), step("four", 4), step("first", 1), step("second", 1), step("host", 0)]
+    every.append(step("after", 1, ("second",)))
+    planned = [(begin, step.name) for begin, _, step in visit.simulate(list(every), tmp_path / "out", 2, 60)]
+    assert planned == [(0, "pair"), (0, "host"), (1, "first"), (1, "second"), (2, "after")], "four GPUs are not there"
     args = {"out": tmp_path / "out", "dir": tmp_path, "budget_seconds": 60, "gpus": "3,5", "back": None}
     one = visit.Visit(types.SimpleNamespace(**args, python="", torch_python=""), every)
-    assert one.run() == [] and list(one.done)[2:] == ["pair"], "four GPUs are not there"
-    assert (tmp_path / "out/pair").read_text() == "3,5\n"
+    assert one.run() == ["four"] and sorted(one.done) == ["after", "first", "host", "pair", "second"]
+    assert (tmp_path / "out/pair").read_text() == "3,5\n" and (tmp_path / "out/host").read_text() == "\n"
     assert {(tmp_path / "out" / name).read_text() for name in ("first", "second")} == {"3\n", "5\n"}
+
+
+def test_a_kit_is_shared_and_its_outputs_come_back_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "gpu"))
+    import visit
+
+    staged, out, back = tmp_path / "staged", tmp_path / "out", tmp_path / "back"
+    (staged / "kit").mkdir(parents=True)
+    jobs = [
+        {"argv": [f"{name}.py", f"results/{name}"], "target": "gpu", "outputs": [f"results/{name}"]} for name in "ab"
+    ]
+    for name in "ab":
+        (staged / f"kit/{name}.py").write_text("import sys; open(sys.argv[1], 'w').write('made')")
+    (staged / "kit/results").mkdir()
+    (staged / "kit/kit.json").write_text(json.dumps({"jobs": jobs, "inputs": {}, "results": []}))
+    os.symlink(ROOT / "workflow_scripts", staged / "kit/workflow_scripts")
+    command = [sys.executable, str(ROOT / "tests/gpu/kit_part.py"), "part", "/b"]
+    subprocess.run(command, cwd=staged / "kit", check=True, capture_output=True)
+    assert [path.name for path in (staged / "kit/results").iterdir()] == ["b"]
+    with open(staged / "kit/outputs.tar", "wb") as stream:
+        stream.truncate(61 << 20)
+    args = {"out": out, "dir": staged, "budget_seconds": 60, "gpus": "0", "back": str(back)}
+    one = visit.Visit(types.SimpleNamespace(**args, python="", torch_python=""), [])
+    one.note("kit", {"status": 0, "seconds": 1, "gpu": "0"})
+    for names in (["00", "01", "02"], ["03", "04"]):
+        one.give_kit()
+        assert sorted(path.name for path in back.glob("outputs.tar.*")) == [f"outputs.tar.{name}" for name in names]
+        for path in back.glob("outputs.tar.*"):
+            path.unlink()
 
 
 @pytest.fixture

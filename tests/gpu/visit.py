@@ -1,16 +1,17 @@
 """One visit to a GPU host: what it needs is made by one command here, done by one there, and written up by one here.
 
     python tests/gpu/visit.py stage DIR --results results/digits [--headers INCLUDE] [--more LeViT-256=net.onnx,net.pth]
+    python tests/gpu/visit.py plan DIR OUT --budget-seconds 540 [--gpus 0,1] [--only NAME,NAME]
     python3 tests/gpu/visit.py run DIR OUT --budget-seconds 540 [--gpus 0,1] [--only NAME,NAME] [--back FOLDER]
     python tests/gpu/visit.py tables OUT > docs/measurements/NAME.md
 
-`stage` also packs DIR into DIR.parts/, pieces of 60 MiB; `run` unpacks them where DIR is not there. `run` takes the
-steps of steps.py in their order, one at a time on each GPU, and starts none that does not fit into the budget. Steps
-on several GPUs come last, alone, where --gpus names as many (`--gpus 0,1 --only parallel.2` runs one at once). Each
-step's figures are a file of their own under OUT, and a step that is done is not repeated: call `run` again with the
-same OUT until it says that nothing is left. OUT/visit.json has each step's status and seconds. --back gets
-visit.tar.gz, every figure and log without engines, after each step. `run` needs the standard library alone, Python 3.8;
-run it with the Python that has TensorRT, or name that one by --python.
+`stage` also packs DIR into DIR.parts/, pieces of 56 MiB; `run` unpacks them where DIR is not there. `run` takes the
+steps of steps.py in their order, or --only's, one at a time on each GPU, and starts none that does not fit into the
+budget; `plan` prints when each would run. A step on several GPUs begins when as many are free. Each step's figures are
+a file of their own under OUT, and a step that is done is not repeated: call `run` again with the same OUT until it says
+that nothing is left. OUT/visit.json has each step's status and seconds. --back gets visit.tar.gz, every figure, log and
+timing cache without engines, after each step, and at the end some pieces of the kit's outputs. `run` needs the standard
+library alone, Python 3.8; run it with the Python that has TensorRT, or name that one by --python.
 """
 
 import argparse
@@ -29,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import steps as table  # noqa: E402
 
-FIGURES = (".json", ".log", ".txt")
+FIGURES = (".json", ".log", ".txt", ".timing")
 LARGEST = 4 << 20  # bytes of a figure that comes back
 BUNDLE = ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH")  # of the Python that has TensorRT, and not of PyTorch's
+PIECES = 3  # of the kit's outputs that one call brings back
 SPARE = 5  # seconds of the budget for the last archive
 
 
@@ -41,50 +43,40 @@ class Visit:
     def __init__(self, args, steps):
         self.args, self.out, self.waiting, self.kit = args, Path(args.out), steps, Path(args.dir) / "kit"
         self.end, self.lock = time.monotonic() + args.budget_seconds - SPARE, threading.Condition()
-        self.running = set()
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "visit.json"
         self.done = json.loads(path.read_text()) if path.exists() else {}
 
     def run(self):
-        """Take all steps that fit; return the names of those that are left."""
+        """Take all steps that fit, each when its GPUs are free; return the names of those that are left."""
         self.waiting = [step for step in self.waiting if not self.is_done(step)]
         self.waiting.sort(key=lambda step: step.name in self.done)  # what failed or was cut off comes last
-        gpus = self.args.gpus.split(",")
-        several = [step for step in self.waiting if step.gpus > 1]
-        self.waiting = [step for step in self.waiting if step.gpus == 1]
-        threads = [threading.Thread(target=self.work, args=(gpu,)) for gpu in gpus]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        left, self.waiting = self.waiting, [step for step in several if step.gpus <= len(gpus)]
-        while step := self.next():
-            self.waiting.remove(step)
-            self.take(step, ",".join(gpus[: step.gpus]))
-        return [step.name for step in left + self.waiting]
-
-    def work(self, gpu):
-        while True:
-            with self.lock:
-                step = self.next()
-                while step is None and self.running:
+        self.free, self.running = self.args.gpus.split(","), set()
+        with self.lock:
+            while True:
+                step = choose(self.waiting, self.is_there, len(self.free), self.end - time.monotonic())
+                if step:
+                    self.begin(step)
+                elif self.running:
                     self.lock.wait()
-                    step = self.next()
-                if step is None:
-                    return
-                self.waiting.remove(step)
-                self.running.add(step.name)
-            self.take(step, gpu)
-            with self.lock:
-                self.running.remove(step.name)
-                self.lock.notify_all()
+                else:
+                    return [step.name for step in self.waiting]
 
-    def next(self):
-        """Return the first waiting step whose needs are there and that fits into what is left, or None."""
-        left = self.end - time.monotonic()
-        ready = [step for step in self.waiting if all((self.out / path).exists() for path in step.needs)]
-        return next((step for step in ready if step.seconds <= left), None)
+    def begin(self, step):
+        self.waiting.remove(step)
+        self.running.add(step.name)
+        taken, self.free = self.free[: step.gpus], self.free[step.gpus :]
+        threading.Thread(target=self.work, args=(step, taken)).start()
+
+    def work(self, step, gpus):
+        self.take(step, ",".join(gpus))
+        with self.lock:
+            self.running.remove(step.name)
+            self.free = sorted(self.free + gpus)
+            self.lock.notify_all()
+
+    def is_there(self, path):
+        return (self.out / path).exists()
 
     def is_done(self, step):
         went_well = self.done.get(step.name, {}).get("status", 0) == 0
@@ -136,7 +128,7 @@ class Visit:
             self.give()
 
     def give(self):
-        """Write what comes back: figures and logs, and the kit's outputs in pieces of 15 MiB."""
+        """Write what comes back: figures and logs."""
         if not self.args.back:
             return
         back = Path(self.args.back)
@@ -146,9 +138,43 @@ class Visit:
                 for path in filter(is_figure, sorted(folder.rglob("*"))):
                     archive.add(str(path), under + str(path.relative_to(folder)))
         os.replace(str(back / "visit.partial"), str(back / "visit.tar.gz"))
-        outputs = self.kit / "outputs.tar"
-        if "kit" in self.done and self.done["kit"]["status"] == 0:
-            subprocess.run(["split", "-b", "15M", "-d", str(outputs), str(back / "outputs.tar.")], check=True)
+
+    def give_kit(self):
+        """Give the next pieces of the kit's outputs: a call brings back little, and there may be several calls."""
+        pieces, whole = self.out / "pieces", self.kit / "outputs.tar"
+        if not (self.args.back and whole.exists()):
+            return
+        if not pieces.exists() or pieces.stat().st_ctime < whole.stat().st_mtime:
+            pieces.mkdir(exist_ok=True)
+            subprocess.run(["split", "-b", "15M", "-d", str(whole), str(pieces / "outputs.tar.")], check=True)
+        for piece in sorted(pieces.iterdir())[:PIECES]:
+            shutil.move(str(piece), str(Path(self.args.back) / piece.name))
+        print(f"{len(list(pieces.iterdir()))} pieces of the kit's outputs come with the next calls", flush=True)
+
+
+def choose(waiting, is_there, free, left):
+    """Return the first waiting step whose needs are there, for which GPUs are free and seconds are left, or None."""
+    fitting = (step for step in waiting if step.gpus <= free and step.seconds <= left)
+    return next((step for step in fitting if all(map(is_there, step.needs))), None)
+
+
+def simulate(waiting, out, gpus, budget):
+    """Yield (second of its begin, its end, step) as `run` would take the steps, by their estimates."""
+    now, free, running, made = 0, gpus, [], set()
+    while True:
+        step = choose(waiting, lambda path: out / path in made, free, budget - SPARE - now)
+        if step:
+            waiting.remove(step)
+            running.append((now + step.seconds, step))
+            free -= step.gpus
+            yield now, now + step.seconds, step
+        elif running:
+            now, step = min(running, key=lambda pair: pair[0])
+            running.remove((now, step))
+            free += step.gpus
+            made.update(out / path for path in step.made)
+        else:
+            return
 
 
 def is_figure(path):
@@ -167,14 +193,26 @@ def unpack(folder):
     subprocess.run(["bash", "-c", f"set -o pipefail; cat{joined} | gzip -dc | tar -xf - -C '{folder}'"], check=True)
 
 
-def run(args):
+def steps_of(args):
+    """Return the steps on the staged folder that are asked for, in the order in which `--only` names them."""
     unpack(Path(args.dir))
-    steps = table.steps(Path(args.dir).resolve(), Path(args.out).resolve())
-    if args.only:
-        wanted = args.only.split(",")
-        steps = [step for step in steps if any(step.name.startswith(name) for name in wanted)]
-    left = Visit(args, steps).run()
+    steps, wanted = table.steps(Path(args.dir).resolve(), Path(args.out).resolve()), args.only.split(",")
+    first = [next((n for n, name in enumerate(wanted) if step.name.startswith(name)), None) for step in steps]
+    return [steps[i] for i in sorted((i for i, n in enumerate(first) if n is not None), key=first.__getitem__)]
+
+
+def run(args):
+    visit = Visit(args, steps_of(args))
+    left = visit.run()
+    visit.give_kit()
     print(f"left: {', '.join(left) or 'nothing'}", flush=True)
+
+
+def plan(args):
+    steps, out = steps_of(args), Path(args.out).resolve()
+    for begin, end, step in simulate(steps, out, len(args.gpus.split(",")), args.budget_seconds):
+        print(f"{begin:5.0f} to {end:5.0f} s  {step.gpus} GPU  {step.name}")
+    print(f"left: {', '.join(step.name for step in steps) or 'nothing'}")
 
 
 def stage(args):
@@ -187,7 +225,7 @@ def stage(args):
     parts = Path(f"{args.dir}.parts")
     parts.mkdir(exist_ok=True)
     packed = f"set -o pipefail; tar -cf - -C '{args.dir}' . | gzip -1"
-    subprocess.run(["bash", "-c", f"{packed} | split -b 60M -d -a 2 - '{parts}/part.'"], check=True)
+    subprocess.run(["bash", "-c", f"{packed} | split -b 56M -d -a 2 - '{parts}/part.'"], check=True)
     sizes = [path.stat().st_size for path in sorted(parts.iterdir())]
     print(f"{args.dir}: {len(sizes)} pieces, {sum(sizes) / 1e6:.1f} MB")
 
@@ -206,19 +244,22 @@ def main():
     one.add_argument("--results", type=Path, default=Path("results/digits"), help="a built results/{dataset}")
     one.add_argument("--headers", type=Path, help="TensorRT's include/, of the release there")
     one.add_argument("--more", nargs="*", default=[], help="MODEL=ONNX,CHECKPOINT of other trained models")
-    two = kinds.add_parser("run")
-    two.add_argument("dir", help="what `stage` wrote")
-    two.add_argument("out", help="folder of the figures")
-    two.add_argument("--budget-seconds", type=float, required=True)
-    two.add_argument("--gpus", default="0")
-    two.add_argument("--only", default="", help="names of steps, or how they begin")
+    two, plans = kinds.add_parser("run"), kinds.add_parser("plan")
+    for parser_of_steps in (two, plans):
+        parser_of_steps.add_argument("dir", help="what `stage` wrote")
+        parser_of_steps.add_argument("out", help="folder of the figures")
+        parser_of_steps.add_argument("--budget-seconds", type=float, required=True)
+        parser_of_steps.add_argument("--gpus", default="0")
+        parser_of_steps.add_argument(
+            "--only", default="", help="names of steps, or how they begin, in the order wanted"
+        )
     two.add_argument("--back", help="folder that gets visit.tar.gz")
     two.add_argument("--python", default=sys.executable, help="with TensorRT")
     two.add_argument("--torch-python", default="python3", help="with PyTorch and timm")
     three = kinds.add_parser("tables")
     three.add_argument("out", type=Path)
     args = parser.parse_args()
-    {"stage": stage, "run": run, "tables": tables}[args.kind](args)
+    {"stage": stage, "run": run, "plan": plan, "tables": tables}[args.kind](args)
 
 
 if __name__ == "__main__":

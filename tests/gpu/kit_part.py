@@ -1,0 +1,26 @@
+"""Run a part of an unpacked kit's jobs, so that several GPUs share them; `device_kit.py run` does what is left.
+
+python tests/gpu/kit_part.py NAME WORD...        (in its folder: the jobs with a WORD in their first output's name)
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, "workflow_scripts")
+
+import device_kit  # noqa: E402
+from core.files import one_line  # noqa: E402
+
+
+def main():
+    name, words = sys.argv[1], sys.argv[2:]
+    kit = json.loads(Path(device_kit.KIT).read_text())
+    jobs = [job for job in kit["jobs"] if any(word in job["outputs"][0] for word in words)]
+    device_kit.KIT, device_kit.OUTPUTS = f"{name}.json", f"{name}.tar"
+    Path(device_kit.KIT).write_text(json.dumps({**kit, "jobs": jobs}))
+    device_kit.run()
+
+
+if __name__ == "__main__":
+    one_line(main)
