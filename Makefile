@@ -82,6 +82,7 @@ lint: $(READY)  ## check format, style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check --compact-diff Snakefile rules
+	$(BIN)/hadolint --failure-threshold warning containers/gpu.Dockerfile containers/jetpack5.Dockerfile containers/jetpack6.Dockerfile
 
 env: $(READY)  ## make the environment in .venv
 

@@ -1,4 +1,4 @@
-"""The Dockerfiles: their form, their pins and what they copy. No container engine is needed; none builds them here."""
+"""The Dockerfiles: their form, pins and what they copy; `make lint` has hadolint read them. None is built here."""
 
 import json
 import re
@@ -30,6 +30,9 @@ def of(steps, name):
 
 def test_there_is_one_for_each_kind_of_machine():
     assert [path.name for path in FILES] == ["gpu.Dockerfile", "jetpack5.Dockerfile", "jetpack6.Dockerfile"]
+    assert all(f"containers/{path.name}" in (REPOSITORY / "Makefile").read_text() for path in FILES), (
+        "and each is linted"
+    )
 
 
 def test_form(steps):
