@@ -36,7 +36,7 @@ rule train:
         dataset=datasets_with("train", "finetune"),
     threads: EVERY_CORE
     resources:
-        processes=slices.processes(tables, dataset.training),
+        processes=run_checks.one_line(slices.processes)(tables, dataset.training),
     params:
         options=options(classes=dataset.classes, training=TRAINING, seed=seed),
     shell:

@@ -41,6 +41,7 @@ NNCF = "|".join(map(re.escape, NNCF)) or "(?!)"  # a wildcard constraint: precis
 SHARDED = [name for name, row in tables.names("dataset").items() if row["shards"] > 1]
 SHARDED = "|".join(map(re.escape, SHARDED)) or "(?!)"  # a wildcard constraint: datasets that several jobs decode
 NAMES = {name: f"{{{name}}}" for name in ("model", "precision", "target")}  # by which Snakemake's report lists files
+nodes.keep_to_quota(workflow)
 # threads of jobs that run alone, which never make a job stale
 EVERY_CORE = run_checks.one_line(nodes.cores)(tables) or workflow._cores or os.cpu_count()
 SLOTS = reach.slots(tables)  # one job at a time on each board over ssh

@@ -53,7 +53,7 @@ rule train_qat:
         qat="results/{dataset}/qat/{model}.{precision}.pth",
     threads: EVERY_CORE
     resources:
-        processes=slices.processes(tables, precision.qat),
+        processes=run_checks.one_line(slices.processes)(tables, precision.qat),
     params:
         options=options(needs="qat", classes=dataset.classes, augmentation=AUGMENTATION, recipe=QAT, seed=seed),
     shell:

@@ -6,8 +6,9 @@
     python workflow_scripts/device_kit.py unpack outputs.tar                                         # here again
 
 A kit holds the target's jobs of the results, as the rules write their command lines, with their inputs and code; the
-kit of a choice (`auto`) covers every candidate. `run` skips jobs whose outputs exist, so it resumes an interrupted run.
-`unpack` refuses outputs of other inputs or recipes than those that are here now, and lets Snakemake record the rest.
+kit of a choice (`auto`) covers every candidate. `run` skips jobs that it has done, of this kit or of an earlier one in
+the same folder, so it resumes an interrupted run. `unpack` refuses outputs of other inputs, recipes or code than those
+that are here now, and lets Snakemake record the rest.
 """
 
 from __future__ import annotations
@@ -22,16 +23,23 @@ import tempfile
 from pathlib import Path
 
 from core import provenance, sources
-from core.files import UserError, canonical, one_line, read_json, sha256_file, write_json
+from core.files import UserError, canonical, digest_of, one_line, read_json, sha256_file, write_json
 from devices import result_jobs
 
 KIT, OUTPUTS, IDENTITY = "kit.json", "outputs.tar", "{identity}"
+DONE = ".cache/kit.json"  # {output: hash of all that decided the job that wrote it}
 
 
 def jobs_of(plan: result_jobs.Plan) -> list[dict]:
-    """Return a plan's jobs on its targets as {"argv", "outputs", "target"}, those that record an identity first."""
+    """Return a plan's jobs on its targets, those that record an identity first.
+
+    A job is {"argv", "outputs", "target", "code"}; code: a hash of the text of its modules.
+    """
     ordered = sorted(plan.at(result_jobs.DEVICE), key=lambda job: job.outputs != [_identity_path(job.target)])
-    return [{"argv": _argv(job), "outputs": job.outputs, "target": job.target} for job in ordered]
+    return [
+        {"argv": _argv(job), "outputs": job.outputs, "target": job.target, "code": sources.text_hash(job.code)}
+        for job in ordered
+    ]
 
 
 def _argv(job):
@@ -67,22 +75,36 @@ def run() -> None:
     """Run the pending jobs of an unpacked kit in this interpreter, and write their outputs to a tar."""
     if not os.path.exists(KIT):
         raise UserError(f"there is no {KIT} in {os.getcwd()}: unpack a kit here (tar -xf kit.tar)")
-    kit, failed = parse_kit(KIT, Path(KIT).read_bytes()), []
+    kit, failed, outputs = parse_kit(KIT, Path(KIT).read_bytes()), [], []
+    done = read_json(DONE) if os.path.exists(DONE) else {}
     environment = {"LEVIT_TIMING_CACHES": ".cache/timing", "LEVIT_BENCHMARKS": ".cache/benchmarks", **os.environ}
     python = os.environ.get("LEVIT_PYTHON") or sys.executable
     for job in kit["jobs"]:
-        if all(map(os.path.exists, job["outputs"])):
-            continue
         argv = [_identity(job["target"]) if word == IDENTITY else word for word in job["argv"]]
-        print(f"{os.path.basename(argv[0])}: {job['outputs'][0]}", flush=True)
-        if subprocess.run([python, *argv], env=environment, check=False).returncode:
-            failed.append(job["outputs"][0])
-    outputs = [path for job in kit["jobs"] for path in job["outputs"] if os.path.exists(path)]
+        basis = digest_of([argv, job.get("code"), {path: sha256_file(path) for path in _read_by(argv, job["outputs"])}])
+        if not all(os.path.exists(path) and done.get(path) == basis for path in job["outputs"]):
+            print(f"{os.path.basename(argv[0])}: {job['outputs'][0]}", flush=True)
+            if subprocess.run([python, *argv], env=environment, check=False).returncode:
+                failed.append(job["outputs"][0])
+                continue
+            done.update(dict.fromkeys(job["outputs"], basis))
+            write_json(DONE, done)
+        outputs += job["outputs"]
     files = sorted({*outputs, *provenance.recorded(outputs)})
     _archive(OUTPUTS, {**kit, "files": files}, files)
     print(f"{OUTPUTS}: {len(set(outputs))} files")
     if failed:
         raise UserError(f"{len(failed)} jobs failed, the first for {failed[0]}: see results/logs/")
+
+
+def _read_by(argv, outputs):
+    """Return the artifacts that a command line names and does not write."""
+    named = {word.rpartition("=")[2] for word in argv}
+    return sorted(path for path in named - {*outputs} if path.startswith("results/") and _is_read(path))
+
+
+def _is_read(path):
+    return not path.startswith("results/logs/") and os.path.isfile(path)
 
 
 def _identity(target):
@@ -143,10 +165,12 @@ def _extract(path, folder):
 
 def _check_unchanged(kit):
     """Raise UserError where config.yaml or an input has changed since a kit was packed."""
-    planned = set(map(canonical, jobs_of(result_jobs.plan(kit["results"]))))
-    for job in kit["jobs"]:
-        if canonical(job) not in planned:
-            raise UserError(f"config.yaml has changed since the kit was packed ({job['outputs'][0]}): pack another")
+    planned = jobs_of(result_jobs.plan(kit["results"]))
+    for job in kit["jobs"]:  # of an older version of this project, without a hash of its code
+        if not any({**each, **job} == each for each in planned):
+            raise UserError(
+                f"config.yaml or the code has changed since the kit was packed ({job['outputs'][0]}): pack another"
+            )
     for path, digest in kit["inputs"].items():
         if not os.path.exists(path) or sha256_file(path) != digest:
             raise UserError(f"{path} has changed since the kit was packed: pack another")

@@ -112,6 +112,7 @@ def test_values_of_a_command_line():
         ("https://team.example/levit?token=secret", "https://team.example/levit?token=***"),
         ("{at: 's3://team', local: 's3://team/tier'}", "store.local: s3://team/tier: a local tier is a folder"),
         ("{local: .cache/store}", "the key at is missing"),
+        ("{at: /mnt/store, local: /mnt/other/../store/}", "store.local: /mnt/other/../store/ is the store itself"),
         ("{at: 's3://team', local_gb: 0}", "is not above 0"),
     ],
 )

@@ -1,5 +1,6 @@
 """A kit's way to a device and back: Snakemake takes what was copied in as built, and still sees what becomes stale."""
 
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -82,6 +83,30 @@ def test_a_second_run_repeats_nothing(travelled):
     before = engine.stat().st_mtime_ns
     assert kit(device, workflow.environment(), "run")[0] == 0
     assert engine.stat().st_mtime_ns == before and not log.exists()
+
+
+@pytest.mark.parametrize("changed", ["recipe", "input", "code"])
+def test_a_later_kit_in_the_same_folder_is_run_anew_where_it_differs(travelled, tmp_path, changed):
+    workflow, device = travelled[0].copy(tmp_path / "host"), tmp_path / "device"
+    shutil.copytree(travelled[1], device)
+    if changed == "recipe":
+        workflow.config(lambda config: config["targets"]["gpu"].update(workspace_mb=77))
+    elif changed == "input":
+        workflow.config(lambda config: config["datasets"]["digits"]["training"].update(learning_rate=0.002))
+    else:
+        with workflow.path("workflow_scripts/benchmark.py").open("a") as code:
+            code.write("OTHER = 1\n")
+    workflow.build(*kit(workflow.folder, workflow.environment(), "needs", RESULT)[1].split())
+    if changed == "code":
+        status, output = kit(workflow.folder, workflow.environment(), "unpack", str(device / "outputs.tar"))
+        assert status == 1 and "config.yaml or the code has changed since the kit was packed" in output
+    assert kit(workflow.folder, workflow.environment(), "pack", RESULT)[0] == 0
+    with tarfile.open(workflow.path("kit.tar")) as archive:
+        archive.extractall(device, filter="data")
+    status, output = kit(device, workflow.environment(), "run")
+    made = [line.split(".py: ")[0] for line in output.splitlines() if ".py: " in line]
+    assert status == 0 and ("benchmark" in made) and ("build_engine" in made) == (changed != "code"), output
+    assert kit(device, workflow.environment(), "run")[1].count(".py: ") == 0
 
 
 def test_a_target_without_trtexec_has_no_job_for_it(travelled, tmp_path):

@@ -88,6 +88,7 @@ VALUES = [  # (path of keys, value, what is named)
     (("datasets", "imagenet", "path"), "/x\n", "datasets.imagenet.path"),
     (("datasets", "imagenet", "path"), "/x\x00y", "datasets.imagenet.path"),
     (("datasets", "imagenet", "path"), "", "datasets.imagenet.path"),
+    *((("datasets", "imagenet", "shards"), value, "datasets.imagenet.shards") for value in (0, 10**7, 1.5, "all")),
     (("datasets", "imagenet", "subset"), {"images": 0}, "datasets.imagenet.subset.images"),
     *(
         (("datasets", name), {"path": "x", "classes": 2, "weights": "train"}, f"datasets.{name}")

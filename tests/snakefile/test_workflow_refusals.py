@@ -75,9 +75,9 @@ def workflow(request, tmp_path_factory):
     return made
 
 
-def refusal(workflow, *arguments):
+def refusal(workflow, *arguments, **variables):
     """Return the last line of a run that must fail before any job."""
-    status, output = workflow.run(*arguments)
+    status, output = workflow.run(*arguments, **variables)
     assert status == 1, output
     assert not workflow.path("work.log").exists()
     last = output.strip().splitlines()[-1]
@@ -99,6 +99,8 @@ def test_one_bad_request_among_good_ones_starts_nothing(workflow):
 def test_settings(workflow):
     for setting, said in SETTINGS.items():
         assert said in refusal(workflow, "-n", "--config", setting), setting
+    said = "error: LEVIT_PROCESSES=-2: give a number of processes, or nothing"
+    assert refusal(workflow, "-n", LEVIT_PROCESSES="-2") == said
 
 
 @pytest.mark.parametrize("target, said", [("xavier", "cannot build engines of the target xavier: "), ("rtx", "rtx")])

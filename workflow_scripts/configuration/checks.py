@@ -63,6 +63,8 @@ def _check_store(store):
         )
     if store and "://" in (store.get("local") or ""):
         raise UserError(f"store.local: {public(store['local'])}: a local tier is a folder of this machine")
+    if store and store.get("local") and os.path.realpath(store["local"]) == os.path.realpath(store["at"]):
+        raise UserError(f"store.local: {store['local']} is the store itself: name another folder, or take it out")
 
 
 def _expanded(value):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from core import processors
 from core.files import UserError, digest_of
 from data import integrity, preprocess, processes
 from data.row_file import Rows
@@ -46,7 +47,7 @@ def write(
     digests = digests or [None] * len(images)
     table = Rows(rows or path, (len(images), size, size, 3), digest_of([geometry, code]), digests)
     missing, name = table.missing(), os.path.basename(str(path))
-    count = max(1, min(workers or len(os.sched_getaffinity(0)), len(missing) // SHARE))
+    count = max(1, min(workers or processors.available(), len(missing) // SHARE))
     fill = functools.partial(_fill, table, images, digests, geometry)
     with contextlib.closing(processes.imap(fill, missing, f"decode {name}", "image", count)) as messages:
         _check(list(itertools.islice(filter(None, messages), BAD)))

@@ -4,7 +4,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from core import progress
+from core import processors, progress
 from core.files import UserError
 from data import image_formats, index, labels, layouts, preprocess, source, splits, walk
 
@@ -115,7 +115,7 @@ def _hashed(root, images, positions):
     def of_block(block):
         return [_digest(_source(root, images[position])) for position in block]
 
-    with progress.bar(len(positions), "index") as bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with progress.bar(len(positions), "index") as bar, ThreadPoolExecutor(processors.available()) as pool:
         for block, several in zip(blocks, pool.map(of_block, blocks)):
             digests.update(zip(block, several))
             bar.update(len(block))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import cast
 
-from core import progress
+from core import processors, progress
 from core.files import UserError
 
 CHUNK = 8  # tasks that a process takes at a time
@@ -26,7 +25,7 @@ def imap(function: Callable, tasks: Sequence, description: str, unit: str, proce
     Tasks and results are pickled; the function is inherited, so it may be a closure over large data.
     processes: how many (0: one a core). Raises what the function raises, and UserError if a process is killed.
     """
-    count = processes or len(os.sched_getaffinity(0))
+    count = processes or processors.available()
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _start, (function,))
     shown = progress.bar(len(tasks), description, unit)
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from core import processors
 from core.files import UserError
 from deployment import image_sources
 
@@ -37,7 +37,7 @@ def of_images(
 ) -> Iterator[tuple[str, np.ndarray | None, UserError | None]]:
     """Yield the same for (name, bytes or problem) of images. ahead: whether to read on while the engine runs."""
     source = iter(images)
-    with ThreadPoolExecutor(max(len(os.sched_getaffinity(0)), 1)) as pool:
+    with ThreadPoolExecutor(processors.available()) as pool:
         groups = iter(lambda: list(itertools.islice(source, batch)), [])
         started = ([(name, pool.submit(_pixels, model, name, data)) for name, data in group] for group in groups)
         waiting = next(started, None) if ahead else None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as triton
 
+from core import processors
 from core.files import UserError, read_json
 from data import preprocess
 from deployment.model_config import IMAGE
@@ -29,7 +30,7 @@ class TritonPythonModel:
         self.preprocessing = read_json(os.path.join(folder, PREPROCESS))
         output = json.loads(args["model_config"])["output"][0]
         self.output, self.dtype = output["name"], triton.triton_string_to_numpy(output["data_type"])
-        self.pool = ThreadPoolExecutor(max(len(os.sched_getaffinity(0)), 1))
+        self.pool = ThreadPoolExecutor(processors.available())
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Return a response for each request; all images of all requests are decoded in parallel."""

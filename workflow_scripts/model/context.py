@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 import ctypes
-import os
 from argparse import Namespace
 
+from core import processors
 from core.files import UserError, system_text
 
 # instruction sets that select kernels
@@ -59,14 +59,14 @@ def processes_of(wanted: int, batch: int, device: str) -> int:
         if 0 < gpus < wanted:
             raise UserError(f"--processes {wanted}: each needs a GPU, and there are {gpus}: set LEVIT_PROCESSES={gpus}")
     if wanted and batch % wanted:
-        fewer = next(number for number in range(wanted, 0, -1) if batch % number == 0)
+        fewer = next(number for number in range(min(wanted, batch), 0, -1) if batch % number == 0)
         raise UserError(f"--processes {wanted}: they cannot share batch {batch} evenly: set LEVIT_PROCESSES={fewer}")
     return next(number for number in range(most, 0, -1) if batch % number == 0)
 
 
 def of_processor(threads: int) -> int:
     """Return the number of CPU threads; 0 stands for all cores."""
-    return threads or len(os.sched_getaffinity(0))
+    return threads or processors.available()
 
 
 def device_kind(device: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from core import processors
 from core.files import UserError
 from runtimes import Session, Timing
 
@@ -16,12 +16,7 @@ def threads_of(count: int) -> int:
     """Return a number of threads: `count`, or for 0 the number of CPUs that this process may use."""
     if count < 0:
         raise UserError(f"threads: {count}: a positive number, or 0 for all cores")
-    if count:
-        return count
-    try:
-        return max(len(os.sched_getaffinity(0)), 1)
-    except AttributeError:
-        return os.cpu_count() or 1
+    return count or processors.available()
 
 
 class CpuSession(Session):

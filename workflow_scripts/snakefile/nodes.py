@@ -7,14 +7,21 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from configuration.tables import Tables, pick
-from core import sources
+from core import processors, sources
 from core.files import UserError, canonical
 from devices import probe
 
 CORES = "LEVIT_NODE_CORES"  # in the environment, for jobs: {partition: cores of a node}
 OPTIONS = ("partition", "constraint", "gpus")  # of srun, as keys of a target's `slurm`
+
+
+def keep_to_quota(workflow: Any) -> None:
+    """Take no more cores than a container's quota allows, where Snakemake takes all that it sees (`cores: all`)."""
+    if workflow._cores == len(os.sched_getaffinity(0)):
+        workflow.global_resources["_cores"] = processors.available()
 
 
 def cores(tables: Tables, target: str | None = None) -> int | None:

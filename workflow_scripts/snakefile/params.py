@@ -104,7 +104,10 @@ def processes(tables: Tables, row: Slice) -> Callable:
 
     row: of the training; $LEVIT_PROCESSES has precedence. As a resource of Snakemake's, the number makes no job stale.
     """
-    return lambda w: int(os.environ.get("LEVIT_PROCESSES") or (row(tables, w) or {}).get(PLACE, 0))
+    asked = os.environ.get("LEVIT_PROCESSES", "")
+    if asked and not asked.isdecimal():
+        raise UserError(f"LEVIT_PROCESSES={asked}: give a number of processes, or nothing")
+    return lambda w: int(asked or (row(tables, w) or {}).get(PLACE, 0))
 
 
 active = Slice(lambda tables, w: tables.active)
