@@ -6,7 +6,7 @@ mkdir -p "$2" && cp -r "$cpp" "$2/cpp" && rm "$2/cpp/engine_openvino.cpp"
 tensorrt=$(dirname "$(find "${TENSORRT_SITE:-/tmp/trt/site}/tensorrt" -name 'libnvinfer.so.8' | head -1)")
 static=()
 if [ -d "$staged/dev" ]; then
-  for name in JPEG:libjpeg PNG_PNG:libpng16 ZLIB:libz; do
+  for name in JPEG:libjpeg PNG:libpng16 ZLIB:libz; do
     static+=("-D${name%%:*}_LIBRARY=$staged/dev/${name##*:}.a")
   done
   static+=("-DJPEG_INCLUDE_DIR=$staged/dev/include" "-DPNG_PNG_INCLUDE_DIR=$staged/dev/include" "-DZLIB_INCLUDE_DIR=$staged/dev/include")

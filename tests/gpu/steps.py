@@ -81,7 +81,7 @@ class Steps:
 
     def kernel(self):
         command = [HERE / "attention_kernel.py", self.out / "kernel.json"]
-        return Step("kernel", "torch", 150, ("kernel.json",), (), command)
+        return Step("kernel", "torch", 150, ("kernel.json",), ("plugin.so",), command)
 
     def sanitizer(self, tool):
         command = ["bash", HERE / "sanitize.sh", tool, self.out / f"{tool}.txt", *SANITIZERS[tool]]

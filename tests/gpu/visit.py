@@ -116,6 +116,8 @@ class Visit:
         if plugin.exists() and plugin.stat().st_size:
             more["LEVIT_PLUGIN"] = str(plugin.resolve())
         left = {key: value for key, value in os.environ.items() if step.python == "tensorrt" or key not in BUNDLE}
+        if step.python == "torch":
+            more["PYTHONPATH"] = str((Path(self.args.dir) / "python").resolve())
         return {**left, **more}
 
     def note(self, name, value):
