@@ -56,7 +56,7 @@ def run(args: Job) -> None:
     }
     result["notes"] = [
         *notes_of(result["provenance"]["trained"]),
-        *order_notes(read_json(args.index), args.recipe),
+        *index_notes(read_json(args.index), args.recipe),
         *plugin_notes(read_json(args.plugin) if args.plugin else None),
     ]
     result_schema.check(result)
@@ -86,12 +86,12 @@ def dataset_of(name: str, accuracy: dict, index: dict) -> dict:
     return {**dataset, **{key: index.get(name) for key, name in keys.items()}}
 
 
-def order_notes(index: dict, recipe: dict) -> list[str]:
-    """Return the warning on a class order that the user did not give, unless the weights were trained with it here."""
-    from data import class_order
+def index_notes(index: dict, recipe: dict) -> list[str]:
+    """Return the warnings on repeated images, and on a class order that neither the user nor training here gave."""
+    from data import class_order, repeated
 
-    line = class_order.warning(index)
-    return [line] if line and recipe.get("dataset", {}).get("weights") != "train" else []
+    is_trained = recipe.get("dataset", {}).get("weights") == "train"
+    return list(filter(None, [None if is_trained else class_order.warning(index), repeated.warning(index)]))
 
 
 def plugin_notes(plugin: dict | None) -> list[str]:

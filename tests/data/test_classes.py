@@ -30,7 +30,8 @@ def named(root, names, each=2):
     for number, name in enumerate(names):
         (root / name).mkdir(parents=True)
         for image in range(each):
-            Image.new("L", (4, 5), 10 * number + image).save(root / name / f"{image}.png")
+            shade = (10 * number + image, 0, len(root.name))  # of each half its own
+            Image.new("RGB", (4, 5), shade).save(root / name / f"{image}.png")
     return root
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import assemble_result
 import forks
 from conftest import ROOT
 from core.files import UserError
@@ -125,6 +126,18 @@ def test_a_folder_with_halves_keeps_them(tmp_path):
     assert listing["root"] == "../pictures" and listing["classes"] == ["c0", "c1"]
     assert all(Path(file).read_bytes()[:4] == b"\x89PNG" for file in index.files(listing, path, "val"))
     assert len(listing["images"]) == 12 and all(image["sha256"] for image in listing["images"])
+
+
+def test_images_that_are_in_val_and_in_train_are_counted(tmp_path):
+    folder_of(tmp_path / "pictures" / "train", 2, 6)
+    folder_of(tmp_path / "pictures" / "val", 2, 8)
+    code, text = run(tmp_path, {"path": "pictures", "classes": 2, "splits": {"calib": 4, "select": 2}})
+    said = "12 images of val are among the training images too (val/c0/0.png is train/c0/0.png): accuracy looks better"
+    assert code == 0 and f"warning: {said}" in text
+    listing = index.read(tmp_path / "data/index.json")
+    assert listing["repeated"] == {"images": 12, "first": "val/c0/0.png", "as": "train/c0/0.png"}
+    notes = assemble_result.index_notes(listing, {"dataset": {"weights": "train"}})
+    assert len(notes) == 1 and notes[0].startswith(said)
 
 
 def test_one_folder_is_split(tmp_path):

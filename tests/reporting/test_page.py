@@ -296,6 +296,8 @@ def test_layers_by_time_where_they_were_profiled_and_by_number_elsewhere(draw):
     assert "Convolution, int8: 0.300 ms" in read.labels and "Reorder, fp32: 1 layers" in read.labels
     profile["engine_sha256"] = "0" * 64
     assert "0.40 ms in 2 layers" not in draw([own, other], **evidence), "the profile of an older engine"
+    unknown = {path: {"layers": None} for path in engines}
+    assert "layers by type" not in draw([own, other], descriptions=unknown), "a runtime that cannot read them back"
 
 
 def test_many_types_of_layers_are_few_bars():

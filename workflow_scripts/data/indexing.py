@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core import processors, progress
 from core.files import UserError
-from data import image_formats, index, labels, layouts, preprocess, source, splits, walk
+from data import image_formats, index, labels, layouts, preprocess, repeated, source, splits, walk
 
 HASHED = 4 << 30  # bytes of training images up to which each is hashed; above, its time of change identifies it
 BLOCK = 64  # images hashed by a thread at a time
@@ -32,6 +32,8 @@ def build(root: str, row: dict, seed: int, hash_all: bool, train_file: str = "tr
     measured = sorted({position for part in parts.values() for position in part})
     place = {position: there for there, position in enumerate(measured)}
     digests = _hashed(root, images, measured + _train_only(train, place, images, hash_all))
+    others = {*train, *parts["calib"], *parts["select"]}
+    shared = repeated.find(parts["val"], others, digests, [image.path for image in images])
     lines = index.train_lines(_trained(images[p], numbers[p], digests.get(p)) for p in train)
     return {
         "classes": classes,
@@ -43,6 +45,7 @@ def build(root: str, row: dict, seed: int, hash_all: bool, train_file: str = "tr
         "class_order": order.described(classes),
         "left_out": {reason: count for reason, count in sorted(left_out.items()) if count},
         **({"titles": order.titles} if order.titles else {}),
+        **({"repeated": shared} if shared else {}),
     }, lines
 
 

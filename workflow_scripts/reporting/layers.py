@@ -92,7 +92,7 @@ def _bars(layers, form):
 def legend(described: dict, profiled: dict) -> list[tuple[str, str]]:
     """Return (precision, colour) of the bars of descriptions and profiles, {path: parsed file}."""
     entries = [*described.values(), *(entry for profile in profiled.values() for entry in profile["profile"])]
-    present = {layer["precision"] for entry in entries for layer in entry["layers"]}
+    present = {layer["precision"] for entry in entries for layer in entry["layers"] or ()}
     others = ["none"] * bool(present - {*PRECISIONS})
     return [(name, _color(name)) for name in [*(name for name in PRECISIONS if name in present), *others]]
 
