@@ -172,8 +172,9 @@ class Steps:
         folder, name = self.staged / "kit", f"results/digits/engines/{FIRST}.{{}}.gpu.engine".format
 
         def step(kind, seconds, made, needs, *words):
-            script = [HERE / "kit_part.py", kind, *words] if words else [self.script("device_kit"), "run"]
-            return Step(kind, "tensorrt", seconds, (str(folder / made),), needs, script, folder)
+            return Step(
+                kind, "tensorrt", seconds, (str(folder / made),), needs, [HERE / "kit_part.py", kind, *words], folder
+            )
 
         begin = step("kit.begin", 20, "results/plugins/gpu.so", (), "/targets/", "/plugins/")
         builds = [step(f"kit.{kind}", KIT[kind], name(kind), begin.made, name(kind)) for kind in KIT]

@@ -134,6 +134,9 @@ def test_a_kit_is_shared_and_its_outputs_come_back_in_pieces(tmp_path, monkeypat
     command = [sys.executable, str(ROOT / "tests/gpu/kit_part.py"), "part", "/b"]
     subprocess.run(command, cwd=staged / "kit", check=True, capture_output=True)
     assert [path.name for path in (staged / "kit/results").iterdir()] == ["b"]
+    assert list((staged / "kit/results").iterdir())[0].read_text() == "made"
+    done = subprocess.run([*command[:2], "rest"], cwd=staged / "kit", check=True, capture_output=True, text=True)
+    assert "a.py" in done.stdout and "b.py" not in done.stdout and (staged / "kit/outputs.tar").exists()
     with open(staged / "kit/outputs.tar", "wb") as stream:
         stream.truncate(61 << 20)
     args = {"out": out, "dir": staged, "budget_seconds": 60, "gpus": "0", "back": str(back)}
