@@ -26,9 +26,8 @@ def run(args: Job) -> None:
     from deployment import archive, card, classify, requirements
 
     result, names = result_file.current(args.result), class_names(args)
-    takes_pixels = result["provenance"]["recipe"]["target"].get("input") == "uint8"
     files = {
-        **archive.client(args.runtime, with_cpp=not takes_pixels),  # the client in C++ has float32 images alone
+        **archive.client(args.runtime),
         **sample_files(args.samples),
         "model.engine": Path(chosen(args, result)).read_bytes(),
         "classes.txt": "".join(f"{' '.join(name.split())}\n" for name in names).encode(errors="backslashreplace"),

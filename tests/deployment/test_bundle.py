@@ -230,6 +230,20 @@ def test_what_is_no_image_does_not_stop_the_others(bundle, classify, tmp_path):
     assert second == "error: missing.jpg: no such file or folder"
 
 
+@pytest.mark.parametrize("flag, value", [("--top", "0"), ("--batch", "-1"), ("--seconds", "nan"), ("--seconds", "0")])
+def test_a_number_that_is_not_positive(capsys, flag, value):
+    with pytest.raises(SystemExit):
+        client.parser().parse_args(["photo.jpg", flag, value])
+    assert f"argument {flag}: {value} is not a positive number" in capsys.readouterr().err
+
+
+def test_streams_that_are_closed(bundle):
+    program = [sys.executable, str(bundle / "classify.py"), "-"]
+    for closed, image, problem in (("<&-", "-", "error: stdin is closed\n"), (">&-", bundle / "samples/0.jpg", "")):
+        command = ["bash", "-c", f'"$@" {closed}', "bash", *program[:2], image]
+        assert subprocess.run(command, stderr=subprocess.PIPE, text=True).stderr == problem
+
+
 def test_names_that_are_no_text_are_printed(bundle, tmp_path):
     shutil.copy(bundle / "samples/1.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
     (bundle / "classes.txt").write_text("".join(f"\u732b {number}\n" for number in range(10)), encoding="utf-8")

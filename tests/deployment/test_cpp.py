@@ -123,11 +123,12 @@ def run(program, *arguments, stdin=b""):
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-@pytest.fixture(scope="module")
-def openvino_client(tmp_path_factory):
+@pytest.fixture(scope="module", params=[False, True], ids=("images", "pixels"))
+def openvino_client(request, tmp_path_factory):
     """A bundle for OpenVINO with its client, compiled as the model card says; returns (bundle, program)."""
     folder = tmp_path_factory.mktemp("openvino")
-    bundle = bundles.unpack(bundles.packed(folder, "openvino"), folder / "a folder")
+    bundle = bundles.unpack(bundles.packed(folder, "openvino", request.param), folder / "a folder")
+    assert (json.loads((bundle / "engine.json").read_text())["dtype"] == "uint8") is request.param
     (command,) = [line for line in (bundle / "README.md").read_text().splitlines() if "cmake -S cpp" in line]
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     done = subprocess.run(command, shell=True, cwd=bundle, env={"PATH": path}, capture_output=True, text=True)
@@ -172,6 +173,11 @@ def test_what_the_client_refuses(openvino_client, tmp_path):
         ("model.engine", lambda data: data[:5000] + b"?" + data[5001:], "model.engine is not a whole engine file"),
         ("model.engine", lambda data: swapped(data, b'"avx2"', b'"avx9"'), "this processor has no avx9"),
         ("result.json", lambda data: data[:100], "result.json is not JSON"),
+        (
+            "preprocess.json",
+            lambda data: data.replace(b'"size": 16', b'"size": 32'),
+            "preprocess.json has another size",
+        ),
     ):
         changed = tmp_path / "changed"
         shutil.copytree(bundle, changed, ignore=shutil.ignore_patterns("build"))
@@ -196,7 +202,8 @@ def swapped(data, old, new):
 
 
 @pytest.mark.slow
-def test_the_client_for_tensorrt(tmp_path):
+@pytest.mark.parametrize("takes_pixels", [False, True], ids=("images", "pixels"))
+def test_the_client_for_tensorrt(tmp_path, takes_pixels):
     """Against declarations and an engine whose logits are known: batches, profiles, padding, a plan that is none."""
     sources = [CPP / f"{name}.cpp" for name in ("main", "bundle", "images", "json", "preprocess", "engine_tensorrt")]
     program, options = tmp_path / "classify", ["-I", str(RECORDED)]
@@ -209,7 +216,7 @@ def test_the_client_for_tensorrt(tmp_path):
     geometry = {**GEOMETRIES[2], "mean": [0.5, 0.4, 0.3], "std": [0.25, 0.5, 1.0]}
     (bundle / "preprocess.json").write_text(json.dumps(geometry))
     (bundle / "classes.txt").write_text('a\nb\n"c"\né\n')
-    (bundle / "model.engine").write_text("33 4 1 4")
+    (bundle / "model.engine").write_text("uint8 33 4 1 4" if takes_pixels else "33 4 1 4")
     result = {"target_identity": {"runtime": "tensorrt", "version": "8.5.3.1", "device": "A GPU"}}
     result.update(provenance={"recipe": {"target": {}}}, benchmark=[])
     (bundle / "result.json").write_text(json.dumps(result))
@@ -218,6 +225,8 @@ def test_the_client_for_tensorrt(tmp_path):
         image.save(photos / f"{number}.png")
     pixels = np.stack([preprocess.prepare(image, geometry) for image in images])
     means = preprocess.normalize(pixels, geometry["mean"], geometry["std"]).mean(axis=(2, 3))
+    if takes_pixels:
+        means = pixels.mean(axis=(1, 2))
     expected = np.stack([means[:, c % 3] * (c + 1) for c in range(4)], axis=1)
     for batch in (1, 3, 4, 7):
         status, text, problems = run(program, bundle, photos, "--logits", "--batch", batch)

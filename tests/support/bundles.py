@@ -12,8 +12,10 @@ from PIL import Image
 import engine_graphs
 from conftest import ROOT
 from core.files import canonical, sha256_file
+from data import preprocess
 from described import USUAL
 from devices import probe
+from graph import onnx_io, pixels
 from reporting import result_file
 
 SCRIPTS = ROOT / "workflow_scripts"
@@ -67,9 +69,12 @@ def run(script, *arguments):
     return done.returncode, done.stderr
 
 
-def inputs(folder, runtime):
+def inputs(folder, runtime, takes_pixels=False):
     """Write what bundle.py reads: an engine, a dataset of three images, a result."""
     engine_graphs.network(folder / "net.onnx")
+    if takes_pixels:
+        graph, normalization = onnx_io.load(folder / "net.onnx"), (GEOMETRY["mean"], GEOMETRY["std"])
+        onnx_io.save(pixels.take(graph, *normalization, preprocess.normalize, runtime), folder / "net.onnx")
     recipe = canonical({"compute": "fp32", "batches": [1, 4], "threads": 1})
     where = [f"--engine={folder}/net.engine", f"--description={folder}/net.json", f"--onnx={folder}/net.onnx"]
     identity = canonical(probe.facts(runtime))
@@ -109,9 +114,9 @@ def repository(folder, bundle, name="M.fp32.here", **graphs):
     return (*run("model_repository.py", f"--bundle={bundle}", f"--repository={path}", *given), path)
 
 
-def packed(folder, runtime):
+def packed(folder, runtime, takes_pixels=False):
     """Write what bundle.py reads and run it; return the path of the bundle."""
-    inputs(folder, runtime)
+    inputs(folder, runtime, takes_pixels)
     status, text, path = pack(folder, runtime)
     assert status == 0, text
     return path

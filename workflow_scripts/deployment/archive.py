@@ -23,9 +23,9 @@ ENGINES = {"openvino": "engine_openvino.cpp", "tensorrt": "engine_tensorrt.cpp"}
 HEADING = '"""Modules of LeViT-TensorRT that the program beside this folder uses."""\n'
 
 
-def client(runtime: str, with_cpp: bool = True) -> dict[str, bytes]:
+def client(runtime: str) -> dict[str, bytes]:
     """Return {path: content} of the clients for a runtime: classify.py with its modules, and that in C++."""
-    return {**program(CLIENT, CLIENT, runtime), **(cpp_client(runtime) if with_cpp else {})}
+    return {**program(CLIENT, CLIENT, runtime), **cpp_client(runtime)}
 
 
 def program(script: str, name: str, runtime: str | None = None) -> dict[str, bytes]:

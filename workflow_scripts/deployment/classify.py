@@ -49,14 +49,29 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", help="files, folders, http:// addresses, `-`; or the word selftest")
-    parser.add_argument("--top", type=int, default=5, help="classes of each image (5)")
+    parser.add_argument("--top", type=_positive(int), default=5, help="classes of each image (5)")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each image")
     parser.add_argument("--logits", action="store_true", help="with all logits of each image, in JSON")
-    parser.add_argument("--batch", type=int, help="images of a query, by default what the engine was built for")
+    parser.add_argument(
+        "--batch", type=_positive(int), help="images of a query, by default what the engine was built for"
+    )
     parser.add_argument("--threads", type=int, help="of the runtime on the processor (0: all cores)")
     parser.add_argument("--benchmark", action="store_true", help="time the images, by default the samples")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each timing (3)")
+    parser.add_argument("--seconds", type=_positive(float), default=3.0, help="of each timing (3)")
     return parser
+
+
+def _positive(kind):
+    """Return a function that reads a positive number of a type."""
+
+    def read(text):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return value
+
+    read.__name__ = "positive number"
+    return read
 
 
 def run(args: argparse.Namespace, folder: str) -> int:
@@ -93,7 +108,7 @@ def line(model: Any, name: str, logits: Any, args: argparse.Namespace) -> str:
 
 def main(argv: list[str] | None = None, folder: str = HERE) -> None:
     """Run the command line; print any problem as one line, and exit with a status."""
-    for stream in (sys.stdout, sys.stderr):  # names of files and classes may be no text, or none of this terminal's
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # names may be no text, or none of this terminal's
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = parser()
     args = options.parse_args(argv)

@@ -33,6 +33,8 @@ def is_live(source: str) -> bool:
 def images(source: str) -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes) of each image of a source; raise UserError if there is none, or it cannot be read."""
     if source == STDIN:
+        if sys.stdin is None:
+            raise UserError("stdin is closed")
         yield from _of_stream("stdin", sys.stdin.buffer)
     elif source.startswith(WEB):
         yield from _of_address(source)
@@ -77,7 +79,7 @@ def _of_stream(name, stream):
     """Yield the JPEGs of a stream one by one, or all of it as one image where it does not begin with a JPEG."""
     first = stream.read1(BLOCK)
     if START in first or first.lstrip().startswith(b"--"):  # multipart: headers stand before each
-        for number, data in enumerate(jpegs(stream, first)):
+        for number, data in enumerate(jpegs(stream, first, name)):
             yield f"{name}#{number}", data
     elif first:
         yield name, first + stream.read(LARGEST)
@@ -85,10 +87,10 @@ def _of_stream(name, stream):
         raise UserError(f"{name} is empty")
 
 
-def jpegs(stream: Any, buffer: bytes = b"") -> Iterator[bytes]:
+def jpegs(stream: Any, buffer: bytes = b"", name: str = "the stream") -> Iterator[bytes]:
     """Yield the bytes of each JPEG of a binary stream; what stands between two is skipped.
 
-    buffer: what was read before. Raises UserError for a JPEG that does not end.
+    buffer: what was read before; name: of the stream. Raises UserError for a JPEG that does not end.
     """
     while True:
         start = buffer.find(START)
@@ -100,7 +102,9 @@ def jpegs(stream: Any, buffer: bytes = b"") -> Iterator[bytes]:
             continue
         block = stream.read1(BLOCK)
         if len(buffer) > LARGEST or (start >= 0 and not block):
-            raise UserError("the stream ends within a JPEG" if not block else f"a JPEG has more than {LARGEST} bytes")
+            raise UserError(
+                f"{name} " + (f"has a JPEG of more than {LARGEST} bytes" if block else "ends within a JPEG")
+            )
         if not block:
             return
         buffer += block

@@ -18,8 +18,6 @@ BATCH = 16  # where an engine takes any
 
 def batch_of(model: Any, asked: int | None) -> int:
     """Return the images of a query: as asked, or the largest batch that the engine was built for."""
-    if asked is not None and asked < 1:
-        raise UserError(f"--batch {asked}: a positive number")
     return asked or (max(model.batches) if model.batches else BATCH)
 
 

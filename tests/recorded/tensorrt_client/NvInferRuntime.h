@@ -20,6 +20,12 @@ struct Dims
     EXTENT d[8];
 };
 
+enum class DataType : int32_t
+{
+    kFLOAT,
+    kUINT8 = 5
+};
+
 enum class TensorIOMode : int32_t
 {
     kNONE,
@@ -65,6 +71,7 @@ public:
     virtual int32_t getNbIOTensors() const noexcept = 0;
     virtual char const* getIOTensorName(int32_t index) const noexcept = 0;
     virtual TensorIOMode getTensorIOMode(char const* name) const noexcept = 0;
+    virtual DataType getTensorDataType(char const* name) const noexcept = 0;
     virtual Dims getTensorShape(char const* name) const noexcept = 0;
     virtual int32_t getNbOptimizationProfiles() const noexcept = 0;
     virtual Dims getProfileShape(char const* name, int32_t profile, OptProfileSelector which) const noexcept = 0;

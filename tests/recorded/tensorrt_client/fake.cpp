@@ -1,5 +1,5 @@
 // An engine in place of TensorRT's: its plan is "SIZE CLASSES BATCH...", a logit is the mean of the image's plane
-// class % 3, times class + 1. A query fails where its context was not told profile, shape and addresses.
+// class % 3, times class + 1. Where "uint8" comes first, it takes pixels. A query fails where its context was not told profile, shape and addresses.
 #include <NvInferRuntime.h>
 
 #include <cstdlib>
@@ -14,6 +14,7 @@ namespace
 
 struct Plan
 {
+    bool pixels = false;
     int size = 0, classes = 0;
     std::vector<int> batches;
 };
@@ -40,7 +41,10 @@ public:
 
     bool setTensorAddress(char const* name, void* memory) noexcept override
     {
-        (std::strcmp(name, "images") ? logits_ : images_) = static_cast<float*>(memory);
+        if (std::strcmp(name, "images"))
+            logits_ = static_cast<float*>(memory);
+        else
+            images_ = memory;
         return true;
     }
 
@@ -54,7 +58,8 @@ public:
             {
                 double sum = 0;
                 for (int i = 0; i < plane; ++i)
-                    sum += images_[(3 * n + c % 3) * plane + i];
+                    sum += plan_.pixels ? static_cast<uint8_t*>(images_)[3 * (n * plane + i) + c % 3]
+                                        : static_cast<float*>(images_)[(3 * n + c % 3) * plane + i];
                 logits_[n * plan_.classes + c] = static_cast<float>(sum / plane * (c + 1));
             }
         return true;
@@ -63,7 +68,8 @@ public:
 private:
     Plan const& plan_;
     int profile_ = -1, batch_ = 0;
-    float *images_ = nullptr, *logits_ = nullptr;
+    void* images_ = nullptr;
+    float* logits_ = nullptr;
 };
 
 class CudaEngine : public nvinfer1::ICudaEngine
@@ -89,10 +95,17 @@ public:
         return std::strcmp(name, "images") ? nvinfer1::TensorIOMode::kOUTPUT : nvinfer1::TensorIOMode::kINPUT;
     }
 
+    nvinfer1::DataType getTensorDataType(char const* name) const noexcept override
+    {
+        return plan_.pixels && !std::strcmp(name, "images") ? nvinfer1::DataType::kUINT8 : nvinfer1::DataType::kFLOAT;
+    }
+
     nvinfer1::Dims getTensorShape(char const* name) const noexcept override
     {
         if (std::strcmp(name, "images"))
             return {2, {-1, plan_.classes}};
+        if (plan_.pixels)
+            return {4, {-1, plan_.size, plan_.size, 3}};
         return {4, {-1, 3, plan_.size, plan_.size}};
     }
 
@@ -127,6 +140,8 @@ public:
     {
         std::istringstream text(std::string(static_cast<char const*>(data), size));
         Plan plan;
+        plan.pixels = text.str().compare(0, 6, "uint8 ") == 0;
+        text.ignore(plan.pixels ? 6 : 0);
         text >> plan.size >> plan.classes;
         for (int batch; text >> batch;)
             plan.batches.push_back(batch);

@@ -22,14 +22,15 @@ int Engine::fitting(int left) const
     return above == batches.begin() ? batches.front() : *(above - 1);
 }
 
-std::vector<float> Engine::run(std::vector<float> const& images, int count)
+std::vector<float> Engine::run(std::vector<char> const& images, int count)
 {
-    std::vector<float> logits(static_cast<size_t>(count) * classes), padded, all;
+    std::vector<float> logits(static_cast<size_t>(count) * classes), all;
+    std::vector<char> padded;
     for (int done = 0; done < count;)
     {
         int const batch = fitting(count - done), given = std::min(batch, count - done);
-        padded.assign(image_size * batch, 0);
-        std::copy_n(&images[image_size * done], image_size * given, padded.begin());
+        padded.assign(image_bytes * batch, 0);
+        std::copy_n(&images[image_bytes * done], image_bytes * given, padded.begin());
         all.resize(static_cast<size_t>(batch) * classes);
         query(padded.data(), batch, all.data());
         std::copy_n(all.begin(), static_cast<size_t>(given) * classes, &logits[static_cast<size_t>(done) * classes]);
@@ -57,6 +58,9 @@ Bundle::Bundle(std::string const& folder, int threads)
     if (engine->classes != static_cast<int>(classes.size()))
         throw Problem("classes.txt has " + std::to_string(classes.size()) + " classes, and the engine "
             + std::to_string(engine->classes) + ": give one line for each");
+    size_t const values = 3 * static_cast<size_t>(geometry.size) * geometry.size;
+    if (engine->image_bytes != values * (engine->takes_pixels ? 1 : sizeof(float)))
+        throw Problem("preprocess.json has another size than model.engine: unpack the bundle again");
 }
 
 std::vector<uint8_t> Bundle::pixels(std::string const& bytes, std::string const& name) const
@@ -64,11 +68,22 @@ std::vector<uint8_t> Bundle::pixels(std::string const& bytes, std::string const&
     return prepare(decode(bytes, name), geometry);
 }
 
+std::vector<char> Bundle::input(std::vector<std::vector<uint8_t>> const& images) const
+{
+    std::vector<char> input(engine->image_bytes * images.size());
+    char* place = input.data();
+    for (std::vector<uint8_t> const& image : images)
+    {
+        if (engine->takes_pixels)
+            std::copy(image.begin(), image.end(), place);
+        else
+            normalize(image, geometry, reinterpret_cast<float*>(place));
+        place += engine->image_bytes;
+    }
+    return input;
+}
+
 std::vector<float> Bundle::logits(std::vector<std::vector<uint8_t>> const& images)
 {
-    size_t const values = 3 * static_cast<size_t>(geometry.size) * geometry.size;
-    std::vector<float> planes(values * images.size());
-    for (size_t i = 0; i < images.size(); ++i)
-        normalize(images[i], geometry, &planes[values * i]);
-    return engine->run(planes, static_cast<int>(images.size()));
+    return engine->run(input(images), static_cast<int>(images.size()));
 }

@@ -26,6 +26,9 @@ struct Bundle
     // Prepared pixels of an image file's bytes; throws Problem, which names the image.
     std::vector<uint8_t> pixels(std::string const& bytes, std::string const& name) const;
 
+    // Prepared images as the engine takes them.
+    std::vector<char> input(std::vector<std::vector<uint8_t>> const& images) const;
+
     // Logits [N, classes] of prepared images.
     std::vector<float> logits(std::vector<std::vector<uint8_t>> const& images);
 };

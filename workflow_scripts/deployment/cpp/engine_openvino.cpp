@@ -81,16 +81,18 @@ public:
         hint_ = header["hint"].text;
         for (float const batch : header["batches"].numbers())
             batches.push_back(static_cast<int>(batch));
-        ov::Shape const images = request(batches.back()).get_input_tensor().get_shape();
-        image_size = images[1] * images[2] * images[3];
+        ov::Tensor const images = request(batches.back()).get_input_tensor();
+        takes_pixels = images.get_element_type() == ov::element::u8;
+        image_bytes = images.get_byte_size() / batches.back();
         classes = static_cast<int>(request(batches.back()).get_output_tensor().get_shape()[1]);
     }
 
 protected:
-    void query(float const* images, int batch, float* logits) override
+    void query(char const* images, int batch, float* logits) override
     {
         ov::InferRequest& infer = request(batch);
-        std::copy_n(images, image_size * batch, infer.get_input_tensor().data<float>());
+        ov::Tensor input = infer.get_input_tensor();
+        std::copy_n(images, image_bytes * batch, static_cast<char*>(input.data()));
         infer.infer();
         std::copy_n(infer.get_output_tensor().data<float>(), static_cast<size_t>(batch) * classes, logits);
     }

@@ -2,6 +2,7 @@
 #include "bundle.h"
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <map>
 
@@ -33,13 +34,12 @@ public:
 
 struct Memory
 {
-    void* device = nullptr;
-    float* host = nullptr;
+    void *device = nullptr, *host = nullptr;
 
-    explicit Memory(size_t values)
+    explicit Memory(size_t bytes)
     {
-        check(cudaMalloc(&device, values * sizeof(float)), "no memory of the GPU");
-        check(cudaMallocHost(reinterpret_cast<void**>(&host), values * sizeof(float)), "no pinned memory");
+        check(cudaMalloc(&device, bytes), "no memory of the GPU");
+        check(cudaMallocHost(&host, bytes), "no pinned memory");
     }
 
     Memory(Memory const&) = delete;
@@ -68,8 +68,8 @@ public:
             batches.push_back(largest(profile));
         profiles_ = batches;
         std::sort(batches.begin(), batches.end());
-        input_ = std::make_unique<Memory>(image_size * batches.back());
-        output_ = std::make_unique<Memory>(static_cast<size_t>(classes) * batches.back());
+        input_ = std::make_unique<Memory>(image_bytes * batches.back());
+        output_ = std::make_unique<Memory>(sizeof(float) * classes * batches.back());
     }
 
     ~TensorRtEngine() override
@@ -86,17 +86,17 @@ protected:
         return least == batches.end() ? batches.back() : *least;
     }
 
-    void query(float const* images, int batch, float* logits) override
+    void query(char const* images, int batch, float* logits) override
     {
         nvinfer1::IExecutionContext& context = context_of(batch);
-        size_t const given = image_size * batch * sizeof(float), taken = sizeof(float) * classes * batch;
-        std::copy_n(images, image_size * batch, input_->host);
+        size_t const given = image_bytes * batch, taken = sizeof(float) * classes * batch;
+        std::memcpy(input_->host, images, given);
         check(cudaMemcpyAsync(input_->device, input_->host, given, cudaMemcpyHostToDevice, stream_), "a copy failed");
         if (!context.enqueueV3(stream_))
             throw Problem("a query failed: " + logger_.error);
         check(cudaMemcpyAsync(output_->host, output_->device, taken, cudaMemcpyDeviceToHost, stream_), "a copy failed");
         check(cudaStreamSynchronize(stream_), "a query failed");
-        std::copy_n(output_->host, static_cast<size_t>(classes) * batch, logits);
+        std::memcpy(logits, output_->host, taken);
     }
 
 private:
@@ -118,7 +118,8 @@ private:
         auto const logits = engine_->getTensorShape(target_.c_str());
         if (shape_.nbDims != 4 || logits.nbDims != 2)
             throw Problem("model.engine takes no images, or gives no logits: unpack the bundle again");
-        image_size = static_cast<size_t>(shape_.d[1]) * shape_.d[2] * shape_.d[3];
+        takes_pixels = engine_->getTensorDataType(source_.c_str()) == nvinfer1::DataType::kUINT8;
+        image_bytes = static_cast<size_t>(shape_.d[1]) * shape_.d[2] * shape_.d[3] * (takes_pixels ? 1 : sizeof(float));
         classes = static_cast<int>(logits.d[1]);
     }
 

@@ -305,14 +305,11 @@ int benchmark(Bundle& bundle, Options const& options)
             return !warm || seconds_since(begin) < options.seconds;
         });
     print_rate(count / seconds_since(begin), "from " + std::to_string(images.size()) + " files to classes" + at);
-    auto const pixels = bundle.pixels(images[0].bytes, images[0].name);
-    std::vector<float> ready(pixels.size() * batch);
-    for (size_t i = 0; i < batch; ++i)
-        normalize(pixels, bundle.geometry, &ready[pixels.size() * i]);
+    auto const ready = bundle.input({batch, bundle.pixels(images[0].bytes, images[0].name)});
     bundle.engine->run(ready, static_cast<int>(batch));
     for (count = 0, begin = Clock::now(); seconds_since(begin) < options.seconds; count += batch)
         bundle.engine->run(ready, static_cast<int>(batch));
-    print_rate(count / seconds_since(begin), "of normalized images to logits" + at);
+    print_rate(count / seconds_since(begin), "of what the engine takes to logits" + at);
     for (Json const& timed : bundle.result["benchmark"].list)
         print_rate(timed["images_per_second"].number, "in result.json at batch " + fixed(timed["batch"].number, 0));
     return 0;
