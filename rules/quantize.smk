@@ -82,6 +82,7 @@ rule quantize_onnx:
             placement=graph.placement,
             activations=graph.activations,
             probabilities=graph.probabilities,
+            chained=slices.chained,
         ),
     shell:
         '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --log {log:q}'

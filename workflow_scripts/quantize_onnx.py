@@ -1,11 +1,13 @@
 """Write the explicit Q/DQ graph: the clean graph of the (retrained) weights with a Q/DQ pair for each range."""
 
+import json
+
 from core import resolved
 from core.command import Command, Job, log
 
 
 def run(args: Job) -> None:
-    from graph import onnx_io, passes, qdq
+    from graph import attention_codes, onnx_io, passes, qdq
     from planning import plan
     from quantization import clean_graph
 
@@ -13,7 +15,10 @@ def run(args: Job) -> None:
     clean, amax = clean_graph.build(args, before, args.placement, args.images)
     passes.apply(clean.copy(), after)  # their proof is on the clean graph: in a quantized one a rounding may flip
     excluded = plan.modules(plan.read(args.plan)) if args.plan else ()
-    quantized = qdq.insert(clean, amax, args.placement, excluded, args.activations, args.probabilities)
+    kinds = (args.activations, args.probabilities)
+    quantized = qdq.insert(clean, amax, args.placement, excluded, *kinds, args.chained)
+    if args.chained:
+        attention_codes.take_codes(quantized, amax, args.placement, excluded)
     quantized = passes.transform(quantized, after)
     onnx_io.save(quantized, args.quantized)
     log.info(
@@ -32,6 +37,7 @@ def command() -> Command:
     c.json_param("--placement", help="kinds of nodes with quantized inputs")
     for name in ("--activations", "--probabilities"):
         c.param(name, default="int8", help="type of their codes: int8 or uint8")
+    c.param("--chained", type=json.loads, default=False, help="JSON: whether layers hand INT8 to each other")
     return c.output("--quantized")
 
 

@@ -31,6 +31,7 @@ VARIANTS = {"": "gpu", "-fused": "gpu_fused"}
 HEADERS = ("j*", "png*", "zlib", "zconf", "*-linux-gnu/jconfig")  # of Debian's libjpeg-dev, libpng-dev, zlib1g-dev
 DEV = [*(f"/usr/include/{name}.h" for name in HEADERS)]
 DEV += [f"/usr/lib/*-linux-gnu/{name}.a" for name in ("libjpeg", "libpng16", "libz")]
+CHAINED = f"quantized/{MODEL}.int8_qat.gpu_fused_*.onnx"  # of int8_qat-fused_*, where they are built
 
 
 def write(folder, results, headers, more):
@@ -83,6 +84,9 @@ def of_results(folder, results):
     files = {"images": f"data/{MODEL}.val.u8", "reference": f"accuracy/{MODEL}.torch.npy"}
     files.update(index="data/index.json", model=f"models/{MODEL}.json")
     beside = f"kit/results/{name}"
+    for path in results.glob(CHAINED):
+        graphs[f"int8_qat-{path.stem.split('.gpu_')[1]}"] = f"quantized/{path.name}"
+        shutil.copyfile(path, folder / beside / "quantized" / path.name)
     return {
         "graphs": {key: f"{beside}/{path}" for key, path in graphs.items()},
         **{key: f"{beside}/{path}" for key, path in files.items()},

@@ -88,9 +88,9 @@ class Steps:
         return Step(tool, "", 240, (f"{tool}.txt",), (), command)
 
     def build(self, engine):
-        """Build an engine named MODEL.PRECISION[-fused]@BATCH."""
+        """Build an engine named MODEL.PRECISION[-fused[_FORM]]@BATCH."""
         model, kind, batch = parts(engine)
-        precision, fused = kind.replace("-fused", ""), kind.endswith("-fused")
+        precision, fused = kind.partition("-")[0], "-fused" in kind
         graphs = self.models[model]["graphs"]
         recipe = {**RECIPE, **PRECISIONS[precision], "batches": [batch]}
         made = f"{engine}.engine", f"{engine}.build.json"
@@ -99,7 +99,7 @@ class Steps:
         if fused:
             command += ["--fused", self.staged / graphs[kind], "--plugin", self.out / "plugin.so"]
         needs = ("tensorrt.json", "plugin.so", *filter(is_made, (graphs[kind],)))
-        return Step(f"{engine}.build", "tensorrt", BUILD_SECONDS[kind], made, tuple(map(str, needs)), command)
+        return Step(f"{engine}.build", "tensorrt", BUILD_SECONDS.get(kind, 95), made, tuple(map(str, needs)), command)
 
     def score(self, engine, runtime="tensorrt"):
         model, kind, _ = parts(engine)
@@ -108,24 +108,33 @@ class Steps:
         command += ["--engine", self.out / f"{engine}.engine", "--accuracy", self.out / made]
         for name in ("images", "index", "reference", "model"):
             command += [f"--{name}", self.staged / row[name]]
-        if kind.endswith("-fused") and runtime == "tensorrt":
+        if "-fused" in kind and runtime == "tensorrt":
             command += ["--plugin", self.out / "plugin.so"]
         python = "torch" if runtime == "pytorch" else "tensorrt"
         needs = (f"{engine}.engine", *map(str, filter(is_made, (row["reference"],))))
         return Step(f"{engine}.score", python, 15 if python == "torch" else 6, (made,), needs, command)
 
-    def turns(self, name, engines):
+    def turns(self, name, engines, what="turns"):
         """Time engines of one batch size in turns, in one process."""
-        made, batch = f"{name}.turns.json", engines[0].split("@")[1]
+        made, batch = f"{name}.{what}.json", engines[0].split("@")[1]
         files = [f"{engine}.engine" for engine in engines]
         command = [HERE / "turns.py", self.out / made, batch, *[self.out / path for path in files]]
-        return Step(f"{name}.turns", "tensorrt", 22, (made,), tuple(files), command)
+        return Step(f"{name}.{what}", "tensorrt", 22, (made,), tuple(files), command)
 
     def pair(self, model, precision, batch):
         """Build an engine with the plugin and one without it, score both and time them in turns."""
         fused, plain = f"{model}.{precision}-fused@{batch}", f"{model}.{precision}@{batch}"
         both = self.turns(f"{model}.{precision}@{batch}", [plain, fused])
         return [self.build(fused), self.score(fused), self.build(plain), self.score(plain), both]
+
+    def forms(self, batch):
+        """Build each graph that hands INT8 to the plugin, and time it beside the two that hand it FP16."""
+        kinds = [kind for kind in self.models[FIRST]["graphs"] if "-fused_" in kind]
+        first = [f"{FIRST}.{kind}@{batch}" for kind in ("fp16-fused", "int8_qat-fused")]
+        every = []
+        for engine in (f"{FIRST}.{kind}@{batch}" for kind in sorted(kinds)):
+            every += [self.build(engine), self.score(engine), self.turns(engine, [*first, engine], "forms")]
+        return every
 
     def pairs(self, model, precision):
         return [step for batch in (64, 1) for step in self.pair(model, precision, batch)]
@@ -236,7 +245,8 @@ class Steps:
         every += [*self.pair(SECOND, "fp16", 1), *self.pair(OTHERS[0], "fp16", 64), *self.pairs(FIRST, "fp32")]
         every += [self.client(), *self.pair(OTHERS[1], "fp16", 64), *self.pair(OTHERS[2], "fp16", 64)]
         every += [step for name in OTHERS for step in self.pair(name, "fp16", 1)]
-        every += [*self.pairs(FIRST, "fp16"), *self.pair(FIRST, "int8_qat", 64), *self.pair(SECOND, "fp16", 64)]
+        every += [*self.pairs(FIRST, "fp16"), *self.pair(FIRST, "int8_qat", 64), *self.forms(64)]
+        every += [*self.pair(SECOND, "fp16", 64)]
         every += [self.target("pytorch", "cuda"), *self.pytorch(), self.finetune("cuda")]
         every += [self.planned("short", 400), self.planned("plan", 250), *self.pair(SECOND, "fp32", 64)]
         every += [self.kernel(), self.sanitizer("memcheck"), self.sanitizer("racecheck")]

@@ -15,7 +15,7 @@ def read(path):
 
 def page(folder):
     """Return the page of a folder that has what came back from a visit."""
-    parts = [heading, notes, engines, pytorch, layers, kernel, sanitizers, plans, choice]
+    parts = [heading, notes, engines, forms, pytorch, layers, kernel, sanitizers, plans, choice]
     parts += [training, several, loading, steps]
     return "\n\n".join(filter(None, (part(folder) for part in parts)))
 
@@ -59,6 +59,20 @@ def engines(folder):
     columns = ["", "batch", "plain, ms", "plugin, ms", "speed", "top-1", "logit error over spread", "mJ an image"]
     text = "Without and with the plugin, in turns in one process, 12 rounds, one CUDA graph without transfers.\n\n"
     return rows and f"## TensorRT\n\n{text}{table([*columns, 'build, s'], rows)}"
+
+
+def forms(folder):
+    """Return the forms of the quantized graph with the plugin beside FP16 with the plugin."""
+    rows = []
+    for path in sorted(folder.glob("*.forms.json")):
+        for name, facts in read(path)["engines"].items():
+            score, ratio = read(folder / f"{name}.accuracy.json"), facts["over_first"]
+            row = [name, f"{facts['ms']:.4f}", f"**{ratio['ratio']:.2f}x** ({ratio['low']:.2f} to {ratio['high']:.2f})"]
+            reformats = [layer["ms"] for layer in facts.get("layers", ()) if layer["type"] == "Reformat"]
+            row += [each([score], "top1", "{:.2f} %"), each([score], "logit_error_over_spread", "{:.3g}")]
+            rows.append([*row, f"{len(reformats)}, {sum(reformats):.3f} ms"])
+    columns = ["engine", "ms", "speed over the first", "top-1", "logit error over spread", "reformats, profiled"]
+    return rows and f"## INT8 in the plugin\n\nIn turns in one process.\n\n{table(columns, rows)}"
 
 
 def each(records, key, form):
@@ -116,14 +130,23 @@ def kernel(folder):
         for kind, error in errors.items():
             worst[f"Triton {kind}"] = max(worst[f"Triton {kind}"], error)
     rows = [[kind, f"{error:.1e}"] for kind, error in sorted(worst.items())]
+    named = {
+        "us": "kernel",
+        "triton_us": "Triton",
+        "int8_us": "INT8",
+        "wmma_us": "wmma",
+        "int8_wmma_us": "INT8 by wmma",
+    }
+    shown = [key for key in named if key in next(iter(next(iter(found["times"].values())).values()))]
     times = [
-        [name, *(f"{t['us']:.2f} / {t['triton_us']:.2f}" for t in by.values())] for name, by in found["times"].items()
+        [name, *(" / ".join(f"{t[key]:.2f}" for key in shown) for t in by.values())]
+        for name, by in found["times"].items()
     ]
     batches = list(next(iter(found["times"].values())))
-    text = (
-        f"Largest error over float64 in {len(found['errors'])} shapes (norm over norm):\n\n{table(['', 'error'], rows)}"
-    )
-    timed = f"Microseconds, the plugin's kernel / Triton's, by batch:\n\n{table(['', *batches], times)}"
+    text = f"Largest error over float64 in {len(found['errors'])} shapes (norm over norm; of INT8 results in codes):"
+    text = f"{text}\n\n{table(['', 'error'], rows)}"
+    heads = " / ".join(named[key] for key in shown)
+    timed = f"Microseconds by batch: {heads}.\n\n{table(['', *batches], times)}"
     return f"## Kernel\n\n{text}\n\n{timed}"
 
 

@@ -93,7 +93,7 @@ class Tables:
             variants.add(STRONGLY_TYPED_GRAPH)
         if self.has_plugin(precision, target):
             variants.add(self.row("target", target)["fused_graph"])
-        placed = ("placement", "activations", "probabilities") if self.has_ranges(precision) else ()
+        placed = ("placement", "activations", "probabilities", "chained") if self.has_ranges(precision) else ()
         return {name: pick(self.row("graph", name), "format", "passes", *placed) for name in sorted(variants)}
 
     def graph_path(self, dataset: str, model: str, precision: str, graph: str) -> str:

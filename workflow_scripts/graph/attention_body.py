@@ -8,11 +8,13 @@ import onnx_graphsurgeon as gs
 DOMAIN = "levit"
 OPS = ("LevitAttention", "LevitAttentionDownsample")
 IMAGE = "Image"  # suffix of an operator that works on images
+CODES = {"Int8In": (True, False), "Int8Out": (False, True), "Int8": (True, True), "": (False, False)}  # suffixes behind
+# it: {suffix: (inputs are codes of INT8, the result is codes)}
 HEADS_FIRST, KEYS_LAST = [0, 2, 1, 3], [0, 2, 3, 1]  # permutations of [B, N, heads, D]
 
 BODY = """
 <opset_import: ["": 13], domain: "levit">
-{op} <heads, key_dim, val_dim, queries, keys, bias> ({inputs}) => (result)
+{op} <heads, key_dim, val_dim, queries, keys, bias{scales}> ({inputs}) => (result)
 {{
     one = Constant <value_ints = [1]> ()
     kept = Constant <value_ints = [0]> ()
@@ -23,11 +25,13 @@ BODY = """
     h = Reshape (h0, one)
     k = Reshape (k0, one)
     d = Reshape (d0, one)
+    {taken}
     {heads}
     {split}
-    qt = Transpose <perm = {rows}> (qs)
-    kt = Transpose <perm = {columns}> (ks)
-    vt = Transpose <perm = {rows}> (vs)
+    {scaled}
+    qt = Transpose <perm = {rows}> ({q})
+    kt = Transpose <perm = {columns}> ({k})
+    vt = Transpose <perm = {rows}> ({v})
     products = MatMul (qt, kt)
     b = Constant <value: tensor = @bias> ()
     scores = Add (products, b)
@@ -37,9 +41,21 @@ BODY = """
     {join}
     x = Reshape (joined, whole)
     gate = HardSigmoid <alpha = 0.16666667, beta = 0.5> (x)
-    result = Mul (x, gate)
+    {end} = Mul (x, gate)
+    {given}
 }}
 """
+TAKEN = """
+    {name}_zero = Constant <value: tensor = int8 {{0}}> ()
+    {name}_unit = Constant <value_float = 1.0> ()
+    {name} = DequantizeLinear ({name}_codes, {name}_unit, {name}_zero)"""
+SCALED = """
+    {part}_worth = Constant <value_float: float = @{part}_scale> ()
+    {part}x = Mul ({part}s, {part}_worth)"""
+GIVEN = """
+    result_zero = Constant <value: tensor = int8 {0}> ()
+    result_worth = Constant <value_float: float = @result_scale> ()
+    result = QuantizeLinear (y, result_worth, result_zero)"""
 INPUTS = {"LevitAttention": ["qkv"], "LevitAttentionDownsample": ["kv", "q"]}
 SPLIT = {
     "LevitAttention": """
@@ -91,13 +107,28 @@ def function(op: str) -> gs.Function:
     return gs.import_onnx(model).functions[0]
 
 
+def codes_suffix(takes: bool, gives: bool) -> str:
+    """Return the suffix of an operator whose inputs are codes of INT8, whose result is, or both."""
+    return next(suffix for suffix, both in CODES.items() if both == (takes, gives))
+
+
 def _text(op):
-    kind = op.removesuffix(IMAGE)
-    layout: dict = TOKENS if kind == op else IMAGES
-    names = INPUTS[kind]
+    suffix = next(suffix for suffix in CODES if op.endswith(suffix))
+    takes, gives = CODES[suffix]
+    floating = op.removesuffix(suffix)
+    kind = floating.removesuffix(IMAGE)
+    layout: dict = TOKENS if kind == floating else IMAGES
+    names, scaled = INPUTS[kind], "qkv" if takes else ""
     parts = {
+        "inputs": ", ".join(f"{name}_codes" if takes else name for name in names),
+        "scales": "".join(f", {part}_scale" for part in [*scaled, *(["result"] if gives else [])]),
+        "taken": "".join(TAKEN.format(name=name) for name in names if takes),
         "heads": "\n".join(layout["heads"].format(name=name, depth=DEPTH[name]) for name in names),
         "split": SPLIT[kind].format(axis=layout["axis"]),
+        "scaled": "".join(SCALED.format(part=part) for part in scaled),
+        **{part: f"{part}x" if takes else f"{part}s" for part in "qkv"},
         "join": layout["join"].format(name=names[-1]),
+        "end": "y" if gives else "result",
+        "given": GIVEN if gives else "",
     }
-    return BODY.format(op=op, inputs=", ".join(names), rows=layout["rows"], columns=layout["columns"], **parts)
+    return BODY.format(op=op, rows=layout["rows"], columns=layout["columns"], **parts)

@@ -16,6 +16,7 @@ from core.files import UserError
 from core.suggest import nearest
 from graph import names, surgery
 
+PACKED = 32  # channels side by side in a tensor of INT8 on TensorRT
 QMAX = 127  # symmetric INT8, -127..127: zero is exact, and both signs have the same range
 CODES = {  # {kind of codes: (type, the code of 0.0, largest magnitude)}
     "int8": ("int8", 0, QMAX),
@@ -74,25 +75,29 @@ def insert(
     excluded: Collection[str] = (),
     activations: str = "int8",
     probabilities: str = "int8",
+    chained: bool = False,
 ) -> gs.Graph:
     """Put Q/DQ pairs on a clean graph and return it.
 
     graph: its nodes are named `{module}/{op}`; amax: {quantizer: float, or list per output channel}; placement: kinds
     of nodes whose inputs are quantized; excluded: modules whose nodes get no pairs; activations, probabilities: the
-    types of their codes, int8 or uint8. Raises UserError naming a quantizer without a range, a range that is not
-    positive and finite, a number of ranges that is not the number of channels, or an excluded module that the graph
-    lacks.
+    types of their codes, int8 or uint8; chained: layers hand INT8 to each other, so that a tensor has one scale, the
+    largest, and layers that read fewer than PACKED channels get no pairs. Raises UserError naming a quantizer without a
+    range, a range that is not positive and finite, a number of ranges that is not the number of channels, or an
+    excluded module that the graph lacks.
     """
     pairs, modules = {}, {module_of(node) for node in graph.nodes}
     fused = {name for name in excluded if name.endswith(PRODUCTS) and name.rpartition(".")[0] in modules}
     for module in sorted(set(excluded) - modules - fused):
         raise UserError(f"the plan names the module {module}, which the graph lacks: {nearest(module, modules)}")
-    for node in list(graph.nodes):
-        quantizers = slots(kind_of(node), amax, placement) if module_of(node) not in excluded else {}
-        for index, quantizer in quantizers.items():
+    kept = [n for n in graph.nodes if module_of(n) not in excluded and not (chained and _is_narrow(n))]
+    shared = _largest(kept, amax, placement) if chained else {}
+    for node in kept:
+        for index, quantizer in slots(kind_of(node), amax, placement).items():
             axis = weight_axis(node) if quantizer == "weight_quantizer" else None
             tensor = node.inputs[index]
-            scale = _scale(f"{module_of(node)}.{quantizer}", amax, tensor, axis)
+            scale = scale_of(f"{module_of(node)}.{quantizer}", amax, tensor, axis)
+            scale = np.float32(shared[tensor.name]) if axis is None and chained else scale
             kind = "int8" if axis is not None else activations
             if probabilities == "uint8" and surgery.producer(tensor, "Softmax"):
                 kind = "positive"
@@ -106,17 +111,31 @@ def activation_scales(graph: gs.Graph, amax: Mapping, placement: Collection[str]
     A calibration cache has one scale for each tensor: the largest, if nodes read it through different quantizers.
     Raises UserError as `insert` does.
     """
+    return _largest(graph.nodes, amax, placement)
+
+
+def _largest(nodes, amax, placement):
     scales = {}
-    for node in graph.nodes:
+    for node in nodes:
         for index, quantizer in slots(kind_of(node), amax, placement).items():
             tensor = node.inputs[index]
             if quantizer != "weight_quantizer":
-                scale = float(_scale(f"{module_of(node)}.{quantizer}", amax, tensor, None))
+                scale = float(scale_of(f"{module_of(node)}.{quantizer}", amax))
                 scales[tensor.name] = max(scale, scales.get(tensor.name, 0.0))
     return scales
 
 
-def _scale(name, amax, tensor, axis):
+def _is_narrow(node):
+    """Return whether a layer reads fewer channels than a tensor of INT8 packs."""
+    weight = node.inputs[1] if kind_of(node) in ("conv", "linear") else None
+    return weight is not None and weight.shape[1 - weight_axis(node)] < PACKED
+
+
+def scale_of(name: str, amax: Mapping, tensor: gs.Tensor | None = None, axis: int | None = None) -> np.ndarray:
+    """Return the scale of a quantizer, float32; with an axis of its tensor's, one for each channel.
+
+    Raises UserError as `insert` does.
+    """
     if name not in amax:
         raise UserError(f"quantizer {name} has no calibrated range: delete the calibration artifact and run again")
     values = np.asarray(amax[name], dtype=np.float64)
@@ -132,13 +151,30 @@ def _pair(graph, tensor, scale, axis, pairs, kind):
     key = (tensor.name, scale.tobytes())
     if key not in pairs:
         label = f"{tensor.name}.q{sum(name == tensor.name for name, _ in pairs) or ''}"
-        dtype, zero_code, largest = CODES[kind]
-        zero = gs.Constant(f"{label}_zero", np.full(scale.shape, zero_code, dtype=dtype))
-        parameters = [gs.Constant(f"{label}_scale", np.asarray(scale * np.float32(QMAX / largest))), zero]
-        attrs = {} if axis is None else {"axis": axis}
-        codes = gs.Variable(f"{label}_codes", dtype=np.dtype(dtype), shape=tensor.shape)
+        codes = quantize(graph, tensor, scale, axis, kind, label)
+        parameters = codes.inputs[0].inputs[1:]
         values = gs.Variable(f"{label}_values", dtype=np.float32, shape=tensor.shape)
-        graph.nodes.append(gs.Node("QuantizeLinear", f"{label}/Q", attrs, [tensor, *parameters], [codes]))
-        graph.nodes.append(gs.Node("DequantizeLinear", f"{label}/DQ", attrs, [codes, *parameters], [values]))
+        graph.nodes.append(
+            gs.Node("DequantizeLinear", f"{label}/DQ", dict(codes.inputs[0].attrs), [codes, *parameters], [values])
+        )
         pairs[key] = values
     return pairs[key]
+
+
+def quantize(
+    graph: gs.Graph,
+    tensor: gs.Tensor,
+    scale: np.ndarray,
+    axis: int | None = None,
+    kind: str = "int8",
+    label: str | None = None,
+) -> gs.Variable:
+    """Add a QuantizeLinear of a tensor and return its codes; kind: of CODES; label: begins the names of its parts."""
+    label = label or f"{tensor.name}.q"
+    dtype, zero_code, largest = CODES[kind]
+    zero = gs.Constant(f"{label}_zero", np.full(scale.shape, zero_code, dtype=dtype))
+    parameters = [gs.Constant(f"{label}_scale", np.asarray(scale * np.float32(QMAX / largest))), zero]
+    codes = gs.Variable(f"{label}_codes", dtype=np.dtype(dtype), shape=tensor.shape)
+    attrs = {} if axis is None else {"axis": axis}
+    graph.nodes.append(gs.Node("QuantizeLinear", f"{label}/Q", attrs, [tensor, *parameters], [codes]))
+    return codes

@@ -119,6 +119,7 @@ onnx_identity = Slice(lambda tables, w: reach.onnx_identity())  # of what evalua
 engine_placement = Slice(
     lambda tables, w: tables.row("graph", tables.graph_variant(w.precision, w.target))["placement"]
 )
+chained = Slice(lambda tables, w: tables.row("graph", w.graph).get("chained", OMITTED))
 checkpoint_part = Slice(lambda tables, w: tables.row("dataset", w.dataset).get("checkpoint_key", OMITTED))
 
 
