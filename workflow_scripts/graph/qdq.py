@@ -8,6 +8,7 @@ DequantizeLinear. A tensor has one pair for each scale, however many nodes read 
 """
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -97,7 +98,8 @@ def insert(
             axis = weight_axis(node) if quantizer == "weight_quantizer" else None
             tensor = node.inputs[index]
             scale = scale_of(f"{module_of(node)}.{quantizer}", amax, tensor, axis)
-            scale = np.float32(shared[tensor.name]) if axis is None and chained else scale
+            if axis is None and chained:
+                scale = np.array(shared[tensor.name], dtype=np.float32)
             kind = "int8" if axis is not None else activations
             if probabilities == "uint8" and surgery.producer(tensor, "Softmax"):
                 kind = "positive"
@@ -131,7 +133,7 @@ def _is_narrow(node):
     return weight is not None and weight.shape[1 - weight_axis(node)] < PACKED
 
 
-def scale_of(name: str, amax: Mapping, tensor: gs.Tensor | None = None, axis: int | None = None) -> np.ndarray:
+def scale_of(name: str, amax: Mapping, tensor: Any = None, axis: int | None = None) -> np.ndarray:
     """Return the scale of a quantizer, float32; with an axis of its tensor's, one for each channel.
 
     Raises UserError as `insert` does.
