@@ -38,7 +38,7 @@ ABSENT |= {"ssh", "workdir", "ssh_config"}  # absent: the target's jobs run here
 ABSENT |= {"cluster", "slurm", "partition", "gpu_partition", "constraint", "cores", "gpus"}  # this machine alone
 ABSENT |= {"python", "version", "architecture", "compute_capability", "compute_capabilities"}
 ABSENT |= {"workspace_mb", "optimization_level", "dynamic_batch", "external_tactics"}  # absent: the runtime's own
-ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers", "power_mode", "other_power_mode"}
+ABSENT |= {"tf32", "cuda_graph", "spin_wait", "transfers", "power_mode", "other_power_mode", "chained"}
 BROKEN = {  # path of keys -> a value that is wrong there
     ("seed",): -1,
     ("sead",): 0,

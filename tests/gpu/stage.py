@@ -31,7 +31,6 @@ VARIANTS = {"": "gpu", "-fused": "gpu_fused"}
 HEADERS = ("j*", "png*", "zlib", "zconf", "*-linux-gnu/jconfig")  # of Debian's libjpeg-dev, libpng-dev, zlib1g-dev
 DEV = [*(f"/usr/include/{name}.h" for name in HEADERS)]
 DEV += [f"/usr/lib/*-linux-gnu/{name}.a" for name in ("libjpeg", "libpng16", "libz")]
-CHAINED = f"quantized/{MODEL}.int8_qat.gpu_fused_*.onnx"  # of int8_qat-fused_*, where they are built
 
 
 def write(folder, results, headers, more):
@@ -74,7 +73,8 @@ def libraries(folder):
 def of_results(folder, results):
     """Return the files of a built model, most of them in the kit; copy the others."""
     name = results.name
-    for part in ("checkpoints/LeViT-128S.pth", "data/train.tsv", "calibration/LeViT-128S.int8_qat.json"):
+    copied = ["checkpoints/LeViT-128S.pth", "data/train.tsv", "calibration/LeViT-128S.int8_qat.json"]
+    for part in [*copied, "qat/LeViT-128S.int8_qat.pth"]:
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(results / part, folder / part)
     shutil.copyfile(results / "data/index.json", folder / "data/index.json")
@@ -84,9 +84,6 @@ def of_results(folder, results):
     files = {"images": f"data/{MODEL}.val.u8", "reference": f"accuracy/{MODEL}.torch.npy"}
     files.update(index="data/index.json", model=f"models/{MODEL}.json")
     beside = f"kit/results/{name}"
-    for path in results.glob(CHAINED):
-        graphs[f"int8_qat-{path.stem.split('.gpu_')[1]}"] = f"quantized/{path.name}"
-        shutil.copyfile(path, folder / beside / "quantized" / path.name)
     return {
         "graphs": {key: f"{beside}/{path}" for key, path in graphs.items()},
         **{key: f"{beside}/{path}" for key, path in files.items()},

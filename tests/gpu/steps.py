@@ -17,10 +17,12 @@ PRECISIONS = {
     "fp32": {"compute": "fp32"},
     "fp16": {"compute": "fp16"},
     "int8_qat": {"compute": "int8", "high_precision": "fp16"},
+    "int8_ptq": {"compute": "int8", "high_precision": "fp16"},
 }
 TORCH = {"device": "cuda", "compute": "fp16", "batches": [1, 64]}
 TIMING = {"warmup_ms": 500, "duration_ms": 3000, "iterations": 100, "cuda_graph": True, "spin_wait": True}
 TIMING = {**TIMING, "transfers": False}
+FORMS, QAT = ("int8", "skip"), "qat/LeViT-128S.int8_qat.pth"  # chain.py
 FIRST, SECOND, OTHERS = "LeViT-128S", "LeViT-256", ("LeViT-128", "LeViT-192", "LeViT-384")
 BUILD_SECONDS = {"fp16": 200, "fp16-fused": 95, "fp32": 80, "fp32-fused": 70, "int8_qat": 100, "int8_qat-fused": 60}
 KIT = {"fp16": 190, "fp32": 150, "int8_qat": 120, "int8_ptq": 120}  # the choice's candidates, and seconds of each build
@@ -129,10 +131,13 @@ class Steps:
 
     def forms(self, batch):
         """Build each graph that hands INT8 to the plugin, and time it beside the two that hand it FP16."""
-        kinds = [kind for kind in self.models[FIRST]["graphs"] if "-fused_" in kind]
+        precision = "int8_qat" if (self.staged / QAT).exists() else "int8_ptq"
+        made = {f"{precision}-fused_{form}": self.out / f"chained/{form}.onnx" for form in FORMS}
+        self.models[FIRST]["graphs"].update({precision: self.models[FIRST]["graphs"]["int8_qat"], **made})
+        command = [HERE / "chain.py", self.staged, self.out / "chained"]
+        every = [Step(f"{FIRST}.chain", "torch", 60, tuple(f"chained/{form}.onnx" for form in FORMS), (), command)]
         first = [f"{FIRST}.{kind}@{batch}" for kind in ("fp16-fused", "int8_qat-fused")]
-        every = []
-        for engine in (f"{FIRST}.{kind}@{batch}" for kind in sorted(kinds)):
+        for engine in (f"{FIRST}.{kind}@{batch}" for kind in made):
             every += [self.build(engine), self.score(engine), self.turns(engine, [*first, engine], "forms")]
         return every
 

@@ -75,9 +75,9 @@ def test_steps_come_in_order_and_once(visit, tmp_path):
 
 
 def test_what_does_not_fit_waits_and_what_fails_comes_last(visit):
-    ran, left, _ = visit("--budget-seconds", "22", "--only", "tensorrt,plugin,LeViT-128S.int8")
+    ran, left, _ = visit("--budget-seconds", "22", "--only", "tensorrt,plugin,LeViT-128S.int8_qat")
     assert len(ran) == 1 and "plugin" in left, "20 s do not fit into what is left after the spare ones"
-    _, left, done = visit("--budget-seconds", "1000", "--only", "tensorrt,plugin,LeViT-128S.int8")
+    _, left, done = visit("--budget-seconds", "1000", "--only", "tensorrt,plugin,LeViT-128S.int8_qat")
     assert done["LeViT-128S.int8_qat@64.build"]["status"] == 1
     assert (
         left == "left: LeViT-128S.int8_qat-fused@64.score, LeViT-128S.int8_qat@64.score, LeViT-128S.int8_qat@64.turns"
