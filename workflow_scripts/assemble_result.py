@@ -87,11 +87,11 @@ def dataset_of(name: str, accuracy: dict, index: dict) -> dict:
 
 
 def index_notes(index: dict, recipe: dict) -> list[str]:
-    """Return the warnings on repeated images, and on a class order that neither the user nor training here gave."""
-    from data import class_order, repeated
+    """Return the warnings on images, and on a class order that neither the user nor training here gave."""
+    from data import class_order, doubts
 
     is_trained = recipe.get("dataset", {}).get("weights") == "train"
-    return list(filter(None, [None if is_trained else class_order.warning(index), repeated.warning(index)]))
+    return list(filter(None, [None if is_trained else class_order.warning(index), *doubts.warnings(index)]))
 
 
 def plugin_notes(plugin: dict | None) -> list[str]:

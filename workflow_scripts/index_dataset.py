@@ -33,13 +33,13 @@ def run(args: Job) -> None:
 
 
 def log_summary(root: str, index: dict) -> None:
-    """Log the size of an index, warnings on class order and repeated images, and the files left out with the reason."""
-    from data import class_order, repeated
+    """Log the size of an index, warnings on class order and images, and the files left out with the reason."""
+    from data import class_order, doubts
 
     sizes = {"train": index["train"]["images"], **{name: len(part) for name, part in index["splits"].items()}}
     counts = ", ".join(f"{size} {name}" for name, size in sizes.items())
     log.info("%s: %d classes (%s)", root, len(index["classes"]), counts)
-    for line in filter(None, [class_order.warning(index), repeated.warning(index)]):
+    for line in filter(None, [class_order.warning(index), *doubts.warnings(index)]):
         log.warning(line)
     if index["left_out"]:
         log.info("left out: %s", ", ".join(f"{count} {reason}" for reason, count in index["left_out"].items()))

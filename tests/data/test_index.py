@@ -7,6 +7,7 @@ import subprocess
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -138,6 +139,16 @@ def test_images_that_are_in_val_and_in_train_are_counted(tmp_path):
     assert listing["repeated"] == {"images": 12, "first": "val/c0/0.png", "as": "train/c0/0.png"}
     notes = assemble_result.index_notes(listing, {"dataset": {"weights": "train"}})
     assert len(notes) == 1 and notes[0].startswith(said)
+
+
+def test_images_of_more_than_8_bits_are_counted(tmp_path):
+    root = folder_of(tmp_path / "pictures", 2, 6)
+    Image.fromarray(np.full((4, 5), 40_000, np.uint16)).save(root / "c0/3.png")
+    Image.fromarray(np.full((4, 5), 0.5, np.float32)).save(root / "c1/float.tif")
+    Image.fromarray(np.full((4, 5, 3), 200, np.uint8)).save(root / "c1/usual.tif")
+    code, text = run(tmp_path, {"path": "pictures", "classes": 2, "splits": {"calib": 2, "select": 2, "val": 4}})
+    assert code == 0 and "warning: 2 images have more than 8 bits a channel (c0/3.png for one): values above" in text
+    assert index.read(tmp_path / "data/index.json")["clipped"] == {"images": 2, "first": "c0/3.png"}
 
 
 def test_one_folder_is_split(tmp_path):

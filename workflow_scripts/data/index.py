@@ -3,7 +3,7 @@
 {"classes": [name], "root": folder, "images": [{"path", "label", "bytes", "sha256"}], "splits": {name: [position]},
 "train": {"file", "images", "sha256"}, "subset": {...} or null, "class_order": {"order", "given", "natural_differs"},
 "left_out": {reason: count}, "titles": [readable name of each class] if the row's `class_order` gives them,
-"repeated": images of val that are for training too, if there are any (data/repeated.py)}
+"repeated", "clipped": what makes accuracy doubtful, if there is any (data/doubts.py)}
 Paths are relative to the root; the root is absolute or relative to the index's folder. An image in a tar archive has
 "archive" and "offset" as well. Images used for training alone, perhaps millions, are lines of a file beside the index,
 with the FIELDS separated by tabs; a stamp is the SHA-256 of the content, or the time of the last change if

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core import processors, progress
 from core.files import UserError
-from data import image_formats, index, labels, layouts, preprocess, repeated, source, splits, walk
+from data import doubts, image_formats, index, labels, layouts, preprocess, source, splits, walk
 
 HASHED = 4 << 30  # bytes of training images up to which each is hashed; above, its time of change identifies it
+DEEP = (b"\x89PNG", b"II", b"MM", b"P2", b"P5")  # starts of files that may have more than 8 bits: PNG, TIFF, PGM
 BLOCK = 64  # images hashed by a thread at a time
 
 
@@ -31,9 +32,13 @@ def build(root: str, row: dict, seed: int, hash_all: bool, train_file: str = "tr
     train = parts.pop("train")
     measured = sorted({position for part in parts.values() for position in part})
     place = {position: there for there, position in enumerate(measured)}
-    digests = _hashed(root, images, measured + _train_only(train, place, images, hash_all))
+    digests, deep = _hashed(root, images, measured + _train_only(train, place, images, hash_all))
     others = {*train, *parts["calib"], *parts["select"]}
-    shared = repeated.find(parts["val"], others, digests, [image.path for image in images])
+    paths = [image.path for image in images]
+    doubtful = {
+        "repeated": doubts.repeated(parts["val"], others, digests, paths),
+        "clipped": doubts.clipped(deep, paths),
+    }
     lines = index.train_lines(_trained(images[p], numbers[p], digests.get(p)) for p in train)
     return {
         "classes": classes,
@@ -45,7 +50,7 @@ def build(root: str, row: dict, seed: int, hash_all: bool, train_file: str = "tr
         "class_order": order.described(classes),
         "left_out": {reason: count for reason, count in sorted(left_out.items()) if count},
         **({"titles": order.titles} if order.titles else {}),
-        **({"repeated": shared} if shared else {}),
+        **{key: found for key, found in doubtful.items() if found},
     }, lines
 
 
@@ -111,26 +116,30 @@ def _train_only(train, measured, images, hash_all):
 
 
 def _hashed(root, images, positions):
-    """Return {position: hex SHA-256 of the image's bytes}."""
+    """Return ({position: hex SHA-256 of the image's bytes}, positions of those with more than 8 bits a channel)."""
     blocks = [positions[start : start + BLOCK] for start in range(0, len(positions), BLOCK)]
-    digests = {}
+    digests, deep = {}, []
 
     def of_block(block):
         return [_digest(_source(root, images[position])) for position in block]
 
     with progress.bar(len(positions), "index") as bar, ThreadPoolExecutor(processors.available()) as pool:
         for block, several in zip(blocks, pool.map(of_block, blocks)):
-            digests.update(zip(block, several))
+            digests.update(zip(block, (digest for digest, _ in several)))
+            deep += [position for position, (_, is_deep) in zip(block, several) if is_deep]
             bar.update(len(block))
-    return digests
+    return digests, deep
 
 
 def _digest(image):
-    """Return the hex SHA-256 of an image's bytes; raise UserError if their format is not read."""
+    """Return (hex SHA-256 of an image's bytes, whether it has more than 8 bits a channel).
+
+    Raises UserError if their format is not read.
+    """
     content = preprocess.content(image)
-    if not image_formats.has_magic(content[: image_formats.HEAD]):
-        preprocess.check(content, image)
-    return hashlib.sha256(content).hexdigest()
+    is_known = image_formats.has_magic(content[: image_formats.HEAD])
+    mode = "" if is_known and not content.startswith(DEEP) else preprocess.mode(content, image)
+    return hashlib.sha256(content).hexdigest(), mode.startswith(doubts.MODES)
 
 
 def _source(root, image):

@@ -41,9 +41,9 @@ def opened(data: bytes, name: source.Source, enough: Callable | None = None) -> 
     return _of(data, name, lambda image: image.copy(), enough=enough)
 
 
-def check(data: bytes, name: source.Source) -> None:
-    """Raise UserError naming the image if `data` has none of the formats; nothing is decoded."""
-    _of(data, name, lambda opened: None, decode=False)
+def mode(data: bytes, name: source.Source) -> str:
+    """Return Pillow's mode of an image, which is not decoded; raise UserError naming it if it has none of the formats."""
+    return _of(data, name, lambda opened: opened.mode, decode=False)
 
 
 def pixels(data: bytes, name: source.Source, geometry: dict) -> np.ndarray:

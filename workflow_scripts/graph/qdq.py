@@ -19,6 +19,7 @@ from graph import names, surgery
 
 PACKED = 32  # channels side by side in a tensor of INT8 on TensorRT
 QMAX = 127  # symmetric INT8, -127..127: zero is exact, and both signs have the same range
+LEAST = np.finfo(np.float32).tiny  # scale: a smaller one divides by zero where denormal numbers are flushed
 CODES = {  # {kind of codes: (type, the code of 0.0, largest magnitude)}
     "int8": ("int8", 0, QMAX),
     "uint8": ("uint8", 128, QMAX),
@@ -141,11 +142,12 @@ def scale_of(name: str, amax: Mapping, tensor: Any = None, axis: int | None = No
     if name not in amax:
         raise UserError(f"quantizer {name} has no calibrated range: delete the calibration artifact and run again")
     values = np.asarray(amax[name], dtype=np.float64)
-    if not (np.isfinite(values).all() and (values > 0).all()):
+    scale = np.asarray(values / QMAX, dtype=np.float32)
+    if not (np.isfinite(scale).all() and (scale >= LEAST).all()):
         raise UserError(f"quantizer {name} has the range {amax[name]}: its tensor is constant or NaN; exclude its node")
     if axis is not None and values.shape != (tensor.shape[axis],):
         raise UserError(f"quantizer {name} has {values.size} ranges for {tensor.shape[axis]} output channels")
-    return np.asarray(values / QMAX, dtype=np.float32)
+    return scale
 
 
 def _pair(graph, tensor, scale, axis, pairs, kind):
