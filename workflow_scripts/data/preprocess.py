@@ -42,7 +42,7 @@ def opened(data: bytes, name: source.Source, enough: Callable | None = None) -> 
 
 
 def mode(data: bytes, name: source.Source) -> str:
-    """Return Pillow's mode of an image, which is not decoded; raise UserError naming it if it has none of the formats."""
+    """Return Pillow's mode of an image, which is not decoded; raise UserError naming it if it is in no format."""
     return _of(data, name, lambda opened: opened.mode, decode=False)
 
 
