@@ -29,6 +29,11 @@ def type_of_quantized_probabilities(workflow):
     workflow.config(lambda c: c["graphs"]["cpu"].update(probabilities=other[c["graphs"]["cpu"]["probabilities"]]))
 
 
+@change([*quantized("int8_ptq", "int8_qat")], builds("int8_ptq.cpu", "int8_qat.cpu"), slow=True)
+def chained_layers(workflow):
+    workflow.config(row("graphs", "cpu", chained=True))
+
+
 @change(["clean_onnx cpu", *engine("fp32.cpu", "fp32.ort"), *quantized("int8_ptq", "int8_qat")], builds(*BUILT))
 def surgeon_passes(workflow):
     workflow.config(lambda config: config["graphs"]["cpu"]["passes"].append("split_to_slices"))

@@ -24,7 +24,8 @@ STAGE = (*SIZES, *HALVES)
 FLOATING = ("LevitAttention", "LevitAttentionDownsample", "LevitAttentionImage", "LevitAttentionDownsampleImage")
 NAMES = tuple(name + codes for codes in ("", "Int8In", "Int8Out", "Int8") for name in FLOATING)
 
-NVCC = shutil.which("nvcc", path=f"{os.environ['PATH']}:{ROOT / '.cache/nvcc/nvidia/cu13/bin'}")
+TOOLS = ROOT / ".cache/nvcc/nvidia"
+NVCC = shutil.which("nvcc", path=f"{os.environ['PATH']}:{TOOLS / 'cu13/bin'}")
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,6 +55,44 @@ def library(kernel):
     found.refused.restype = ctypes.c_char_p
     found.bytes_of.restype = ctypes.c_long
     return found
+
+
+WMMA_KERNELS = """#include "wmma.h"
+namespace levit { namespace {
+template __global__ void attention_wmma<half>(Launch const);
+template __global__ void attention_wmma<int8_t>(Launch const);
+} }"""
+INTEGERS = {8: "signed char", 16: "short", 32: "int", 64: "long long"}
+HEADERS = {  # of the C++ library, which NVRTC has none of
+    "cstddef": "namespace std { using size_t = decltype(sizeof(0)); }",
+    "cstdint": " ".join(
+        f"using int{n}_t = {name}; using uint{n}_t = unsigned {name.removeprefix('signed ')};"
+        for n, name in INTEGERS.items()
+    ),
+    "cmath": "#define INFINITY __int_as_float(0x7f800000)",
+    "cuda_runtime_api.h": "",
+}
+
+
+@pytest.mark.parametrize("capability", [70, 72])
+def test_the_kernel_of_older_tensor_cores_compiles_for_them(capability):
+    """By NVRTC of CUDA 12. Registers must hold a value's sums, four warps of a block: no spills."""
+    libraries = TOOLS / "cuda_nvrtc/lib"
+    if not libraries.exists():
+        pytest.skip("there is no NVRTC of CUDA 12: `make check` installs it in .cache/nvcc")
+    ctypes.CDLL(str(libraries / "libnvrtc-builtins.so.12.9"), mode=ctypes.RTLD_GLOBAL)
+    nvrtc, program, size = ctypes.CDLL(str(libraries / "libnvrtc.so.12")), ctypes.c_void_p(), ctypes.c_size_t()
+    texts = [(ctypes.c_char_p * len(HEADERS))(*(t.encode() for t in of)) for of in (HEADERS.values(), HEADERS)]
+    created = nvrtc.nvrtcCreateProgram(ctypes.byref(program), WMMA_KERNELS.encode(), b"w.cu", len(HEADERS), *texts)
+    includes = [f"-I{folder}" for folder in (PLUGIN, TOOLS / "cu13/include")]
+    words = [f"--gpu-architecture=sm_{capability}", "-std=c++17", "-default-device", "--ptxas-options=-v", *includes]
+    compiled = nvrtc.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*map(str.encode, words)))
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    text = log.value.decode()
+    assert created == compiled == 0 and "error" not in text, text
+    assert text.count(" 0 bytes spill stores") == 2 and text.count("Compiling entry function") == 2, text
 
 
 def sizes(*numbers):
