@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import runtimes
+from core import resolved
 from core.files import UserError, read_json
 from data import preprocess
 from deployment import compatibility
@@ -30,8 +31,8 @@ class Classifier:
         threads: of a runtime on the processor (0: all cores), by default as the engine was timed; session: of an engine
         that runs elsewhere, in place of the bundle's.
         """
-        self.folder, self.result = folder, read_json(os.path.join(folder, RESULT))
-        self.preprocessing = read_json(os.path.join(folder, PREPROCESS))
+        self.folder, self.result = folder, _read(folder, RESULT, ("target_identity", "provenance", "benchmark"))
+        self.preprocessing = _read(folder, PREPROCESS, (*resolved.GEOMETRY, *resolved.NORMALIZATION))
         self.warnings = [] if session else self._differences()
         self.session = session or self._load(threads)
         self.batches, self.size = self.session.batches, self.preprocessing["size"]
@@ -91,6 +92,15 @@ class Classifier:
         """Return the most probable classes of each of some image files' bytes, as `top` does."""
         pixels = np.stack([self.pixels(data, f"{number}") for number, data in enumerate(images)])
         return [self.top(logits, count) for logits in self.logits(pixels)]
+
+
+def _read(folder, name, keys):
+    """Return a JSON file of the bundle; raise UserError if it lacks a key."""
+    content = read_json(os.path.join(folder, name))
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise UserError(f"{name} lacks {', '.join(missing)}: unpack the bundle again")
+    return content
 
 
 def _classes(path):

@@ -71,7 +71,7 @@ def _of_address(address):
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             yield from _of_stream(name, response)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = addresses.hide(str(getattr(error, "reason", None) or error), address)
+        reason = addresses.hide(" ".join(str(getattr(error, "reason", None) or error).split()), address)
         raise UserError(f"{name} cannot be read: {reason}") from None
 
 

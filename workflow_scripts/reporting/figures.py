@@ -89,7 +89,7 @@ def _speedup(results, choice, look):
         if over:
             rows.append({**_bar_of(over.ratio), "name": name(result), "label": f"{name(result)}: {_spoken(over)}"})
             rows[-1]["color"] = look.of(result, not over.ratio.mark)["color"]
-    return charts.draw("speedup", rows, f"Speed over PyTorch's, {_batch(choice)}", choice)
+    return charts.draw("speedup", rows, f"Speed as a multiple of PyTorch's, {_batch(choice)}", choice)
 
 
 def _bar_of(ratio):

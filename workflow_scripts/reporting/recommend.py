@@ -65,15 +65,16 @@ def _entry(result):
 def _described(results, result, why):
     entry, accuracy = _entry(result), result["accuracy"]
     over = over_pytorch.over_pytorch(results, result, entry["batch"])
+    over = over if over and comparison.UNSTABLE not in over.ratio.mark else None
     own = result if not result["chosen"] else _own(results, result)
     base = comparison.ratio(results, own, entry["batch"]) if own["precision"] != comparison.BASELINE else None
-    again = comparison.unstable([result])
+    again = comparison.unstable([result]) if result["chosen"] else not entry["stable"]
     return {
         **{"result": result, "entry": entry, "why": why, "device": comparison.device(result)},
         "name": result["chosen"] or result["precision"],
         "interval": proportion.interval(accuracy["top1"], accuracy["num_images"]) if accuracy["num_images"] else None,
         "over": over,
-        "over_fp32": base,
+        "over_fp32": base if base and comparison.UNSTABLE not in base.mark else None,
         "bundle": _bundle(result),
         "command": f"make retime RESULT={comparison.path_of(result)}" if again else None,
     }
