@@ -142,7 +142,8 @@ def scale_of(name: str, amax: Mapping, tensor: Any = None, axis: int | None = No
     if name not in amax:
         raise UserError(f"quantizer {name} has no calibrated range: delete the calibration artifact and run again")
     values = np.asarray(amax[name], dtype=np.float64)
-    scale = np.asarray(values / QMAX, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        scale = np.asarray(values / QMAX, dtype=np.float32)
     if not (np.isfinite(scale).all() and (scale >= LEAST).all()):
         raise UserError(f"quantizer {name} has the range {amax[name]}: its tensor is constant or NaN; exclude its node")
     if axis is not None and values.shape != (tensor.shape[axis],):
