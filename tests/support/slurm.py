@@ -74,11 +74,13 @@ def missing():
 class Cluster:
     """A cluster whose files are below `folder`; `bin` is the folder of its commands, for PATH.
 
-    nodes: {name: cores}; partitions: {name: names of nodes}, the first of which is the default.
+    nodes: {name: cores}; partitions: {name: names of nodes}, the first of which is the default; gpus: names of nodes
+    of which the controller is told that they have a GPU: a node denies it when it registers again, after about six
+    times `timeout`, the seconds in which it must answer.
     """
 
-    def __init__(self, folder, nodes=None, partitions=None, memory=8000, timeout=10):
-        self.folder, self.nodes = Path(folder), nodes or {"n1": 1, "n2": 1}
+    def __init__(self, folder, nodes=None, partitions=None, memory=8000, timeout=10, gpus=()):
+        self.gpus, self.folder, self.nodes = gpus, Path(folder), nodes or {"n1": 1, "n2": 1}
         self.partitions = partitions or {"main": list(self.nodes)}
         self.bin, self.processes = self.folder / "bin", {}
         for name in ("munge", "state", "bin"):
@@ -92,7 +94,7 @@ class Cluster:
     def _describe(self, memory, timeout):
         ports, host = _free_ports(1 + len(self.nodes)), socket.gethostname()
         given = {"folder": self.folder, "host": host, "ports": ports, "user": getpass.getuser(), "plugins": PLUGINS}
-        text = CONFIGURATION.format(**given, timeout=timeout)
+        text = CONFIGURATION.format(**given, timeout=timeout) + ("GresTypes=gpu\n" if self.gpus else "")
         for (name, cores), port in zip(self.nodes.items(), ports[1:], strict=True):
             text += NODE.format(name=name, host=host, port=port, cores=cores, memory=memory)
         for number, (name, members) in enumerate(self.partitions.items()):
@@ -135,6 +137,8 @@ class Cluster:
         for name in self.nodes:
             self.start_node(name)
         wait(lambda: self.states() == dict.fromkeys(self.nodes, "idle"), 30, self.tell)
+        for name in self.gpus:
+            self.ask("scontrol", "update", f"nodename={name}", "gres=gpu:1")
 
     def start_controller(self):
         self._start("slurmctld", program("slurmctld-wlm", "slurmctld"), "-D", "-f", self.folder / "slurm.conf")
