@@ -43,7 +43,7 @@ include: "rules/bundles.smk"
 
 run_checks.check_requested(sys.argv[1:], workflow.rules, tables)
 cluster.attach(workflow, tables)
-for prepare in (staleness.attach, command_lines.attach, device_site.trust):
+for prepare in (staleness.attach, command_lines.attach, device_site.trust, signatures.attach):
     prepare(workflow.rules, tables)
 
 

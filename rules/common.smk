@@ -18,6 +18,7 @@ from snakefile import job_list
 from snakefile import nodes
 from snakefile import params as slices
 from snakefile import run_checks
+from snakefile import signatures
 from snakefile import snakemake_log
 from snakefile import staleness
 from snakefile.params import AUGMENTATION, BUILDING, FACTS, PLANNING, PROFILING, QAT, TIMING, TRAINING, VERIFICATION

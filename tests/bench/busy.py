@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "workflow_scripts"))
 from core import spinning  # noqa: E402
 
 BATCH, SIZE, CLASSES = 16, 224, 10
-SETTINGS = {"as libraries do": {}, "as our jobs do": spinning.OURS}
+SETTINGS = {"as libraries do": {"LEVIT_SHARES": "1"}, "as our jobs do": spinning.OURS}  # of a batch, where they train
 PROMISED = {"quiet": 0.90, "busy": 0.35}  # over the quiet speed of the libraries' own
 ENGINE = ROOT / "results/digits/engines/LeViT-128S.fp32"
 
@@ -40,7 +40,9 @@ def train():
     import torch
 
     model = timm.create_model("levit_128s", num_classes=CLASSES, distilled=False).train()
-    return stepper(model, lambda model: model(images()).logsumexp(1).sum(), torch.optim.AdamW(model.parameters()))
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    return stepper(model, lambda model, images: model(images).logsumexp(1).mean(), optimizer)
 
 
 def qat():
@@ -53,7 +55,8 @@ def qat():
     _, network = Calibrator(folded(), images()).calibrate({"method": "max"})
     scales = LearnedScales(network, images()[:2])
     parameters = [*network.parameters(), *scales.parameters()]
-    return stepper(network, lambda model: model(images()).square().mean(), torch.optim.AdamW(parameters, 1e-5))
+    optimizer = torch.optim.AdamW(parameters, 1e-5, fused=True)
+    return stepper(network, lambda model, images: model(images).square().mean(), optimizer)
 
 
 def calibrate():
@@ -101,18 +104,31 @@ def folded():
 
 
 def stepper(model, loss, optimizer):
-    """Return a function that takes a step on loss(model), with products in the type of our trainings."""
+    """Return a function that takes a step on loss(model, images), with products in the type of our trainings."""
     import torch
 
-    from model import context, training
+    from model import context, shares, synced_batchnorm, training
 
-    device = torch.device("cpu")
+    device, batch = torch.device("cpu"), images()
+    kind = context.fast_type(device)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    count = int(os.environ.get("LEVIT_SHARES", shares.number(BATCH, device, kind)))
+    shared = shares.Shares(parameters, count)
+    shared.take(model)
+
+    def value(model, images):
+        with training.autocast(device, kind):
+            return loss(model, images)
 
     def step():
         optimizer.zero_grad()
-        with training.autocast(device, context.fast_type(device)):
-            value = loss(model)
-        value.backward()
+        with shared, synced_batchnorm.synced(shared.meeting):
+            found, gradients = shared.compute(value, batch)
+        if gradients is None:
+            found.backward()
+        else:
+            for parameter, gradient in zip(parameters, gradients):
+                parameter.grad = gradient
         optimizer.step()
 
     return step
@@ -144,7 +160,8 @@ def serve(task):
 @contextlib.contextmanager
 def server(task, variables):
     """Yield a process that serves a task with these environment variables."""
-    environment = {key: value for key, value in os.environ.items() if key not in (*spinning.OURS, "OMP_WAIT_POLICY")}
+    ours = (*spinning.OURS, "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "LEVIT_SHARES")
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
     command, pipes = [sys.executable, __file__, "--serve", task], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env={**environment, **variables}, text=True, **pipes) as process:
         while process.stdout.readline() != "ready\n":
