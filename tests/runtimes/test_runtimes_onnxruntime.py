@@ -57,6 +57,14 @@ def test_engine_is_already_optimized(runtime, built, tmp_path):
     assert "HardSigmoid" in raw and "HardSigmoid" not in kinds(built[2]["layers"])
 
 
+@pytest.mark.parametrize(("isa", "entry"), [(["avx2", "avx_vnni"], "0"), (["avx2"], "1")])
+def test_products_are_exact_without_vnni_and_fast_with_it(runtime, built, monkeypatch, isa, entry):
+    here = probe.facts("onnxruntime")
+    monkeypatch.setattr(probe, "facts", lambda name: {**here, "isa": isa})
+    options = runtime.load(built[0], threads=1)._session.get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == entry
+
+
 def test_int8_layers_are_read_back(runtime, tmp_path):
     onnx, engine = engine_graphs.quantized(tmp_path / "q.onnx"), str(tmp_path / "q.engine")
     described = runtime.build(onnx, INT8, None, engine)

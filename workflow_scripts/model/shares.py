@@ -11,7 +11,7 @@ import copy
 import functools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
@@ -99,7 +99,7 @@ class Shares:
         own = {id(value): value for value in (*self.parameters, *network.parameters())}
         self._copies = [network, *(copy.deepcopy(network, dict(own)) for _ in range(self.meeting.size - 1))]
 
-    def ahead(self, batches: Iterator) -> Iterator:
+    def ahead(self, batches: Generator) -> Generator:
         """Yield batches; where threads compute shares, another prepares the next batch meanwhile."""
         if self.meeting.size == 1:
             yield from batches
@@ -142,7 +142,7 @@ def _mean(gradients):
 def _results(tasks: Sequence[Future]) -> list:
     """Return the results of tasks that wait for each other; raise the error that came first."""
     wait(tasks)
-    errors = [task.exception() for task in tasks if task.exception()]
+    errors = [error for error in (task.exception() for task in tasks) if error]
     for error in sorted(errors, key=lambda error: isinstance(error, BrokenPipeError)):
         raise error
     return [task.result() for task in tasks]

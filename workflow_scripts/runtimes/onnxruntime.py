@@ -25,6 +25,7 @@ COMPUTES = ("fp32", "int8")  # int8 through the graph's Q/DQ
 PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 NARROW = ("int8", "bf16", "fp16", "fp32")  # a node's precision is the first of these among its inputs
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"}  # as precise as the wide side
+VNNI = {"avx_vnni", "avx512_vnni"}  # exact sums of UINT8 by INT8; without, those of x86 overflow in INT16
 PART = "model.onnx"
 
 
@@ -85,7 +86,7 @@ def _session(path, source, threads, optimize, **options):
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
     settings.log_severity_level = 3
-    settings.add_session_config_entry("session.x64quantprecision", "1")  # no INT16 overflow on x86 without VNNI
+    settings.add_session_config_entry("session.x64quantprecision", "0" if VNNI & set(probe.facts(NAME)["isa"]) else "1")
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0" if spinning.reduced() else "1")
     for name, value in options.items():
         setattr(settings, name, value)
