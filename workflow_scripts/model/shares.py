@@ -129,14 +129,10 @@ class Shares:
         """Return a share's loss, and every n-th parameter's gradient over all shares."""
         with self.meeting.joined(rank):
             value = loss(self._copies[rank], *part)
-            found = self.meeting.exchange(torch.autograd.grad(value, self.parameters, allow_unused=True))
+            part = value / self.meeting.size
+            found = self.meeting.exchange(torch.autograd.grad(part, self.parameters, allow_unused=True))
             own = zip(*(gradients[rank :: self.meeting.size] for gradients in found))
-            return value.detach(), [_mean(each) for each in own]
-
-
-def _mean(gradients):
-    """Return the mean of a parameter's gradients, None where no share's loss depends on it."""
-    return None if gradients[0] is None else functools.reduce(torch.add, gradients).div_(len(gradients))
+            return value.detach(), [each[0] if each[0] is None else functools.reduce(torch.add, each) for each in own]
 
 
 def _results(tasks: Sequence[Future]) -> list:

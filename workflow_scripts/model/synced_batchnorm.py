@@ -51,8 +51,8 @@ def _batch_norm(
     if not training:
         return plain(inputs, running_mean, running_var, weight, bias, False, momentum, eps)
     kind = inputs.dtype if weight is None else weight.dtype
-    scale, shift = (torch.full(inputs.shape[1:2], value, dtype=kind, device=inputs.device) for value in (1.0, 0.0))
-    scale, shift = scale if weight is None else weight, shift if bias is None else bias
+    scale = inputs.new_ones(inputs.shape[1], dtype=kind) if weight is None else weight
+    shift = inputs.new_zeros(inputs.shape[1], dtype=kind) if bias is None else bias
     outputs, mean, variance = _Shared.apply(inputs, scale, shift, eps, group)
     if running_mean is not None:
         count = inputs.numel() // inputs.shape[1] * group.size
@@ -70,9 +70,9 @@ class _Shared(torch.autograd.Function):
         ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, group: Processes | Meeting
     ) -> tuple:
         """Gather each share's mean and variance, and normalize with those of all: Chan et al., 1983."""
-        means, variances = group.gather(torch.stack(_moments(inputs, weight.dtype))).unbind(1)
-        mean = means.mean(0)
-        variance = variances.mean(0) + (means - mean).square().mean(0)
+        moments = group.gather(torch.stack(_moments(inputs, weight.dtype)))
+        mean, variance = moments.mean(0).unbind()
+        variance = variance + moments[:, 0].var(0, correction=0)
         ctx.save_for_backward(inputs, weight, mean, variance)
         ctx.eps, ctx.group = eps, group
         ctx.mark_non_differentiable(mean, variance)
@@ -86,14 +86,13 @@ class _Shared(torch.autograd.Function):
         kept = (inputs, weight, mean, variance, None, None, False, ctx.eps, [True, True, True])
         gradient = _laid_out_as(inputs, grads[0])
         fixed, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(gradient, *kept)
-        sums = ctx.group.total(torch.stack([by_weight, by_bias]))
-        sums = sums / (inputs.numel() // len(mean) * ctx.group.size)
+        count = inputs.numel() // len(mean) * ctx.group.size
+        of_weight, of_bias = (ctx.group.total(torch.stack([by_weight, by_bias])) / count).unbind()
         spread = (variance + ctx.eps).rsqrt()
-        slope = -weight * spread.square() * sums[0]  # of what the statistics of the batch add, over the inputs
-        offset = -weight * spread * sums[1] - slope * mean
-        shape = [1, -1] + [1] * (inputs.ndim - 2)
-        through = torch.addcmul(offset.view(shape), inputs.to(weight.dtype), slope.view(shape))
-        return fixed + through.to(fixed.dtype), by_weight, by_bias, None, None
+        slope = -weight * spread.square() * of_weight  # of what the statistics of the batch add, over the inputs
+        offset = -weight * spread * of_bias - slope * mean
+        unit = torch.zeros_like(mean), torch.ones_like(mean), False, 0.0, 0.0, False  # statistics that change nothing
+        return fixed.add_(torch.batch_norm(inputs, slope, offset, *unit)), by_weight, by_bias, None, None
 
 
 def _moments(inputs, kind):
