@@ -30,7 +30,7 @@ class Contender:
             left = {key: value for key, value in os.environ.items() if key not in BUNDLE}
             python = os.environ.get("TORCH_PYTHON", "python3")
         command, pipe = [python, __file__, "serve", runtime, path], subprocess.PIPE
-        self.process = subprocess.Popen(command, env=left, stdin=pipe, stdout=pipe, universal_newlines=True)
+        self.process = subprocess.Popen(command, env=left, stdin=pipe, stdout=pipe, text=True)
 
     def ask(self, *question):
         self.process.stdin.write(json.dumps(question) + "\n")

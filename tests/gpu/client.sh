@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Compiles the bundle's client in C++ with TensorRT's headers and the libraries of a staged folder: client.sh STAGED OUT
+# Compiles a bundle's client in C++ with TensorRT's headers and the libraries of a staged folder: client.sh STAGED OUT [CPP]
 set -euo pipefail
-staged=$(realpath "$1") cpp=$(dirname "$0")/../../workflow_scripts/deployment/cpp
-mkdir -p "$2" && cp -r "$cpp" "$2/cpp" && rm "$2/cpp/engine_openvino.cpp"
+staged=$(realpath "$1") cpp=${3:-$(dirname "$0")/../../workflow_scripts/deployment/cpp}
+mkdir -p "$2" && cp -r "$cpp" "$2/cpp" && rm -f "$2/cpp/engine_openvino.cpp"
 tensorrt=$(dirname "$(find "${TENSORRT_SITE:-/tmp/trt/site}/tensorrt" -name 'libnvinfer.so.8' | head -1)")
 static=()
 if [ -d "$staged/dev" ]; then

@@ -1,9 +1,9 @@
 """Fine-tune and run QAT in one process and in several, one for each GPU, and compare: the workflow's own commands.
 
-python3 tests/gpu/parallel.py STAGED OUT.json cpu|cuda PROCESSES [EPOCHS]
+python3 tests/gpu/parallel.py STAGED OUT.json cpu|cuda PROCESSES [EPOCHS [CASE,CASE]]
 
-Also kills one of the processes, and goes on in one. OUT.json has for each case its seconds, top-1 and the utilization
-of the GPUs.
+A CASE is bf16, fp16, qat or killed, by default all: the last kills one of the processes, and goes on in one. OUT.json
+has for each case its seconds, top-1 and the utilization of the GPUs.
 """
 
 import json
@@ -21,6 +21,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH, RATE = 128, 0.0003
+CASES = ["bf16", "fp16", "qat", "killed"]
 QUERY = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
 
 
@@ -113,17 +114,20 @@ def arguments(pid):
 
 def main():
     staged, out, device, several = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    found = {"device": device, "processes": several}
+    found, given = {"device": device, "processes": several}, sys.argv[5:]
+    cases = given[1].split(",") if len(given) > 1 else CASES if device == "cuda" else [*CASES[:1], *CASES[2:]]
     with tempfile.TemporaryDirectory() as name:
-        visit = Visit(staged, Path(name), device, int(sys.argv[5]) if len(sys.argv) > 5 else 20)
-        for compute in ("bf16", "fp16") if device == "cuda" else ("bf16",):
+        visit = Visit(staged, Path(name), device, int(given[0]) if given else 20)
+        for compute in filter(cases.__contains__, CASES[:2]):
             for processes in (1, several):
                 case = f"finetune {compute}, {processes}"
                 command, made = visit.train(case, processes, compute)
                 found[case] = {**visit.timed(command), "top1": visit.top1(made)}
-        for processes in (1, several):
-            found[f"qat, {processes}"] = visit.timed(visit.qat(f"qat, {processes}", processes)[0])
-        found["killed"] = visit.killed(several)
+        if "qat" in cases:
+            for processes in (1, several):
+                found[f"qat, {processes}"] = visit.timed(visit.qat(f"qat, {processes}", processes)[0])
+        if "killed" in cases:
+            found["killed"] = visit.killed(several)
     out.write_text(json.dumps(found, indent=1))
     print(found)
 

@@ -19,7 +19,11 @@ PRECISIONS = {
     "int8_qat": {"compute": "int8", "high_precision": "fp16"},
     "int8_ptq": {"compute": "int8", "high_precision": "fp16"},
 }
-TORCH = {"device": "cuda", "compute": "fp16", "batches": [1, 64]}
+BATCHES = [1, 16, 64, 256]  # of PyTorch's engines, and of those that are timed in turns with them
+TORCH = {"device": "cuda", "compute": "fp16", "batches": BATCHES}
+ALL = "+".join(map(str, BATCHES))
+WAYS = {"compiled": {"compile": True}, "fused": {"fused_attention": True}, "eager": {}}  # of PyTorch
+WAYS["both"] = {**WAYS["compiled"], **WAYS["fused"]}
 TIMING = {"warmup_ms": 500, "duration_ms": 3000, "iterations": 100, "cuda_graph": True, "spin_wait": True}
 TIMING = {**TIMING, "transfers": False}
 FORMS, QAT = ("int8", "skip"), "qat/LeViT-128S.int8_qat.pth"  # chain.py
@@ -92,16 +96,16 @@ class Steps:
     def build(self, engine):
         """Build an engine named MODEL.PRECISION[-fused[_FORM]]@BATCH."""
         model, kind, batch = parts(engine)
-        precision, fused = kind.partition("-")[0], "-fused" in kind
+        plain, fused = kind.partition("-fused")[0], "-fused" in kind
         graphs = self.models[model]["graphs"]
-        recipe = {**RECIPE, **PRECISIONS[precision], "batches": [batch]}
+        recipe = {**RECIPE, **PRECISIONS[plain.split("-")[0]], "batches": [batch]}
         made = f"{engine}.engine", f"{engine}.build.json"
-        command = [self.script("build_engine"), *self.on("tensorrt", recipe), "--onnx", self.staged / graphs[precision]]
+        command = [self.script("build_engine"), *self.on("tensorrt", recipe), "--onnx", self.staged / graphs[plain]]
         command += ["--engine", self.out / made[0], "--description", self.out / made[1]]
         if fused:
             command += ["--fused", self.staged / graphs[kind], "--plugin", self.out / "plugin.so"]
-        needs = ("tensorrt.json", "plugin.so", *filter(is_made, (graphs[kind],)))
-        return Step(f"{engine}.build", "tensorrt", BUILD_SECONDS.get(kind, 95), made, tuple(map(str, needs)), command)
+        needs = ("tensorrt.json", "plugin.so", *filter(is_made, {graphs[kind], graphs[plain]}))
+        return Step(f"{engine}.build", "tensorrt", build_seconds(kind), made, tuple(map(str, needs)), command)
 
     def score(self, engine, runtime="tensorrt"):
         model, kind, _ = parts(engine)
@@ -116,12 +120,13 @@ class Steps:
         needs = (f"{engine}.engine", *map(str, filter(is_made, (row["reference"],))))
         return Step(f"{engine}.score", python, 15 if python == "torch" else 6, (made,), needs, command)
 
-    def turns(self, name, engines, what="turns"):
-        """Time engines of one batch size in turns, in one process."""
-        made, batch = f"{name}.{what}.json", engines[0].split("@")[1]
-        files = [f"{engine}.engine" for engine in engines]
-        command = [HERE / "turns.py", self.out / made, batch, *[self.out / path for path in files]]
-        return Step(f"{name}.{what}", "tensorrt", 22, (made,), tuple(files), command)
+    def turns(self, name, engines, kind="turns"):
+        """Time engines of one batch size in turns: in one process, or `across` runtimes, or with `transfers`."""
+        made, batch = f"{name}.{kind}.json", name.split("@")[1]
+        files, script = [f"{engine}.engine" for engine in engines], "across" if kind == "across" else "turns"
+        command = [HERE / f"{script}.py", self.out / made, batch, *[self.out / path for path in files]]
+        command += ["--transfers"] if kind == "transfers" else []
+        return Step(f"{name}.{kind}", "tensorrt", 35 if script == "across" else 22, (made,), tuple(files), command)
 
     def pair(self, model, precision, batch):
         """Build an engine with the plugin and one without it, score both and time them in turns."""
@@ -135,7 +140,9 @@ class Steps:
         made = {f"{precision}-fused_{form}": self.out / f"chained/{form}.onnx" for form in FORMS}
         self.models[FIRST]["graphs"].update({precision: self.models[FIRST]["graphs"]["int8_qat"], **made})
         command = [HERE / "chain.py", self.staged, self.out / "chained"]
-        every = [Step(f"{FIRST}.chain", "torch", 60, tuple(f"chained/{form}.onnx" for form in FORMS), (), command)]
+        every = [
+            Step(f"{FIRST}.chain", "torch", 60, tuple(f"chained/{form}.onnx" for form in FORMS), (), command, gpus=0)
+        ]
         first = [f"{FIRST}.{kind}@{batch}" for kind in ("fp16-fused", "int8_qat-fused")]
         for engine in (f"{FIRST}.{kind}@{batch}" for kind in made):
             every += [self.build(engine), self.score(engine), self.turns(engine, [*first, engine], "forms")]
@@ -151,19 +158,40 @@ class Steps:
         command += ["--model", self.staged / row["model"]]
         return Step(f"{model}.program", "torch", 25, (f"{model}.pt2",), (), command)
 
-    def torch(self, model, name, **keys):
-        """Build, score and time an engine of PyTorch."""
-        engine, recipe = f"{model}.torch-{name}@1+64", {**TORCH, **keys}
-        build = [self.script("build_engine"), *self.on("pytorch", recipe), "--onnx", self.out / f"{model}.pt2"]
-        build += ["--engine", self.out / f"{engine}.engine", "--description", self.out / f"{engine}.build.json"]
-        timing = [self.script("benchmark"), *self.on("pytorch", {**TIMING, "batches": TORCH["batches"]})]
-        timing += ["--engine", self.out / f"{engine}.engine", "--benchmark", self.out / f"{engine}.benchmark.json"]
-        made, seconds = (f"{engine}.engine", f"{engine}.build.json"), 60 if keys.get("compile") else 30
-        return [
-            Step(f"{engine}.build", "torch", seconds, made, (f"{model}.pt2", "pytorch.json"), build),
-            self.score(engine, "pytorch"),
-            Step(f"{engine}.time", "torch", 30, (f"{engine}.benchmark.json",), (f"{engine}.engine",), timing),
+    def torch(self, model, name):
+        """Build an engine of PyTorch, and score it."""
+        engine, keys = f"{model}.torch-{name}@{ALL}", WAYS[name]
+        build = [
+            self.script("build_engine"),
+            *self.on("pytorch", {**TORCH, **keys}),
+            "--onnx",
+            self.out / f"{model}.pt2",
         ]
+        build += ["--engine", self.out / f"{engine}.engine", "--description", self.out / f"{engine}.build.json"]
+        made, seconds = (f"{engine}.engine", f"{engine}.build.json"), 90 if keys.get("compile") else 30
+        needs = (f"{model}.pt2", "pytorch.json")
+        return [Step(f"{engine}.build", "torch", seconds, made, needs, build), self.score(engine, "pytorch")]
+
+    def across(self, model):
+        """Time TensorRT's engine with the plugin in turns with those of PyTorch, on one GPU, at each batch size."""
+        others = [f"{model}.torch-{name}@{ALL}" for name in ("both", "compiled", "fused")]
+        fused = [f"{model}.fp16-fused@{batch}" for batch in BATCHES]
+        built = [step for name in ("both", "compiled", "fused") for step in self.torch(model, name)[:1]]
+        timed = [self.turns(f"{model}@{one.split('@')[1]}", [one, *others], "across") for one in fused]
+        return [self.program(model), *built, *map(self.build, fused), *timed]
+
+    def pixels(self, model, batch):
+        """Build engines that take decoded pixels; time them with transfers, in turns with those that take images."""
+        row, made = self.models[model], {end: f"{model}.pixels{end}.onnx" for end in ("", "-fused")}
+        steps = []
+        for end, path in made.items():
+            command = [self.script("take_pixels"), "--onnx", self.staged / row["graphs"][f"fp16{end}"]]
+            command += ["--model", self.staged / row["model"], "--runtime", "tensorrt", "--pixels", self.out / path]
+            steps.append(Step(f"{model}.pixels{end}", "torch", 30, (path,), (), command, gpus=0))
+            row["graphs"][f"fp16-pixels{end}"] = self.out / path
+        engines = [f"{model}.fp16{end}@{batch}" for end in ("-fused", "-pixels-fused", "", "-pixels")]
+        steps += [step for engine in engines for step in (self.build(engine), self.score(engine))]
+        return [*steps, self.turns(f"{model}.pixels@{batch}", engines, "transfers")]
 
     def smoke(self):
         """Take a small network through every call that needs a GPU."""
@@ -225,20 +253,37 @@ class Steps:
         command = ["bash", HERE / "client.sh", self.staged, self.out / "client"]
         return Step("client", "", 40, ("client/classify",), (), command, gpus=0)
 
+    def bundle(self):
+        """Make a bundle from what an earlier visit's kit has built, and run its clients in Python and C++."""
+        folder = self.staged / "bundle"
+        command = [HERE / "bundle.py", self.staged, self.out / "bundle"]
+        return Step("bundle", "tensorrt", 90, ("bundle/done.txt",), (), command, folder)
+
     def finetune(self, device):
         """Fine-tune a trained checkpoint on a device, and score it."""
         made = f"finetune.{device}.json"
         command = [HERE / "finetune.py", self.staged, self.out / made, device]
         return Step(f"finetune.{device}", "torch", 60, (made,), (), command)
 
-    def parallel(self, processes):
-        """Fine-tune and run QAT on one GPU and on several, by NCCL; never run so far."""
-        made = f"parallel.{processes}.json"
-        command = [HERE / "parallel.py", self.staged, self.out / made, "cuda", processes]
-        return Step(f"parallel.{processes}", "torch", 300, (made,), (), command, gpus=processes)
+    def parallel(self, processes, cases):
+        """Fine-tune and run QAT on one GPU and on several, by NCCL."""
+        made, seconds = f"parallel.{processes}.json", 40 + 50 * len(cases.split(","))
+        command = [HERE / "parallel.py", self.staged, self.out / made, "cuda", processes, 12, cases]
+        return Step(f"parallel.{processes}", "torch", seconds, (made,), (), command, gpus=processes)
+
+    def scaling(self, processes):
+        """Train on generated JPEG files on one GPU or several."""
+        command = [HERE / "scaling.py", self.staged, self.out / f"scaling.{processes}.json", "cuda", processes]
+        made = (f"scaling.{processes}.json",)
+        return Step(f"scaling.{processes}", "torch", 90, made, (), command, gpus=processes)
+
+    def qat(self, device):
+        """Run QAT on a device, and score it beside the staged graph."""
+        command = [HERE / "qat.py", self.staged, self.out / f"qat.{device}.json", device]
+        return Step(f"qat.{device}", "torch", 90, (f"qat.{device}.json",), (), command)
 
     def loading(self, model, batch):
-        """Train on images of JPEG files and on the same images in memory; never run so far."""
+        """Train on images of JPEG files and on the same images in memory."""
         made = f"loading.{model}.json"
         command = [ROOT / "tests/bench/loading.py", "--train", "--device", "cuda", "--images", 4000, "--json"]
         command += [self.out / made, "--model", model, "--batch", batch, "--rounds", 2]
@@ -247,28 +292,41 @@ class Steps:
     def all(self):
         """Return the steps, those first that others wait for and that take long."""
         every = [self.target(), *self.kit()[:1], self.plugin(), self.trained(), self.host(), *self.kit()[1:]]
-        every += [*self.pair(SECOND, "fp16", 1), *self.pair(OTHERS[0], "fp16", 64), *self.pairs(FIRST, "fp32")]
-        every += [self.client(), *self.pair(OTHERS[1], "fp16", 64), *self.pair(OTHERS[2], "fp16", 64)]
-        every += [step for name in OTHERS for step in self.pair(name, "fp16", 1)]
-        every += [*self.pairs(FIRST, "fp16"), *self.pair(FIRST, "int8_qat", 64), *self.forms(64)]
-        every += [*self.pair(SECOND, "fp16", 64)]
-        every += [self.target("pytorch", "cuda"), *self.pytorch(), self.finetune("cuda")]
-        every += [self.planned("short", 400), self.planned("plan", 250), *self.pair(SECOND, "fp32", 64)]
-        every += [self.kernel(), self.sanitizer("memcheck"), self.sanitizer("racecheck")]
-        every += [self.cross(f"{FIRST}.fp16-fused@64"), self.smoke()]
-        every += [self.loading(FIRST, 256), self.loading(SECOND, 256), self.parallel(2), self.parallel(4)]
-        return [step for step in every if self.is_staged(step)]
-
-    def pytorch(self):
-        fused, compiled = {"fused_attention": True}, {"compile": True}
-        every = [self.program(FIRST), *self.torch(FIRST, "compiled", **compiled), *self.torch(FIRST, "fused", **fused)]
-        every += [*self.torch(FIRST, "both", **fused, **compiled), *self.torch(FIRST, "eager"), self.program(SECOND)]
-        return [*every, *self.torch(SECOND, "compiled", **compiled), *self.torch(SECOND, "fused", **fused)]
+        every += [
+            *self.pairs(FIRST, "fp16"),
+            *self.pairs(SECOND, "fp16"),
+            *self.pair(FIRST, "int8_qat", 64),
+            *self.forms(64),
+        ]
+        every += [self.target("pytorch", "cuda"), *self.across(FIRST), *self.pixels(FIRST, 64), self.qat("cuda")]
+        every += [self.client(), self.bundle(), self.scaling(1), self.scaling(2), self.scaling(4)]
+        every += [self.loading(FIRST, 256), self.loading(SECOND, 256), self.parallel(2, "bf16,qat,killed")]
+        every += [step for name in OTHERS for step in self.pairs(name, "fp16")]
+        every += [
+            self.planned("short", 400),
+            self.planned("plan", 250),
+            self.finetune("cuda"),
+            *self.pairs(FIRST, "fp32"),
+        ]
+        every += [*self.across(SECOND), self.kernel(), self.sanitizer("memcheck"), self.sanitizer("racecheck")]
+        every += [self.cross(f"{FIRST}.fp16-fused@64"), self.smoke(), *self.pair(SECOND, "fp32", 64)]
+        every += [*self.torch(FIRST, "eager"), self.parallel(4, "bf16")]
+        return [step for step in first_of_each(every) if self.is_staged(step)]
 
     def is_staged(self, step):
         """Return whether all files that a step reads of the staged folder are there."""
         inside = [word for word in step.command if isinstance(word, Path) and self.staged in word.parents]
         return all(path.exists() for path in inside) and (step.folder is None or step.folder.exists())
+
+
+def first_of_each(steps):
+    """Return steps without those of a name that an earlier one has: an engine that several need is built once."""
+    names = [step.name for step in steps]
+    return [step for number, step in enumerate(steps) if names.index(step.name) == number]
+
+
+def build_seconds(kind):
+    return BUILD_SECONDS.get(kind.replace("-pixels", ""), 95)
 
 
 def is_made(path):

@@ -1,8 +1,9 @@
 """Time TensorRT engines of one batch size in turns, in one process, and the layers of each.
 
-    LEVIT_PLUGIN=liblevit_attention.so python tests/gpu/turns.py OUT.json BATCH ENGINE ENGINE...
+    LEVIT_PLUGIN=liblevit_attention.so python tests/gpu/turns.py OUT.json BATCH ENGINE ENGINE... [--transfers]
 
-Each turn is a CUDA graph without transfers; `over_first` has each engine's speed over the first one's.
+Each turn is a CUDA graph, without transfers unless they are asked for; `over_first` has each engine's speed over the
+first one's.
 """
 
 import json
@@ -22,20 +23,22 @@ LEAST = 20  # queries of a turn
 def turn(session, images, milliseconds, meter):
     times = session.time(images, timing.Loop(WARMUP_MS, milliseconds, LEAST, OPTIONS, meter))
     count = len(times.compute) * len(images)
-    return stats.median(sorted(map(float, times.compute))), times.energy and times.energy / count
+    queries = times.latency if OPTIONS["transfers"] else times.compute
+    return stats.median(sorted(map(float, queries))), times.energy and times.energy / count
 
 
 def main():
-    out, batch, paths = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    out, batch, paths = sys.argv[1], int(sys.argv[2]), [word for word in sys.argv[3:] if word != "--transfers"]
+    OPTIONS["transfers"] = "--transfers" in sys.argv
     runtime, meter = runtimes.load("tensorrt"), meters.gpu_meter()
     sessions = [runtime.load(path) for path in paths]
-    images = timing.images_for(sessions[0], batch)
-    for session in sessions:
-        turn(session, images, FIRST_MS, meter)
+    images = [timing.images_for(session, batch) for session in sessions]
+    for session, own in zip(sessions, images):
+        turn(session, own, FIRST_MS, meter)
     turns = [[] for _ in sessions]
     for number in range(interleaved.ROUNDS):
         for place in interleaved.order(len(sessions), number):
-            turns[place].append(turn(sessions[place], images, TURN_MS, meter))
+            turns[place].append(turn(sessions[place], images[place], TURN_MS, meter))
     found, first = {"batch": batch, "state": meter.state(), "engines": {}}, [ms for ms, _ in turns[0]]
     for path, session, own in zip(paths, sessions, turns):
         times, energies = zip(*own)

@@ -44,6 +44,8 @@ class Visit:
         self.args, self.out, self.waiting, self.kit = args, Path(args.out), steps, Path(args.dir) / "kit"
         self.end, self.lock = time.monotonic() + args.budget_seconds - SPARE, threading.Condition()
         self.out.mkdir(parents=True, exist_ok=True)
+        if (Path(args.dir) / "timing").exists() and not (self.out / "timing").exists():
+            shutil.copytree(str(Path(args.dir) / "timing"), str(self.out / "timing"))
         path = self.out / "visit.json"
         self.done = json.loads(path.read_text()) if path.exists() else {}
 
@@ -111,6 +113,7 @@ class Visit:
             "CUDA_VISIBLE_DEVICES": gpu,
             "LEVIT_TIMING_CACHES": str((self.out / "timing").resolve()),
             "TORCHINDUCTOR_CACHE_DIR": str((self.out / "inductor").resolve()),
+            "TORCH_PYTHON": self.args.torch_python,
             "TENSORRT_INCLUDE": str((Path(self.args.dir) / "include").resolve()),
         }
         if plugin.exists() and plugin.stat().st_size:
