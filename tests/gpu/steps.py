@@ -151,6 +151,14 @@ class Steps:
     def pairs(self, model, precision):
         return [step for batch in (64, 1) for step in self.pair(model, precision, batch)]
 
+    def variants(self, model, batch):
+        """Build other graphs with the plugin, where models.json has them, and time them in turns with the first."""
+        known = ("fp16-fused", "fp16-pixels-fused")
+        others = [k for k in self.models[model]["graphs"] if k.startswith("fp16-") and "-fused" in k and k not in known]
+        engines = [f"{model}.{kind}@{batch}" for kind in ("fp16-fused", *others)]
+        timed = self.turns(f"{model}.variants@{batch}", engines, "forms")
+        return [*map(self.build, engines), timed] if others else []
+
     def program(self, model):
         row = self.models[model]
         command = [self.script("export_program"), "--classes", row["classes"], "--program", self.out / f"{model}.pt2"]
@@ -299,6 +307,7 @@ class Steps:
             *self.forms(64),
         ]
         every += [self.target("pytorch", "cuda"), *self.across(FIRST), *self.pixels(FIRST, 64), self.qat("cuda")]
+        every += [*self.variants(SECOND, 1), *self.variants(FIRST, 1)]
         every += [self.client(), self.bundle(), self.scaling(1), self.scaling(2), self.scaling(4)]
         every += [self.loading(FIRST, 256), self.loading(SECOND, 256), self.parallel(2, "bf16,qat,killed")]
         every += [step for name in OTHERS for step in self.pairs(name, "fp16")]
