@@ -44,6 +44,7 @@ class Step(NamedTuple):
     command: list
     folder: Path | None = None
     gpus: int = 1  # that it needs at once; 0: it runs beside all others
+    shares: bool = False  # its GPU, with other steps that time nothing
 
 
 class Contents(NamedTuple):
@@ -71,7 +72,7 @@ class Steps:
         made, row = f"{runtime}.json", {"runtime": runtime, "device": device}
         command = [self.script("fingerprint"), "--target", json.dumps({k: v for k, v in row.items() if v})]
         python = "tensorrt" if runtime == "tensorrt" else "torch"
-        return Step(runtime, python, 6, (made,), (), [*command, "--identity", self.out / made])
+        return Step(runtime, python, 6, (made,), (), [*command, "--identity", self.out / made], shares=True)
 
     def on(self, runtime, recipe):
         """Return the options of a job on a runtime."""
@@ -83,7 +84,7 @@ class Steps:
         command = [self.script("build_plugin"), "--sources", *SOURCES, "--runtime", "tensorrt", "--plugins", "require"]
         command += ["--identity", Contents(self.out / "tensorrt.json")]
         command += ["--plugin", self.out / made[0], "--description", self.out / made[1]]
-        return Step("plugin", "tensorrt", 20, made, ("tensorrt.json",), command)
+        return Step("plugin", "tensorrt", 40, made, ("tensorrt.json",), command, shares=True)
 
     def kernel(self):
         command = [HERE / "attention_kernel.py", self.out / "kernel.json"]
@@ -91,7 +92,7 @@ class Steps:
 
     def sanitizer(self, tool):
         command = ["bash", HERE / "sanitize.sh", tool, self.out / f"{tool}.txt", *SANITIZERS[tool]]
-        return Step(tool, "", 240, (f"{tool}.txt",), (), command)
+        return Step(tool, "", 240, (f"{tool}.txt",), ("plugin.so",), command, shares=True)
 
     def build(self, engine):
         """Build an engine named MODEL.PRECISION[-fused[_FORM]]@BATCH."""
@@ -118,7 +119,8 @@ class Steps:
             command += ["--plugin", self.out / "plugin.so"]
         python = "torch" if runtime == "pytorch" else "tensorrt"
         needs = (f"{engine}.engine", *map(str, filter(is_made, (row["reference"],))))
-        return Step(f"{engine}.score", python, 15 if python == "torch" else 6, (made,), needs, command)
+        seconds = 15 if python == "torch" else 6
+        return Step(f"{engine}.score", python, seconds, (made,), needs, command, shares=True)
 
     def turns(self, name, engines, kind="turns"):
         """Time engines of one batch size in turns: in one process, or `across` runtimes, or with `transfers`."""
@@ -164,7 +166,7 @@ class Steps:
         command = [self.script("export_program"), "--classes", row["classes"], "--program", self.out / f"{model}.pt2"]
         command += ["--checkpoint", self.staged / row["checkpoint"], "--images", self.staged / row["images"]]
         command += ["--model", self.staged / row["model"]]
-        return Step(f"{model}.program", "torch", 25, (f"{model}.pt2",), (), command)
+        return Step(f"{model}.program", "torch", 25, (f"{model}.pt2",), (), command, shares=True)
 
     def torch(self, model, name):
         """Build an engine of PyTorch, and score it."""
@@ -178,7 +180,10 @@ class Steps:
         build += ["--engine", self.out / f"{engine}.engine", "--description", self.out / f"{engine}.build.json"]
         made, seconds = (f"{engine}.engine", f"{engine}.build.json"), 90 if keys.get("compile") else 30
         needs = (f"{model}.pt2", "pytorch.json")
-        return [Step(f"{engine}.build", "torch", seconds, made, needs, build), self.score(engine, "pytorch")]
+        return [
+            Step(f"{engine}.build", "torch", seconds, made, needs, build, shares=True),
+            self.score(engine, "pytorch"),
+        ]
 
     def across(self, model):
         """Time TensorRT's engine with the plugin in turns with those of PyTorch, on one GPU, at each batch size."""
@@ -197,9 +202,11 @@ class Steps:
             command += ["--model", self.staged / row["model"], "--runtime", "tensorrt", "--pixels", self.out / path]
             steps.append(Step(f"{model}.pixels{end}", "torch", 30, (path,), (), command, gpus=0))
             row["graphs"][f"fp16-pixels{end}"] = self.out / path
-        engines = [f"{model}.fp16{end}@{batch}" for end in ("-fused", "-pixels-fused", "", "-pixels")]
-        steps += [step for engine in engines for step in (self.build(engine), self.score(engine))]
-        return [*steps, self.turns(f"{model}.pixels@{batch}", engines, "transfers")]
+        for end in made:
+            engines = [f"{model}.fp16{end}@{batch}", f"{model}.fp16-pixels{end}@{batch}"]
+            steps += [step for engine in engines for step in (self.build(engine), self.score(engine))]
+            steps.append(self.turns(f"{model}.pixels{end}@{batch}", engines, "transfers"))
+        return steps
 
     def smoke(self):
         """Take a small network through every call that needs a GPU."""
@@ -234,7 +241,7 @@ class Steps:
         """Train the other models there, which have no checkpoints here: their graphs and logits are under OUT."""
         made = [f"models/{name}.{part}" for name in OTHERS for part in ("gpu.onnx", "gpu_fused.onnx", "torch.npy")]
         command = [HERE / "make_models.py", self.staged, self.out / "models", "cuda", ",".join(OTHERS)]
-        return Step("models", "torch", 270, tuple(made), (), command)
+        return Step("models", "torch", 160, tuple(made), (), command, shares=True)
 
     def add_trained(self):
         first, here = self.models[FIRST], self.out / "models"
@@ -271,11 +278,11 @@ class Steps:
         """Fine-tune a trained checkpoint on a device, and score it."""
         made = f"finetune.{device}.json"
         command = [HERE / "finetune.py", self.staged, self.out / made, device]
-        return Step(f"finetune.{device}", "torch", 60, (made,), (), command)
+        return Step(f"finetune.{device}", "torch", 60, (made,), (), command, shares=True)
 
     def parallel(self, processes, cases):
         """Fine-tune and run QAT on one GPU and on several, by NCCL."""
-        made, seconds = f"parallel.{processes}.json", 40 + 50 * len(cases.split(","))
+        made, seconds = f"parallel.{processes}.json", 30 + 50 * len(cases.split(","))
         command = [HERE / "parallel.py", self.staged, self.out / made, "cuda", processes, 12, cases]
         return Step(f"parallel.{processes}", "torch", seconds, (made,), (), command, gpus=processes)
 
@@ -283,19 +290,19 @@ class Steps:
         """Train on generated JPEG files on one GPU or several."""
         command = [HERE / "scaling.py", self.staged, self.out / f"scaling.{processes}.json", "cuda", processes]
         made = (f"scaling.{processes}.json",)
-        return Step(f"scaling.{processes}", "torch", 90, made, (), command, gpus=processes)
+        return Step(f"scaling.{processes}", "torch", 75, made, (), command, gpus=processes)
 
     def qat(self, device):
         """Run QAT on a device, and score it beside the staged graph."""
         command = [HERE / "qat.py", self.staged, self.out / f"qat.{device}.json", device]
-        return Step(f"qat.{device}", "torch", 90, (f"qat.{device}.json",), (), command)
+        return Step(f"qat.{device}", "torch", 90, (f"qat.{device}.json",), (), command, shares=True)
 
     def loading(self, model, batch):
         """Train on images of JPEG files and on the same images in memory."""
         made = f"loading.{model}.json"
         command = [ROOT / "tests/bench/loading.py", "--train", "--device", "cuda", "--images", 4000, "--json"]
         command += [self.out / made, "--model", model, "--batch", batch, "--rounds", 2]
-        return Step(f"loading.{model}", "torch", 120, (made,), (), command)
+        return Step(f"loading.{model}", "torch", 90, (made,), (), command)
 
     def all(self):
         """Return the steps, those first that others wait for and that take long."""
@@ -309,7 +316,7 @@ class Steps:
         every += [self.target("pytorch", "cuda"), *self.across(FIRST), *self.pixels(FIRST, 64), self.qat("cuda")]
         every += [*self.variants(SECOND, 1), *self.variants(FIRST, 1)]
         every += [self.client(), self.bundle(), self.scaling(1), self.scaling(2), self.scaling(4)]
-        every += [self.loading(FIRST, 256), self.loading(SECOND, 256), self.parallel(2, "bf16,qat,killed")]
+        every += [self.loading(FIRST, 256), self.loading(SECOND, 256), self.parallel(2, "bf16,qat")]
         every += [step for name in OTHERS for step in self.pairs(name, "fp16")]
         every += [
             self.planned("short", 400),

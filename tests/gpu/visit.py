@@ -7,7 +7,8 @@
 
 `stage` also packs DIR into DIR.parts/, pieces of 56 MiB; `run` unpacks them where DIR is not there. `run` takes the
 steps of steps.py in their order, or --only's, one at a time on each GPU, and starts none that does not fit into the
-budget; `plan` prints when each would run. A step on several GPUs begins when as many are free. Each step's figures are
+budget; `plan` prints when each would run. A step on several GPUs begins when as many are free; trainings and
+checks share one. Each step's figures are
 a file of their own under OUT, and a step that is done is not repeated: call `run` again with the same OUT until it says
 that nothing is left. OUT/visit.json has each step's status and seconds. --back gets visit.tar.gz, every figure, log and
 timing cache without engines, after each step, and at the end some pieces of the kit's outputs. `run` needs the standard
@@ -28,12 +29,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import schedule  # noqa: E402
 import steps as table  # noqa: E402
 
 FIGURES = (".json", ".log", ".txt", ".timing")
 LARGEST = 4 << 20  # bytes of a figure that comes back
 BUNDLE = ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH")  # of the Python that has TensorRT, and not of PyTorch's
 PIECES = 3  # of the kit's outputs that one call brings back
+POLL = 1  # seconds between looks at what else is there
 SPARE = 5  # seconds of the budget for the last archive
 
 
@@ -53,29 +56,34 @@ class Visit:
         """Take all steps that fit, each when its GPUs are free; return the names of those that are left."""
         self.waiting = [step for step in self.waiting if not self.is_done(step)]
         self.waiting.sort(key=lambda step: step.name in self.done)  # what failed or was cut off comes last
-        self.free, self.running = self.args.gpus.split(","), set()
+        self.gpus, self.running = schedule.Gpus(self.args.gpus.split(",")), set()
         with self.lock:
             while True:
-                step = choose(self.waiting, self.is_there, len(self.free), self.end - time.monotonic())
+                here = [step for step in self.waiting if step.python != "tensorrt" or self.has_tensorrt()]
+                step = schedule.choose(here, self.is_there, self.gpus, self.end - time.monotonic())
                 if step:
                     self.begin(step)
-                elif self.running:
-                    self.lock.wait()
+                elif self.running or not self.has_tensorrt():
+                    self.lock.wait(POLL)
                 else:
                     return [step.name for step in self.waiting]
 
     def begin(self, step):
         self.waiting.remove(step)
         self.running.add(step.name)
-        taken, self.free = self.free[: step.gpus], self.free[step.gpus :]
-        threading.Thread(target=self.work, args=(step, taken)).start()
+        threading.Thread(target=self.work, args=(step, self.gpus.take(step))).start()
 
     def work(self, step, gpus):
         self.take(step, ",".join(gpus))
         with self.lock:
             self.running.remove(step.name)
-            self.free = sorted(self.free + gpus)
+            self.gpus.give(step, gpus)
             self.lock.notify_all()
+
+    def has_tensorrt(self):
+        """Return whether steps of TensorRT can run: its bundle may still be on the way when a visit begins."""
+        late = self.args.wait_for
+        return not late or os.path.exists(late) or time.monotonic() > self.end
 
     def is_there(self, path):
         return (self.out / path).exists()
@@ -157,31 +165,6 @@ class Visit:
         print(f"{len(list(pieces.iterdir()))} pieces of the kit's outputs come with the next calls", flush=True)
 
 
-def choose(waiting, is_there, free, left):
-    """Return the first waiting step whose needs are there, for which GPUs are free and seconds are left, or None."""
-    fitting = (step for step in waiting if step.gpus <= free and step.seconds <= left)
-    return next((step for step in fitting if all(map(is_there, step.needs))), None)
-
-
-def simulate(waiting, out, gpus, budget):
-    """Yield (second of its begin, its end, step) as `run` would take the steps, by their estimates."""
-    now, free, running, made = 0, gpus, [], set()
-    while True:
-        step = choose(waiting, lambda path: out / path in made, free, budget - SPARE - now)
-        if step:
-            waiting.remove(step)
-            running.append((now + step.seconds, step))
-            free -= step.gpus
-            yield now, now + step.seconds, step
-        elif running:
-            now, step = min(running, key=lambda pair: pair[0])
-            running.remove((now, step))
-            free += step.gpus
-            made.update(out / path for path in step.made)
-        else:
-            return
-
-
 def is_figure(path):
     return path.suffix in FIGURES and path.is_file() and path.stat().st_size <= LARGEST
 
@@ -214,9 +197,9 @@ def run(args):
 
 
 def plan(args):
-    steps, out = steps_of(args), Path(args.out).resolve()
-    for begin, end, step in simulate(steps, out, len(args.gpus.split(",")), args.budget_seconds):
-        print(f"{begin:5.0f} to {end:5.0f} s  {step.gpus} GPU  {step.name}")
+    steps, out, gpus = steps_of(args), Path(args.out).resolve(), schedule.Gpus(args.gpus.split(","))
+    for begin, end, names, step in schedule.simulate(steps, out, gpus, args.budget_seconds - SPARE):
+        print(f"{begin:5.0f} to {end:5.0f} s  GPU {','.join(names) or '-':8s}  {step.name}")
     print(f"left: {', '.join(step.name for step in steps) or 'nothing'}")
 
 
@@ -259,6 +242,7 @@ def main():
             "--only", default="", help="names of steps, or how they begin, in the order wanted"
         )
     two.add_argument("--back", help="folder that gets visit.tar.gz")
+    two.add_argument("--wait-for", help="file that is there once the Python with TensorRT is")
     two.add_argument("--python", default=sys.executable, help="with TensorRT")
     two.add_argument("--torch-python", default="python3", help="with PyTorch and timm")
     three = kinds.add_parser("tables")
