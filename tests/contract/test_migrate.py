@@ -1,104 +1,90 @@
-"""What commit 4f3b3bb trained is adopted: an upgrade to this version trains nothing."""
+"""What version 0.1.0 trained is adopted: an upgrade to this version trains nothing.
 
-import io
-import os
+0.1.0 wrote no records beside its artifacts, and its results say what they were made of: `recorded/recipe_0.1.0.json` is
+the recipe that its Snakefile gave a result of int8_qat.
+"""
+
+import json
 import shutil
 import subprocess
-import sys
-import tarfile
 
 import pytest
-import yaml
 
 from core.files import read_json, sha256_file
-from workflow import PARTS, REPOSITORY, jobs_of
+from staleness import MODEL
+from workflow import REPOSITORY, command_python
 
-COMMIT = "4f3b3bb"
-MODEL = "LeViT-tiny"
 RESULT = f"results/{MODEL}.int8_qat.cpu.json"
-TRAINED = [f"results/digits/checkpoints/{MODEL}.pth", f"results/digits/qat/{MODEL}.int8_qat.pth"]
-PYTHON = sys.executable
-
-
-def quick(folder):
-    """Let a folder's config.yaml train for seconds."""
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["datasets"]["digits"]["training"].update(epochs=1, small_epochs=0)
-    config["datasets"]["digits"]["splits"] = {"calib": 64, "select": 100}
-    config["precisions"]["int8_qat"]["calibration"]["images"] = 64
-    config["precisions"]["int8_qat"].update(budget=100.0, fallback="none")
-    config["precisions"]["int8_qat"]["qat"] = {"steps": 4, "batch": 16}
-    config["precisions"] = {name: config["precisions"][name] for name in ("fp32", "int8_qat")}
-    config["targets"]["cpu"].update(batches=[1], warmup_ms=20, duration_ms=100, iterations=5)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-
-
-def run(folder, *command):
-    environment = {**os.environ, "LEVIT_SNAKEMAKE_OUTPUT": "1"}  # that `jobs_of` reads
-    done = subprocess.run([PYTHON, *command], cwd=folder, capture_output=True, text=True, timeout=900, env=environment)
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def upgraded(tmp_path_factory):
-    """Results of that commit, under the files of this one."""
-    archive = subprocess.run(["git", "archive", COMMIT, *PARTS], cwd=REPOSITORY, capture_output=True)
-    if archive.returncode:
-        pytest.skip(f"commit {COMMIT} is not in this clone's history")
-    folder = tmp_path_factory.mktemp("migrate") / "work"
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
-    quick(folder)
-    status, output = run(folder, "-m", "snakemake", "--quiet", "all", "--", RESULT)
-    assert status == 0, output
-    for part in PARTS:
-        if (folder / part).is_dir():
-            shutil.rmtree(folder / part)
-            shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(REPOSITORY / part, folder)
-    quick(folder)
-    return folder
+CHECKPOINT, QAT = TRAINED = [f"results/digits/checkpoints/{MODEL}.pth", f"results/digits/qat/{MODEL}.int8_qat.pth"]
+SOURCES = {  # of what a result of 0.1.0 records the hash
+    "checkpoint_sha256": CHECKPOINT,
+    "calibration_sha256": f"results/digits/calibration/{MODEL}.int8_qat.json",
+    "graph_sha256": f"results/digits/quantized/{MODEL}.int8_qat.cpu.onnx",
+}
+VERSIONS = {"torch": "2.9.1", "timm": "1.0.20"}
 
 
 @pytest.fixture
-def folder(upgraded, tmp_path):
-    return shutil.copytree(upgraded, tmp_path / "work", symlinks=True)
+def upgraded(base, tmp_path):
+    """A folder with what 0.1.0 left there: artifacts without records, built by rows that are still in config.yaml."""
+    workflow = base.copy(tmp_path / "work")
+    recipe = read_json(REPOSITORY / "tests/recorded/recipe_0.1.0.json")
+
+    def earlier_rows(config):
+        config["models"][MODEL] = recipe["model"]
+        config["datasets"]["digits"] = recipe["dataset"]
+        config["precisions"]["int8_qat"] = {**recipe["precision"], "budget": 0.3}
+
+    workflow.config(earlier_rows)
+    for path in workflow.path("results").rglob("*.provenance"):
+        path.unlink()
+    shutil.rmtree(workflow.path(".cache"))
+    for path in workflow.path(".snakemake/metadata").iterdir():  # rules of 0.1.0 had other params
+        path.write_text(json.dumps({**json.loads(path.read_text()), "params": ["of 0.1.0"]}))
+    hashes = {key: sha256_file(workflow.path(path)) for key, path in SOURCES.items()}
+    result = {"model": MODEL, "precision": "int8_qat", "target": "cpu", "dataset": {"name": "digits"}}
+    result["provenance"] = {**hashes, "recipe": recipe, "versions": VERSIONS, "git_commit": None}
+    workflow.path(RESULT).write_text(json.dumps(result))
+    return workflow
 
 
-def planned(folder):
-    status, output = run(folder, "-m", "snakemake", "-n", "--", RESULT)
-    assert status == 0, output
-    return {job.split()[0] for job in jobs_of(output)}
+def migrate(workflow):
+    command = [command_python(), "workflow_scripts/migrate.py"]
+    done = subprocess.run(command, cwd=workflow.folder, env=workflow.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-@pytest.mark.slow
-def test_what_was_trained_is_adopted(folder):
-    before = {path: sha256_file(folder / path) for path in TRAINED}
-    versions = read_json(folder / RESULT)["provenance"]["versions"]
-    assert {"train", "train_qat"} <= planned(folder)
-    status, output = run(folder, "workflow_scripts/migrate.py")
-    assert status == 0 and "adopted 2 of 2 trained artifacts" in output, output
-    assert not {"train", "train_qat"} & planned(folder)
+def planned(workflow):
+    return {job.split()[0] for job in workflow.plan(RESULT)}
+
+
+def test_what_was_trained_is_adopted(upgraded):
+    before = {path: sha256_file(upgraded.path(path)) for path in TRAINED}
+    assert {"train", "train_qat"} <= planned(upgraded)
+    assert "adopted 2 of 2 trained artifacts" in migrate(upgraded)
+    assert not {"train", "train_qat"} & planned(upgraded)
     for path, digest in before.items():
-        record = read_json(folder / f"{path}.provenance")
-        assert sha256_file(folder / path) == record["sha256"] == digest
-        assert record["trained"] and record["versions"]["torch"] == versions["torch"]
-    status, output = run(folder, "workflow_scripts/migrate.py")
-    assert status == 0 and output.startswith("nothing to adopt")
-    status, output = run(folder, "-m", "snakemake", "--quiet", "all", "--", RESULT)
-    assert status == 0, output
-    assert {path: sha256_file(folder / path) for path in TRAINED} == before and planned(folder) == set()
+        record = read_json(upgraded.path(f"{path}.provenance"))
+        assert sha256_file(upgraded.path(path)) == record["sha256"] == digest
+        assert record["trained"] and record["versions"]["torch"] == VERSIONS["torch"]
+    assert migrate(upgraded).startswith("nothing to adopt")
+    assert not [work for work in upgraded.build(RESULT) if work.startswith("train")]
+    assert {path: sha256_file(upgraded.path(path)) for path in TRAINED} == before and upgraded.plan(RESULT) == []
 
 
-@pytest.mark.slow
-def test_what_is_not_adopted_is_named_with_the_reason(folder):
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["precisions"]["int8_qat"]["qat"]["steps"] = 5
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    with (folder / TRAINED[0]).open("ab") as stream:
+def test_what_is_not_adopted_is_named_with_the_reason(upgraded):
+    def more_steps(config):
+        config["precisions"]["int8_qat"]["qat"]["epochs"] = 2
+
+    upgraded.config(more_steps)
+    said = migrate(upgraded)
+    assert "adopted 1 of 2" in said
+    assert f"not adopted: {QAT}: precisions.int8_qat.qat.epochs was 1 when it was trained, and is 2; the next" in said
+    with upgraded.path(CHECKPOINT).open("ab") as stream:
         stream.write(b"another")
-    status, output = run(folder, "workflow_scripts/migrate.py")
-    assert status == 0 and "adopted 0 of 2" in output, output
-    assert f"not adopted: {TRAINED[0]}: no result has its hash" in output
-    assert f"not adopted: {TRAINED[1]}: no result has its hash" in output
+    upgraded.path(f"{CHECKPOINT}.provenance").unlink()
+    said = migrate(upgraded)
+    assert "adopted 0 of 2" in said
+    for path in TRAINED:
+        assert f"not adopted: {path}: no result records its hash" in said
