@@ -18,6 +18,9 @@ pytest.register_assert_rewrite("staleness", "workflow")
 import forks  # noqa: E402
 from staleness import base  # noqa: E402, F401 (a fixture)
 
+if "code_hashes" in sys.modules:  # in a fork (fork_server.py)
+    sys.modules["code_hashes"].look_up()
+
 
 def pytest_xdist_setupnodes(config, specs):
     """Start the test processes as forks of one that has imported torch, but those of OpenVINO, which shares none."""

@@ -15,6 +15,7 @@ import yaml
 
 import boards
 import bundles
+import fork_server
 import forks
 from model import zoo
 from workflow import REPOSITORY, SNAKEMAKE, SNAKEMAKE7, Workflow, jobs_of
@@ -43,13 +44,13 @@ class Remote(Workflow):
 
     def plan(self, *targets):
         outside = Workflow(self.folder)
-        outside.variables = self.variables
+        outside.variables = {name: value for name, value in self.variables.items() if name != fork_server.NETWORK}
         return outside.plan(*targets)
 
 
 def of(board, folder):
     """Return a copied workflow's copy with Snakemake in the client's network."""
-    workflow = Remote(folder, board.wrapped(SNAKEMAKE, f"{folder}/in-network"))
+    workflow = Remote(folder)
     workflow.variables = {**board.variables, "LEVIT_PYTHON": sys.executable, "LEVIT_SNAKEMAKE_OUTPUT": "1"}
     return workflow
 

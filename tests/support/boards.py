@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import fork_server
 from workflow import REPOSITORY
 
 UNPACKED = REPOSITORY / ".cache/ssh"  # by `make board`
@@ -224,8 +225,10 @@ class Board:
 
     @property
     def variables(self):
-        """Return the environment of a client."""
-        return {"PATH": TOOLS["PATH"], "LD_LIBRARY_PATH": TOOLS["LD_LIBRARY_PATH"], "XDG_RUNTIME_DIR": str(self.folder)}
+        """Return the environment of a client, with the network that a fork (fork_server.py) is to enter."""
+        tools = {"PATH": TOOLS["PATH"], "LD_LIBRARY_PATH": TOOLS["LD_LIBRARY_PATH"]}
+        network = {fork_server.NETWORK: f"/proc/{self.client.pid}/ns/net"} if self.client else {}
+        return {**tools, "XDG_RUNTIME_DIR": str(self.folder), **network}
 
     def row(self, **more):
         """Return the keys of a target's row that reach this board."""
@@ -252,13 +255,6 @@ class Board:
             f"{sys.executable} -c 'import time; print(time.time())'",
         ]
         return float(subprocess.check_output(command, env=TOOLS))
-
-    def wrapped(self, command, path):
-        """Write a program that runs a command in the client's network; return its path."""
-        words = " ".join(f"'{word}'" for word in [*self.entering(), str(command)])
-        Path(path).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-        Path(path).chmod(0o755)
-        return Path(path)
 
 
 def made(**options):

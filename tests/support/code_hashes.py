@@ -22,9 +22,10 @@ def _table():
 TABLE = _table()
 
 
-def remembered(sources):
-    """Return the `code_hash` of a folder's core/sources.py, looked up for texts that are the repository's."""
-    if Path(sources.__file__).read_bytes() not in TABLE:
-        return sources.code_hash
-    code_hash = sources.code_hash
-    return lambda path: TABLE.get(Path(path).read_bytes()) or code_hash(path)
+def look_up():
+    """Let the core/sources.py that this process imports take the hashes of texts that are the repository's."""
+    from core import sources
+
+    if Path(sources.__file__).read_bytes() in TABLE:
+        code_hash = sources.code_hash
+        sources.code_hash = lambda path: TABLE.get(Path(path).read_bytes()) or code_hash(path)

@@ -19,7 +19,7 @@ script = sys.argv[1]
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
 
-from core import command, sources  # noqa: E402
+from core import command  # noqa: E402
 from core.files import canonical, digest_of  # noqa: E402
 
 LOSSES = {"budget": ',"accuracy":{"within_budget":false}', "plan": ',"plan":{"met":false}'}
@@ -76,7 +76,7 @@ if "--print" not in sys.argv:  # the table that is printed after a run reads rea
     run = command.Command.run
     command.Command.run = lambda self, _, argv=None: run(self, functools.partial(work, self), argv)
     if "code_hashes" in sys.modules:  # in a fork (fork_server.py)
-        sources.code_hash = sys.modules["code_hashes"].remembered(sources)
+        sys.modules["code_hashes"].look_up()
     # weights that the replaced work wrote are not weights, and to read a user's would import torch
     sys.modules["model.checkpoint"] = types.SimpleNamespace(part_of=lambda *_: None)
     runpy.run_path(script, run_name="__main__")

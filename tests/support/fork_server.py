@@ -13,6 +13,8 @@ have been closed.
 import array
 import atexit
 import contextlib
+import ctypes
+import functools
 import gc
 import importlib
 import os
@@ -24,6 +26,7 @@ import threading
 import traceback
 
 KEEP = b"keep"
+NETWORK = "LEVIT_NETWORK"  # in a program's environment: the file of the network namespace that it is to run in
 TAKEN = 75  # the exit status where the address is another server's
 
 
@@ -113,6 +116,11 @@ def run(request, path):
     os.environ.clear()
     os.environ.update(word.split("=", 1) for word in environment)
     sys.executable = os.environ.pop("LEVIT_EXECUTABLE", sys.executable)
+    os.execve = functools.partial(execute_again, os.execve, list(sys.argv))
+    if "code_hashes" in sys.modules and os.path.exists(os.path.join(sys.path[0], "core/sources.py")):
+        sys.modules["code_hashes"].look_up()
+    if NETWORK in os.environ:
+        enter(os.environ.pop(NETWORK))
     added = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     inline = sys.argv[0] in ("-c", "-m")
     sys.path[:] = ["" if inline else os.path.dirname(sys.argv[0]), *added, *path]
@@ -133,6 +141,19 @@ def run(request, path):
         traceback.print_exc()
         return 1
     return 0
+
+
+def execute_again(execve, own, path, words, environment):
+    """Replace this process by its own program where the words are those of /proc/self/cmdline: the server's."""
+    execve(path, [sys.executable, *own] if __file__ in words else words, environment)
+
+
+def enter(namespace):
+    """Enter a namespace: Python has os.setns from 3.12 on."""
+    descriptor = os.open(namespace, os.O_RDONLY)
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, 0):
+        raise OSError(ctypes.get_errno(), f"{namespace} cannot be entered")
+    os.close(descriptor)
 
 
 def main(address, *modules):

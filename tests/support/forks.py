@@ -19,8 +19,13 @@ import fork_server
 SERVER = Path(fork_server.__file__)
 QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # what is forked has no threads but its own
 QUIET["GOMP_SPINCOUNT"] = "1000"  # as commands set it, but they do so after the server imported torch
-WITH_TORCH = ("torch", "timm", "modelopt.torch.quantization", "onnx", "onnx_graphsurgeon")
-WITHOUT_TORCH = ("onnx", "onnx_graphsurgeon", "PIL.Image")  # nor OpenVINO: a job of a runtime imports its own
+WITH_TORCH = ("code_hashes", "torch", "timm", "modelopt.torch.quantization", "onnx", "onnx_graphsurgeon")
+WITHOUT_TORCH = (
+    "code_hashes",
+    "onnx",
+    "onnx_graphsurgeon",
+    "PIL.Image",
+)  # nor OpenVINO: a job of a runtime imports its own
 CLIENT = '''#!{python} -IS
 """Run a program as a fork of a server (fork_server.py); without one, as a process."""
 import posix
@@ -82,7 +87,7 @@ def python_with_torch():
 
 
 def python_without_torch():
-    return interpreter("jsonschema", "numpy", "onnx", "PIL.Image", "requests")
+    return interpreter("code_hashes", "jsonschema", "numpy", "onnx", "PIL.Image", "requests")
 
 
 @functools.cache
