@@ -7,25 +7,16 @@ import sys
 
 from configuration import checks
 from configuration.tables import SCORED
-from core import history
-from core import sources
-from core import trained
+from core import history, sources, trained
 from devices import reach
-from snakefile import cluster
-from snakefile import command_lines
-from snakefile import device_site
-from snakefile import job_list
-from snakefile import nodes
+from snakefile import cluster, command_lines, device_site, job_list, nodes, run_checks
+from snakefile import signatures, snakemake_log, staleness
 from snakefile import params as slices
-from snakefile import run_checks
-from snakefile import signatures
-from snakefile import snakemake_log
-from snakefile import staleness
 from snakefile.params import AUGMENTATION, BUILDING, FACTS, PLANNING, PROFILING, QAT, TIMING, TRAINING, VERIFICATION
 from snakefile.params import dataset, graph, model, precision, seed, target
 
 lines = snakemake_log.attach(workflow)  # of a run, a line for each job
-tables = run_checks.one_line(checks.load)(config, os.path.join(workflow.basedir, "rules/schemas/config.schema.yaml"))
+tables = run_checks.one_line(checks.load)(config)
 options = functools.partial(slices.options, tables)
 device_options = functools.partial(options, runtime=target.runtime, identity=slices.runtime_identity)
 dataset_files = staleness.dataset_files(tables)

@@ -22,8 +22,7 @@ import subprocess
 import tarfile
 import time
 
-from configuration import checks, yaml_text
-from configuration.tables import Tables
+from configuration import checks
 from core.files import UserError, canonical, one_line, replacing
 from core.sources import ROOT
 from devices import rack, reach, survey
@@ -40,15 +39,6 @@ EXAMINE = "import sys, json; sys.path.insert(0, sys.argv[1]); from measure impor
 EXAMINE += "print(json.dumps(checkup.examine(**json.loads(sys.argv[2]))))"
 
 
-def configuration() -> Tables:
-    """Return the tables of config.yaml; raise UserError."""
-    yaml_text.check("config.yaml")
-    import yaml
-
-    with open("config.yaml", encoding="utf-8") as stream:
-        return checks.load(yaml.safe_load(stream), REPOSITORY / "rules/schemas/config.schema.yaml")
-
-
 def pins() -> dict:
     """Return {name of a file of envs/: its text}."""
     return {path.name: path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "envs").glob("*.txt"))}
@@ -57,7 +47,7 @@ def pins() -> dict:
 def examinations(names: list) -> dict:
     """Return {machine: its examination}, of the targets of some names, or of all and this machine; raise UserError."""
     try:
-        tables = configuration()
+        tables = checks.read()
     except ImportError:
         if names:
             raise UserError("PyYAML, which reads config.yaml, is not installed: see without a target's name") from None

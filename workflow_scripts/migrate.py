@@ -30,14 +30,6 @@ class Refused(Exception):
     """A file is not adopted; the text is the reason."""
 
 
-def load_tables() -> Tables:
-    """Return the checked tables of the project in the current folder."""
-    import yaml
-
-    with open("config.yaml", encoding="utf-8") as stream:
-        return checks.load(yaml.safe_load(stream), "rules/schemas/config.schema.yaml")
-
-
 def earlier_results() -> dict[str, dict]:
     """Return {path: result} of the results here that record their recipe."""
     parsed = {str(path): read_json(path) for path in sorted(Path("results").glob("*.json"))}
@@ -114,7 +106,7 @@ def training_data(dataset: str) -> list | None:
 
 def migrate() -> None:
     """Adopt trained artifacts, and print each that is adopted or refused."""
-    tables, results = load_tables(), earlier_results()
+    tables, results = checks.read(), earlier_results()
     files, adopted = candidates(tables), {}
     if not files:
         print("nothing to adopt: no trained artifact of an earlier version is here")

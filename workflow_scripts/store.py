@@ -24,13 +24,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from configuration import checks
-from core import sources, tiers
+from configuration.yaml_text import MAIN
+from core import tiers
 from core.bucket import Bucket
 from core.files import DONE, ROWS, STAGED, UserError, one_line, partial_of
 from core.store import NEW, Damaged, Entries, Store, Unreachable
 from core.tiers import Tiers
 
-CONFIG, SCHEMA = Path("config.yaml"), sources.ROOT.parent / "rules/schemas/config.schema.yaml"
 OLD = "brought-*"  # the name of STAGED files in version 0.2
 LEFT = (f"{NEW}*", f"{STAGED}*", OLD, f"*{partial_of('')}", f"*{ROWS}", f"*{DONE}")  # left by killed jobs
 BELOW = (".cache", "results")  # folders besides the store that may hold leftovers
@@ -195,12 +195,10 @@ def _gigabytes(text):
 
 def _opened(address):
     """Return the store of the command line, of a run's environment or of config.yaml; raise UserError."""
-    if address is None and (tiers.STORE in os.environ or not CONFIG.is_file()):
+    if address is None and (tiers.STORE in os.environ or not os.path.isfile(MAIN)):
         store = tiers.default() or Store(tiers.LOCAL)
     elif address is None:
-        import yaml
-
-        keys = checks.load(yaml.safe_load(CONFIG.read_text(encoding="utf-8")), SCHEMA).store
+        keys = checks.read().store
         store = tiers.opened(keys) if keys else Store(tiers.LOCAL)
     else:
         store = tiers.at(address)

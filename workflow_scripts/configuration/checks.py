@@ -10,12 +10,14 @@ import os
 import re
 from collections.abc import Iterator
 
+from configuration import yaml_text
 from configuration.schema import Checker
 from configuration.tables import DRAWN, NNCF, PYTORCH, STRONGLY_TYPED_GRAPH, Tables
-from core import objective
+from core import objective, sources
 from core.addresses import public
 from core.files import UserError
 
+SCHEMA = sources.ROOT.parent / "rules/schemas/config.schema.yaml"
 LOCAL = ("store", "datasets", "precisions")  # keys of config.yaml below which paths are this machine's
 BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]+(/[^@?#]*)?")
 OF_FOLDERS = ("val", "labels", "synsets", "manifest")  # keys of a dataset's row that describe a folder of images
@@ -28,9 +30,18 @@ OF_NNCF = {"backend", "images", "model_type"}  # keys of its calibration
 WEIGHT_CHANGES = ("equalize", "smoothing", "bias_correction")  # parts of a calibration that change weights
 
 
-def load(config: dict, schema: str | os.PathLike) -> Tables:
-    """Return the tables of a configuration, checked against a file of JSON Schema; raise UserError."""
+def read() -> Tables:
+    """Return the tables of config.yaml in this folder, checked as text as well; raise UserError."""
+    yaml_text.check(yaml_text.MAIN)
     import yaml  # Snakemake's own
+
+    with open(yaml_text.MAIN, encoding="utf-8") as stream:
+        return load(yaml.safe_load(stream))
+
+
+def load(config: dict, schema: str | os.PathLike = SCHEMA) -> Tables:
+    """Return the tables of a configuration, checked against a file of JSON Schema; raise UserError."""
+    import yaml
 
     with open(schema, encoding="utf-8") as stream:
         return checked(config, yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))

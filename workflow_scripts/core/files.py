@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,15 @@ def system_text(path: str | Path) -> str:
             return stream.read()
     except OSError:
         return ""
+
+
+def system_output(*command: str) -> str:
+    """Return what a program prints, or an empty string where it does not start or takes more than 20 s."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
 
 
 def system_number(path: str | Path) -> int | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
-from core.files import system_text
+from core.files import system_output, system_text
 
 MODE = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", re.MULTILINE)
 CURRENT = re.compile(r"NV Power Mode:\s*(\S+)")
@@ -23,11 +22,7 @@ def current(root: str = "/") -> str | None:
 
     nvpmodel prints the mode even where it then fails for lack of root; without the program, its status file is read.
     """
-    try:
-        done = subprocess.run(["nvpmodel", "-q"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
-        match = CURRENT.search(done.stdout.decode("utf-8", "replace"))
-    except (OSError, subprocess.SubprocessError):
-        match = None
+    match = CURRENT.search(system_output("nvpmodel", "-q"))
     if match:
         return match.group(1)
     status = STATUS.search(system_text(f"{root}/var/lib/nvpmodel/status"))

@@ -15,13 +15,11 @@ import hashlib
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from importlib import util
 
-from core.files import system_text
+from core.files import system_output, system_text
 
 # distributions: names that the runtime is installed under, by priority; device: a row of DEVICES, by default;
 # capabilities: compute capabilities of devices that run its engines (None: any);
@@ -217,20 +215,11 @@ def _cuda():
 
 def _smi():
     """Return nvidia-smi's facts of the first visible GPU, each None without one."""
-    unknown = dict.fromkeys(NVIDIA)
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return unknown
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    command = [program, "--query-gpu=" + ",".join(NVIDIA.values()), "--format=csv,noheader", "--id=" + (visible or "0")]
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return unknown
-    values = [
-        value.strip() for value in done.stdout.decode("utf-8", "replace").splitlines()[:1] for value in value.split(",")
-    ]
-    return dict(zip(NVIDIA, values)) if done.returncode == 0 and len(values) == len(NVIDIA) else unknown
+    options = f"--query-gpu={','.join(NVIDIA.values())}", "--format=csv,noheader", f"--id={visible or '0'}"
+    lines = system_output("nvidia-smi", *options).splitlines() or [""]
+    values = [value.strip() for value in lines[0].split(",")]
+    return dict(zip(NVIDIA, values)) if len(values) == len(NVIDIA) else dict.fromkeys(NVIDIA)
 
 
 DEVICES = {"cpu": _cpu, "cuda": _nvidia}

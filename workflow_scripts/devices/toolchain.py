@@ -11,9 +11,8 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 
-from core.files import system_text
+from core.files import system_output, system_text
 
 INCLUDE = "TENSORRT_INCLUDE"  # environment: the folder of TensorRT's headers, where it is none of FOLDERS
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # of JetPack and Debian packages, not on PATH
@@ -50,11 +49,7 @@ def facts() -> dict:
 
 
 def _version(compiler):
-    try:
-        done = subprocess.run([compiler, "--version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = RELEASE.search(done.stdout.decode("utf-8", "replace"))
+    match = RELEASE.search(system_output(compiler, "--version"))
     return match.group(1) if match else None
 
 

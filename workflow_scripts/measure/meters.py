@@ -6,14 +6,13 @@ else through nvidia-smi.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib
 import os
-import shutil
-import subprocess
 from typing import Any
 
-from core.files import UserError, system_number, system_text
+from core.files import UserError, system_number, system_output, system_text
 from devices import power_modes, probe
 from measure import jetson
 from measure.jetson import Jetson
@@ -118,15 +117,10 @@ class Smi(Meter):
     """nvidia-smi: it has no energy counter."""
 
     def _read(self, field):
-        program = shutil.which("nvidia-smi")
-        if program is None:
-            return None
-        command = [program, f"--query-gpu={field}", "--format=csv,noheader,nounits", f"--id={device_number()}"]
-        try:
-            text = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20).stdout
-            return float(text.decode("utf-8", "replace").strip())
-        except (OSError, ValueError, subprocess.SubprocessError):
-            return None
+        options = f"--query-gpu={field}", "--format=csv,noheader,nounits", f"--id={device_number()}"
+        with contextlib.suppress(ValueError):
+            return float(system_output("nvidia-smi", *options).strip())
+        return None
 
     def clock_mhz(self) -> float | None:  # noqa: D102
         return self._read("clocks.sm")
