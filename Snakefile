@@ -52,7 +52,7 @@ onstart:
     run_checks.start(workflow.persistence.dag, tables)
     device_site.start(workflow.persistence.dag, tables)
     trained.keep(workflow.persistence.dag.needrun_jobs())
-    history.keep(workflow.persistence.dag.needrun_jobs())
+    history.save(workflow.persistence.dag.needrun_jobs())
 
 
 onsuccess:

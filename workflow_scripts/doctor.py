@@ -56,22 +56,22 @@ def examinations(names: list) -> dict:
         return {"this machine": {**answer, "findings": [*answer["findings"], problem]}}
     rows = {name: tables.row("target", name) for name in names or tables.names("target")}
     boards = {name: reach.board(tables, name) for name in rows}
-    found = _here({name: row for name, row in rows.items() if not boards[name]}, bool(names))
+    machines = _here({name: row for name, row in rows.items() if not boards[name]}, bool(names))
     for name, board in boards.items():
         for each in rack.rows(board) if board else ():
-            found[each["name"]] = _board(name, rows[name], each)
-    return found
+            machines[each["name"]] = _board(name, rows[name], each)
+    return machines
 
 
 def _here(rows, is_asked):
     """Return {interpreter's machine: examination} of rows whose jobs run here; a row may name its interpreter."""
     pythons = sorted({row.get("python") or "" for row in rows.values()} | ({""} if not is_asked else set()))
-    found = {}
+    interpreters = {}
     for python in pythons:
         own = {name: row for name, row in rows.items() if (row.get("python") or "") == python}
         request = {"rows": own, "pins": pins(), "is_asked": is_asked or bool(python)}
-        found[f"this machine{python and f', {python}'}"] = _of_interpreter(python, request)
-    return found
+        interpreters[f"this machine{python and f', {python}'}"] = _of_interpreter(python, request)
+    return interpreters
 
 
 def _of_interpreter(python, request):
@@ -107,16 +107,16 @@ def _board(name, row, board_row):
     return {**answer, "findings": [finding(CONNECTION, OK, "ssh reaches the board"), clock, *answer["findings"]]}
 
 
-def lines(found: dict) -> list:
+def lines(machines: dict) -> list:
     """Return the lines of a report: a heading for each machine, then a line for each finding."""
-    width = max(len(each["topic"]) for answer in found.values() for each in answer["findings"])
-    told = []
-    for machine, answer in found.items():
-        told.append(f"{machine}:")
+    width = max(len(each["topic"]) for answer in machines.values() for each in answer["findings"])
+    listed = []
+    for machine, answer in machines.items():
+        listed.append(f"{machine}:")
         for each in answer["findings"]:
             remedy = f"; remedy: {each['remedy']}" if each["remedy"] else ""
-            told.append(f"  {each['state']:<8} {each['topic']:<{width}}  {each['text']}{remedy}")
-    return told
+            listed.append(f"  {each['state']:<8} {each['topic']:<{width}}  {each['text']}{remedy}")
+    return listed
 
 
 def anonymous(value: dict) -> dict:
@@ -128,19 +128,19 @@ def anonymous(value: dict) -> dict:
     return json.loads(text)
 
 
-def public(found: dict) -> dict:
+def public(machines: dict) -> dict:
     """Return examinations as a bug report may carry them."""
-    machines = {}
-    for number, (machine, answer) in enumerate(found.items()):
+    report = {}
+    for number, (machine, answer) in enumerate(machines.items()):
         shown = [{**each, "text": "-"} if each["topic"] == CONNECTION else each for each in answer["findings"]]
         name = machine if "," not in machine else f"this machine, interpreter {number}"
-        machines[name] = {"findings": shown, "identities": answer.get("identities", {})}
-    return anonymous(machines)
+        report[name] = {"findings": shown, "identities": answer.get("identities", {})}
+    return anonymous(report)
 
 
-def write_archive(path: str, found: dict) -> None:
+def write_archive(path: str, machines: dict) -> None:
     """Write examinations as report.txt and report.json into a tar archive."""
-    shown = public(found)
+    shown = public(machines)
     texts = {"report.txt": "\n".join(lines(shown)) + "\n", "report.json": json.dumps(shown, indent=2) + "\n"}
     with replacing(path) as partial, tarfile.open(partial, "w:gz") as archive:
         for name, text in texts.items():
@@ -155,10 +155,10 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", help="rows of `targets`; by default, this machine and every board")
     parser.add_argument("--archive", default="doctor.tar.gz", help="for a bug report (doctor.tar.gz)")
     args = parser.parse_args()
-    found = examinations(args.targets)
-    print("\n".join(lines(found)), flush=True)
-    write_archive(args.archive, found)
-    states = [each["state"] for answer in found.values() for each in answer["findings"]]
+    machines = examinations(args.targets)
+    print("\n".join(lines(machines)), flush=True)
+    write_archive(args.archive, machines)
+    states = [each["state"] for answer in machines.values() for each in answer["findings"]]
     count = states.count(MISSING)
     print(f"{args.archive} has this without names or addresses, for a bug report")
     sys.exit(f"error: {count} missing: the lines above have the remedies" if count else 0)

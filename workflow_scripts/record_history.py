@@ -9,7 +9,7 @@ def run(args: Job) -> None:
     own = history.entries_of(args.result)
     if not own:
         raise UserError(f"{args.result} is not a result: delete it and run again")
-    write_json(args.history, {"entries": history.merged(history.kept_of(args.result), own)})
+    write_json(args.history, {"entries": history.merged(history.saved_entries(args.result), own)})
 
 
 def command() -> Command:

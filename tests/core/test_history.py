@@ -46,7 +46,7 @@ def record():
 def replaced():
     """Do as a run does whose jobs are pending: take down, then remove."""
     jobs = [Job(result=f"results/{NAME}"), Job(history=f"results/history/{NAME}"), Job(engine="results/other")]
-    history.keep(jobs)
+    history.save(jobs)
     for job in jobs:
         for path in job.output.values():
             if os.path.exists(path):
@@ -104,9 +104,9 @@ def test_only_the_latest_are_kept(place):
 def test_a_damaged_file_is_no_entry_and_no_error(place, text):
     with open(f"results/{NAME}", "w") as stream:
         stream.write(text)
-    history.keep_file(f"results/{NAME}")
-    history.keep_file("results/missing.json")
-    assert history.kept_of(f"results/{NAME}") == []
+    history.save_file(f"results/{NAME}")
+    history.save_file("results/missing.json")
+    assert history.saved_entries(f"results/{NAME}") == []
     with pytest.raises(SystemExit):
         record()
 

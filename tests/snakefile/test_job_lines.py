@@ -82,7 +82,7 @@ def test_on_a_terminal_the_job_at_work_is_overwritten():
 def test_what_was_made():
     lines = begun(JobLines(io.StringIO()), output="results/a.json")
     lines.finish(1)
-    lines.made(["results/a.json"], "results/report.html")
+    lines.summarize(["results/a.json"], "results/report.html")
     printed = lines.stream.getvalue().splitlines()[1:]
     assert printed[1].startswith("1 job in 0.0 s") and printed[2] == "made:  results/a.json"
     assert "results/report.html" in printed[3] and printed[4] == "again: make retime RESULT=results/a.json"

@@ -1,8 +1,8 @@
-"""Histories of results: what earlier results of the same name said, in short. Standard library only.
+"""Histories of results: a short entry for each result that a name has had. Standard library only.
 
-Snakemake removes the outputs of a stale job before it runs again. Before its first job a run therefore writes what each
-pending result says, and its history so far, into FOLDER. From there the job record_history takes what it adds its
-result to. Two entries that say the same of the same artifacts are one.
+Snakemake removes the outputs of a stale job before it runs again. Before its first job a run therefore saves an entry
+of each pending result, and its history so far, in FOLDER. The job record_history adds the new result to these. Two
+entries in a row with the same figures of the same artifacts count as one.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from core.files import UserError, read_json, write_json
 
 FOLDER = ".cache/history"
 MOST = 50  # entries of a name: the latest ones
-KEPT = ("result", "history")  # outputs that are taken down
+SAVED = ("result", "history")  # outputs whose entries are saved
 SCORES = ("top1", "agreement_with_fp32", "num_images", "within_budget")
 FACTS = ("checkpoint_sha256", "graph_sha256", "calibration_sha256", "git_commit", "versions")
 TIMING = ("batch", "images_per_second", "stable", "energy_mj_per_image", "machine", "power_mode")
 
 
-def keep(jobs: Iterable) -> None:
-    """Take down the results and the histories that pending Snakemake jobs replace."""
+def save(jobs: Iterable) -> None:
+    """Save the entries of the results and histories that pending Snakemake jobs replace."""
     for output, path in [item for job in jobs for item in job.output.items()]:
-        if output in KEPT:
-            keep_file(str(path))
+        if output in SAVED:
+            save_file(str(path))
 
 
-def keep_file(path: str) -> None:
-    """Take down a result or a history, by its file's name; what is not there or cannot be read is left out."""
+def save_file(path: str) -> None:
+    """Save the entries of a result or a history under its file's name; skip a file that is missing or unreadable."""
     try:
-        found = entries_of(path) if os.path.isfile(path) else []
+        entries = entries_of(path) if os.path.isfile(path) else []
     except UserError:
         return
-    kept = kept_of(path)
-    everything = merged(kept, found)
-    if everything != kept:
-        write_json(_kept(path), {"entries": everything})
+    saved = saved_entries(path)
+    every = merged(saved, entries)
+    if every != saved:
+        write_json(_saved_path(path), {"entries": every})
 
 
-def kept_of(path: str) -> list[dict[str, Any]]:
-    """Return the entries that were taken down for a result's name; path: of the result or its history."""
+def saved_entries(path: str) -> list[dict[str, Any]]:
+    """Return the saved entries of a result's name; path: of the result or its history."""
     try:
-        return entries_of(_kept(path)) if os.path.isfile(_kept(path)) else []
+        return entries_of(_saved_path(path)) if os.path.isfile(_saved_path(path)) else []
     except UserError:
         return []
 
 
-def _kept(path):
+def _saved_path(path):
     return os.path.join(FOLDER, os.path.basename(path))
 
 
@@ -69,7 +69,7 @@ def date_of(path: str) -> str:
 
 
 def entry(result: dict[str, Any], date: str) -> dict[str, Any]:
-    """Return what a history has of a result of any version of its schema."""
+    """Return the entry of a result, of any version of its schema."""
     accuracy, engine, made, identity = (
         result.get(part) or {} for part in ("accuracy", "engine", "provenance", "target_identity")
     )
@@ -91,11 +91,11 @@ def _timing(one):
 
 
 def merged(*several: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return entries in the order of their dates, at most MOST; of those in a row that say the same, the first."""
+    """Return entries in the order of their dates, at most MOST; of equal ones in a row, the first."""
     ordered = sorted((one for entries in several for one in entries), key=lambda one: str(one.get("date")))
     before = [None, *ordered]
-    return [one for one, last in zip(ordered, before) if last is None or _said(one) != _said(last)][-MOST:]
+    return [one for one, last in zip(ordered, before) if last is None or _content(one) != _content(last)][-MOST:]
 
 
-def _said(one):
+def _content(one):
     return {key: value for key, value in one.items() if key != "date"}

@@ -162,12 +162,12 @@ class Rack:
         hashes = {board: digest_of([self.home, board.destination]) for board in self.boards}
         return sorted(self.present(), key=hashes.__getitem__) if self.home else self.present()
 
-    def _preferred(self, said, ranked):
+    def _preferred(self, answers, ranked):
         """Return the board that has the job, the free home, or the free one that lacks least; None: wait."""
-        having = [board for board in said if said[board]["has_job"]]
-        free = [board for board in ranked if board in said and not said[board]["is_busy"]]
+        having = [board for board in answers if answers[board]["has_job"]]
+        free = [board for board in ranked if board in answers and not answers[board]["is_busy"]]
         if having or not self.home:
-            return next(iter(having or sorted(free, key=lambda board: said[board]["missing"])), None)
+            return next(iter(having or sorted(free, key=lambda board: answers[board]["missing"])), None)
         return ranked[0] if ranked[0] in free else None
 
     def _ask(self, boards, ask):

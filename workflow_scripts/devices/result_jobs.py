@@ -104,7 +104,7 @@ def copy_in(folder: str, files: list[str], remedy: str) -> list[str]:
     for name in files:
         os.makedirs(os.path.dirname(name), exist_ok=True)
         if os.path.dirname(name) == "results":
-            history.keep_file(name)
+            history.save_file(name)
     provenance.take({os.path.join(folder, name): name for name in files})
     run_snakemake("--touch", "--force", "--no-hooks", "--", *outputs)
     return outputs

@@ -151,24 +151,6 @@ def _as_gemm(graph, node, result, bias):
     surgery.supersede(graph, result, output)
 
 
-def gemm_to_conv(graph: gs.Graph) -> gs.Graph:
-    """Replace each Gemm with a constant weight by a 1x1 convolution on [rows, C, 1, 1], which stays in that form."""
-    shapes.annotate(graph)
-    for node in [n for n in graph.nodes if n.op == "Gemm" and isinstance(n.inputs[1], gs.Constant)]:
-        _as_conv(graph, node)
-    return _flat_between(graph)
-
-
-def _as_conv(graph, node):
-    (source, weight, bias), result, name = node.inputs, node.outputs[0], qdq.module_of(node)
-    values = weight.values if node.attrs.get("transB", 0) else weight.values.T
-    kernel = gs.Constant(f"{name}/kernel", np.ascontiguousarray(values[:, :, None, None]))
-    wide = surgery.reshape(graph, source, [*source.shape, 1, 1], f"{name}/Widen")
-    attrs, shape = {"kernel_shape": [1, 1]}, [*result.shape, 1, 1]
-    output = surgery.append(graph, "Conv", f"{name}/Conv", [wide, kernel, bias], shape, attrs)
-    surgery.supersede(graph, result, surgery.reshape(graph, output, result.shape, f"{name}/Narrow"))
-
-
 def gemm_to_matmul(graph: gs.Graph) -> gs.Graph:
     """Replace each Gemm with a constant weight by MatMul and Add on [rows, 1, C], which ONNX Runtime leaves apart.
 
@@ -266,7 +248,7 @@ def transform(graph: gs.Graph, names: Sequence[str]) -> gs.Graph:
 
 FOLDING = (fold_constants, fold_shapes, drop_noops, share_initializers)
 MERGING = (merge_reshapes, merge_slices, merge_transposes, merge_hardswish)
-LAYERS = (linear_to_gemm, gemm_to_conv, gemm_to_matmul, attention.fuse_attention, projections.split_linear, quantize)
+LAYERS = (linear_to_gemm, gemm_to_matmul, attention.fuse_attention, projections.split_linear, quantize)
 DLA = (dla_passes.linear_to_conv, dla_passes.mean_to_pool, dla_passes.split_to_slices, dla_passes.hardswish_to_clip)
 PASSES = {function.__name__: function for function in (*FOLDING, *MERGING, *LAYERS, *DLA)}
 

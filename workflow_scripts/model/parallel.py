@@ -78,8 +78,8 @@ def launch(function: Callable, processes: int, *arguments: object) -> None:
 def _unexpected(record):
     """Return whether a line of the launcher says more than the error that follows it: a traceback of our own code."""
     error = record.exc_info and record.exc_info[1]
-    told = any(words in str(error) for words in ("UserError: ", *LOST))
-    return isinstance(error, torch.multiprocessing.ProcessRaisedException) and not told
+    has_line = any(words in str(error) for words in ("UserError: ", *LOST))
+    return isinstance(error, torch.multiprocessing.ProcessRaisedException) and not has_line
 
 
 def _failure(error):

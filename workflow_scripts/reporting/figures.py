@@ -112,8 +112,8 @@ def _latency(results, choice, look):
     name, rows = _names(results), []
     for result, entry in _shown(results, choice):
         latency = entry["latency_ms"]
-        said = ", ".join(f"{key} {latency[key]:.3f}" for key in ("min", "median", "p95", "p99", "max"))
-        label = f"{name(result)} at batch {entry['batch']}: {said} ms"
+        quantiles = ", ".join(f"{key} {latency[key]:.3f}" for key in ("min", "median", "p95", "p99", "max"))
+        label = f"{name(result)} at batch {entry['batch']}: {quantiles} ms"
         rows.append({**latency, **look.of(result, entry["stable"]), "name": name(result), "label": label})
     rows.sort(key=lambda row: row["median"])
     return charts.draw("latency", rows, f"Latency of a query, {_batch(choice)}. {SPREAD}", choice)

@@ -34,8 +34,8 @@ def table_of(results: list[dict], dates: dict[str, str]) -> dict[str, Any] | Non
 
 def _without_shared(rows):
     """Return rows without the columns that say the same in each of several rows, and what those say."""
-    said = [{row.cells[n].text for row in rows} for n in range(len(COLUMNS))] if len(rows) > 1 else []
-    shared = {n: texts.pop() for n, texts in enumerate(said) if len(texts) == 1 and n and texts != {""}}
+    values = [{row.cells[n].text for row in rows} for n in range(len(COLUMNS))] if len(rows) > 1 else []
+    shared = {n: texts.pop() for n, texts in enumerate(values) if len(texts) == 1 and n and texts != {""}}
     lean = [row._replace(cells=[Cell() if n in shared else cell for n, cell in enumerate(row.cells)]) for row in rows]
     return lean, [f"{COLUMNS[n]} {value}" for n, value in shared.items()]
 

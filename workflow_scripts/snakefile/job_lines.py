@@ -139,7 +139,7 @@ class JobLines:
         if not self._omits("rules"):
             self._print_counts()
 
-    def made(self, results: list[str], page: str) -> None:
+    def summarize(self, results: list[str], page: str) -> None:
         """Print what a run has made: its results, or what no job of it reads; page: the path of the report page."""
         if self._omits("progress"):
             return

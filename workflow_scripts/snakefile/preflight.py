@@ -21,10 +21,10 @@ def check(purposes: dict[str, list[str]], tables: Tables) -> None:
     boards = {target: board for target in purposes for board in [reach.board(tables, target)] if board}
     problems = [text for target in purposes if target not in boards for text in _here(target, purposes, tables)]
     answers = _ask(boards, purposes, tables) if boards else {}
-    problems += [text for target, said in answers.items() for text in _unable(target, said)]
+    problems += [text for target, reports in answers.items() for text in _unable(target, reports)]
     if problems:
         raise UserError("\nerror: ".join(problems))
-    changed = [target for target, said in answers.items() if _record(target, _common(target, said))]
+    changed = [target for target, reports in answers.items() if _record(target, _common(target, reports))]
     unknown = [t for t in purposes if tables.row("target", t).get("slurm") and _recorded(t) is None]
     changed += [target for target in unknown if _record(target, nodes.identity(tables, target))]
     if changed:
@@ -45,34 +45,34 @@ def _ask(boards, purposes, tables):
     from devices import rack, survey  # not while parsing
 
     rows = {(target, each["name"]): each for target, board in boards.items() for each in rack.rows(board)}
-    said = survey.survey({key: (tables.row("target", key[0]), purposes[key[0]], row) for key, row in rows.items()})
+    reports = survey.survey({key: (tables.row("target", key[0]), purposes[key[0]], row) for key, row in rows.items()})
     answers = {target: {} for target in boards}
     for key, row in rows.items():
-        answers[key[0]][key[1]] = row["ssh"], said[key]
+        answers[key[0]][key[1]] = row["ssh"], reports[key]
     return answers
 
 
-def _unable(target, said):
+def _unable(target, reports):
     """Return a line for each of a target's boards where none can do what is asked."""
-    if not all(answer["reason"] for _, answer in said.values()):
+    if not all(answer["reason"] for _, answer in reports.values()):
         return []
     return [
         f"{ssh} cannot {answer['purpose']} engines of the target {target}: {answer['reason']}"
-        for ssh, answer in said.values()
+        for ssh, answer in reports.values()
     ]
 
 
-def _common(target, said):
+def _common(target, reports):
     """Return the identity of a target's boards; leave out those that are down or differ, with a warning each."""
     from devices import rack
 
-    answers = [answer for _, answer in said.values()]
+    answers = [answer for _, answer in reports.values()]
     common, reasons = rack.alike(answers, _recorded(target))
-    left_out = {name: reason for name, reason in zip(said, reasons) if reason}
-    rack.start(target, [said[name][0] for name in left_out])
-    lines = [f"{name} ({said[name][0]}) is left out: {reason}" for name, reason in left_out.items()]
-    states = {name: answer["state"] for name, (_, answer) in said.items() if name not in left_out}
-    lines += [f"the boards of {target} differ: {line}" for line in rack.remarks(states)] if len(said) > 1 else []
+    left_out = {name: reason for name, reason in zip(reports, reasons) if reason}
+    rack.start(target, [reports[name][0] for name in left_out])
+    lines = [f"{name} ({reports[name][0]}) is left out: {reason}" for name, reason in left_out.items()]
+    states = {name: answer["state"] for name, (_, answer) in reports.items() if name not in left_out}
+    lines += [f"the boards of {target} differ: {line}" for line in rack.remarks(states)] if len(reports) > 1 else []
     for line in lines if os.environ.get(STARTED_OVER) is None else ():
         print(f"warning: {line}", file=sys.stderr, flush=True)
     return common

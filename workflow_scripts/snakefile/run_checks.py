@@ -178,7 +178,7 @@ def show(lines: JobLines) -> None:
     if done.returncode:
         _end_with_1()
         return
-    lines.made(_pending_results, PAGE)
+    lines.summarize(_pending_results, PAGE)
     results = {path: read_json(path) for path in _pending_results}
     _complain(
         "not within the budget of top-1 points",
