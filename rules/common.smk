@@ -21,7 +21,8 @@ options = functools.partial(slices.options, tables)
 device_options = functools.partial(options, runtime=target.runtime, identity=slices.runtime_identity)
 dataset_files = staleness.dataset_files(tables)
 CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a wildcard constraint: what chooses an engine
-PLUGIN = "Makefile attention.cu attention.h launch.h node.h plugin.cpp plugin_v2.h plugin_v3.h wmma.h".split()
+PLUGIN = ["Makefile", "attention.cu", "plugin.cpp"]
+PLUGIN += [f"{name}.h" for name in "attention launch node plain plugin_v2 plugin_v3 ptx tensor_cores wmma".split()]
 PLUGIN_SOURCES = [f"plugins/levit_attention/{name}" for name in PLUGIN]
 PAGE = ["reporting/charts", "reporting/page"]  # folders of what report.py loads by name
 PAGE = [f"{folder}/{name}" for folder in PAGE for name in sorted(os.listdir(sources.ROOT / folder))]

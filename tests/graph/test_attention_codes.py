@@ -93,7 +93,12 @@ FIRST = "stages.0.blocks.0.attn"
 
 @pytest.mark.parametrize(
     "excluded, kind",
-    [((f"{FIRST}.qk",), "Int8Out"), ((f"{FIRST}.av", f"{FIRST}.proj.ln"), ""), ((f"{FIRST}.proj.ln",), "Int8In")],
+    [
+        ((f"{FIRST}.qk",), "Int8Out"),
+        ((f"{FIRST}.qkv",), "Int8Out"),
+        ((f"{FIRST}.av", f"{FIRST}.proj.ln"), ""),
+        ((f"{FIRST}.proj.ln",), "Int8In"),
+    ],
 )
 def test_what_a_plan_excludes_is_no_codes(clean, excluded, kind):
     found = kinds(chained(clean, excluded))

@@ -23,13 +23,14 @@ PARTS = (("q", "k", "v"),), (("k", "v"), ("q",))  # of each input, by the number
 def take_codes(graph: gs.Graph, amax: Mapping, placement: Collection[str], excluded: Collection[str] = ()) -> gs.Graph:
     """Let the attention nodes of a quantized graph take codes, and give them where a Q node reads their result.
 
-    amax, placement, excluded: as of qdq.insert. Without `attention` in the placement the nodes stay as they are. One of
-    whose products the module is excluded takes no codes, and one whose projection is gives none. Raises UserError as
-    qdq.insert does.
+    amax, placement, excluded: as of qdq.insert. Without `attention` in the placement the nodes stay as they are. A node
+    takes no codes if a module of its products or of the layers before it is excluded, and gives none if its projection
+    is. Raises UserError as qdq.insert does.
     """
     for node in [n for n in graph.nodes if n.domain == DOMAIN and "attention" in placement]:
         module = qdq.module_of(node)
-        takes = not {module + product for product in qdq.PRODUCTS} & set(excluded)
+        writers = [qdq.module_of(tensor.inputs[0]) for tensor in node.inputs]
+        takes = not {*writers, *(module + product for product in qdq.PRODUCTS)} & set(excluded)
         if takes:
             scales = {part: qdq.scale_of(f"{module}.{name}", amax) for part, name in QUANTIZERS.items()}
             node.attrs.update({f"{part}_scale": float(scale) for part, scale in scales.items()})
