@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST, CALIBRATION, QAT = "LeViT-128S", "calibration/LeViT-128S.int8_qat.json", "qat/LeViT-128S.int8_qat.pth"
-FORMS = {"int8": (), "skip": ("attention",)}  # {name: kinds of nodes that are left out}; skip: the plugin in FP16
+FORMS = {"int8": (), "skip": ("attention",), "codes": ("residual",)}  # {name: kinds of nodes that are left out}
 
 
 def main():

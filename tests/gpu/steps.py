@@ -26,7 +26,7 @@ WAYS = {"compiled": {"compile": True}, "fused": {"fused_attention": True}, "eage
 WAYS["both"] = {**WAYS["compiled"], **WAYS["fused"]}
 TIMING = {"warmup_ms": 500, "duration_ms": 3000, "iterations": 100, "cuda_graph": True, "spin_wait": True}
 TIMING = {**TIMING, "transfers": False}
-FORMS, QAT = ("int8", "skip"), "qat/LeViT-128S.int8_qat.pth"  # chain.py
+FORMS, QAT = ("int8", "skip", "codes"), "qat/LeViT-128S.int8_qat.pth"  # chain.py
 FIRST, SECOND, OTHERS = "LeViT-128S", "LeViT-256", ("LeViT-128", "LeViT-192", "LeViT-384")
 BUILD_SECONDS = {"fp16": 200, "fp16-fused": 95, "fp32": 80, "fp32-fused": 70, "int8_qat": 100, "int8_qat-fused": 60}
 KIT = {"fp16": 190, "fp32": 150, "int8_qat": 120, "int8_ptq": 120}  # the choice's candidates, and seconds of each build
@@ -141,10 +141,8 @@ class Steps:
         precision = "int8_qat" if (self.staged / QAT).exists() else "int8_ptq"
         made = {f"{precision}-fused_{form}": self.out / f"chained/{form}.onnx" for form in FORMS}
         self.models[FIRST]["graphs"].update({precision: self.models[FIRST]["graphs"]["int8_qat"], **made})
-        command = [HERE / "chain.py", self.staged, self.out / "chained"]
-        every = [
-            Step(f"{FIRST}.chain", "torch", 60, tuple(f"chained/{form}.onnx" for form in FORMS), (), command, gpus=0)
-        ]
+        command, chained = [HERE / "chain.py", self.staged, self.out / "chained"], [f"chained/{f}.onnx" for f in FORMS]
+        every = [Step(f"{FIRST}.chain", "torch", 60, tuple(chained), (), command, gpus=0)]
         first = [f"{FIRST}.{kind}@{batch}" for kind in ("fp16-fused", "int8_qat-fused")]
         for engine in (f"{FIRST}.{kind}@{batch}" for kind in made):
             every += [self.build(engine), self.score(engine), self.turns(engine, [*first, engine], "forms")]
