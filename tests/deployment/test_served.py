@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not PYTHON.exists(), reason=f"{PYTHON} is not there: `make check` makes it"),
 ]
-NAME, PIXELS = "LeViT-tiny.fp32.cpu", "LeViT-tiny.fp32.pixels"
+NAME, PIXELS, AUTO = "LeViT-tiny.fp32.cpu", "LeViT-tiny.fp32.pixels", "LeViT-tiny.auto.cpu"
 PARSE = """import json, sys
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
@@ -61,15 +61,16 @@ class TritonPythonModel:
 
 
 def quick(config):
-    """Two targets on this machine, whose engines take images and pixels; weights at random."""
+    """Two targets on this machine, whose engines take images and pixels, and a choice; weights at random."""
     config["datasets"]["digits"]["weights"] = "w.pth"
+    config["precisions"]["auto"]["choose"] = ["fp32", "bf16"]
     config["targets"]["cpu"].update(warmup_ms=20, duration_ms=100, iterations=10, batches=[1, 4])
     config["targets"]["pixels"] = {**config["targets"]["cpu"], "input": "uint8"}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The repositories that the workflow makes of two results, unpacked; returns {name: folder}."""
+    """The repositories that the workflow makes of three results, unpacked; returns {name: folder}."""
     workflow = Workflow.fresh(tmp_path_factory.mktemp("served") / "run")
     workflow.config(quick)
     torch.manual_seed(0)
@@ -79,12 +80,12 @@ def made(tmp_path_factory):
     (head,) = (value for name, value in weights.items() if name.endswith("head.linear.weight"))
     head.mul_(1000)  # without training, all images are much alike
     torch.save(weights, workflow.path("w.pth"))
-    paths = [f"results/digits/triton/{name}.tar.gz" for name in (NAME, PIXELS)]
+    paths = [f"results/digits/triton/{name}.tar.gz" for name in (NAME, PIXELS, AUTO)]
     status, output = workflow.run("--quiet", "--", *paths, LEVIT_PYTHON=forks.working_python())
     assert status == 0, output
     return {
         name: bundles.unpack(workflow.path(path), workflow.path("unpacked"))
-        for name, path in zip((NAME, PIXELS), paths)
+        for name, path in zip((NAME, PIXELS, AUTO), paths)
     }
 
 
@@ -117,8 +118,8 @@ def free_ports(count):
 
 @pytest.fixture(scope="module")
 def server(made):
-    """A running server of both repositories and one of fixed batches; returns (folder, address, address of gRPC)."""
-    others = [made[PIXELS] / "models", fixed(made[NAME])]
+    """A running server of all repositories and one of fixed batches; returns (folder, address, address of gRPC)."""
+    others = [made[PIXELS] / "models", made[AUTO] / "models", fixed(made[NAME])]
     http, grpc = free_ports(2)
     given = [f"--model-repository={folder}" for folder in others]
     given += [f"--http-port={http}", f"--grpc-port={grpc}", "--allow-metrics=false"]
@@ -159,7 +160,7 @@ def pixels_of(images, shape=None):
     return {"inputs": [sent], "outputs": [{"name": "logits"}]}, images.tobytes()
 
 
-@pytest.mark.parametrize("name", [NAME, PIXELS])
+@pytest.mark.parametrize("name", [NAME, PIXELS, AUTO])
 def test_samples_have_the_recorded_logits(server, made, name):
     status, text, problems = client(made[name], server[1], "selftest", "--model", name)
     assert (status, problems) == (0, "") and text.endswith("selftest passed\n") and text.count(": within ") == 3
@@ -182,7 +183,7 @@ def test_images_folders_and_batches(server):
 
 def test_what_the_client_cannot_do_is_one_line(server, tmp_path):
     folder, url, _ = server
-    served = f"{NAME}, {PIXELS}, M.fp32.here"
+    served = f"{AUTO}, {NAME}, {PIXELS}, M.fp32.here"
     for arguments, problem in (
         ([folder / "samples"], f"{url} serves {served}: name one with --model"),
         (["--model", "other", "x"], "Request for unknown model: 'other' is not found"),
