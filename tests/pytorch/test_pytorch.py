@@ -91,7 +91,7 @@ def test_layers_say_where_and_in_what(built, compute):
     assert described["warnings"] == [] and described["reformats"] == (0 if compute == "fp32" else 2)
 
 
-@pytest.mark.parametrize("compute", ["fp32", "fp16"])
+@pytest.mark.parametrize("compute", [pytest.param("fp32", marks=pytest.mark.slow), "fp16"])
 def test_equal_bytes(program, built, tmp_path, compute):
     again = str(tmp_path / "again.engine")
     pytorch.build(program, {**RECIPE, "compute": compute}, None, again)
@@ -114,6 +114,7 @@ def test_compiled(network, monkeypatch, tmp_path, what):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     if what == "small":  # Inductor compiles a program for each instruction set that it asks the processor for
         monkeypatch.setattr(torch._inductor.config.cpp, "vec_isa_ok", False)
+        monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # else it starts processes that import torch
     network, program, path = (
         {"small": small(), "levit": network}[what],
         tmp_path / "net.pt2",

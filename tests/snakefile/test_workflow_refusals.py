@@ -1,9 +1,14 @@
 """Bad requests are answered in one line that names the thing and the remedy, before any job, by both Snakemakes."""
 
+import re
 import venv
 
 import pytest
+import yaml
+from snakemake.utils import update_config
 
+from configuration import checks
+from core.files import UserError
 from workflow import ON_BOTH, SNAKEMAKE7, SNAKEMAKES, Workflow
 
 REQUESTS = {
@@ -97,6 +102,19 @@ def test_one_bad_request_among_good_ones_starts_nothing(workflow):
 
 
 def test_settings(workflow):
+    """As Snakemake merges them into config.yaml; three of them through Snakemake itself."""
+    for setting, said in SETTINGS.items():
+        config = yaml.safe_load(workflow.path("config.yaml").read_text())
+        key, _, value = setting.partition("=")
+        update_config(config, {key: yaml.safe_load(value)})
+        with pytest.raises(UserError, match=re.escape(said)):
+            checks.load(config)
+    for setting in list(SETTINGS)[:3]:
+        assert SETTINGS[setting] in refusal(workflow, "-n", "--config", setting), setting
+
+
+@pytest.mark.slow
+def test_every_setting_through_snakemake(workflow):
     for setting, said in SETTINGS.items():
         assert said in refusal(workflow, "-n", "--config", setting), setting
     said = "error: LEVIT_PROCESSES=-2: give a number of processes, or nothing"
