@@ -213,11 +213,29 @@ def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
     (tmp_path / "loading.M.json").write_text(json.dumps({"images_per_s": {"JPEG files": [912.4, 920.0]}}))
     (tmp_path / "visit.json").write_text(json.dumps({"kernel": {"status": 0, "seconds": 3.5, "gpu": "0"}}))
     (tmp_path / "memcheck.txt").write_text("text\n========= ERROR SUMMARY: 0 errors\n")
+    over = {"ratio": 0.8, "low": 0.75, "high": 0.85}
+    pair = {"M.fp16-fused@64": {"ms": 2, "over_first": over}, "M.torch-both@1+64": {"ms": 2.5, "over_first": over}}
+    (tmp_path / "M@64.across.json").write_text(json.dumps({"batch": 64, "engines": pair}))
+    (tmp_path / "M.pixels@64.transfers.json").write_text(json.dumps({"batch": 64, "engines": pair}))
+    (tmp_path / "bundle").mkdir()
+    printed = "$ kit\n\n$ py classify.py selftest\nselftest passed\n\n$ classify . --benchmark\n 9.5 images/s of a\n"
+    (tmp_path / "bundle/done.txt").write_text(printed)
+    (tmp_path / "qat.cuda.json").write_text(json.dumps({"device": "cuda", "seconds": 9, "top1": {"cuda": 98.5}}))
+    (tmp_path / "models").mkdir()
+    done = {"device": "cuda", "seconds": {"train": 70.5}, "top1": 97.5}
+    (tmp_path / "models/LeViT-384.trained.json").write_text(json.dumps(done))
+    facts = {"model": "M", "processes": 2, "batch": 512, "images_per_s": [900], "gpu_percent": [91]}
+    (tmp_path / "scaling.2.json").write_text(json.dumps(facts))
     page = write_tables.page(tmp_path)
     assert "| LeViT-128S fp16 | 8 | " in page and "| 98.25 %, - | 0.02, - |" in page
     assert "| LeViT-128S | 8 | CUDA graph, attention in Triton | 9.5000 | " in page
     assert "| Conv fp16 | 1, 0.250 | 1, 0.250 |" in page and "| memcheck | ERROR SUMMARY: 0 errors |" in page
     assert "| kernel | 0 | 3.5 |" in page
+    assert "| M | 64 | torch.compile, attention in Triton | 2.5000 | 1.25x (1.18 to 1.33) |" in page
+    assert "| M.torch-both@1+64 | 2.5000 | 0.80x (0.75 to 0.85) | - |" in page
+    assert "| Python | selftest passed |" in page and "| C++ | 9.5 images/s of a |" in page
+    assert "| cuda | 9 | cuda: 98.50 % |" in page and "| LeViT-384 | cuda | 70.5 | 97.50 % |" in page
+    assert "| M | 2 | 512 | [900] | [91] |" in page
     assert "| finetune bf16, 2 | 9.5 | 98.5 | [90, 88] |" in page and "| JPEG files | 912 | 920 |" in page
 
 

@@ -15,8 +15,8 @@ def read(path):
 
 def page(folder):
     """Return the page of a folder that has what came back from a visit."""
-    parts = [heading, notes, engines, forms, pytorch, layers, kernel, sanitizers, plans, choice]
-    parts += [training, several, loading, steps]
+    parts = [heading, notes, engines, forms, across, pytorch, pixels, choice, bundle, layers, kernel, sanitizers, plans]
+    parts += [training, qat, trained, several, scaling, loading, steps]
     return "\n\n".join(filter(None, (part(folder) for part in parts)))
 
 
@@ -79,6 +79,33 @@ def each(records, key, form):
     """Return a value of each record, where it is known."""
     values = [record and record[key] for record in records]
     return ", ".join("-" if value is None else form.format(value) for value in values)
+
+
+def across(folder):
+    """Return TensorRT's engines with the plugin in turns with PyTorch's."""
+    rows = []
+    for path in sorted(folder.glob("*.across.json"), key=lambda path: (path.name.split("@")[0], read(path)["batch"])):
+        found = read(path)
+        for name, facts in found["engines"].items():
+            ratio, way = facts["over_first"], name.split("@")[0].rpartition("torch-")[2]
+            label = WAYS.get(way, "TensorRT with the plugin")
+            of_first = f"{1 / ratio['ratio']:.2f}x ({1 / ratio['high']:.2f} to {1 / ratio['low']:.2f})"
+            rows.append([name.split(".")[0], found["batch"], label, f"{facts['ms']:.4f}", of_first])
+    text = "FP16, in turns on one GPU, each in a process of its own, 12 rounds, one CUDA graph without transfers.\n\n"
+    columns = ["", "batch", "engine", "ms", "TensorRT with the plugin over it"]
+    return rows and f"## TensorRT and PyTorch on one GPU\n\n{text}{table(columns, rows)}"
+
+
+def pixels(folder):
+    """Return the engines that take pixels beside those that take normalized images, with transfers."""
+    rows = []
+    for path in sorted(folder.glob("*.transfers.json")):
+        for name, facts in read(path)["engines"].items():
+            ratio, score = facts["over_first"], read(folder / f"{name}.accuracy.json")
+            speed = f"{ratio['ratio']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})"
+            rows.append([name, f"{facts['ms']:.4f}", speed, each([score], "top1", "{:.2f} %")])
+    columns = ["engine", "ms with copies", "speed over the first", "top-1"]
+    return rows and f"## uint8 in\n\nIn turns in one process, a query with its copies.\n\n{table(columns, rows)}"
 
 
 def pytorch(folder):
@@ -176,6 +203,40 @@ def choice(folder):
                 ms = engine["latency_ms"]["median"]
                 rows.append([path.stem, entry["batch"], engine["precision"], f"{ms:.4f}", entry["stable"]])
     return rows and "## auto\n\n" + table(["choice", "batch", "finalist", "latency, ms", "stable"], rows)
+
+
+def bundle(folder):
+    """Return what the clients of a bundle printed there."""
+    path = folder / "bundle/done.txt"
+    if not path.exists():
+        return None
+    runs = [run for run in path.read_text().split("\n$ ") if "selftest" in run or "benchmark" in run]
+    rows = []
+    for run in runs:
+        command, *lines = run.splitlines()
+        client = "Python" if "classify.py" in command else "C++"
+        rows += [[client, line.strip()] for line in lines if "images/s" in line or line.startswith("selftest")]
+    return "## A bundle's clients\n\n" + table(["client", "it prints"], rows)
+
+
+def qat(folder):
+    rows = [[found["device"], found["seconds"], *(f"{name}: {value:.2f} %" for name, value in found["top1"].items())]
+            for found in map(read, sorted(folder.glob("qat.*.json")))]  # fmt: skip
+    return rows and "## QAT\n\n" + table(["device", "s", "top-1", "of the staged graph"], rows)
+
+
+def trained(folder):
+    rows = [[path.name.split(".")[0], found["device"], *found["seconds"].values(), f"{found['top1']:.2f} %"]
+            for path in sorted(folder.glob("models/*.trained.json")) for found in [read(path)]]  # fmt: skip
+    columns = ["", "device", "train, s", "export, s", "clean, s", "score, s", "top-1"]
+    return rows and "## Trained there, all at once on one GPU\n\n" + table(columns, rows)
+
+
+def scaling(folder):
+    rows = [[found["model"], found["processes"], found["batch"], found["images_per_s"], found["gpu_percent"]]
+            for found in map(read, sorted(folder.glob("scaling.*.json")))]  # fmt: skip
+    columns = ["", "GPUs", "batch", "images/s of each epoch", "GPUs busy, %"]
+    return rows and "## Training from JPEG files\n\n" + table(columns, rows)
 
 
 def training(folder):
