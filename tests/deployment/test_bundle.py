@@ -255,6 +255,15 @@ def test_names_that_are_no_text_are_printed(bundle, tmp_path):
     assert done.returncode == 0 and re.search(r"caf\\udce9.png: \\u732b \d ", done.stdout), done.stderr
 
 
+def test_an_image_with_a_jpeg_in_it_is_one_image(bundle):
+    """As a PNG with a thumbnail in its EXIF data is."""
+    thumbnail, stream = (bundle / "samples/0.jpg").read_bytes(), io.BytesIO()
+    bundles.picture(64, 48).save(stream, "PNG", exif=b"Exif\x00\x00" + thumbnail)
+    assert thumbnail in stream.getvalue()
+    found = list(image_sources._of_stream("stdin", io.BytesIO(stream.getvalue())))
+    assert found == [("stdin", stream.getvalue())]
+
+
 def test_logits_that_are_not_finite_are_a_problem_of_their_image_alone():
     class Model:
         pixels, logits = (lambda self, data, name: data), (lambda self, pixels: np.float32(pixels))

@@ -367,3 +367,10 @@ def test_split_linear_layers_keep_the_numbers_and_the_scales_of_their_channels(e
         assert np.abs(logits(apart, images(2)) - expected).max() <= tolerance * np.abs(expected).max()
     products = [node for node in apart.nodes if qdq.module_of(node).endswith((".qk", ".av")) and node.op == "MatMul"]
     assert products and all(node.i(side).op == "DequantizeLinear" for node in products for side in (0, 1))
+
+
+def test_a_network_that_no_onnx_file_holds_is_refused():
+    with torch.device("meta"):
+        large = torch.nn.Linear(30_000, 20_000)
+    with pytest.raises(UserError, match="2.4 GB of weights, an ONNX file holds 2 GB"):
+        export.to_onnx(large, SIZE)

@@ -15,7 +15,7 @@ from test_engine_commands import TIMING, call, options
 
 import engine_graphs
 from conftest import ROOT
-from core import sources
+from core import processors, sources
 from core.files import UserError, digest_of, sha256_file
 from devices import probe
 from measure import benchmark_cache, interleaved, paired
@@ -58,6 +58,13 @@ def test_an_equal_key_gives_the_kept_timing(cache):
 def test_another_key_is_timed_anew(cache, fact, value):
     cache()
     assert cache(**{fact: value}) == (1, "new") and cache() == (0, "kept"), "and the other is still there"
+
+
+def test_fewer_processors_time_anew(cache, monkeypatch):
+    """As under taskset, where the threads of the recipe share one."""
+    cache()
+    monkeypatch.setattr(processors, "available", lambda: 10**6)
+    assert cache() == (1, "new")
 
 
 def test_another_machine_times_anew(cache, monkeypatch):

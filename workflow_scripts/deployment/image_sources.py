@@ -76,9 +76,13 @@ def _of_address(address):
 
 
 def _of_stream(name, stream):
-    """Yield the JPEGs of a stream one by one, or all of it as one image where it does not begin with a JPEG."""
+    """Yield the JPEGs of a stream one by one, or all of it as one image where it is of another format.
+
+    Such an image may contain a JPEG: a thumbnail, say.
+    """
     first = stream.read1(BLOCK)
-    if START in first or first.lstrip().startswith(b"--"):  # multipart: headers stand before each
+    is_other = image_formats.has_magic(first[: image_formats.HEAD]) and not first.startswith(START)
+    if not is_other and (START in first or first.lstrip().startswith(b"--")):  # multipart: headers stand before each
         for number, data in enumerate(jpegs(stream, first, name)):
             yield f"{name}#{number}", data
     elif first:

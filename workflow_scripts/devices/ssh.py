@@ -107,9 +107,11 @@ class Board:
 
     def _reply(self, status, errors):
         replies = [line[len(REPLY) :] for line in errors.splitlines() if line.startswith(REPLY)]
-        if not replies:
-            raise self._failure(status, errors, self.python)
-        self.last_contact, reply = time.monotonic(), json.loads(replies[-1])
+        try:
+            reply = json.loads(replies[-1])
+        except (IndexError, ValueError):  # none, or one that a lost connection cut
+            raise self._failure(status, errors, self.python) from None
+        self.last_contact = time.monotonic()
         if "problem" in reply:
             raise UserError(reply["problem"])
         return reply

@@ -1,9 +1,9 @@
 """Timings cached on the machine that took them, and returned for an equal key. Standard library only.
 
-A key is of the engine's bytes, the recipe, the code that times, the target's identity, this machine and its power
-mode. Entries lie in the folder of LEVIT_BENCHMARKS, never in the shared store; without that folder, or on a machine
-without an id, nothing is cached. A timing that is not stable is never cached. An output that LEVIT_RETIME lists is
-timed anew, and its cached timings are dropped first (retime.py).
+A key is of the engine's bytes, the recipe, the code that times, the target's identity, this machine, the number of
+its processors that may be used, and its power mode. Entries lie in the folder of LEVIT_BENCHMARKS, never in the shared
+store; without that folder, or on a machine without an id, nothing is cached. A timing that is not stable is never
+cached. An output that LEVIT_RETIME lists is timed anew, and its cached timings are dropped first (retime.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core import sources
+from core import processors, sources
 from core.files import UserError, digest_of, read_json, write_json
 from devices.probe import machine
 
@@ -44,6 +44,7 @@ class BenchmarkCache:
         """scripts: the code that times; output: the command's output; facts: the rest of the key, as JSON."""
         self.folder, self.retime = os.environ.get(FOLDER), is_retimed(output)
         self.common = {"code": timing_code(*scripts), "machine": machine(), **facts}
+        self.common["processors"] = processors.available()  # fewer by taskset or in a container
 
     def get(self, measure: Callable[[], dict], **facts: Any) -> dict:
         """Return a cached timing with `timed: kept`, else that of `measure()` with `timed: new`.
