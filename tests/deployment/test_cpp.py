@@ -189,6 +189,17 @@ def test_what_the_client_refuses(openvino_client, tmp_path):
     assert run(program)[0] == 2 and run(program, bundle, "selftest", "--top", "x")[0] == 1
 
 
+@pytest.mark.slow
+def test_a_logit_that_is_no_number_fails_the_selftest(openvino_client, tmp_path):
+    bundle, program = openvino_client
+    changed = shutil.copytree(bundle, tmp_path / "changed", ignore=shutil.ignore_patterns("build"))
+    samples = json.loads((changed / "samples/samples.json").read_text())
+    samples["samples"][1]["logits"][3] = float("nan")
+    (changed / "samples/samples.json").write_text(json.dumps(samples))
+    status, text, _ = run(program, changed, "selftest")
+    assert status == 1 and text.count(": within ") == 2 and text.endswith("selftest failed\n")
+
+
 def swapped(data, old, new):
     """Return a zip with other bytes in a member of the same length, and its checksum."""
     names = {}

@@ -23,9 +23,7 @@ def to_onnx(model: torch.nn.Module, size: int) -> onnx.ModelProto:
     """
     weights = sum(value.nbytes for value in model.state_dict().values())
     if weights >= LARGEST:
-        raise UserError(
-            f"the network has {weights / 1e9:.1f} GB of weights, an ONNX file holds 2 GB: use another"
-        )
+        raise UserError(f"the network has {weights / 1e9:.1f} GB of weights, an ONNX file holds 2 GB: use another")
     buffer, example = io.BytesIO(), torch.zeros(2, 3, size, size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but it alone keeps module names

@@ -237,11 +237,16 @@ int print_all(Bundle& bundle, Options const& options)
     int failed = 0;
     auto const names = names_of(options.images);
     size_t const batch = options.batch ? options.batch : bundle.engine->batches.back();
+    auto const is_finite = [](float value) { return std::isfinite(value); };
     auto const print = [&](size_t i, float const* logits, std::string const& problem) {
-        if (logits)
-            std::cout << line(bundle, names[i] == "-" ? "stdin" : names[i], logits, options) << std::endl;
+        std::string const name = names[i] == "-" ? "stdin" : names[i];
+        if (logits && std::all_of(logits, logits + bundle.classes.size(), is_finite))
+            std::cout << line(bundle, name, logits, options) << std::endl;
         else
-            failed = 1, std::cerr << "error: " << problem << "\n";
+        {
+            failed = 1;
+            std::cerr << "error: " << (logits ? name + ": its logits are not finite: run selftest" : problem) << "\n";
+        }
         return true;
     };
     classify(bundle, [&](size_t i) { return read(names[i]); }, names.size(), batch, print);
@@ -259,11 +264,15 @@ int selftest(Bundle& bundle)
         std::string const file = sample["file"].text;
         auto const logits = bundle.logits({bundle.pixels(file_bytes(folder + file), file)});
         auto const expected = sample["logits"].numbers();
-        double error = expected.size() == logits.size() ? 0 : INFINITY;
+        bool within = expected.size() == logits.size();
+        double error = within ? 0 : INFINITY;
         for (size_t i = 0; i < std::min(logits.size(), expected.size()); ++i)
-            error = std::max(error, static_cast<double>(std::fabs(logits[i] - expected[i])));
+        {
+            double const differs = std::fabs(logits[i] - expected[i]);
+            within &= differs <= tolerance; // not so for NaN, which no maximum keeps
+            error = std::max(error, differs);
+        }
         size_t const top = std::max_element(logits.begin(), logits.end()) - logits.begin();
-        bool const within = error <= tolerance;
         failed |= !within;
         std::cout << file << ": " << bundle.classes[top] << ", logits differ by " << fixed(error, 5) << ": "
                   << (within ? "within " : "NOT within ") << fixed(tolerance, 5) << "\n";
