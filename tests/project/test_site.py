@@ -1,5 +1,6 @@
 """The documentation: a strict build, links, a complete reference, messages of the code, a tutorial that works."""
 
+import functools
 import json
 import re
 import subprocess
@@ -10,13 +11,14 @@ import types
 import urllib.error
 import urllib.request
 from html.parser import HTMLParser
-from http.server import ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
 from PIL import Image
 
+import chromium
 from configuration import checks
 from reporting.result_file import VERSION
 from workflow import REPOSITORY, SNAKEMAKE, Workflow
@@ -74,6 +76,28 @@ def test_links_resolve_and_nothing_is_loaded_from_elsewhere(site):
                 target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
                 assert target.exists(), f"{path.name}: {address}"
                 assert target not in pages or parts.fragment in pages[target].anchors, f"{path.name}: {address}"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not chromium.find(), reason="no Chromium: `make chromium` fetches Debian's")
+def test_the_search_finds_pages_and_asks_no_other_server(site, tmp_path):
+    handler = functools.partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, chromium.tab(tmp_path) as tab:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        tab.open(f"{url}index.html").run(
+            "document.querySelector('[class*=search] button, button[class*=search]').click()"
+        )
+        found = "new Promise((done) => setTimeout(() => done(document.body.innerText.includes('%s')), 200))"
+        tab.ask("Input.insertText", text="serve")
+        assert any(tab.run(found % "Serve an engine over HTTP") and tab.run(found % " results") for _ in range(50))
+        server.shutdown()
+    assert tab.problems == [] and [one for one in tab.requests if not one.startswith((url, "data:", "blob:"))] == []
 
 
 def entries(nav):
