@@ -146,7 +146,19 @@ class Steps:
         first = [f"{FIRST}.{kind}@{batch}" for kind in ("fp16-fused", "int8_qat-fused")]
         for engine in (f"{FIRST}.{kind}@{batch}" for kind in made):
             every += [self.build(engine), self.score(engine), self.turns(engine, [*first, engine], "forms")]
-        return every
+        return [
+            *every,
+            self.typed(f"{FIRST}.{precision}-fused_int8@{batch}", f"{FIRST}.{precision}-fused_skip@{batch}"),
+        ]
+
+    def typed(self, engine, after):
+        """Try what else makes an engine with the plugin in INT8, where there is none when another one is scored."""
+        model, kind, batch = parts(engine)
+        recipe = json.dumps({**RECIPE, **PRECISIONS["int8_qat"], "batches": [batch]})
+        command = [HERE / "typed_plugin.py", self.out / f"{engine}.typed.json", self.out / f"{engine}.engine"]
+        command += [self.models[model]["graphs"][kind], recipe]
+        needs = ("plugin.so", f"{after}.accuracy.json")
+        return Step(f"{engine}.typed", "tensorrt", 95, (f"{engine}.typed.json",), needs, command)
 
     def pairs(self, model, precision):
         return [step for batch in (64, 1) for step in self.pair(model, precision, batch)]
