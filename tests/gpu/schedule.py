@@ -1,6 +1,6 @@
 """Which step of a visit begins next, on which GPUs; standard library alone, Python 3.8."""
 
-TOGETHER = 4  # steps that share a GPU
+TOGETHER = 6  # steps that share a GPU
 
 
 class Gpus:

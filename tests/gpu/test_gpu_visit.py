@@ -115,21 +115,27 @@ def test_a_step_takes_as_many_gpus_as_it_needs(tmp_path, monkeypatch):
         command = ["bash", "-c", f"sleep 0.1; echo $CUDA_VISIBLE_DEVICES > {tmp_path}/out/{name}"]
         return steps.Step(name, "", 1, (name,), needs, command, gpus=gpus, **more)
 
-    every = [step("pair", 2), step("four", 4), step("first"), step("host", 0), *(step(n, shares=True) for n in "abcde")]
+    every = [
+        step("pair", 2),
+        step("four", 4),
+        step("first"),
+        step("host", 0),
+        *(step(n, shares=True) for n in "abcdefg"),
+    ]
     every.append(step("after", 1, ("first",)))
     out, gpus = tmp_path / "out", schedule.Gpus("35")
     planned = [
         (begin, step.name, "".join(names)) for begin, _, names, step in schedule.simulate([*every], out, gpus, 60)
     ]
     assert planned[:3] == [(0, "pair", "35"), (0, "host", ""), (1, "first", "3")], "four GPUs are not there"
-    assert planned[3:7] == [(1, name, "5") for name in "abcd"], "no more share a GPU"
-    assert {name for begin, name, _ in planned[7:] if begin == 2} == {"after", "e"}
+    assert planned[3:9] == [(1, name, "5") for name in "abcdef"], "no more share a GPU"
+    assert {name for begin, name, _ in planned[9:] if begin == 2} == {"after", "g"}
     assert gpus.free == ["3", "5"] and not gpus.shared
     args = {"out": out, "dir": tmp_path, "budget_seconds": 60, "gpus": "3,5", "back": None, "wait_for": None}
     one = visit.Visit(types.SimpleNamespace(**args, python="", torch_python=""), every)
-    assert one.run() == ["four"] and sorted(one.done) == sorted([*"abcde", "after", "first", "host", "pair"])
+    assert one.run() == ["four"] and sorted(one.done) == sorted([*"abcdefg", "after", "first", "host", "pair"])
     assert (out / "pair").read_text() == "3,5\n" and (out / "host").read_text() == "\n"
-    assert {(out / name).read_text() for name in "abcd"} == {"5\n"}
+    assert {(out / name).read_text() for name in "abcdef"} == {"5\n"}
 
 
 def test_a_kit_is_shared_and_its_outputs_come_back_in_pieces(tmp_path, monkeypatch):
