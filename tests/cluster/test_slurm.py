@@ -71,7 +71,7 @@ class Run:
 
     def held(self):
         """Return whether the training is at work, and held there."""
-        return self.jobs(state="RUNNING") and "weights" in self.jobs(state="RUNNING")[0] and self.training()
+        return any("weights" in job for job in self.jobs(state="RUNNING")) and self.training()
 
     def training(self):
         """Return the process numbers of trainings of this folder."""

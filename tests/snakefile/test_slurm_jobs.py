@@ -93,7 +93,7 @@ def test_accounting_may_learn_of_a_job_later_and_says_who_cancelled_one(commands
 class Executor:
     """As the plugin's."""
 
-    wait, logger, given = True, logging.getLogger(), []
+    wait, logger, given, ended = True, logging.getLogger(), [], False
 
     async def check_active_jobs(self, active_jobs):
         known, _ = await plugin.query_job_status(plugin.query_job_status_squeue(RUN), self.logger)
@@ -106,9 +106,13 @@ class Executor:
 
     def cancel(self):
         assert not self.wait
+        raise OSError("scancel: no answer")
+
+    def shutdown(self):
+        self.ended = True
 
 
-plugin = SimpleNamespace(Executor=Executor)
+plugin = SimpleNamespace(Executor=Executor, WorkflowError=OSError)
 slurm_jobs.attach(plugin)
 
 
@@ -118,7 +122,12 @@ def test_jobs_are_submitted_when_a_controller_answers(commands, tmp_path, monkey
     commands.write("scontrol", f"test -e {tmp_path}/back || {{ touch {tmp_path}/back; exit 1; }}")
     executor.run_job("a job")
     assert executor.given == ["a job"] and commands.asked() == ["scontrol ping"] * 2
+
+
+def test_an_interrupted_run_ends_where_slurm_cancels_nothing(caplog):
+    executor = Executor()
     executor.cancel()
+    assert executor.ended and "jobs go on, and the same command waits for them: scancel: no answer" in caplog.text
 
 
 def test_jobs_go_on_while_slurm_is_silent(commands):

@@ -36,7 +36,11 @@ def attach(plugin: Any) -> None:
 
     def stop(self):
         self.wait = False
-        cancel(self)
+        try:
+            cancel(self)
+        except plugin.WorkflowError as error:
+            self.logger.warning(f"jobs go on, and the same command waits for them: {error}")
+            self.shutdown()
 
     executor.check_active_jobs, executor.run_job, executor.cancel = check_active_jobs, run_job, stop
     plugin.query_job_status, plugin.query_job_status_squeue = watch.states, SQUEUE.format
