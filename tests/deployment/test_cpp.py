@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -186,7 +187,13 @@ def test_what_the_client_refuses(openvino_client, tmp_path):
         assert (status, text) == (1, "") and problems.startswith("error: ") and problem in problems
         assert problems.count("\n") == 1
         shutil.rmtree(changed)
-    assert run(program)[0] == 2 and run(program, bundle, "selftest", "--top", "x")[0] == 1
+    assert run(program)[0] == 2
+    for value in ("x", "0", "0.5", "1e12"):
+        status, text, problems = run(program, bundle, "selftest", "--top", value)
+        assert (status, text) == (1, "") and re.match(r"error: --top takes a (positive|whole) number.*\n$", problems)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([program, bundle, bundle / "samples"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: standard output cannot be written")
 
 
 @pytest.mark.slow

@@ -56,6 +56,14 @@ double positive(std::string const& flag, char const* text)
     return value;
 }
 
+int whole(std::string const& flag, char const* text)
+{
+    double const value = positive(flag, text);
+    if (value != std::floor(value) || value > 1e6)
+        throw Problem(flag + " takes a whole number up to a million");
+    return static_cast<int>(value);
+}
+
 Options options_of(char** words)
 {
     Options options;
@@ -72,7 +80,7 @@ Options options_of(char** words)
         else if (word == "--top" || word == "--batch" || word == "--threads")
         {
             int& value = word == "--top" ? options.top : word == "--batch" ? options.batch : options.threads;
-            value = static_cast<int>(positive(word, *++words));
+            value = whole(word, *++words);
         }
         else if (word == "--seconds")
             options.seconds = positive(word, *++words);
@@ -250,6 +258,8 @@ int print_all(Bundle& bundle, Options const& options)
         return true;
     };
     classify(bundle, [&](size_t i) { return read(names[i]); }, names.size(), batch, print);
+    if (!std::cout)
+        throw Problem("standard output cannot be written: no space is left, or it is closed");
     return failed;
 }
 
