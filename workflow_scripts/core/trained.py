@@ -1,8 +1,8 @@
-"""Trained artifacts survive upgrades: their keys ignore versions of packages, and pending jobs keep their outputs.
+"""Trained artifacts survive upgrades: their keys ignore package versions, and outputs of pending jobs are saved.
 
-Snakemake removes the outputs of a stale job before it runs again. Before its first job, a run therefore hard-links the
-trained outputs of pending jobs into FOLDER, a store, where the training command finds them by key even if the user's
-store is gone.
+Snakemake removes the outputs of a stale job before it reruns the job. Before its first job, a run therefore hard-links
+the trained outputs of pending jobs into FOLDER, a store. The training command finds them there by key, even if the
+user's store is gone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ADOPTED = "adopted.json"  # {path: {"sha256", "versions"}} of files that an earl
 def descent(parts: dict, inputs: dict[str, list[str]]) -> str | None:
     """Return a hash of what decides an output except versions of packages, its own and its inputs', or None.
 
-    parts: of the key (core/command.py); inputs: {name: paths}. Inputs that were trained, or that have no descent of
-    their own, count by their bytes. An output without inputs has no descent.
+    parts: of the key (core/command.py); inputs: {name: paths}. Inputs that were trained, or have no descent themselves,
+    count by content. An output without inputs has no descent.
     """
     hashes = dict(parts["inputs"])
     for name, paths in inputs.items():

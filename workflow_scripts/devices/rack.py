@@ -1,11 +1,11 @@
-"""Several boards of one kind under one target (`ssh: [a, b]` in its row): which takes a job, and which are left out.
+"""Several boards of one kind under one target (`ssh: [a, b]` in its row): which board takes a job, and which take none.
 
-A job goes to the board that has it already, else to a free one, of these to the one that lacks the fewest bytes of its
-inputs. The process that waits here for a job holds a lock on its board, which the kernel releases when the process
-dies; on the board, the job itself holds a lock that other machines respect as well (board_agent.py).
+A job goes to the board that already has it, else to the free board that lacks the fewest bytes of its inputs. The
+process that waits here for a job holds a lock on the board, which the kernel releases when the process dies. On the
+board, the job itself holds a lock that other machines respect as well (board_agent.py).
 
-Engines are valid on each board, because all boards of a target have one identity: one that differs is left out. Timings
-with one `home` stay on one board, so that they can be compared.
+An engine is valid on every board, because all boards of a target share one identity: a board that differs is left out.
+Timings with the same `home` stay on one board, so that they can be compared.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rows(row: dict) -> list[dict]:
     return [{**row, "ssh": ssh, "name": names.get(n, row["name"])} for n, ssh in enumerate(row["ssh"], 1)]
 
 
-# What is left out: a file for each board, from a run's start or from when it stopped answering
+# Boards that are left out: a file for each, written at the start of a run or when the board stops answering
 
 
 def _away(target, ssh):
@@ -46,7 +46,7 @@ def _away(target, ssh):
 
 
 def start(target: str, left_out: list[str]) -> None:
-    """Give a target's boards jobs again, but for this run none to those that are left out (destinations of ssh)."""
+    """Readmit a target's boards, except those left out of this run (ssh destinations)."""
     for path in Path(IDENTITIES).glob(f"{target}.*.away"):
         path.unlink()
     for ssh in left_out:
@@ -60,14 +60,14 @@ def _is_away(target, ssh):
     return False
 
 
-# Whether boards are alike
+# Comparing boards
 
 
 def alike(answers: list[dict], recorded: dict | None) -> tuple[dict, list[str | None]]:
     """Return the identity of a target's boards, and for each why it is left out, or None.
 
-    answers: what each board told (survey.py), of which one at least fits its row. The identity is the one by which
-    artifacts were made so far, else that of most boards.
+    answers: the report of each board (survey.py); at least one board fits its row. The identity is the recorded one,
+    with which artifacts were made so far, else that of most boards.
     """
     fit = [answer["identity"] for answer in answers if not answer["reason"]]
     count = collections.Counter(map(canonical, fit))
@@ -87,7 +87,7 @@ def _shown(value):
 
 
 def remarks(states: dict[str, dict]) -> Iterator[str]:
-    """Yield what makes timings of a target's boards differ, a line each; states: {board: its state in survey.py}."""
+    """Yield a line for each difference between a target's boards that timings depend on; states: {board: its state}."""
     for key, what in (("power_mode", "power mode"), ("gpu_mhz", "the GPU's clock range in MHz")):
         values = {name: _shown(state[key]) for name, state in states.items()}
         if len(set(map(str, values.values()))) > 1:
@@ -103,14 +103,14 @@ def remarks(states: dict[str, dict]) -> Iterator[str]:
             )
 
 
-# Which board takes a job
+# Choosing a board
 
 
 class Rack:
-    """The boards of one target for one job; `warnings` tells of those that stopped answering."""
+    """The boards of one target, for one job; `warnings` lists boards that stopped answering."""
 
     def __init__(self, row: dict, home: str | None = None):
-        """row: that of a target's boards (reach.board); home: what timings have in common that stay on one board."""
+        """row: of a target's boards (reach.board); home: a key shared by timings that must stay on one board."""
         self.target, self.home, self.warnings = row["name"], home, []
         self.boards = [Board(each) for each in _only(row["name"], rows(row))]
         self.busy_until = dict.fromkeys(self.boards, 0.0)
@@ -119,7 +119,7 @@ class Rack:
     def reserved(self, ask: Callable[[Board], dict]) -> Iterator[Board]:
         """Yield the board for a job, locked until the end; the first one where none answers.
 
-        ask: returns what a board says of the job (board_agent.look). A single board is yielded at once.
+        ask: returns a board's answer about the job (board_agent.look). A single board is yielded at once.
         """
         for count in itertools.count():
             found = self._choose(ask) if len(self.boards) > 1 else None
@@ -139,7 +139,7 @@ class Rack:
         return [board for board in self.boards if not _is_away(self.target, board.destination)]
 
     def leave_out(self, board: Board) -> None:
-        """Give a board that does not answer no jobs for RETRY seconds."""
+        """Send no jobs to a board that does not answer for RETRY seconds."""
         path = _away(self.target, board.destination)
         if not path.exists():
             self.warnings.append(f"{board.name} does not answer: the other boards take its work")
@@ -158,12 +158,12 @@ class Rack:
                 lock.close()
 
     def _ranked(self):
-        """Return boards by row, or for a home by a hash that moves no other home when a board goes or comes."""
+        """Return boards in the order of the row; for a home, by a hash that moves no other home when boards change."""
         hashes = {board: digest_of([self.home, board.destination]) for board in self.boards}
         return sorted(self.present(), key=hashes.__getitem__) if self.home else self.present()
 
     def _preferred(self, answers, ranked):
-        """Return the board that has the job, the free home, or the free one that lacks least; None: wait."""
+        """Return the board that has the job, else the free home, else the free one that lacks least; None: wait."""
         having = [board for board in answers if answers[board]["has_job"]]
         free = [board for board in ranked if board in answers and not answers[board]["is_busy"]]
         if having or not self.home:
@@ -171,7 +171,7 @@ class Rack:
         return ranked[0] if ranked[0] in free else None
 
     def _ask(self, boards, ask):
-        """Return {board: what it says} of those that answer; the others are left out."""
+        """Return {board: answer} for boards that answer; leave out the others."""
         with ThreadPoolExecutor(max(len(boards), 1)) as pool:
             answers = dict(zip(boards, pool.map(lambda board: _answer(board, ask), boards)))
         for board, answer in answers.items():

@@ -1,4 +1,4 @@
-"""Make a plan: measure ranges and effects on calibration images, then search the cheapest set of nodes."""
+"""Make a plan: measure ranges and effects on calibration images, then search for the cheapest set of nodes."""
 
 import functools
 from collections.abc import Callable, Collection, Mapping
@@ -112,7 +112,7 @@ class Planner:
     # Measuring
 
     def _members(self, groups):
-        """Return the groups, reduced to the nodes that the precision changes."""
+        """Return the groups with only the nodes whose numbers the precision changes."""
         treated = set(self.treated)
         members = {name: [node for node in nodes if node in treated] for name, nodes in groups.items()}
         return {name: nodes for name, nodes in members.items() if nodes}
@@ -169,7 +169,7 @@ class Planner:
         return search.smallest(search.ordered(self._effects(members), members), members)
 
     def _grown(self, search, nodes, order):
-        """Return (nodes, verdict on the whole split); groups are added while a set that the search accepted misses."""
+        """Return (nodes, verdict on the whole split); add groups while the set accepted by the search misses there."""
         nodes = frozenset(nodes)
         if len(self.inputs.select.images) <= SEARCH_IMAGES:
             return nodes, search.verdict(nodes)

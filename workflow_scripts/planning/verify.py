@@ -1,9 +1,9 @@
 """Build an engine by a plan, score it on the select split, and build it again if it misses the plan's criterion.
 
-Runs on devices: Python 3.8. How a plan takes effect depends on the target: a weakly typed TensorRT gets the precision
-of its layers from the plan; quantizers and Casts are already in the graph. A plan can therefore grow where layers get
-their precision, and where Q/DQ pairs can be removed from the graph (with onnx, which not every device has). Elsewhere
-a miss is only recorded.
+Runs on devices: Python 3.8. How a plan takes effect depends on the target. A weakly typed TensorRT takes the precision
+of its layers from the plan; quantizers and Casts are already in the graph. A plan can therefore grow where the builder
+sets the precision of layers, or where Q/DQ pairs can be removed from the graph (with onnx, which not every device has).
+Elsewhere a miss is only recorded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from measure.logits import logits_of, read_logits
 from planning import criterion, strip_qdq
 from planning import plan as plans
 
-REPEATS = 2  # scores of an engine on a GPU, of which the worst counts: its kernels may add in another order each time
+REPEATS = 2  # scores of an engine on a GPU; the worst counts, since kernels may add in a different order each time
 
 
 class Select(NamedTuple):

@@ -43,7 +43,7 @@ class Observed(torch.nn.Module):
 def keep_images_exact(network: torch.nn.Module) -> torch.nn.Module:
     """Let a network's first convolution compute in float32 under autocast as well, in place, and return the network.
 
-    A flat background's pixels all have one value; rounded to bfloat16, they shift every logit.
+    The pixels of a flat background share one value; rounding it to bfloat16 would shift every logit.
     """
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -92,7 +92,7 @@ def loss_of(student: tuple, teacher: tuple, recipe: dict) -> torch.Tensor:
 
 
 class QatTrainer:
-    """The training of one student: its state in every process, and the state that a resumed run starts from."""
+    """Trains one student: the state of each process, and the state from which a killed run resumes."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What follows from a rule's names: its log, the flags of its files, and what starts its command line on a target.
+"""What follows from a rule's names: its log, the flags of its files, and the start of its command line on a target.
 
 Each rule that runs a script gets the log `results/logs/{dataset}/RULE.{wildcards}.log` and the params `files` (a named
 input or output is the flag of this name; an unnamed input has none) and, for a job on its target, `device`. None of

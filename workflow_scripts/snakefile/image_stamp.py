@@ -1,10 +1,10 @@
 """Cheap fingerprint of a dataset's images or fonts; a change of it reruns `index_dataset`.
 
-Of up to FEW images it has each one's size and mtime, so that an image edited in place is noticed too. With more, a dry
-run would take too long: it has the mtimes of all folders instead, which change when an image is added, removed, renamed
-or replaced by another file, but not when its bytes are overwritten. Decoding and training notice those: they hold each
-image to what the index records of it. A row's `manifest`, a file that changes whenever the images do, stands for them.
-Manifests, files of labels and of class names, and fonts, count by their content.
+For up to FEW images it covers the size and mtime of each, which reveals an image edited in place. For more, that would
+slow every dry run down: it covers the mtimes of all folders instead, which change when an image is added, removed,
+renamed or replaced, but not when its bytes are overwritten. Decoding and training catch that case, because they check
+each image against the index. A row's `manifest`, a file that changes whenever the images do, replaces the images.
+Manifests, label files, class files and fonts count by content.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def fingerprint(row: dict) -> str | None:
 def user_files(row: dict, is_indexed: bool) -> dict[str, tuple[str | None, Callable]]:
     """Return {key of a dataset's row: (path that it names, test that the path must pass)}.
 
-    Without the images or fonts themselves once they are indexed: they may be elsewhere by then.
+    Once images or fonts are indexed, they may have moved away, so they are left out.
     """
     files: dict = {} if is_indexed else {"path": (row.get("path"), os.path.isdir)}
     if not is_indexed:
@@ -70,7 +70,7 @@ def _digest(stamps):
 
 
 def _of_folders(places, root):
-    """Return the stamps of the images in the folders of a dataset, or of the folders where the images are many."""
+    """Return the stamps of a dataset's images, or those of its folders if it has more than FEW images."""
     halves = [path for path in places if os.path.isdir(path)] or [root]
     images = []
     for half in halves:

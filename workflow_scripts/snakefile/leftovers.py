@@ -1,7 +1,7 @@
-"""Remove what decodings left that nobody continues: files as large as the decoded split.
+"""Remove the partial files of abandoned decodings, which are as large as a decoded split.
 
-A killed decoding of PATH continues from PATH.rows and PATH.done (data/row_file.py). They go where no job of this run
-writes PATH and a later one will not either: PATH exists, config.yaml no longer has its names, or a week has passed.
+A killed decoding of PATH resumes from PATH.rows and PATH.done (data/row_file.py). These are removed if no job of this
+run writes PATH and no later job will: PATH exists, config.yaml no longer has its names, or a week has passed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEPT_S = 7 * 86400.0  # after the last write
 
 
 def remove(pending: Collection[str], tables: Tables) -> None:
-    """Remove what is left of decodings that are given up, and the records of shards that were joined.
+    """Remove the partial files of abandoned decodings, and the records of shards that have been joined.
 
     pending: outputs of the jobs of this run.
     """

@@ -32,7 +32,7 @@ def check(purposes: dict[str, list[str]], tables: Tables) -> None:
 
 
 def _here(target, purposes, tables):
-    """Return the first reason why this machine is not a target, if any, in a list."""
+    """Return a list with the first reason why this machine is not a target, or an empty list."""
     for purpose in purposes[target]:
         reason = reach.unreachable(tables, target, purpose)
         if reason:
@@ -41,7 +41,7 @@ def _here(target, purposes, tables):
 
 
 def _ask(boards, purposes, tables):
-    """Return {target: {name of a board: (its destination, what it says)}}."""
+    """Return {target: {name of a board: (its ssh destination, its report)}}."""
     from devices import rack, survey  # not while parsing
 
     rows = {(target, each["name"]): each for target, board in boards.items() for each in rack.rows(board)}
@@ -53,7 +53,7 @@ def _ask(boards, purposes, tables):
 
 
 def _unable(target, reports):
-    """Return a line for each of a target's boards where none can do what is asked."""
+    """Return a line for each of a target's boards, if none of them can do its jobs."""
     if not all(answer["reason"] for _, answer in reports.values()):
         return []
     return [
@@ -63,7 +63,7 @@ def _unable(target, reports):
 
 
 def _common(target, reports):
-    """Return the identity of a target's boards; leave out those that are down or differ, with a warning each."""
+    """Return the identity of a target's boards; exclude boards that are down or differ, with a warning for each."""
     from devices import rack
 
     answers = [answer for _, answer in reports.values()]
@@ -92,7 +92,7 @@ def _record(target, identity):
 
 
 def _start_over(targets):
-    """Start Snakemake again with the same command line, which plans with the recorded identities."""
+    """Restart Snakemake with the same command line; it then plans with the recorded identities."""
     if os.environ.get(STARTED_OVER):
         raise UserError(f"{', '.join(targets)}: another identity each time it is asked: is it one board?")
     print(f"{', '.join(targets)}: recorded what it is; planning with that", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""What makes a job stale besides its options and its inputs: its code, the packages that it runs with, user files.
+"""What makes a job stale besides its options and inputs: its code, its packages, and the user's files.
 
-Each rule gets a param `basis` with their hashes and versions. They count by content: a new mtime alone makes nothing
-stale, and a new content with an old mtime does.
+Each rule gets a param `basis` with their hashes and versions. Content decides: a new mtime alone makes nothing stale,
+and new content makes a job stale even under an old mtime.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def script(name: str, others: Callable = lambda wildcards: (), sources: Iterable
 
 
 def user_file(key: str, tables: Tables, rules: Any) -> Callable:
-    """Return a function of wildcards for a rule's input: the path that a key of a row names, where a rule makes it.
+    """Return a function of wildcards for a rule's input: the path that a key of a row names, if a rule makes it.
 
-    Any other path is a user's file: it must exist, is not an input, and the basis covers its content.
+    Any other path is a user's file. It must exist, it is no input to Snakemake, and the basis covers its content.
     key: as in config.yaml, with the kind of row in place of its table and name (`dataset.weights`).
     """
     of, (kind, rest) = user_path(key), key.split(".", 1)
