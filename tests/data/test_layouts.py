@@ -253,6 +253,7 @@ LABELS = [
         "".join(f"a/{name} 0\n" for name in NAMES) + f"b/{NAMES[2]} 1\n",
         f"has the labels 0 and 1 for {NAMES[2][:-5]}: images are told apart by",
     ),
+    ("".join(f"{name} ²\n" for name in NAMES), "has the class ², which the dataset does not have"),
     (b"\xff\xfe\x00", "is not a text file"),
     ("9\n" * 8, "does not exist: the development kit's numbers are not in synset order"),
 ]
@@ -261,6 +262,13 @@ LABELS = [
 @pytest.mark.parametrize(("content", "said"), LABELS)
 def test_labels_that_are_not_understood_are_named(imagenet, content, said):
     refused(imagenet.parent, broken(imagenet, "labels", content), said)
+
+
+def test_a_line_of_titles_is_no_label(imagenet):
+    text = "file,label\n" + "".join(f"{name},{label}\n" for name, label in zip(NAMES, VAL, strict=True))
+    row = broken(imagenet, "labels", text)
+    assert run(imagenet.parent, row)[0] == 0
+    assert index.labels(index.read(imagenet.parent / "data/index.json"), "val").tolist() == VAL
 
 
 def test_a_number_that_the_kit_has_not_is_named(imagenet):

@@ -103,10 +103,10 @@ def _by_name(files, label_of, path, names, classes):
     if missing:
         raise UserError(f"{path} has no label for {missing[0]} ({len(missing)} of {len(files)} images): add a line")
     labels = [label_of[_stem(file)] for file in files]
-    if not all(map(str.isdigit, labels)) or set(labels) <= set(names or ()):
+    if not all(map(str.isdecimal, labels)) or set(labels) <= set(names or ()):
         return labels
     names = names or numbered(classes)
-    largest = max(map(int, label_of.values()))
+    largest = max(int(label) for label in label_of.values() if label.isdecimal())  # a line of titles has none
     if largest >= len(names):
         raise UserError(f"{path} has the label {largest}, and there are {len(names)} classes: labels count from 0")
     return [names[int(label)] for label in labels]
@@ -122,13 +122,13 @@ def _in_order(files, labels, path, synsets):
     matches = [NUMBERED.search(file) for file in files]
     numbers = [int(match[1]) - 1 for match in matches if match]
     places = numbers if len(numbers) == len(files) else range(len(files))
-    if max(places) >= len(labels) or (isinstance(places, range) and len(files) != len(labels)):
+    if not 0 <= min(places) <= max(places) < len(labels) or (isinstance(places, range) and len(files) != len(labels)):
         counts = f"{len(labels)} lines for {len(files)} images"
         raise UserError(f"{path} has {counts}: it needs one line per image, in file order")
-    if labels[0].isdigit():
+    if labels[0].isdecimal():
         meta = synsets if synsets and synsets.endswith(".mat") else os.path.join(os.path.dirname(path), META)
         names_of = kit_names(meta)
-        strange = sorted({label for label in labels if not label.isdigit() or int(label) not in names_of})
+        strange = sorted({label for label in labels if not label.isdecimal() or int(label) not in names_of})
         if strange:
             raise UserError(f"{path} has the label {strange[0]}, which is not in {meta}: labels count from 1")
         labels = [names_of[int(label)] for label in labels]
