@@ -19,13 +19,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from core import provenance
-from core.files import UserError, canonical, one_line, read_json, sha256_file
+from core import provenance, sources
+from core.files import UserError, canonical, digest_of, one_line, read_json, sha256_file
 from devices import result_jobs
 from snakefile.staleness import record_of
 
 # values whose SHA-256 a result's provenance has: the inputs that they may be of
 LINEAGE = {"checkpoint": ("checkpoint",), "graph": ("graph", "fused"), "calibration": ("calibration",)}
+RUNTIME = "--runtime"  # of the command lines of engine_command (core/command.py)
 UNTIMED = ["--recursive", "--links", "--checksum", "--prune-empty-dirs"]
 
 
@@ -62,6 +63,9 @@ def copy_from(place: str, results: list[str]) -> None:
         for job in plan.jobs:
             if job.rule == "assemble_result":
                 check(os.path.join(folder, job.outputs[0]), job)
+        for job in plan.at(result_jobs.DEVICE):
+            if RUNTIME in job.argv:
+                check_code(folder, job)
         files = sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
         remedy = "copy it again; where it is so on the device, delete it there and run again"
         outputs = result_jobs.copy_in(folder, files, remedy)
@@ -84,6 +88,17 @@ def check(path: str, job: result_jobs.PlannedJob) -> None:
             raise UserError(f"{result} was built there from another {files[0]}: copy it there, and run it again")
     if canonical(recorded["recipe"]) != canonical(json.loads(job.argv[job.argv.index("--recipe") + 1])):
         raise UserError(f"{result} was built there with another config.yaml: make both alike, and run it again")
+
+
+def check_code(folder: str, job: result_jobs.PlannedJob) -> None:
+    """Raise UserError where other code than is here made the outputs of a runtime's job; folder: of their copies."""
+    runtime = job.argv[job.argv.index(RUNTIME) + 1]
+    code = sources.closure(os.path.basename(job.argv[0]), f"runtimes/{runtime}.py")
+    here = digest_of({str(path.relative_to(sources.ROOT)): sources.code_hash(path) for path in code})
+    for output in job.outputs:
+        record = provenance.read(os.path.join(folder, output))
+        if record and record.get("code", here) != here:
+            raise UserError(f"{output} was made there by other code than is here: make both alike, and run it again")
 
 
 def _filters(paths):

@@ -139,6 +139,11 @@ def test_carried_there_and_back(host, device, tmp_path):
     assert host.plan(RESULT) == ["assemble_result int8_qat.gpu", "benchmark int8_qat.gpu", "run_trtexec int8_qat.gpu"]
     status, output = carry(host, "from", device.folder)
     assert status == 1 and "was built there with another config.yaml: make both alike" in output
+    host.config(lambda config: config["targets"]["gpu"].update(iterations=100))
+    with host.path("workflow_scripts/runtimes/_gpu.py").open("a") as code:
+        code.write("OTHER = 1\n")
+    status, output = carry(host, "from", device.folder)
+    assert status == 1 and " was made there by other code than is here: make both alike" in output, output
 
 
 def test_what_the_host_made_anew_is_seen_and_asked_for(host, device, tmp_path):
