@@ -191,3 +191,18 @@ def test_what_the_client_refuses_without_a_server(tmp_path):
         list(triton_client.files([str(tmp_path)]))
     with pytest.raises(triton_client.Problem, match="logits are not finite"):
         triton_client.top([1.0, float("nan")], ["a", "b"], 1)
+
+
+@pytest.mark.parametrize("flag, value", [("--top", "0"), ("--batch", "-2"), ("--clients", "0"), ("--seconds", "inf")])
+def test_a_client_refuses_numbers_that_are_not_positive(capsys, flag, value):
+    with pytest.raises(SystemExit):
+        triton_client.parser().parse_args(["photo.jpg", flag, value])
+    assert f"argument {flag}: {value} is not a positive number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["nowhere", "http://[bad", "http://localhost:1"])
+def test_what_is_no_server(url):
+    with pytest.raises(triton_client.Problem, match="does not answer as a Triton server"):
+        triton_client.Server(url, None)
+    with pytest.raises(triton_client.Problem, match="is not ready after 0 s"):
+        triton_client.wait(url, 0)

@@ -45,8 +45,8 @@ class Server:
         self.most = self._get(f"v2/models/{self.model}/config")["max_batch_size"]
 
     def _get(self, path, body=None, headers=None):
-        request = urllib.request.Request(f"{self.url}/{path}", body, headers or {})
         try:
+            request = urllib.request.Request(f"{self.url}/{path}", body, headers or {})
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 return json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError as error:
@@ -91,8 +91,8 @@ def wait(url: str, seconds: float) -> None:
         try:
             with urllib.request.urlopen(f"{url.rstrip('/')}/v2/health/ready", timeout=TIMEOUT):
                 return
-        except OSError as error:
-            if time.monotonic() >= end:
+        except (OSError, ValueError) as error:
+            if time.monotonic() >= end or isinstance(error, ValueError):
                 raise Problem(f"{url} is not ready after {seconds:g} s ({error}): read the server's log") from None
         time.sleep(0.2)
 
@@ -187,19 +187,32 @@ def benchmark(server: Server, args: argparse.Namespace) -> int:
     return 0
 
 
+def _positive(kind):
+    """Return a function that reads a positive number of a type."""
+
+    def read(text):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return value
+
+    read.__name__ = "positive number"
+    return read
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", help="files and folders; or one of the words ready, selftest")
     parser.add_argument("--url", default="http://localhost:8000", help="of the server (http://localhost:8000)")
     parser.add_argument("--model", help="name of the ensemble, where the server has several")
-    parser.add_argument("--top", type=int, default=5, help="classes of each image (5)")
+    parser.add_argument("--top", type=_positive(int), default=5, help="classes of each image (5)")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each image")
-    parser.add_argument("--batch", type=int, help="images of a query, by default as many as the model takes")
+    parser.add_argument("--batch", type=_positive(int), help="images of a query, by default as many as the model takes")
     parser.add_argument("--wait", type=float, default=60.0, help="seconds for the word ready (60)")
     parser.add_argument("--benchmark", action="store_true", help="time the images, by default the samples")
-    parser.add_argument("--clients", type=int, default=8, help="of the timing (8)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of the timing (3)")
+    parser.add_argument("--clients", type=_positive(int), default=8, help="of the timing (8)")
+    parser.add_argument("--seconds", type=_positive(float), default=3.0, help="of the timing (3)")
     return parser
 
 
@@ -215,7 +228,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):  # names of files and classes may be none of this terminal's
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # names may be none of this terminal's
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = parser()
     given = options.parse_args()
