@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "workflow_scripts"))
 from core import spinning  # noqa: E402
 
 BATCH, SIZE, CLASSES = 16, 224, 10
-SETTINGS = {"as libraries do": {"LEVIT_SHARES": "1"}, "as our jobs do": spinning.OURS}  # of a batch, where they train
+SETTINGS = {"as libraries do": {}, "as our jobs do": spinning.OURS}
 PROMISED = {"quiet": 0.90, "busy": 0.35}  # over the quiet speed of the libraries' own
 ENGINE = ROOT / "results/digits/engines/LeViT-128S.fp32"
 
@@ -41,8 +41,9 @@ def train():
 
     model = timm.create_model("levit_128s", num_classes=CLASSES, distilled=False).train()
     model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    return stepper(model, lambda model, images: model(images).logsumexp(1).mean(), optimizer)
+    return stepper(
+        model, lambda model: model(images()).logsumexp(1).sum(), torch.optim.AdamW(model.parameters(), fused=True)
+    )
 
 
 def qat():
@@ -55,17 +56,23 @@ def qat():
     _, network = Calibrator(folded(), images()).calibrate({"method": "max"})
     scales = LearnedScales(network, images()[:2])
     parameters = [*network.parameters(), *scales.parameters()]
-    optimizer = torch.optim.AdamW(parameters, 1e-5, fused=True)
-    return stepper(network, lambda model, images: model(images).square().mean(), optimizer)
+    return stepper(
+        network, lambda model: model(images()).square().mean(), torch.optim.AdamW(parameters, 1e-5, fused=True)
+    )
 
 
 def calibrate():
-    """Return the collection of a batch's histograms."""
+    """Return the collection of the histograms of two batches of calibration, which threads share."""
     import quantization
     from quantization import histograms
 
-    network = quantization.add(folded(), "modelopt")
-    return lambda: histograms.collect(network, images())
+    network, batches = quantization.add(folded(), "modelopt"), images().repeat(2 * histograms.BATCH // BATCH, 1, 1, 1)
+
+    def step():
+        histograms.collect(network, batches)
+        return len(batches)
+
+    return step
 
 
 def plan():
@@ -104,31 +111,18 @@ def folded():
 
 
 def stepper(model, loss, optimizer):
-    """Return a function that takes a step on loss(model, images), with products in the type of our trainings."""
+    """Return a function that takes a step on loss(model), with products in the type of our trainings."""
     import torch
 
-    from model import context, shares, synced_batchnorm, training
+    from model import context, training
 
-    device, batch = torch.device("cpu"), images()
-    kind = context.fast_type(device)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    count = int(os.environ.get("LEVIT_SHARES", shares.number(BATCH, device, kind)))
-    shared = shares.Shares(parameters, count)
-    shared.take(model)
-
-    def value(model, images):
-        with training.autocast(device, kind):
-            return loss(model, images)
+    device = torch.device("cpu")
 
     def step():
         optimizer.zero_grad()
-        with shared, synced_batchnorm.synced(shared.meeting):
-            found, gradients = shared.compute(value, batch)
-        if gradients is None:
-            found.backward()
-        else:
-            for parameter, gradient in zip(parameters, gradients):
-                parameter.grad = gradient
+        with training.autocast(device, context.fast_type(device)):
+            value = loss(model)
+        value.backward()
         optimizer.step()
 
     return step
@@ -140,27 +134,26 @@ TASKS = {**TRAININGS, "plan": plan, **EVALUATIONS}
 
 
 def serve(task):
-    """Print the images a second of a task's steps for each number of seconds on stdin."""
+    """Print the images a second of a task's steps, of BATCH images or what they return, for the seconds on stdin."""
     if task not in EVALUATIONS:  # OpenVINO and torch share no process
-        import torch
+        from model import training
 
-        torch.manual_seed(0)
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        training.start(0, 0, "cpu")
     step = TASKS[task]()
     step()
     print("ready", flush=True)
     for line in sys.stdin:
-        steps, start = 0, time.monotonic()
+        done, start = 0, time.monotonic()
         while time.monotonic() - start < float(line):
-            step()
-            steps += 1
-        print(steps * BATCH / (time.monotonic() - start), flush=True)
+            count = step()
+            done += count if isinstance(count, int) else BATCH
+        print(done / (time.monotonic() - start), flush=True)
 
 
 @contextlib.contextmanager
 def server(task, variables):
     """Yield a process that serves a task with these environment variables."""
-    ours = (*spinning.OURS, "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "LEVIT_SHARES")
+    ours = (*spinning.OURS, "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
     command, pipes = [sys.executable, __file__, "--serve", task], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env={**environment, **variables}, text=True, **pipes) as process:

@@ -70,6 +70,20 @@ def test_max_is_the_largest_magnitude_seen(folded, batch):
     assert calibrated(folded, batch)[0]["amax"]["stem.conv2.input_quantizer"] == pytest.approx(max(largest), rel=1e-6)
 
 
+def test_any_number_of_threads_counts_the_same(folded, batch, monkeypatch):
+    monkeypatch.setattr(histograms, "BATCH", 2)  # several batches for each thread
+    found, threads = [], torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.append(histograms.collect(quantized(folded), batch))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
+    alone, shared = ({name: each.__dict__ for name, each in one.items()} for one in found)
+    assert alone.keys() == shared.keys() and len(batch) >= 8
+    for name, one in alone.items():
+        assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(shared[name][key])) for key in one), name
+
+
 def test_statistics_are_collected_once_for_all_methods(folded, batch):
     counted = []
     calibrations = calibrator.Calibrator(folded, batch, counted.append)

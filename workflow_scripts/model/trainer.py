@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from core.files import UserError
 from data import augment
-from model import context, shares, synced_batchnorm, training
+from model import context, synced_batchnorm, training
 from model.resume import Resume
 
 DEFAULTS = {"small_epochs": 0, "small_size": 1.0, "smoothing": 0.0, "betas": [0.9, 0.999], "flip": 0.0, "freeze": []}
@@ -79,15 +79,12 @@ class Trainer:
         if processes > 1:
             model = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
         loader = training.batches(self.images, self._draws(first, rank, processes), self.row, self.device)
-        shared = shares.Shares(self.optimizer.parameters, self._shares(processes))
-        group = shared.meeting if processes == 1 else synced_batchnorm.Processes(processes)
-        with synced_batchnorm.synced(group), shared, contextlib.closing(shared.ahead(loader)) as batches:
+        with synced_batchnorm.synced(processes), contextlib.closing(loader) as batches:
             for epoch in range(first, self.recipe["epochs"]):
                 torch.manual_seed(self.seed + 7919 * epoch + rank)  # for dropout; images have their own seeds
                 self._resize(self._size_at(epoch))
-                shared.take(model)
                 for inputs, labels in itertools.islice(batches, self.per_epoch):
-                    loss = self._step(shared, inputs, labels, epoch)
+                    loss = self._step(model, inputs, labels, epoch)
                     bar.set_postfix_str(f"epoch {epoch + 1}/{self.recipe['epochs']} loss {loss:.3f}", refresh=False)
                     bar.update(len(labels) * processes)
                 if rank == 0:
@@ -103,23 +100,14 @@ class Trainer:
         if hasattr(self.model, "set_distilled_training"):
             self.model.set_distilled_training(True)
 
-    def _shares(self, processes):
-        """Return the number of shares of a batch that threads of this process compute."""
-        images = torch.zeros(2, 3, self.row["size"], self.row["size"], device=self.device)
-        count = shares.number(self.recipe["batch"], self.device, self.kind, processes)
-        return 1 if count > 1 and shares.is_random(self.model, images) else count
-
-    def _step(self, shared, inputs, labels, epoch):
-        loss, gradients = shared.compute(self._loss, inputs, labels)
-        diverged = f"training diverged in epoch {epoch + 1}: lower its learning_rate or raise warmup"
-        return self.optimizer.step(loss, diverged, gradients)
-
-    def _loss(self, model, inputs, labels):
+    def _step(self, model, inputs, labels, epoch):
         with training.autocast(self.device, self.kind):
             outputs = model(inputs)
         heads = outputs if isinstance(outputs, tuple) else (outputs,)
         losses = [F.cross_entropy(head.float(), labels, label_smoothing=self.recipe["smoothing"]) for head in heads]
-        return sum(losses) / len(losses)
+        loss = sum(losses) / len(losses)
+        diverged = f"training diverged in epoch {epoch + 1}: lower its learning_rate or raise warmup"
+        return self.optimizer.step(loss, diverged)
 
     def _draws(self, first, rank, processes):
         """Yield the Draws of this process in each batch, from an epoch on."""

@@ -94,10 +94,8 @@ class Optimizer:
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=kind is torch.float16)
         self._last, self._diverged = None, ""
 
-    def step(self, loss: torch.Tensor, diverged: str, gradients: list | None = None) -> float:
+    def step(self, loss: torch.Tensor, diverged: str) -> float:
         """Take one step on a scalar loss; return the last loss that is known: this one's on a CPU, else the one before.
-
-        gradients: of the parameters, or None: they are computed from the loss.
 
         A GPU that had to tell this step's loss would have nothing to do meanwhile. Raises UserError with the text
         `diverged` if that loss is not finite; `state` and `finish` check the last one.
@@ -106,11 +104,7 @@ class Optimizer:
         self._last, self._diverged = loss.detach(), diverged
         value = self._finite(known)
         self.adamw.zero_grad(set_to_none=True)
-        if gradients is None:
-            self.scaler.scale(loss).backward()
-        else:
-            for parameter, gradient in zip(self.parameters, gradients):
-                parameter.grad = gradient
+        self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.adamw)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.scaler.step(self.adamw)

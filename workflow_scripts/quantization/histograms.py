@@ -1,7 +1,10 @@
 """Histograms of activations: one pass over the images serves every method of choosing ranges."""
 
+import contextlib
 import math
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -39,11 +42,23 @@ class Histogram:
         magnitudes = values.abs()
         others = [dim for dim in range(values.ndim) if dim not in channels]
         self.channels = torch.maximum(self.channels, magnitudes.amax(dim=others))
-        self.span = self.span or 2.0 ** math.ceil(math.log2(self.largest))
-        while self.span < self.largest:  # double the span: merge the bins in pairs
+        self._widen(2.0 ** math.ceil(math.log2(self.largest)))
+        self.counts += torch.histc(magnitudes, BINS, 0, self.span)
+
+    def merge(self, other: "Histogram") -> None:
+        """Count what another histogram of the activation counted."""
+        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+        self.channels = torch.maximum(self.channels, other.channels)
+        if other.span:
+            self._widen(other.span)
+            other._widen(self.span)
+            self.counts += other.counts
+
+    def _widen(self, span):
+        self.span = self.span or span
+        while self.span < span:  # double the span: merge the bins in pairs
             self.counts = torch.cat([self.counts.view(-1, 2).sum(dim=1), torch.zeros(BINS // 2, dtype=torch.float64)])
             self.span *= 2
-        self.counts += torch.histc(magnitudes, BINS, 0, self.span)
 
 
 def channel_dims(name: str, values: torch.Tensor) -> tuple[int, ...]:
@@ -56,7 +71,6 @@ def channel_dims(name: str, values: torch.Tensor) -> tuple[int, ...]:
     return (1,) if values.ndim == 4 else (values.ndim - 1,)
 
 
-@torch.no_grad()
 def collect(
     model: torch.nn.Module,
     images: torch.Tensor | CalibrationImages,
@@ -64,18 +78,45 @@ def collect(
 ) -> dict[str, Histogram]:
     """Return {quantizer of an activation: Histogram} of a quantized network that computes in float32.
 
+    Each thread has every n-th batch, so that threads meet at the end alone.
+
     images: float32 [N, 3, H, W], indexed by slices; progress: called with the number of images of each batch. Raises
     UserError naming an activation that is NaN or infinite, or that is constant (as only a softmax over one token may
     be).
     """
-    histograms = {name: Histogram() for name in amax.activations(model)}
-    with amax.observed(model, lambda name, values: histograms[name].add(values, channel_dims(name, values))):
-        for start in range(0, len(images), BATCH):
+    names, own, lock = list(amax.activations(model)), threading.local(), threading.Lock()
+    starts = range(0, len(images), BATCH)
+    count = min(torch.get_num_threads(), len(starts))
+
+    @torch.no_grad()
+    def part(number):
+        own.histograms = {name: Histogram() for name in names}
+        for start in starts[number::count]:
             batch = images[start : start + BATCH]
             model(batch)
-            progress(len(batch))
+            with lock:
+                progress(len(batch))
+        return own.histograms
+
+    observed = amax.observed(model, lambda name, values: own.histograms[name].add(values, channel_dims(name, values)))
+    with observed, _divided(count), ThreadPoolExecutor(count) as pool:
+        histograms, *others = pool.map(part, range(count))
+    for name in names:
+        for other in others:
+            histograms[name].merge(other[name])
     _check(histograms)
     return histograms
+
+
+@contextlib.contextmanager
+def _divided(count):
+    """Within the context, each of some threads has an equal part of OpenMP's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check(histograms):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from data import augment
-from model import context, deploy, shares, training
+from model import context, deploy, training
 from model.resume import Resume
 from quantization.distillation import divergence
 from quantization.lsq import LearnedScales
@@ -27,10 +27,7 @@ class Observed(torch.nn.Module):
         self._caching = [module for module in network.modules() if hasattr(module, "attention_bias_cache")]
         for module in network.modules():
             if isinstance(module, (deploy.Block, deploy.Downsample)):
-                module.register_forward_hook(self._observe)
-
-    def _observe(self, module, inputs, output):
-        self._outputs.append(output)
+                module.register_forward_hook(lambda _, __, output: self._outputs.append(output))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Return (logits, block outputs) of float32 [B, 3, H, W]."""
@@ -150,13 +147,9 @@ class QatTrainer:
         student = self.student if processes == 1 else torch.nn.parallel.DistributedDataParallel(self.student)
         first = saved["step"] if saved else 0
         draws = self._draws(first, rank, processes)
-        loader = training.batches(self.images, draws, self.row, self.device)
-        count = shares.number(self.recipe["batch"], self.device, self.kind, processes)
-        shared = shares.Shares(self.optimizer.parameters, count)
-        shared.take(torch.nn.ModuleList([self.teacher, student]))
-        with shared, contextlib.closing(shared.ahead(loader)) as batches:
+        with contextlib.closing(training.batches(self.images, draws, self.row, self.device)) as batches:
             for step, (inputs, _) in zip(range(first, self.steps), batches):
-                loss = self._step(shared, inputs, step, step // self.per_epoch)
+                loss = self._step(student, inputs, step, step // self.per_epoch)
                 bar.set_postfix_str(f"epoch {step // self.per_epoch + 1} loss {loss:.5f}", refresh=False)
                 bar.update(self.recipe["batch"])
                 done = step + 1
@@ -167,19 +160,15 @@ class QatTrainer:
         if self.student.scales is not None:
             self.student.scales.release()
 
-    def _step(self, shared, inputs, step, epoch):
-        loss, gradients = shared.compute(self._loss, inputs)
-        known = self.optimizer.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate", gradients)
-        self.ema.update(step)
-        return known
-
-    def _loss(self, networks, inputs):
-        teacher, student = networks
+    def _step(self, student, inputs, step, epoch):
         with training.autocast(self.device, self.kind):
             with torch.no_grad():
-                target = teacher(inputs)
+                target = self.teacher(inputs)
             outputs = student(inputs)
-        return loss_of(outputs, target, self.recipe)
+        loss = loss_of(outputs, target, self.recipe)
+        known = self.optimizer.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
+        self.ema.update(step)
+        return known
 
     def _draws(self, start, rank, processes):
         """Yield the Draws of this process in each batch, from a step on."""
