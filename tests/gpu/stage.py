@@ -84,6 +84,9 @@ def of_results(folder, results):
     files = {"images": f"data/{MODEL}.val.u8", "reference": f"accuracy/{MODEL}.torch.npy"}
     files.update(index="data/index.json", model=f"models/{MODEL}.json")
     beside = f"kit/results/{name}"
+    other = f"quantized/{MODEL}.int8_qat.gpu_fused_fp16.onnx"
+    if (results / other).exists():
+        graphs["int8_qat-fused_fp16"] = shutil.copyfile(results / other, folder / beside / other) and other
     return {
         "graphs": {key: f"{beside}/{path}" for key, path in graphs.items()},
         **{key: f"{beside}/{path}" for key, path in files.items()},

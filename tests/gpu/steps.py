@@ -17,7 +17,6 @@ PRECISIONS = {
     "fp32": {"compute": "fp32"},
     "fp16": {"compute": "fp16"},
     "int8_qat": {"compute": "int8", "high_precision": "fp16"},
-    "int8_ptq": {"compute": "int8", "high_precision": "fp16"},
 }
 BATCHES = [1, 16, 64, 256]  # of PyTorch's engines, and of those that are timed in turns with them
 TORCH = {"device": "cuda", "compute": "fp16", "batches": BATCHES}
@@ -26,7 +25,6 @@ WAYS = {"compiled": {"compile": True}, "fused": {"fused_attention": True}, "eage
 WAYS["both"] = {**WAYS["compiled"], **WAYS["fused"]}
 TIMING = {"warmup_ms": 500, "duration_ms": 3000, "iterations": 100, "cuda_graph": True, "spin_wait": True}
 TIMING = {**TIMING, "transfers": False}
-FORMS, QAT = ("int8", "skip", "codes"), "qat/LeViT-128S.int8_qat.pth"  # chain.py
 FIRST, SECOND, OTHERS = "LeViT-128S", "LeViT-256", ("LeViT-128", "LeViT-192", "LeViT-384")
 BUILD_SECONDS = {"fp16": 200, "fp16-fused": 95, "fp32": 80, "fp32-fused": 70, "int8_qat": 100, "int8_qat-fused": 60}
 CACHED = 0.7  # of these, with the timing caches of an earlier visit
@@ -141,28 +139,11 @@ class Steps:
         return [self.build(fused), self.score(fused), self.build(plain), self.score(plain), both]
 
     def forms(self, batch):
-        """Build each graph that hands INT8 to the plugin, and time it beside the two that hand it FP16."""
-        precision = "int8_qat" if (self.staged / QAT).exists() else "int8_ptq"
-        made = {f"{precision}-fused_{form}": self.out / f"chained/{form}.onnx" for form in FORMS}
-        self.models[FIRST]["graphs"].update({precision: self.models[FIRST]["graphs"]["int8_qat"], **made})
-        command, chained = [HERE / "chain.py", self.staged, self.out / "chained"], [f"chained/{f}.onnx" for f in FORMS]
-        every = [Step(f"{FIRST}.chain", "torch", 60, tuple(chained), (), command, gpus=0)]
-        first = [f"{FIRST}.{kind}@{batch}" for kind in ("fp16-fused", "int8_qat-fused")]
-        for engine in (f"{FIRST}.{kind}@{batch}" for kind in made):
-            every += [self.build(engine), self.score(engine), self.turns(engine, [*first, engine], "forms")]
-        return [
-            *every,
-            self.typed(f"{FIRST}.{precision}-fused_int8@{batch}", f"{FIRST}.{precision}-fused_skip@{batch}"),
-        ]
-
-    def typed(self, engine, after):
-        """Try what else makes an engine with the plugin in INT8, where there is none when another one is scored."""
-        model, kind, batch = parts(engine)
-        recipe = json.dumps({**RECIPE, **PRECISIONS["int8_qat"], "batches": [batch]})
-        command = [HERE / "typed_plugin.py", self.out / f"{engine}.typed.json", self.out / f"{engine}.engine"]
-        command += [self.models[model]["graphs"][kind], recipe]
-        needs = ("plugin.so", f"{after}.accuracy.json")
-        return Step(f"{engine}.typed", "tensorrt", 95, (f"{engine}.typed.json",), needs, command)
+        """Time the quantized graph beside the one that hands the plugin FP16, and beside FP16, where it is staged."""
+        first, second, third = (f"{FIRST}.{k}@{batch}" for k in ("fp16-fused", "int8_qat-fused_fp16", "int8_qat-fused"))
+        timed = self.turns(f"{FIRST}.int8_qat@{batch}", [first, second, third], "forms")
+        known = "int8_qat-fused_fp16" in self.models[FIRST]["graphs"]
+        return [self.build(second), self.score(second), timed] if known else []
 
     def pairs(self, model, precision):
         return [step for batch in (64, 1) for step in self.pair(model, precision, batch)]
