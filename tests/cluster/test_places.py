@@ -5,6 +5,7 @@ The cluster has a partition without a GPU, and one with a node of which it belie
 
 import json
 import re
+import shlex
 import sys
 
 import pytest
@@ -75,7 +76,9 @@ def test_jobs_of_a_board_run_from_the_head_over_ssh(run, request):
     run.workflow.config(lambda config: with_board(config, board, run.workflow))
     tools = run.workflow.path("tools")
     tools.mkdir()
-    board.wrapped(boards.program("ssh"), tools / "ssh")  # the board's network is not the cluster's
+    words = shlex.join([*board.entering(), boards.program("ssh")])  # the board's network is not the cluster's
+    (tools / "ssh").write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    (tools / "ssh").chmod(0o755)
     path = f"{tools}:{run.variables['PATH']}:{board.variables['PATH']}"
     run.variables.update(board.variables, PATH=path, LEVIT_PYTHON=sys.executable)
     result = "results/LeViT-tiny.fp32.board.json"
