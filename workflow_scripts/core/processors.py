@@ -15,11 +15,12 @@ VERSION_1 = ("cpu", "cpu,cpuacct")  # folders of its controller below CGROUPS
 
 def available(root: str | os.PathLike = "/") -> int:
     """Return the number of processors, at least 1; root: the folder that has /proc and /sys."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        count = os.cpu_count() or 1
-    return max(1, min([count, *_quotas(root)]))
+    return max(1, min([seen(), *_quotas(root)]))
+
+
+def seen() -> int:
+    """Return the number of processors in this process's affinity, where the system has one, or all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _quotas(root):

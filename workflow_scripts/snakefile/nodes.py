@@ -20,7 +20,7 @@ OPTIONS = ("partition", "constraint", "gpus")  # of srun, as keys of a target's 
 
 def keep_to_quota(workflow: Any) -> None:
     """Take no more cores than a container's quota allows, where Snakemake takes all that it sees (`cores: all`)."""
-    if workflow._cores == len(os.sched_getaffinity(0)):
+    if workflow._cores == processors.seen():
         workflow.global_resources["_cores"] = processors.available()
 
 
