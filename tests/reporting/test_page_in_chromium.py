@@ -263,6 +263,25 @@ def test_a_screen_reader_is_told_names(tab):
     assert levels[0] == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:]))
 
 
+def test_what_audits_of_pages_ask(browser, folder):
+    """The rules of Lighthouse that are not tested above, on a telephone."""
+    tab = browser.open((folder / "results/report.html").as_uri(), *SIZES["telephone"])
+    assert tab.run("document.documentElement.lang") == "en" and tab.run("document.title")
+    assert tab.run("document.querySelectorAll('main').length") == 1
+    assert "width=device-width" in tab.run("document.querySelector('meta[name=viewport]').content")
+    ids = tab.run("[...document.querySelectorAll('[id]')].map((one) => one.id)")
+    assert len(ids) == len(set(ids))
+    for selector, fault in (
+        ("[tabindex]", "one.tabIndex > 0"),
+        ("img", "!one.alt"),
+        ("input, select", "!one.labels.length"),
+        ("a[href], button", "!one.textContent.trim()"),
+        ("button, select, summary", "one.offsetParent && one.offsetHeight < 24"),
+        ("svg", "!one.closest('[aria-label]')"),
+    ):
+        assert tab.run(f"[...document.querySelectorAll('{selector}')].filter((one) => {fault}).length") == 0, selector
+
+
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(tab):
     reached = []
     for _ in range(40):
