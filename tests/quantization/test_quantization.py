@@ -106,7 +106,7 @@ def test_calibration_says_how_many_images_it_used(digits):
     assert found["scaling"] == found["bias"] == {}
 
 
-@pytest.mark.parametrize("cls", sorted(CLASS_PASSES))
+@pytest.mark.parametrize("cls", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_quantize_onnx_writes_the_graph_of_a_calibration_with_every_part(digits, cls):
     digits.calibrate("every.json", **EVERY_PART)
     options = {
