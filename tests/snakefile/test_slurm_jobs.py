@@ -93,6 +93,7 @@ def test_accounting_may_learn_of_a_job_later_and_says_who_cancelled_one(commands
 class Executor:
     """As the plugin's."""
 
+    next_seconds_between_status_checks = 170
     wait, logger, given, ended = True, logging.getLogger(), [], False
 
     async def check_active_jobs(self, active_jobs):
@@ -131,10 +132,13 @@ def test_an_interrupted_run_ends_where_slurm_cancels_nothing(caplog):
 
 
 def test_jobs_go_on_while_slurm_is_silent(commands):
+    executor = Executor()
+
     async def left(*jobs):
-        return [job.external_jobid async for job in Executor().check_active_jobs(jobs)]
+        return [job.external_jobid async for job in executor.check_active_jobs(jobs)]
 
     commands.write("squeue")
     assert asyncio.run(left(submitted("1"))) == ["1"]
     commands.write("squeue", 'echo "1|COMPLETED|None"; echo "2|RUNNING|None"')
     assert asyncio.run(left(submitted("1"), submitted("2"))) == ["2"]
+    assert executor.next_seconds_between_status_checks == slurm_jobs.LONGEST

@@ -13,6 +13,7 @@ from typing import Any
 
 TIMEOUT = 60  # seconds that a command of SLURM has
 PAUSE = 5  # seconds until the controller is asked again
+LONGEST = 30  # seconds between two looks at the queue: the plugin would go up to 180, while nodes may have no work
 SQUEUE = "squeue --states=all --noheader --format=%i|%T|%r --name={}"
 HELD = "launch failed requeued held"  # the controller lost what it knew, and a node has that job already
 ENDED = "UNKNOWN"  # the plugin takes such a job as done; Snakemake then looks for its outputs, and tries again without
@@ -28,6 +29,7 @@ def attach(plugin: Any) -> None:
         watch.jobs = active_jobs
         async for job in check(self, active_jobs):
             yield job
+        self.next_seconds_between_status_checks = min(self.next_seconds_between_status_checks, LONGEST)
 
     def run_job(self, job):
         while self.wait and watch.answers(["scontrol", "ping"], self.logger) is None:
