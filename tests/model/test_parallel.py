@@ -136,3 +136,12 @@ def test_a_step_whose_scaled_gradients_overflow_is_skipped_at_half_the_scale():
     other = Optimizer([{"params": [weight], "weight_decay": 0.0}], 10, 0.1, kind=torch.float16)
     other.restore(optimizer.state())
     assert other.scaler.get_scale() == 65536 / 4
+
+
+@pytest.mark.parametrize("name", ["forward_sync_buffers", "broadcast_buffers"])
+def test_buffers_stay_apart_with_older_torch_too(monkeypatch, name):
+    text = f"class Wrapper:\n    def __init__(self, network, {name}=True):\n        self.given = {name}"
+    scope = {}
+    exec(text, scope)
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", scope["Wrapper"])
+    assert parallel.averaged(torch.nn.Identity()).given is False

@@ -4,6 +4,7 @@ DistributedDataParallel averages gradients, by NCCL between GPUs and by gloo bet
 """
 
 import contextlib
+import inspect
 import logging
 import os
 import sys
@@ -120,6 +121,13 @@ def group(device: torch.device, threads: int) -> Iterator[tuple[int, int, torch.
             yield dist.get_rank(), dist.get_world_size(), device
     finally:
         dist.destroy_process_group()
+
+
+def averaged(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a network whose gradients the processes average, while buffers stay each process's own."""
+    kind = torch.nn.parallel.DistributedDataParallel
+    names = inspect.signature(kind.__init__).parameters  # torch 2.11 has only the older name
+    return kind(model, **{"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False})
 
 
 @contextlib.contextmanager

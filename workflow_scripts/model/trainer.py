@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from core.files import UserError
 from data import augment
-from model import context, synced_batchnorm, training
+from model import context, parallel, synced_batchnorm, training
 from model.resume import Resume
 
 DEFAULTS = {"small_epochs": 0, "small_size": 1.0, "smoothing": 0.0, "betas": [0.9, 0.999], "flip": 0.0, "freeze": []}
@@ -77,7 +77,7 @@ class Trainer:
         first = saved["epochs"] if saved else 0
         model = self.model
         if processes > 1:
-            model = torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
+            model = parallel.averaged(model)
         loader = training.batches(self.images, self._draws(first, rank, processes), self.row, self.device)
         with synced_batchnorm.synced(processes), contextlib.closing(loader) as batches:
             for epoch in range(first, self.recipe["epochs"]):
