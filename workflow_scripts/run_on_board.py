@@ -39,9 +39,18 @@ class NoConnection(UserError):
     """A board was not reached for as long as a job waits for it."""
 
 
+def patience(board: Board) -> float:
+    """Return for how many seconds a job waits for its board: $LEVIT_SSH_PATIENCE, or what the board's row says."""
+    asked = os.environ.get("LEVIT_SSH_PATIENCE") or board.patience
+    try:
+        return float(asked)
+    except ValueError:
+        raise UserError(f"LEVIT_SSH_PATIENCE={asked}: give a number of seconds, or nothing") from None
+
+
 def retry(board: Board, step: Callable[[], T]) -> T:
     """Return the result of `step`, which is tried again while the connection is lost, or raise NoConnection."""
-    pause, limit = 1, float(os.environ.get("LEVIT_SSH_PATIENCE") or board.patience)
+    pause, limit = 1, patience(board)
     while True:
         start = time.monotonic()
         try:
