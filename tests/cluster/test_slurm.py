@@ -125,8 +125,7 @@ def run(indexed, cluster, tmp_path):
     if made.head.poll() is None:
         made.head.kill()
     cluster.ask("scancel", f"--user={os.environ.get('USER', 'root')}")
-    cluster.resume()
-    slurm.wait(lambda: cluster.states() == dict.fromkeys(cluster.nodes, "idle"), 60, cluster.tell)
+    slurm.wait(lambda: cluster.resume() or cluster.states() == dict.fromkeys(cluster.nodes, "idle"), 60, cluster.tell)
 
 
 def completes(run, indexed):

@@ -172,7 +172,7 @@ class Cluster:
     def resume(self):
         """Let jobs run again on nodes that the controller drained."""
         for name, state in self.states().items():
-            if state.startswith("drain"):
+            if state.startswith("dr"):  # drng while a job ends there
                 self.ask("scontrol", "update", f"nodename={name}", "state=resume")
 
     def configure(self, old, new):
