@@ -29,10 +29,15 @@ std::vector<float> Engine::run(std::vector<char> const& images, int count)
     for (int done = 0; done < count;)
     {
         int const batch = fitting(count - done), given = std::min(batch, count - done);
-        padded.assign(image_bytes * batch, 0);
-        std::copy_n(&images[image_bytes * done], image_bytes * given, padded.begin());
+        char const* place = &images[image_bytes * done];
+        if (given < batch)
+        {
+            padded.assign(place, place + image_bytes * given);
+            padded.resize(image_bytes * batch);
+            place = padded.data();
+        }
         all.resize(static_cast<size_t>(batch) * classes);
-        query(padded.data(), batch, all.data());
+        query(place, batch, all.data());
         std::copy_n(all.begin(), static_cast<size_t>(given) * classes, &logits[static_cast<size_t>(done) * classes]);
         done += given;
     }
