@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCH, RATE = 128, 0.0003
 CASES = ["bf16", "fp16", "qat", "killed"]
 QUERY = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+QUERY += [f"--id={names}" for names in [os.environ.get("CUDA_VISIBLE_DEVICES")] if names]
 
 
 class Visit:

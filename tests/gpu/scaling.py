@@ -63,7 +63,8 @@ def main():
         ends = epochs(made, child)
         done.set()
     speeds = [round(args.images / (end - begin)) for begin, end in zip(ends[1:], ends[2:])]
-    busy = [round(statistics.median(values)) for values in zip(*samples)]
+    counted = samples[int(ends[1] - ends[0]) :] if len(ends) > 1 else []  # one a second
+    busy = [round(statistics.median(values)) for values in zip(*counted)]
     found = {key: getattr(args, key) for key in ("device", "processes", "images", "batch", "model")}
     found.update(images_per_s=speeds, gpu_percent=busy, status=child.returncode)
     args.out.write_text(json.dumps(found, indent=1))

@@ -238,9 +238,9 @@ def trained(folder):
 
 
 def scaling(folder):
-    rows = [[found["model"], found["processes"], found["batch"], found["images_per_s"], found["gpu_percent"]]
+    rows = [[found["model"], found["processes"], found["batch"], found["images_per_s"]]
             for found in map(read, sorted(folder.glob("scaling.*.json")))]  # fmt: skip
-    columns = ["", "GPUs", "batch", "images/s of each epoch", "GPUs busy, %"]
+    columns = ["", "GPUs", "batch", "images/s of each epoch"]
     return rows and "## Training from JPEG files\n\n" + table(columns, rows)
 
 
