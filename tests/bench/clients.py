@@ -6,6 +6,7 @@ Prints Markdown. The clients take turns, and this Python must have what the bund
 of two rates that one process measured one after the other; that to the benchmark's figure is of different times.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -59,11 +60,15 @@ def spread(values):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", help=".tar.gz")
+    parser.add_argument("images", nargs="?", help="folder of JPEG and PNG files")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        with tarfile.open(sys.argv[1]) as archive:
+        with tarfile.open(args.bundle) as archive:
             archive.extractall(place, filter="data")
         (bundle,) = Path(place).iterdir()
-        images = sys.argv[2] if len(sys.argv) > 2 else photos(Path(place, "photos"))
+        images = args.images or photos(Path(place, "photos"))
         result, clients = json.loads((bundle / "result.json").read_text()), commands(bundle)
         timed = {entry["batch"]: entry["images_per_second"] for entry in result["benchmark"]}
         keys = [(name, batch) for batch in BATCHES for name in clients]
