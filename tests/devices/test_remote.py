@@ -163,7 +163,7 @@ def test_link_cut_during_a_transfer(own_board, tmp_path):
 
 def test_a_host_that_dies_during_a_transfer(own_board, tmp_path):
     board = own_board()
-    size = 12_000_000
+    size = 24_000_000
     host = Host(board, tmp_path / "host", size)
     process = host.start(slow=True)
     boards.wait(lambda: began(board) > 4_000_000, 60)

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -97,6 +98,7 @@ def _failure(error):
 
 @record  # passes an error's text to the launcher
 def _member(function, *arguments):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in place of the launcher's, which prints a traceback here
     function(*arguments)
 
 
