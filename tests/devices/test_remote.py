@@ -46,7 +46,7 @@ class Host:
         (folder / "results/in.bin").write_bytes(self.data)
 
     def start(self, lines=2, pause=0.05, size=1600, home=None, slow=False, **variables):
-        """Start the job; slow: send SLOW bytes a second, and notice soon that the link is cut."""
+        """Start the job; slow: send SLOW bytes a second (rsync counts in KiB), and notice soon that the link is cut."""
         given = ["--board", json.dumps({"name": "board", **self.board.row()}), *(["--home", home] if home else [])]
         files = ["--inputs", "tool.py", "results/in.bin", "--outputs", "results/out.bin"]
         argv = ["tool.py", str(lines), str(pause), str(size)]
@@ -55,7 +55,7 @@ class Host:
         client = self.client
         environment = {**os.environ, **client.variables, **variables}
         if slow:
-            limited = boards.started("rsync", self.folder / "slow", f"--bwlimit={SLOW}")
+            limited = boards.started("rsync", self.folder / "slow", f"--bwlimit={SLOW // 1024}")
             environment.update(LEVIT_SSH_ALIVE="1", PATH=f"{limited}:{environment['PATH']}")
         enter = client.entering()
         return subprocess.Popen([*enter, *command], cwd=self.folder, env=environment, stdout=self.log, stderr=self.log)
@@ -163,7 +163,7 @@ def test_link_cut_during_a_transfer(own_board, tmp_path):
 
 def test_a_host_that_dies_during_a_transfer(own_board, tmp_path):
     board = own_board()
-    size = 24_000_000
+    size = 16_000_000
     host = Host(board, tmp_path / "host", size)
     process = host.start(slow=True)
     boards.wait(lambda: began(board) > 4_000_000, 60)
