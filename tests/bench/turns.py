@@ -16,17 +16,25 @@ def speeds(timer, contenders, wanted, rounds, seconds, patience=PATIENCE):
     for contender in contenders:
         ours, theirs = context.Pipe()
         context.Process(target=_serve, args=(timer, contender, theirs), daemon=True).start()
-        ours.recv()
+        theirs.close()  # else a process that dies is waited for without end
         pipes[contender] = ours
+        _answer(ours, contender)
     found = {key: [] for key in wanted}
     for _ in range(rounds):
         for contender, batch in wanted:
             wait_for_calm(patience)
             pipes[contender].send((batch, seconds))
-            found[contender, batch].append(pipes[contender].recv())
+            found[contender, batch].append(_answer(pipes[contender], contender))
     for pipe in pipes.values():
         pipe.send(None)
     return found
+
+
+def _answer(pipe, contender):
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise SystemExit(f"error: the process of {contender} ended: its last line is above") from None
 
 
 def wait_for_calm(patience):
