@@ -21,7 +21,7 @@ FIRST, TURN = (1000, 500, 20), (60, 250, 20)  # ms to warm up, ms to time, least
 
 
 class Contender:
-    """An engine in a process of its own, which times it when it is told to."""
+    """An engine in a process of its own that times it on request."""
 
     def __init__(self, path):
         runtime = "pytorch" if ".torch-" in Path(path).name else "tensorrt"

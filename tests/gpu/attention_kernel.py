@@ -80,7 +80,7 @@ def library():
 
 
 def ordered(tensor, order):
-    """Return [B, N, C] as it is in memory in an order."""
+    """Return tokens [B, N, C] laid out in memory in an order: rows, columns, or columns packed by 32."""
     if order == ROWS:
         return tensor.contiguous()
     columns = tensor.transpose(1, 2)

@@ -73,7 +73,7 @@ def library(tmp_path_factory):
 
 
 def ordered(tokens, order):
-    """Return [B, N, C] as it is in memory in an order."""
+    """Return tokens [B, N, C] laid out in memory in an order: rows, columns, or columns packed by 32."""
     columns = tokens if order == ROWS else tokens.transpose(0, 2, 1)
     if order == PACKED:
         padded = np.pad(columns, ((0, 0), (0, -columns.shape[1] % 32), (0, 0)))
@@ -82,7 +82,7 @@ def ordered(tokens, order):
 
 
 def unordered(memory, order, size):
-    """Return memory in an order as [B, N, C] of a size."""
+    """Return tokens [B, N, C] of a size from memory that `ordered` laid out."""
     batch, count, channels = size
     if order == PACKED:
         return memory.reshape(batch, -1, count, 32).transpose(0, 2, 1, 3).reshape(batch, count, -1)[..., :channels]
