@@ -35,6 +35,11 @@ def cluster(tmp_path_factory):
     made.close()
 
 
+def _heed_ctrl_c():
+    """Take SIGINT as a terminal's process does: a shell that starts the tests in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Run:
     """A folder with the workflow, and runs of Snakemake there that send jobs to a cluster."""
 
@@ -54,7 +59,9 @@ class Run:
         environment = self.workflow.environment(**self.variables)
         options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
         with self.workflow.path("printed").open("w") as printed:
-            self.head = subprocess.Popen(command, cwd=self.workflow.folder, env=environment, stdout=printed, **options)
+            self.head = subprocess.Popen(
+                command, cwd=self.workflow.folder, env=environment, stdout=printed, preexec_fn=_heed_ctrl_c, **options
+            )
 
     def end(self, seconds=300):
         """Wait for Snakemake; return its status and what it printed."""
