@@ -27,12 +27,18 @@ def _quotas(root):
     """Yield the processors, rounded up, that this process's control group and those above it allow, where limited."""
     for line in system_text(os.path.join(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
-        names = [] if controllers and "cpu" not in controllers.split(",") else [""] if not controllers else VERSION_1
-        for name in names:
+        for name in _hierarchies(controllers):
             for folder in _upwards(os.path.join(root, CGROUPS, name), path):
                 quota, period = _quota(folder)
                 if quota > 0 and period > 0:
                     yield -(-quota // period)
+
+
+def _hierarchies(controllers):
+    """Return the folders below CGROUPS that may limit processors, by the controllers of a line of /proc/self/cgroup."""
+    if not controllers:  # version 2 has one hierarchy
+        return ("",)
+    return VERSION_1 if "cpu" in controllers.split(",") else ()
 
 
 def _upwards(top, path):
