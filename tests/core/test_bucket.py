@@ -128,6 +128,38 @@ def test_a_damaged_object_is_refused_and_replaced_where_it_may_not_be_removed(s3
     assert fetched(reader, KEY, tmp_path / "out") == made.read_bytes()
 
 
+def test_an_archived_object_is_made_again_and_keeps_no_other_away(s3, made, tmp_path, caplog):
+    for key in (KEY, OTHER):
+        shared(machine(tmp_path), key, made)
+    name = f"levit/ab/{KEY}.train.tar"
+    body = s3.get_object(Bucket="team", Key=name)["Body"].read()
+    s3.put_object(Bucket="team", Key=name, Body=body, StorageClass="GLACIER")
+    other = machine(tmp_path / "other")
+    assert fetched(other, KEY, tmp_path / "out") is None and "counts as absent: it is archived" in caplog.text
+    assert fetched(other, OTHER, tmp_path / "out") == made.read_bytes()
+    shared(other, KEY, made)
+    assert fetched(tiers.at(AT), KEY, tmp_path / "out") == made.read_bytes() and len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "RequestTimeTooSkewed", "SlowDown"])
+def test_what_a_server_refuses_in_the_middle_is_uploaded_by_a_later_run(s3, made, tmp_path, monkeypatch, code, caplog):
+    """Temporary credentials end, or the clock jumps, after the first of two entries."""
+    from botocore.exceptions import ClientError
+
+    one = machine(tmp_path)
+    for key in (KEY, OTHER):
+        one.keep(key, {"made": str(made)}, PARTS)
+    one.upload(KEY)
+    with monkeypatch.context() as patch:
+        refusal = ClientError({"Error": {"Code": code, "Message": s3_server.SECRET}}, "PutObject")
+        patch.setattr(one.shared, "_send", lambda *_: (_ for _ in ()).throw(refusal))
+        with pytest.raises(UserError, match=f"1 of 1 entries are not uploaded: .*{code}") as error:
+            tools.upload(one)
+    assert one.waiting() == [OTHER] and s3_server.SECRET not in f"{error.value}{caplog.text}"
+    tools.upload(one)
+    assert not one.waiting() and len(one.shared.entries()) == 2
+
+
 def test_no_name_in_an_object_decides_a_path(s3, made, tmp_path):
     """Of an object that another wrote: members of other names are left alone, and no link is made."""
     entry = {"outputs": {"made": "00", "../out": "00"}, "parts": PARTS}

@@ -35,6 +35,7 @@ LARGEST_MANIFEST = 16 << 20  # bytes
 END = bytes(2 * tarfile.BLOCKSIZE)  # of a tar
 REASONS = {  # of a code of S3, or a class of botocore
     "NoSuchBucket": "there is no such bucket",
+    "RequestTimeTooSkewed": "this machine's clock differs from the server's (RequestTimeTooSkewed)",
     "NoCredentialsError": "no credentials where boto3 looks for them: set AWS_PROFILE, or see docs/store.md",
     "EndpointConnectionError": "no connection",
     "ConnectTimeoutError": f"no connection within {CONNECT_S:.0f} s",
@@ -72,6 +73,8 @@ class Bucket(Entries):
                 answer = client.get_object(Bucket=self.bucket, Key=found["Key"])
             except client.exceptions.NoSuchKey:  # another machine has removed it meanwhile
                 return None
+            except client.exceptions.InvalidObjectState:  # by a rule of the bucket; what is made again replaces it
+                raise Damaged("it is archived, which takes hours to read") from None
             with contextlib.closing(answer["Body"]) as body:
                 return unpack(body, outputs)
 
