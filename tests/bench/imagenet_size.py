@@ -2,7 +2,7 @@
 
     python tests/bench/imagenet_images.py /tmp/imagenet --count 10000 --times 5 --train 1281167
     python tests/bench/imagenet_size.py --images /tmp/imagenet --work /tmp/size --out size.json \\
-        [dry index change list tar decode score]
+        [dry index turns change list tar decode score]
 
 The parts run in this order in a copy of the workflow below `--work`. Memory is the most that all processes of a part
 had at once; what they share is divided among them (PSS). `tar` makes an archive of val as large as val itself. `decode`
@@ -34,6 +34,7 @@ torch.manual_seed(0)
 row = yaml.safe_load(open("config.yaml"))["models"][sys.argv[2]]
 torch.save(zoo.create(row, int(sys.argv[3])).state_dict(), "weights.pth")
 """
+DEFAULT = ["dry", "index", "turns", "change", "list", "tar", "decode", "score"]
 PARTS = ("Snakefile", "config.yaml", "rules", "profiles", "plugins", "workflow_scripts")
 
 
@@ -81,6 +82,18 @@ class Bench:
         found = self.run(f"{DATA}/index.json")
         sizes = {name: (self.folder / DATA / name).stat().st_size for name in ("index.json", "train.tsv")}
         return {**found, "bytes": sizes, "dry_run": self.plan(f"{DATA}/index.json")}
+
+    def turns(self, rounds=5):
+        """Dry runs of a result in turns with those of digits; the index is there."""
+        result, digits = f"results/{MODEL}.fp32.cpu.json", [sys.executable, "-m", "snakemake", "--cores", "2"]
+        lines = {"imagenet": self.line("-n", "--", result), "digits": [*digits, "-n", "--", result]}
+        found = {f"{name}_seconds_and_those_of_processors": [] for name in lines}
+        for _ in range(rounds):
+            for line, taken in zip(lines.values(), found.values(), strict=True):
+                taken.append(
+                    used(lambda line=line: subprocess.run(line, cwd=self.folder, capture_output=True, check=True))
+                )
+        return found
 
     def change(self):
         """Dry runs after a change two levels below a class folder, and when it is undone."""
@@ -169,7 +182,7 @@ def load(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["dry", "index", "change", "list", "tar", "decode", "score"])
+    parser.add_argument("parts", nargs="*", default=DEFAULT)
     parser.add_argument("--images", type=Path, default=Path("/tmp/imagenet"))
     parser.add_argument("--work", type=Path, default=Path("/tmp/size"))
     parser.add_argument("--classes", type=int, default=1000)

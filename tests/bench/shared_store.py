@@ -1,9 +1,10 @@
 """What a store in a bucket costs against one in a folder: seconds an entry and a MB, and a listing of 10,000 entries.
 
-    python tests/bench/shared_store.py
+    python tests/bench/shared_store.py [--result results/LeViT-128S.int8_qat.cpu.json]
 
 The server is moto's, in a process of its own on this machine: the figures are those of the client and of that server,
-without a network. Puts and fetches are taken in turns with those of the folder.
+without a network. Puts and fetches are taken in turns with those of the folder. With --result, a folder makes a result
+from nothing and shares it, a second takes the work from the bucket, a third from the local tier of the first.
 """
 
 import argparse
@@ -22,10 +23,12 @@ sys.path.append(str(PACKAGES))
 
 import s3_server  # noqa: E402
 from core import tiers  # noqa: E402
+from workflow import SNAKEMAKE, Workflow  # noqa: E402
 
 SIZES = {"1 KB": 1_000, "10 MB": 10_000_000, "100 MB": 100_000_000}
 ROUNDS = 5
 LISTED = 10_000
+MADE = ("*.pth", "*.onnx", "*.u8", "*.npy", "*.engine")
 SERVER = """
 import logging, sys, time
 sys.path[:0] = sys.argv[1:]
@@ -63,8 +66,35 @@ def compare(folder, remote, path):
     return {what: statistics.median(several) for what, several in times.items()}
 
 
+def run(name, folder, store, result):
+    """Make a result in a folder of its own; print what that took and what its store has."""
+    workflow = Workflow.fresh(folder)
+    workflow.config(lambda config: config.update(store=store))
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGES), "LEVIT_PYTHON": sys.executable}
+    began = time.perf_counter()
+    done = subprocess.run([SNAKEMAKE, "--", result], cwd=folder, env=environment, capture_output=True, text=True)
+    took, text = time.perf_counter() - began, done.stdout + done.stderr
+    if done.returncode:
+        sys.exit(text[-2000:])
+    sizes = [entry.size for entry in tiers.at(store).entries()]
+    print(f"{name}: {took:.1f} s, {text.count('from the store in')} jobs from the store", end="; ")
+    print(f"the store has {len(sizes)} entries, {sum(sizes) / 1e6:.1f} MB", flush=True)
+
+
+def runs(folder, result):
+    """Run where nothing is shared yet, then where all of it is."""
+    run("nothing is in the bucket", folder / "one", "s3://bench/run", result)
+    run("all is in the bucket", folder / "other", "s3://bench/run", result)
+    run("all is in a folder", folder / "third", str(folder / "one/.cache/store"), result)
+    made = [path.relative_to(folder / "one") for kind in MADE for path in (folder / "one/results").rglob(kind)]
+    differ = [name for name in made if (folder / "one" / name).read_bytes() != (folder / "other" / name).read_bytes()]
+    print(f"{len(made)} files, {len(differ)} of which differ in the second folder {differ or ''}")
+
+
 def main():
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--result")
+    args = parser.parse_args()
     arguments = [str(TESTS / "support"), str(TESTS), str(TESTS.parent / "workflow_scripts")]
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -86,6 +116,8 @@ def main():
         server.stdout.readline()
         many = tiers.at("s3://bench/many")
         print(f"{LISTED} entries are listed in {seconds(lambda: [many.content(e.key) for e in many.entries()]):.2f} s")
+        if args.result:
+            runs(Path(temporary), args.result)
         server.stdin.close()
 
 

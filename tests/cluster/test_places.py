@@ -10,11 +10,12 @@ import sys
 
 import pytest
 import torch
-from test_slurm import CHECKPOINT, RESULT, Run, prepared
+from test_slurm import CHECKPOINT, RESULT, Run
 
 import boards
 import slurm
 from model import zoo
+from workflow import Workflow
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +40,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def run(cluster, tmp_path):
-    made = Run(prepared(tmp_path / "work"), cluster)
+    made = Run(Workflow.fresh(tmp_path / "work"), cluster)
     made.workflow.path("profiles/slurm/cluster.yaml").write_text(NODES)
     return made
 

@@ -92,15 +92,6 @@ class Run:
         return sum('"command":"train"' in line for line in self.workflow.work_lines())
 
 
-def prepared(folder):
-    """Return a workflow that asks SLURM often."""
-    workflow = Workflow.fresh(folder)
-    workflow.edit(
-        "profiles/slurm/config.yaml", "status-checks: 10", "status-checks: 1\nseconds-between-status-checks: 1"
-    )
-    return workflow
-
-
 def alone(workflow, target):
     """Make a target on one core of this machine."""
     status, output = workflow.run("--cores", "1", "--", target)
@@ -110,7 +101,7 @@ def alone(workflow, target):
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory, cluster):
     """A folder in which a run on the cluster has made all that a training needs, and what the training writes."""
-    run = Run(prepared(tmp_path_factory.mktemp("indexed") / "work"), cluster)
+    run = Run(Workflow.fresh(tmp_path_factory.mktemp("indexed") / "work"), cluster)
     run.start("results/digits/data/index.json", "results/digits/models/LeViT-tiny.json")
     status, output = run.end()
     assert status == 0, output

@@ -7,6 +7,7 @@ import time
 import pytest
 from test_bucket import gone
 
+import forks
 import s3_server
 from core import tiers
 from core.files import UserError
@@ -86,6 +87,50 @@ def test_a_run_that_is_killed_leaves_its_uploads_to_the_next(machine, tmp_path):
     assert one.build("results/digits/qat/LeViT-tiny.int8_qat.pth") == ["train_qat digits/qat/LeViT-tiny.int8_qat.pth"]
     assert "train_qat" in stored(tmp_path) and "train" in stored(tmp_path)
     assert not list(one.path(".cache/store").glob(".pending/*"))
+
+
+RESULT, STOPPED_AT = "results/LeViT-tiny.int8_qat.cpu.json", "results/digits/calibration/LeViT-tiny.int8_qat.json"
+MADE = ("*.pth", "*.onnx", "*.u8", "*.npy", "*.engine", "calibration/*.json", "plans/*.json")
+
+
+def quick(config):
+    """Train little and time shortly."""
+    config["datasets"]["digits"]["training"].update(epochs=1, small_epochs=1, batch=64)
+    config["precisions"]["int8_qat"].update(budget=100.0)
+    config["precisions"]["int8_qat"]["calibration"]["images"] = 64
+    config["precisions"]["int8_qat"]["qat"]["steps"] = 4
+    config["targets"]["cpu"].update(warmup_ms=20, duration_ms=100, iterations=10)
+
+
+def made(workflow):
+    """Return the bytes of what a run made, timings and records left out."""
+    root = workflow.path("results/digits")
+    return {path.relative_to(root): path.read_bytes() for kind in MADE for path in root.rglob(kind)}
+
+
+@pytest.mark.slow
+def test_a_whole_result_comes_from_the_bucket_and_is_finished_without_it(machine, tmp_path):
+    """Real work: one machine does all, another trains nothing, for a third the server goes after its calibration."""
+    server, machines = s3_server.start(), [machine(name) for name in ("one", "other", "third")]
+    for each in machines:
+        each.config(quick)
+        each.variables.update(s3_server.variables(server.get_host_and_port()), LEVIT_PYTHON=forks.working_python())
+    one, other, third = machines
+    status, output = one.run("--", RESULT)
+    assert status == 0 and "from the store" not in output and "wait for" not in output, output
+    status, output = other.run("--", RESULT)
+    assert status == 0 and output.count("from the store") > 5, output
+    assert made(other) == made(one) and len(made(one)) > 10
+    entries = len(list(one.path(".cache/store").glob("??/*")))
+    assert len(list(other.path(".cache/store").glob("??/*"))) == entries == len(stored(tmp_path)), "all came from there"
+    process = third.start("--", RESULT)
+    while not third.path(STOPPED_AT).exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    server.stop()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and output.count("is not used for now, and jobs go on without it") == 1, output
+    assert made(third) == made(one)
 
 
 def test_snakemakes_own_storage_is_refused_with_a_remedy():

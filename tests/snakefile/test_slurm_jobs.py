@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -55,6 +56,15 @@ def test_states_are_squeues(commands):
     assert commands.asked() == [f"squeue --states=all --noheader --format=%i|%T|%r --name={RUN}"]
 
 
+def test_why_jobs_wait_is_told_once_where_waiting_may_not_help(commands, caplog):
+    drained = "ReqNodeNotAvail, UnavailableNodes:n1"
+    commands.write("squeue", f'echo "1|PENDING|Priority"; echo "2|PENDING|{drained}"; echo "3|PENDING|{drained}"')
+    watch = slurm_jobs.Watch()
+    for _ in range(2):
+        assert set(states(submitted("2"), watch=watch).values()) == {"PENDING"}
+    assert caplog.messages == [f"SLURM lets job 2 wait: {drained} (squeue --jobs=2)"]
+
+
 @pytest.mark.parametrize("text", ["exit 1", "echo '1|RUNNING|None'; exit 1", "sleep 30"])
 def test_nothing_is_known_while_slurm_does_not_answer_and_that_is_told_once(commands, text, caplog, monkeypatch):
     monkeypatch.setattr(slurm_jobs, "TIMEOUT", 0.3)
@@ -93,7 +103,6 @@ def test_accounting_may_learn_of_a_job_later_and_says_who_cancelled_one(commands
 class Executor:
     """As the plugin's."""
 
-    next_seconds_between_status_checks = 170
     wait, logger, given, ended = True, logging.getLogger(), [], False
 
     async def check_active_jobs(self, active_jobs):
@@ -141,4 +150,26 @@ def test_jobs_go_on_while_slurm_is_silent(commands):
     assert asyncio.run(left(submitted("1"))) == ["1"]
     commands.write("squeue", 'echo "1|COMPLETED|None"; echo "2|RUNNING|None"')
     assert asyncio.run(left(submitted("1"), submitted("2"))) == ["2"]
-    assert executor.next_seconds_between_status_checks == slurm_jobs.LONGEST
+
+
+def test_the_queue_is_looked_at_less_and_less_but_soon_after_a_job_began_or_ended(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    waited, now, marks = [], [0.0], tmp_path / slurm_jobs.MARKS
+    marks.mkdir(parents=True)
+
+    async def pass_time(seconds):
+        now[0] += seconds
+        if now[0] == 80:
+            (marks / "one").touch()
+            os.utime(marks, ns=(1, 1))
+
+    async def waits(watch, count):
+        for _ in range(count):
+            began = now[0]
+            await watch.sleep()
+            waited.append(now[0] - began)
+
+    monkeypatch.setattr(slurm_jobs.asyncio, "sleep", pass_time)
+    monkeypatch.setattr(slurm_jobs.time, "monotonic", lambda: now[0])
+    asyncio.run(waits(slurm_jobs.Watch(), 9))
+    assert waited == [3, 3, 6, 12, 24, 30, 5, 3, 6], "78 s have passed after six looks, 80 when the node writes"
