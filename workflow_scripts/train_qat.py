@@ -39,16 +39,15 @@ def train(args: Job) -> None:
 
 def setup(args: Job, device: torch.device) -> QatTrainer:
     """Return the trainer: the folded network is the teacher; quantized and calibrated, it is the student."""
-    import quantization
     from data import augment
     from model import checkpoint, deploy, equivalence, zoo
-    from quantization import amax, calibrator, qat, scaling
+    from quantization import amax, backends, calibrator, qat, scaling
 
     calibration, row = read_json(args.calibration), resolved.read(args.model, resolved.AUGMENTED)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     model = deploy.fold(source, equivalence.images(args.images, row))
     student = calibrator.adjust(copy.deepcopy(model), calibration)
-    student = quantization.add(student, calibrator.backend(calibration.get("recipe", {})))
+    student = backends.add(student, calibration.get("recipe", {}))
     amax.load(student, calibration["amax"])
     teacher = scaling.apply(model, calibration.get("scaling", {}))  # scales its block outputs as the student's
     geometry = {name: row[name] for name in resolved.GEOMETRY}

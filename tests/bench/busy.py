@@ -63,10 +63,9 @@ def qat():
 
 def calibrate():
     """Return the collection of the histograms of two batches of calibration, which threads share."""
-    import quantization
-    from quantization import histograms
+    from quantization import backends, histograms
 
-    network, batches = quantization.add(folded(), "modelopt"), images().repeat(2 * histograms.BATCH // BATCH, 1, 1, 1)
+    network, batches = backends.add(folded(), {}), images().repeat(2 * histograms.BATCH // BATCH, 1, 1, 1)
 
     def step():
         histograms.collect(network, batches)

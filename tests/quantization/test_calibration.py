@@ -13,6 +13,7 @@ from core.files import UserError
 from model import checkpoint, formats
 from quantization import (
     amax,
+    backends,
     bias_correction,
     calibration_images,
     calibrator,
@@ -23,8 +24,6 @@ from quantization import (
 )
 from quantization.distillation import divergence
 from quantizing import Digits, calibrated, quantized, random_images
-
-BACKENDS = ("modelopt", "pytorch_quantization")
 
 
 @pytest.fixture(scope="module")
@@ -429,6 +428,12 @@ class StandIn(torch.nn.Module):
         return torch.round(values / scale).clamp(-128, 127) * scale if self._if_quant else values
 
 
+def test_layers_that_get_no_pairs_get_no_quantizers():
+    parts = [torch.nn.Conv2d(3, 4, 3), torch.nn.MaxPool2d(2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    network = backends.add(torch.nn.Sequential(*parts, torch.nn.LayerNorm(4), torch.nn.Linear(4, 2)), {})
+    assert sorted(amax.quantizers(network)) == [f"{n}.{x}_quantizer" for n in (0, 5) for x in ("input", "weight")]
+
+
 def test_both_backends_place_the_same_quantizers(folded, batch, monkeypatch):
     package, parts = types.ModuleType("pytorch_quantization"), {}
     for name, content in {"nn": {"TensorQuantizer": StandIn}, "tensor_quant": {"QuantDescriptor": Descriptor}}.items():
@@ -437,7 +442,7 @@ def test_both_backends_place_the_same_quantizers(folded, batch, monkeypatch):
         monkeypatch.setitem(sys.modules, f"pytorch_quantization.{name}", parts[name])
     monkeypatch.setitem(sys.modules, "pytorch_quantization", package)
     row = {"bias_correction": True, "equalize": True}
-    (ours, own), (theirs, other) = (calibrated(folded, batch, **row, backend=b) for b in BACKENDS)
+    (ours, own), (theirs, other) = (calibrated(folded, batch, **row, backend=b) for b in backends.BACKENDS)
     assert ours["amax"] == theirs["amax"]
     assert own.state_dict().keys() == other.state_dict().keys()
     with torch.no_grad():

@@ -8,11 +8,10 @@ import os
 import torch
 from test_graph import CLASSES, ROW, SIZE, deployed, trained_like
 
-import quantization
 from core.command import Job
 from described import USUAL, model_file
 from model import checkpoint
-from quantization import calibrator
+from quantization import backends, calibrator
 
 VISION = {**USUAL, **ROW, "mean": [0.5] * 3, "std": [0.25] * 3}
 
@@ -28,7 +27,7 @@ def calibrated(folded, images, **row):
 
 def quantized(folded):
     """Return a copy of a folded network with quantizers, without ranges."""
-    return quantization.add(copy.deepcopy(folded), "modelopt")
+    return backends.add(copy.deepcopy(folded), {})
 
 
 class Digits:

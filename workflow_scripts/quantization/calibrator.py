@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-import quantization
 from core.files import UserError, canonical
-from quantization import amax, bias_correction, histograms, methods, scaling
+from quantization import amax, backends, bias_correction, histograms, methods, scaling
 from quantization.calibration_images import CalibrationImages
 
 
@@ -51,8 +50,7 @@ class Calibrator:
         return self._histograms[key]
 
     def _quantized(self, scale, recipe):
-        network = scaling.apply(copy.deepcopy(self.model), scale)
-        return quantization.add(network, backend(recipe))
+        return backends.add(scaling.apply(copy.deepcopy(self.model), scale), recipe)
 
 
 def is_scaled(recipe: dict) -> bool:
@@ -84,11 +82,6 @@ def adjust(
     scaling.apply(model, calibration.get("scaling", {}))
     bias = calibration.get("bias", {})
     return bias_correction.apply(model, {name: error for name, error in bias.items() if quantized(name)})
-
-
-def backend(recipe: dict) -> str:
-    """Return the name of the backend that a calibration recipe selects."""
-    return recipe.get("backend", "modelopt")
 
 
 def format_recipe(recipe: dict) -> str:

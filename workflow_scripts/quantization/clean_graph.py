@@ -8,12 +8,11 @@ from typing import Any
 import onnx_graphsurgeon as gs
 import torch
 
-import quantization
 from core import resolved
 from core.files import read_json
 from graph import onnx_io, passes
 from model import checkpoint, deploy, equivalence, export, zoo
-from quantization import amax, bias_correction, calibration_images, calibrator
+from quantization import amax, backends, bias_correction, calibration_images, calibrator
 
 KINDS = {  # as placements name them: classes of modules with quantizers
     "conv": torch.nn.Conv2d,
@@ -55,7 +54,7 @@ def _of_fewer(model, ranges, calibration, placement, images, row):
 
     if all(map(kept, ranges)):
         return {}
-    network = quantization.add(copy.deepcopy(model), calibrator.backend(calibration.get("recipe", {})))
+    network = backends.add(copy.deepcopy(model), calibration.get("recipe", {}))
     amax.load(network, ranges)
     pixels = calibration_images.CalibrationImages(images, bias_correction.IMAGES, row)
     return bias_correction.of_fewer(network.eval(), pixels, kept)
