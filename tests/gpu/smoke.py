@@ -59,8 +59,8 @@ def main():
         """What the inspector says of a profile with free sizes: without a context, and with one that has them."""
         session, texts = runtime.load(engine), []
         number = len(session.ranges) - 1
-        session.io.set_batch(session._context(number), number, 4)
-        for context in (None, session._context(number)):
+        session.io.set_batch(session.context(number), number, 4)
+        for context in (None, session.context(number)):
             inspector = session.engine.create_engine_inspector()
             if context is not None:
                 inspector.execution_context = context

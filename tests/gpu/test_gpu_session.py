@@ -119,7 +119,7 @@ def test_logits_of_timed_queries(cuda):
     """What is timed is the network on these images, in a graph or not."""
     for graph in (True, False):
         found = session(cuda)
-        pipeline = found.pipeline(images(4), {**_gpu.OPTIONS, "cuda_graph": graph})
+        pipeline = found.pipeline(images(4), {"cuda_graph": graph})
         for slot in pipeline.slots:
             pipeline.submit(slot)
             pipeline.retire(slot)
@@ -135,7 +135,7 @@ def test_graph_that_cannot_be_captured(cuda):
 
 def test_events_spin_or_sleep(cuda):
     for spin, flag in ((True, 0), (False, 1)):
-        pipeline = session(cuda).pipeline(images(4), {**_gpu.OPTIONS, "spin_wait": spin})
+        pipeline = session(cuda).pipeline(images(4), {"spin_wait": spin})
         assert {event.handle["blocking"] for slot in pipeline.slots for event in slot.events} == {flag}
 
 

@@ -144,7 +144,7 @@ def test_only_code_that_times_counts(tmp_path, monkeypatch):
     assert after("measure/stats.py", '"""Statistics', '"""Our statistics') == before
     assert after("benchmark.py", "def run", "# what a command does\ndef run") == before
     assert after("core/command.py", "import argparse", "import argparse\nimport math") == before
-    changed = after("measure/timing.py", "gc.collect()", "gc.collect(1)")
+    changed = after("measure/timing.py", "count += 1", "count += 2 - 1")
     assert {name for name in before if before[name] != changed[name]} == {"measure/timing.py"}
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 
 import numpy as np
 
 from measure import meters
-from runtimes import Session
+from runtimes import Session, without_gc
 
 OPTIONS = ("cuda_graph", "spin_wait", "transfers")  # keys of a recipe that decide how a query runs
 
@@ -49,10 +48,8 @@ class Loop:
         """Call `query()` as often as asked; return (milliseconds of each call, float64 [n]; seconds of all)."""
         rate = _warm_up(query, self.warmup_ms)
         times = np.zeros(max(self.iterations, int(1.5 * rate * self.duration_ms)) + 16, dtype=np.int64)
-        clock, count, collecting = time.perf_counter_ns, 0, gc.isenabled()
-        gc.collect()
-        gc.disable()
-        try:
+        clock, count = time.perf_counter_ns, 0
+        with without_gc():
             start = end = clock()
             deadline = start + int(self.duration_ms * 1e6)
             while count < self.iterations or end < deadline:
@@ -63,9 +60,6 @@ class Loop:
                 end = clock()
                 times[count] = end - begin
                 count += 1
-        finally:
-            if collecting:
-                gc.enable()
         return times[:count] / 1e6, (end - start) / 1e9
 
 

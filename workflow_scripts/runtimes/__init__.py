@@ -19,15 +19,18 @@ builder's layers has TAKES_PLANS = True, others read all types from the graph.
 from __future__ import annotations
 
 import collections
-import difflib
+import contextlib
+import gc
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.files import UserError
+from core.suggest import nearest
 
 PRECISIONS = ("int8", "fp16", "bf16", "fp32")
 CONVERSIONS = ("Reformat", "Reorder", "Cast", "Convert", "Quantize", "Dequantize", "QuantizeLinear", "DequantizeLinear")
@@ -52,8 +55,7 @@ def load(name: str, plugin: str | None = None) -> Any:
     if plugin and os.path.getsize(plugin):
         os.environ[PLUGIN] = os.path.abspath(plugin)  # for processes that this one starts as well
     if name not in names():
-        close = difflib.get_close_matches(name, names(), n=2) or names()
-        raise UserError(f"unknown runtime {name}: did you mean {' or '.join(close)}?")
+        raise UserError(f"unknown runtime {name}: {nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name}")
 
 
@@ -106,6 +108,19 @@ def missing_precisions(recipe: dict, layers: list[dict] | None) -> list[str]:
         return [f"whether any layer computes in {' or '.join(asked)} is not known: they cannot be read back"]
     present = {layer["precision"] for layer in layers if layer["type"] not in CONVERSIONS}
     return [f"the recipe asks for {name}, and no layer computes in it" for name in asked if name not in present]
+
+
+@contextlib.contextmanager
+def without_gc() -> Iterator[None]:
+    """Collect garbage, then keep the collector off while time is measured."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class Session:

@@ -33,28 +33,51 @@ def _kernel(
     VAL_PAD: tl.constexpr,
 ):
     """Write a block of queries of a head; sizes and layouts are those of `attention`."""
-    first = KEY_DIM if OWN else 2 * KEY_DIM  # number at which a head's values start
+    first: tl.constexpr = KEY_DIM if OWN else 2 * KEY_DIM  # number at which a head's values start
     row = HEADS * (first + VAL_DIM)
     image, head = (tl.program_id(0) // HEADS).to(tl.int64), tl.program_id(0) % HEADS
     at_query = tl.program_id(1) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
-    at_key, at_dim, at_value = tl.arange(0, BLOCK_KEYS), tl.arange(0, KEY_PAD), tl.arange(0, VAL_PAD)
+    at_dim, at_value = tl.arange(0, KEY_PAD), tl.arange(0, VAL_PAD)
     of_head = tokens + image * keys * row + head * (first + VAL_DIM)
     if OWN:
         from_query = own + image * queries * HEADS * KEY_DIM + head * KEY_DIM + at_query[:, None] * (HEADS * KEY_DIM)
     else:
         from_query = of_head + at_query[:, None] * row
-    is_query, is_dim, is_value = at_query < queries, at_dim < KEY_DIM, at_value < VAL_DIM
-    q = tl.load(from_query + at_dim[None, :], mask=is_query[:, None] & is_dim[None, :], other=0.0)
-    most = tl.full([BLOCK_QUERIES], -1e30, tl.float32)
-    total = tl.zeros([BLOCK_QUERIES], tl.float32)
-    summed = tl.zeros([BLOCK_QUERIES, VAL_PAD], tl.float32)
-    from_bias = bias + (head * queries + at_query[:, None]) * keys + at_key[None, :]
+    is_query = (at_query < queries)[:, None]
+    q = tl.load(from_query + at_dim[None, :], mask=is_query & (at_dim < KEY_DIM)[None, :], other=0.0)
+    from_bias = bias + (head * queries + at_query[:, None]) * keys
+    from_key, from_value = of_head + (first - KEY_DIM), of_head + first
+    x = _weighted(q, from_key, from_value, from_bias, is_query, keys, row, KEY_DIM, VAL_DIM, BLOCK_KEYS, VAL_PAD)
+    x = x * tl.minimum(tl.maximum(x + 3.0, 0.0), 6.0) / 6.0
+    to = result + (image * queries + at_query[:, None]) * (HEADS * VAL_DIM) + head * VAL_DIM + at_value[None, :]
+    tl.store(to, x.to(result.dtype.element_ty), mask=is_query & (at_value < VAL_DIM)[None, :])
+
+
+@triton.jit
+def _weighted(
+    q,
+    from_key,
+    from_value,
+    from_bias,
+    is_query,
+    keys,
+    row,
+    KEY_DIM: tl.constexpr,
+    VAL_DIM: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    VAL_PAD: tl.constexpr,
+):
+    """Return softmax(q keys^T + bias) values of a head, float32 [BLOCK_QUERIES, VAL_PAD]; row: numbers of a token."""
+    at_key, at_dim, at_value = tl.arange(0, BLOCK_KEYS), tl.arange(0, q.shape[1]), tl.arange(0, VAL_PAD)
+    is_dim, is_value = (at_dim < KEY_DIM)[None, :], (at_value < VAL_DIM)[None, :]
+    most = tl.full([q.shape[0]], -1e30, tl.float32)
+    total = tl.zeros([q.shape[0]], tl.float32)
+    summed = tl.zeros([q.shape[0], VAL_PAD], tl.float32)
     for start in range(0, keys, BLOCK_KEYS):
-        is_key = start + at_key < keys
-        from_key = of_head + (start + at_key)[:, None] * row
-        k = tl.load(from_key + (first - KEY_DIM) + at_dim[None, :], mask=is_key[:, None] & is_dim[None, :], other=0.0)
-        v = tl.load(from_key + first + at_value[None, :], mask=is_key[:, None] & is_value[None, :], other=0.0)
-        b = tl.load(from_bias + start, mask=is_query[:, None] & is_key[None, :], other=0.0).to(tl.float32)
+        at, is_key = (start + at_key)[:, None] * row, start + at_key < keys
+        k = tl.load(from_key + at + at_dim[None, :], mask=is_key[:, None] & is_dim, other=0.0)
+        v = tl.load(from_value + at + at_value[None, :], mask=is_key[:, None] & is_value, other=0.0)
+        b = tl.load(from_bias + (start + at_key)[None, :], mask=is_query & is_key[None, :], other=0.0).to(tl.float32)
         scores = (tl.dot(q, tl.trans(k), input_precision="ieee") + b) * LOG2_E
         scores = tl.where(is_key[None, :], scores, -1e30)
         larger = tl.maximum(most, tl.max(scores, 1))
@@ -63,10 +86,7 @@ def _kernel(
         total = total * scale + tl.sum(shares, 1)
         summed = summed * scale[:, None] + tl.dot(shares.to(v.dtype), v, input_precision="ieee")
         most = larger
-    x = summed / total[:, None]
-    x = x * tl.minimum(tl.maximum(x + 3.0, 0.0), 6.0) / 6.0
-    to = result + (image * queries + at_query[:, None]) * (HEADS * VAL_DIM) + head * VAL_DIM + at_value[None, :]
-    tl.store(to, x.to(result.dtype.element_ty), mask=is_query[:, None] & is_value[None, :])
+    return summed / total[:, None]
 
 
 def attention(

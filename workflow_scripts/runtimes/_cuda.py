@@ -45,6 +45,7 @@ def call(function: str, *arguments: Any) -> Any:
     except RuntimeError as error:  # no driver: the bindings find no libcuda
         raise CudaError(f"{function} failed: {error}") from None
     if int(status) != 0:
+        _quietly("cudaGetLastError")  # a later check of CUDA's last error is not to find this one
         raise CudaError(f"{function} failed: {getattr(status, 'name', status)}")
     return values[0] if len(values) == 1 else tuple(values) or None
 
@@ -93,39 +94,43 @@ class Event:
         """Let the event happen when the stream's work until now is done."""
         call("cudaEventRecord", self.handle, stream.handle)
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Wait for the event."""
         call("cudaEventSynchronize", self.handle)
 
-    def since(self, earlier: Event) -> float:
-        """Return the milliseconds since another event; both must have happened."""
-        return call("cudaEventElapsedTime", earlier.handle, self.handle)
+    def elapsed_time(self, later: Event) -> float:
+        """Return the milliseconds from this event to another; both must have happened."""
+        return call("cudaEventElapsedTime", self.handle, later.handle)
 
     def __del__(self):
         _quietly("cudaEventDestroy", self.__dict__.pop("handle", None))
 
 
 class Stream:
-    """A queue of work on the GPU; copies are of whole buffers or of their first `nbytes`."""
+    """A queue of work on the GPU; copies are of whole buffers. Methods that torch's has are named as there."""
 
     def __init__(self) -> None:
         self.handle = call("cudaStreamCreateWithFlags", 1)  # non-blocking: does not wait for the default stream
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Wait for all work of the stream."""
         call("cudaStreamSynchronize", self.handle)
 
-    def wait_for(self, event: Event) -> None:
+    def wait_event(self, event: Event) -> None:
         """Let later work of the stream wait for an event."""
         call("cudaStreamWaitEvent", self.handle, event.handle, 0)
 
-    def to_device(self, target: DeviceBuffer, source: PinnedArray, nbytes: int) -> None:
+    def to_device(self, target: DeviceBuffer, source: PinnedArray) -> None:
         """Enqueue a copy from the host."""
-        call("cudaMemcpyAsync", target.address, source.address, nbytes, _kind("cudaMemcpyHostToDevice"), self.handle)
+        self._copy(target, source, "cudaMemcpyHostToDevice")
 
-    def to_host(self, target: PinnedArray, source: DeviceBuffer, nbytes: int) -> None:
+    def to_host(self, target: PinnedArray, source: DeviceBuffer) -> None:
         """Enqueue a copy to the host."""
-        call("cudaMemcpyAsync", target.address, source.address, nbytes, _kind("cudaMemcpyDeviceToHost"), self.handle)
+        self._copy(target, source, "cudaMemcpyDeviceToHost")
+
+    def _copy(self, target, source, kind):
+        kind = getattr(library().cudaMemcpyKind, kind)
+        call("cudaMemcpyAsync", target.address, source.address, source.nbytes, kind, self.handle)
 
     def capture(self, work: Callable[[], Any]) -> Graph:
         """Return a Graph of the work that `work()` enqueues; raise CudaError where it cannot be captured."""
@@ -135,6 +140,7 @@ class Stream:
             work()
         except BaseException:
             _quietly("cudaStreamEndCapture", self.handle)
+            _quietly("cudaGetLastError")
             raise
         return Graph(call("cudaStreamEndCapture", self.handle))
 
@@ -172,19 +178,10 @@ def device() -> dict:
     }
 
 
-def clear_error() -> None:
-    """Forget the last error, which a failed capture leaves behind."""
-    _quietly("cudaGetLastError")
-
-
 def versions() -> dict[str, str]:
     """Return {"runtime", "driver"}: CUDA's versions as text."""
     numbers = {"runtime": call("cudaRuntimeGetVersion"), "driver": call("cudaDriverGetVersion")}
     return {name: f"{number // 1000}.{number % 1000 // 10}" for name, number in numbers.items()}
-
-
-def _kind(name):
-    return getattr(library().cudaMemcpyKind, name)
 
 
 def _quietly(function, *arguments):

@@ -1,30 +1,22 @@
-"""A loaded TensorRT engine on a GPU: buffers, streams, CUDA graphs, and timing by trtexec's definitions.
+"""A loaded TensorRT engine on a GPU: its tensors, contexts and buffers, queries and layers.
 
-A query is a copy to the device, the network, and a copy back, each between two events on its own stream; the next
-query's copy runs while this one computes, as in trtexec. `Tensors` and `Bindings` are TensorRT's newer and older (8.4)
-interfaces to an engine's inputs and outputs.
+`Tensors` and `Bindings` are TensorRT's newer and older (8.4) interfaces to an engine's inputs and outputs.
 """
 
 from __future__ import annotations
 
 import functools
-import gc
-import logging
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from core.files import UserError
-from runtimes import Session, Timing, _cuda, _tensorrt
+from runtimes import Session, Timing, _cuda, _pipeline, _tensorrt
 
-log = logging.getLogger("levit")
 # the end of the layers' names of all optimization profiles but the first
 PROFILE_SUFFIX = re.compile(r" \[profile (\d+)\]$")
-IN_FLIGHT = 2  # queries: one computes while the next one's images are copied
-OPTIONS = {"cuda_graph": True, "spin_wait": True, "transfers": True}
 
 
 class Tensors:
@@ -116,26 +108,34 @@ class Bindings:
         return lambda: context.execute_async_v2(bindings=bindings, stream_handle=stream)
 
 
-class Slot:
-    """Pinned and device memory for one query, and the events around its three parts."""
+class Slot(_pipeline.Slot):
+    """Pinned and device memory for one query of an optimization profile (`number`)."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], types: dict[str, type], spin: bool):
-        self.host = {name: _cuda.PinnedArray(shape, types[name]) for name, shape in shapes.items()}
+    def __init__(self, number: int, shapes: dict[str, tuple[int, ...]], types: list[type], spin: bool):
+        """shapes: of the input and of the output, by name; types: of their elements."""
+        super().__init__(_cuda.Event, spin)
+        self.number, (self.source, self.target) = number, shapes
+        pinned = [_cuda.PinnedArray(shape, kind) for shape, kind in zip(shapes.values(), types)]
+        self.host = dict(zip(shapes, pinned))
         self.device = {name: _cuda.DeviceBuffer(array.nbytes) for name, array in self.host.items()}
-        self.events = [_cuda.Event(blocking=not spin) for _ in range(6)]
-        self.enqueue_ms = 0.0
-        self.work: Callable[[], Any] = bool  # enqueues the network; the pipeline sets it
 
-    def addresses(self) -> dict[str, int]:
-        """Return {tensor name: device address}."""
-        return {name: buffer.address for name, buffer in self.device.items()}
+    @property
+    def images(self) -> np.ndarray:
+        """The query's images in host memory."""
+        return self.host[self.source].array
+
+    def copy_in(self, stream: _cuda.Stream) -> None:  # noqa: D102
+        stream.to_device(self.device[self.source], self.host[self.source])
+
+    def copy_out(self, stream: _cuda.Stream) -> None:  # noqa: D102
+        stream.to_host(self.host[self.target], self.device[self.target])
 
 
 class GpuSession(Session):
     """A session of a TensorRT engine; each optimization profile has a context, which is created when first needed."""
 
     on_gpu = True
-    Stream, Event, clear_error = _cuda.Stream, _cuda.Event, staticmethod(_cuda.clear_error)  # of the pipeline
+    Stream, Event = _cuda.Stream, _cuda.Event  # of the pipeline
 
     def __init__(self, trt: Any, engine: Any, path: str, interface: type | None = None):
         """engine: deserialized; interface: Tensors or Bindings, by default the newest that the library has."""
@@ -176,13 +176,12 @@ class GpuSession(Session):
         if (number, batch) not in self._slots:
             self._slots[number, batch] = self._slot(number, batch, spin=False)
         slot, stream = self._slots[number, batch], self.stream
-        slot.host[self.source].array[: len(part)] = part
-        slot.host[self.source].array[len(part) :] = 0
-        self._copy(stream.to_device, slot.device, slot.host, self.source)
-        # a context has one shape at a time: it is set again for each query
-        self._enqueue(self._enqueuer(number, batch, slot, stream))
-        self._copy(stream.to_host, slot.host, slot.device, self.target)
-        stream.wait()
+        slot.images[: len(part)] = part
+        slot.images[len(part) :] = 0
+        slot.copy_in(stream)
+        self.enqueuer(slot, stream)()  # a context has one shape at a time: it is set again for each query
+        slot.copy_out(stream)
+        stream.synchronize()
         return np.array(slot.host[self.target].array[: len(part)])
 
     def _profile(self, count, padding=False):
@@ -209,141 +208,45 @@ class GpuSession(Session):
                 raise UserError(f"{self.name}: no room to run it ({reason}): {_cuda.LOWER}")
             if self.engine.num_optimization_profiles > 1:
                 context.set_optimization_profile_async(number, int(self.stream.handle))
-                self.stream.wait()
+                self.stream.synchronize()
             self._contexts[number] = context
         return self._contexts[number]
 
     def _slot(self, number, batch, spin):
         shapes = {name: (batch,) + self.io.shape(name)[1:] for name in (self.source, self.target)}
-        return Slot(shapes, {self.source: self.dtype, self.target: np.float32}, spin)
-
-    def _enqueuer(self, number, batch, slot, stream):
-        context = self.context(number)
-        return self.io.enqueuer(context, number, slot.addresses(), batch, int(stream.handle))
-
-    def _enqueue(self, enqueue):
-        if not enqueue():
-            raise UserError(f"{self.name}: a query failed: {_tensorrt.logger_of(self.trt).errors()}")
-
-    def _copy(self, copy, target, source, name):
-        copy(target[name], source[name], source[name].nbytes)
+        return Slot(number, shapes, [self.dtype, np.float32], spin)
 
     # Timing
 
     def time(self, images: np.ndarray, loop: Any) -> Timing:
         """Return the Timing. loop.options: {cuda_graph, spin_wait, transfers}, each on where it is not given."""
-        pipeline = self.pipeline(self._checked(images), {**OPTIONS, **loop.options})
+        pipeline = self.pipeline(self._checked(images), loop.options)
         self.facts = {"threads": None, "cuda_graph": pipeline.graphs}
         return pipeline.run(loop)
 
-    def pipeline(self, images: np.ndarray, options: dict) -> Pipeline:
-        """Return a Pipeline of queries with these images."""
+    def pipeline(self, images: np.ndarray, options: dict) -> _pipeline.Pipeline:
+        """Return a Pipeline of queries with these images; options: as `time` has them."""
         number, batch = self._profile(len(images))
-        slots = [self._slot(number, batch, options["spin_wait"]) for _ in range(IN_FLIGHT)]
+        slots = [self._slot(number, batch, options.get("spin_wait", True)) for _ in range(_pipeline.IN_FLIGHT)]
         for slot in slots:
-            slot.host[self.source].array[:] = images
-        return Pipeline(self, number, batch, slots, options)
+            slot.images[:] = images
+        return _pipeline.Pipeline(self, slots, options)
 
+    def enqueuer(self, slot: Slot, stream: _cuda.Stream) -> Callable[[], None]:
+        """Return a function that enqueues a slot's query, and raises UserError where TensorRT refuses it."""
+        addresses = {name: buffer.address for name, buffer in slot.device.items()}
+        context, batch = self.context(slot.number), len(slot.images)
+        put = self.io.enqueuer(context, slot.number, addresses, batch, int(stream.handle))
 
-class Pipeline:
-    """Queries in flight on three streams: copies in, the network, copies out."""
+        def enqueue():
+            if not put():
+                raise UserError(f"{self.name}: a query failed: {_tensorrt.logger_of(self.trt).errors()}")
 
-    def __init__(self, session: Any, number: int, batch: int, slots: list[Any], options: dict):
-        """session, slots: a GpuSession and its Slots, or what has the same attributes (runtimes/_torch_cuda.py)."""
-        self.session, self.slots, self.transfers = session, slots, options["transfers"]
-        self.streams = [session.Stream() for _ in range(3)]
-        self.begin = session.Event()
-        for slot in slots:
-            self._prepare(slot, number, batch)
-        self.graphs = bool(options["cuda_graph"]) and self._capture()
+        return enqueue
 
-    def _prepare(self, slot, number, batch):
-        session, (_, compute, _) = self.session, self.streams
-        enqueue = session._enqueuer(number, batch, slot, compute)
-        slot.work = lambda: session._enqueue(enqueue)
-        session._copy(compute.to_device, slot.device, slot.host, session.source)
-        slot.work()  # TensorRT sets itself up for a shape in the first query with it
-        compute.wait()
-
-    def _capture(self):
-        """Capture each slot's network in a CUDA graph; return whether that succeeded, and log why it did not."""
-        compute = self.streams[1]
-        try:
-            graphs = [compute.capture(slot.work) for slot in self.slots]
-        except UserError as error:
-            self.session.clear_error()
-            log.info("%s: without a CUDA graph: %s", self.session.name, error)
-            return False
-        for slot, graph in zip(self.slots, graphs):
-            slot.work = functools.partial(graph.launch, compute)
-            slot.work()
-        compute.wait()
-        return True
-
-    def submit(self, slot: Slot) -> None:
-        """Enqueue a query."""
-        arrive, compute, leave = self.streams
-        in_start, in_end, start, end, out_start, out_end = slot.events
-        session = self.session
-        if self.transfers:
-            in_start.record(arrive)
-            session._copy(arrive.to_device, slot.device, slot.host, session.source)
-            in_end.record(arrive)
-            compute.wait_for(in_end)
-        start.record(compute)
-        before = time.perf_counter_ns()
-        slot.work()
-        slot.enqueue_ms = (time.perf_counter_ns() - before) / 1e6
-        end.record(compute)
-        if self.transfers:
-            leave.wait_for(end)
-            out_start.record(leave)
-            session._copy(leave.to_host, slot.host, slot.device, session.target)
-            out_end.record(leave)
-
-    def retire(self, slot: Slot) -> tuple[float, float, float, float]:
-        """Wait for a query; return its milliseconds (to the device, network, to the host, enqueue)."""
-        in_start, in_end, start, end, out_start, out_end = slot.events
-        (out_end if self.transfers else end).wait()
-        moved = (in_end.since(in_start), out_end.since(out_start)) if self.transfers else (0.0, 0.0)
-        return moved[0], end.since(start), moved[1], slot.enqueue_ms
-
-    def run(self, loop: Any) -> Timing:
-        """Warm up, then time queries as the loop says; return the Timing."""
-        self._queries(lambda count, past: past >= loop.warmup_ms and count >= len(self.slots))
-        meter, collecting = loop.meter, gc.isenabled()
-        gc.collect()
-        gc.disable()
-        try:
-            before = meter and meter.energy_mj()
-            self.begin.record(self.streams[0 if self.transfers else 1])
-            rows, last = self._queries(lambda count, past: past >= loop.duration_ms and count >= loop.iterations)
-            after = meter and meter.energy_mj()
-        finally:
-            if collecting:
-                gc.enable()
-        wall = last.since(self.begin) / 1e3
-        h2d, compute, d2h, enqueue = np.array(rows, dtype=np.float64).T
-        energy = after - before if before is not None and after is not None else None
-        moved = (h2d, d2h) if self.transfers else (None, None)
-        return Timing(h2d + compute + d2h, compute, moved[0], moved[1], enqueue, wall, energy)
-
-    def _queries(self, enough):
-        """Run queries until enough(submitted, milliseconds) is true; return (rows, event of the last one's end)."""
-        rows, count, start, depth = [], 0, time.perf_counter(), len(self.slots)
-        while True:
-            slot = self.slots[count % depth]
-            if count >= depth:
-                rows.append(self.retire(slot))
-            if enough(count, 1e3 * (time.perf_counter() - start)):
-                break
-            self.submit(slot)
-            count += 1
-        for number in range(count - depth + 1, count):
-            last = self.slots[number % depth]
-            rows.append(self.retire(last))
-        last = self.slots[(count - 1) % depth]
-        return rows, last.events[5 if self.transfers else 3]
+    def capture(self, stream: _cuda.Stream, work: Callable[[], Any]) -> Callable[[], None]:
+        """Return a function that launches what `work()` enqueues as a CUDA graph; raise UserError where it cannot."""
+        return functools.partial(stream.capture(work).launch, stream)
 
 
 def layers(session: GpuSession) -> list[dict]:
