@@ -2,10 +2,12 @@
 
     python tests/bench/loading.py [--images 400] [--workers 0 1 2] [--rounds 3] [--seconds 5] [--size 224]
     python tests/bench/loading.py --train --device cuda --images 4000 --batch 256 [--compute bf16]     (on a GPU host)
+        [--processes 2]     one for each GPU, which share the batch
 
 Images are like ImageNet's (imagenet_images.py); --photo makes them 3000 x 2000. Each case loads in turns with the
 others. --train takes training steps of --model on the loaded batches, and compares three sources: files, memory, and a
-batch that is on the device already, which is as fast as loading can be.
+batch that is on the device already, which is as fast as loading can be. Its loading processes are the workflow's own
+number, and then those of --workers.
 """
 
 import argparse
@@ -15,11 +17,13 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import imagenet_images
 import torch
+import torch.distributed as dist
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,10 +31,11 @@ sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
 from core.files import write_json  # noqa: E402
 from data import augment, index, indexing, processes  # noqa: E402
-from model import context, training, zoo  # noqa: E402
+from model import context, parallel, synced_batchnorm, training, zoo  # noqa: E402
 from model.trainer import Trainer  # noqa: E402
 
 CLASSES, PROMISED = 10, 0.9  # of the speed with images in memory, on a GPU
+FIRST, SAMPLE = 8, 0.2  # batches before a timing; seconds between samples of a GPU's utilization
 ROW = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "timm": "levit_128s"}
 RECIPE = {
     "epochs": 1, "batch": 64, "learning_rate": 1e-4, "weight_decay": 0.025, "warmup": 0.1, "clip": 1.0,
@@ -71,44 +76,90 @@ def images_of(found, args, in_memory):
 
 
 def draws(images, args):
-    """Yield Draws of batches, epoch after epoch."""
+    """Yield Draws of this process's share of batches, epoch after epoch."""
     for epoch in itertools.count():
         order = augment.order(len(images), 0, epoch)
-        yield from augment.shares(order[: len(order) // args.batch * args.batch], args.batch, epoch, args.size)
+        whole = order[: len(order) // args.batch * args.batch]
+        yield from augment.shares(whole, args.batch, epoch, args.size, args.rank, args.processes)
 
 
-def speed(batches, seconds, each):
-    """Return images a second of `each(batch)` and this process's own milliseconds an image, once it is under way."""
-    for batch in itertools.islice(batches, 4):
+def speed(batches, seconds, each, processes):
+    """Return images a second of `each(batch)` in all processes, this one's milliseconds an image, and its GPU's use."""
+    for batch in itertools.islice(batches, FIRST):
         last = each(batch)
-    count, start, own = 0, time.monotonic(), time.process_time()
-    while time.monotonic() - start < seconds:
-        last = each(next(batches))
-        count += len(batch[1])
+    begin = time.monotonic()
+    for batch in itertools.islice(batches, FIRST):
+        last = each(batch)
+    finish(last)
+    steps = agreed(seconds / max(time.monotonic() - begin, 1e-3) * FIRST, processes)
+    count, start, own, used = 0, time.monotonic(), time.process_time(), Utilization()
+    with used:
+        for batch in itertools.islice(batches, steps):
+            last = each(batch)
+            count += len(batch[1])
+        finish(last)
+    return count * processes / (time.monotonic() - start), 1000 * (time.process_time() - own) / count, used.median()
+
+
+def finish(last):
+    """Wait for what a GPU has to do."""
     if last is not None and last.is_cuda:
         torch.cuda.synchronize()
-    return count / (time.monotonic() - start), 1000 * (time.process_time() - own) / count
+
+
+def agreed(steps, processes):
+    """Return the least of all processes' numbers of steps: each of them takes as many."""
+    least = torch.tensor(int(steps))
+    if processes > 1:
+        least = least.cuda() if torch.cuda.is_available() else least
+        dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return max(2, int(least))
+
+
+class Utilization:
+    """Percent of the time in which this process's GPU ran a kernel, sampled within the context."""
+
+    def __init__(self):
+        self.values, self.done, self.thread = [], threading.Event(), threading.Thread(target=self._sample)
+
+    def __enter__(self):
+        self.thread.start()
+
+    def __exit__(self, *error):
+        self.done.set()
+        self.thread.join()
+
+    def _sample(self):
+        while torch.cuda.is_available() and not self.done.wait(SAMPLE):
+            self.values.append(torch.cuda.utilization())
+
+    def median(self):
+        return statistics.median(self.values) if self.values else None
 
 
 def in_turns(cases, args):
     """Print each case's images a second, the median over rounds, and its ratio to the first one's; write the rounds."""
-    speeds, costs = ({name: [] for name in cases} for _ in "ab")
+    speeds, costs, used = ({name: [] for name in cases} for _ in "abc")
     for _ in range(args.rounds):
         for name, begin in cases.items():
             with contextlib.closing(begin()) as batches:
-                found = speed(batches, args.seconds, args.each)
-            speeds[name].append(found[0])
-            costs[name].append(found[1])
+                found = speed(batches, args.seconds, args.each, args.processes)
+            for values, value in zip((speeds, costs, used), found):
+                values[name].append(value)
+    if args.rank:
+        return
     if args.json:
-        write_json(
-            args.json,
-            {"images_per_s": speeds, "arguments": {name: str(v) for name, v in vars(args).items() if name != "each"}},
-        )
+        rows = {"images_per_s": speeds, "own_ms": costs, "gpu_percent": used}
+        write_json(args.json, {**rows, "cores": len(os.sched_getaffinity(0)), "arguments": words(args)})
     base = statistics.median(next(iter(speeds.values())))
     for name, values in speeds.items():
         middle, ends = statistics.median(values), f"{min(values):.0f} to {max(values):.0f}"
-        own = f"{statistics.median(costs[name]):6.2f} processor ms an image here"
-        print(f"  {name:<28} {middle:8.1f} images/s ({ends})  {middle / base:5.2f}x  {own}")
+        own = f"{statistics.median(costs[name]):6.2f} processor ms an image here, GPU {used[name]} %"
+        print(f"  {name:<28} {middle:8.1f} images/s ({ends})  {middle / base:5.2f}x  {own}", flush=True)
+
+
+def words(args):
+    return {name: str(value) for name, value in vars(args).items() if name != "each"}
 
 
 def loaded(images, args, workers=None):
@@ -121,49 +172,71 @@ def repeated(images, args):
 
 
 def stepper(args, images):
-    """Return a function that takes a training step on a batch."""
+    """Return a function that takes a training step on a batch, and returns the last loss that is known."""
     torch.manual_seed(0)
     row = {**ROW, "timm": args.model.lower().replace("levit-", "levit_"), "size": args.size}
     recipe = {**RECIPE, "batch": args.batch, **({"compute": args.compute} if args.compute else {})}
     trainer = Trainer(zoo.create(row, CLASSES).to(args.device), images, recipe, 0, row, args.device)
     trainer._train_mode()
+    model = parallel.averaged(trainer.model) if args.processes > 1 else trainer.model
 
     def step(batch):
-        trainer._step(trainer.model, *batch, 0)
+        trainer._step(model, *batch, 0)
         return batch[1]
 
     return step
+
+
+def train(args, found):
+    """Time training steps in one of the processes."""
+    with parallel.group(args.device, 0) as (args.rank, args.processes, args.device):
+        kept, files = (images_of(found, args, in_memory) for in_memory in (True, False))
+        kept.decode()
+        args.each = stepper(args, kept)
+        cases = {"in memory": loaded(kept, args), "JPEG files": loaded(files, args)}
+        cases.update({f"JPEG files, {n} workers": loaded(files, args, n) for n in args.workers or ()})
+        with synced_batchnorm.synced(args.processes):
+            in_turns({**cases, "on the device already": repeated(kept, args)}, args)
+
+
+def load(args, found):
+    """Time loading alone."""
+    kept, files = (images_of(found, args, in_memory) for in_memory in (True, False))
+    kept.decode()
+    args.each = lambda batch: None
+    workers = args.workers or (0, 1, 2)
+    cases = {f"in memory, {n} workers": loaded(kept, args, n) for n in workers}
+    in_turns({**cases, **{f"JPEG files, {n} workers": loaded(files, args, n) for n in workers}}, args)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--photo", action="store_true")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--model", default="LeViT-128S")
+    parser.add_argument("--processes", type=int, default=1, help="that train, one for each GPU")
     parser.add_argument("--compute", choices=context.DTYPES)
     parser.add_argument("--json", help="file that gets the images a second of each round")
     parser.add_argument("--device", type=torch.device, default="cpu")
     args = parser.parse_args()
+    args.rank = 0
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as name:
         found = made(Path(name), args.images, args.photo)
-        kept, files = (images_of(found, args, in_memory) for in_memory in (True, False))
-        kept.decode()
-        if args.train:
-            args.each = stepper(args, kept)
-            cases = {"in memory": loaded(kept, args), "JPEG files": loaded(files, args)}
-            print(f"training {args.model} at batch {args.batch} on {args.device}; promised on a GPU: {PROMISED:g}x")
-            in_turns({**cases, "on the device already": repeated(kept, args)}, args)
+        if not args.train:
+            load(args, found)
+            return
+        print(f"training {args.model}: {args.processes} x {args.device}, batch {args.batch}; promised: {PROMISED:g}x")
+        if args.processes > 1:
+            parallel.launch(train, args.processes, args, found)
         else:
-            args.each = lambda batch: None
-            cases = {f"in memory, {n} workers": loaded(kept, args, n) for n in args.workers}
-            in_turns({**cases, **{f"JPEG files, {n} workers": loaded(files, args, n) for n in args.workers}}, args)
+            train(args, found)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 python3 tests/gpu/parallel.py STAGED OUT.json cpu|cuda PROCESSES [EPOCHS [CASE,CASE]]
 
-A CASE is bf16, fp16, qat or killed, by default all: the last kills one of the processes, and goes on in one. OUT.json
-has for each case its seconds, top-1 and the utilization of the GPUs.
+A CASE is bf16, fp16, qat, killed, again or parent, by default all: killed and again kill one of the processes, and go
+on in one or in as many as before; parent kills the command itself. OUT.json has for each case its seconds, top-1 and
+the utilization of the GPUs.
 """
 
 import json
@@ -21,7 +22,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH, RATE = 128, 0.0003
-CASES = ["bf16", "fp16", "qat", "killed"]
+CASES = ["bf16", "fp16", "qat", "killed", "again", "parent"]
 QUERY = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
 QUERY += [f"--id={names}" for names in [os.environ.get("CUDA_VISIBLE_DEVICES")] if names]
 
@@ -75,20 +76,34 @@ class Visit:
         subprocess.run(self.command("evaluate_torch", checkpoint=checkpoint, **images, **files), check=True)
         return json.loads(files["accuracy"].read_text())["top1"]
 
-    def killed(self, processes):
-        """Kill one of the processes after an epoch, go on in one; return what it prints and what it records."""
-        command, made = self.train("killed", processes)
+    def killed(self, processes, then):
+        """Kill one of the processes after an epoch, go on in `then`; return what it prints and what it records."""
+        child, workers, made = self.begun(f"killed {then}", processes)
+        if workers:
+            os.kill(workers[-1], signal.SIGKILL)
+        begin = time.monotonic()
+        text = child.communicate(timeout=120)[1]
+        found = {"status": child.returncode, "said": [line for line in text.splitlines() if "error: " in line]}
+        found["seconds_to_end"] = round(time.monotonic() - begin, 1)
+        subprocess.run(self.train(f"killed {then}", then)[0], check=True)
+        record = json.loads(Path(f"{made}.provenance").read_text())
+        return {**found, "context": record["context"], "top1": self.top1(made)}
+
+    def parent(self, processes):
+        """Kill the command after an epoch; return how many of its processes are left 5 seconds later."""
+        child, workers, _ = self.begun("parent", processes)
+        child.kill()
+        child.wait()
+        time.sleep(5)
+        return {"workers": len(workers), "left": sum("spawn_main" in arguments(pid) for pid in workers)}
+
+    def begun(self, name, processes):
+        """Begin a training; once an epoch is saved, return the command's process, the others' numbers, the output."""
+        command, made = self.train(name, processes)
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while not Path(f"{made}.resume").exists() and child.poll() is None:
             time.sleep(0.05)
-        workers = [pid for pid in children(child.pid) if "spawn_main" in arguments(pid)]
-        if workers:
-            os.kill(workers[-1], signal.SIGKILL)
-        text = child.communicate(timeout=120)[1]
-        found = {"status": child.returncode, "said": [line for line in text.splitlines() if "error: " in line]}
-        subprocess.run(self.train("killed", 1)[0], check=True)
-        record = json.loads(Path(f"{made}.provenance").read_text())
-        return {**found, "context": record["context"], "top1": self.top1(made)}
+        return child, [pid for pid in children(child.pid) if "spawn_main" in arguments(pid)], made
 
 
 def sample(samples, done):
@@ -127,8 +142,10 @@ def main():
         if "qat" in cases:
             for processes in (1, several):
                 found[f"qat, {processes}"] = visit.timed(visit.qat(f"qat, {processes}", processes)[0])
-        if "killed" in cases:
-            found["killed"] = visit.killed(several)
+        for case in filter(cases.__contains__, CASES[3:5]):
+            found[case] = visit.killed(several, 1 if case == "killed" else several)
+        if "parent" in cases:
+            found["parent"] = visit.parent(several)
     out.write_text(json.dumps(found, indent=1))
     print(found)
 

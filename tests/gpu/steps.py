@@ -29,6 +29,9 @@ FIRST, SECOND, OTHERS = "LeViT-128S", "LeViT-256", ("LeViT-128", "LeViT-192", "L
 BUILD_SECONDS = {"fp16": 200, "fp16-fused": 95, "fp32": 80, "fp32-fused": 70, "int8_qat": 100, "int8_qat-fused": 60}
 CACHED = 0.7  # of these, with the timing caches of an earlier visit
 KIT = {"fp16": 190, "fp32": 150, "int8_qat": 120, "int8_ptq": 120}  # the choice's candidates, and seconds of each build
+DATASETS = {"digits": "data", "glyphs": "glyphs/data"}  # and their folders
+LARGE = {"batch": 32, "learning_rate": 0.002}  # of trainings whose batch several GPUs share
+SHORT = {"epochs": 6, "small_epochs": 3}  # of a training on glyphs, whose recipe has twice as many
 SANITIZERS = {"memcheck": ["1,40"], "racecheck": ["1", "128S"]}  # and the batches and the model that they check
 
 
@@ -277,9 +280,10 @@ class Steps:
 
     def parallel(self, processes, cases):
         """Fine-tune and run QAT on one GPU and on several, by NCCL."""
-        made, seconds = f"parallel.{processes}.json", 30 + 50 * len(cases.split(","))
+        name, seconds = f"parallel.{processes}.{cases.replace(',', '-')}", 30 + 50 * len(cases.split(","))
+        made = f"{name}.json"
         command = [HERE / "parallel.py", self.staged, self.out / made, "cuda", processes, 12, cases]
-        return Step(f"parallel.{processes}", "torch", seconds, (made,), (), command, gpus=processes)
+        return Step(name, "torch", seconds, (made,), (), command, gpus=processes)
 
     def scaling(self, processes):
         """Train on generated JPEG files on one GPU or several."""
@@ -287,17 +291,74 @@ class Steps:
         made = (f"scaling.{processes}.json",)
         return Step(f"scaling.{processes}", "torch", 75, made, (), command, gpus=processes)
 
-    def qat(self, device):
+    def qat(self, device, processes=1):
         """Run QAT on a device, and score it beside the staged graph."""
-        command = [HERE / "qat.py", self.staged, self.out / f"qat.{device}.json", device]
-        return Step(f"qat.{device}", "torch", 90, (f"qat.{device}.json",), (), command, shares=True)
+        name = f"qat.{device}" if processes == 1 else f"qat.{device}.{processes}"
+        command = [HERE / "qat.py", self.staged, self.out / f"{name}.json", device, processes]
+        return Step(name, "torch", 90, (f"{name}.json",), (), command, gpus=processes, shares=processes == 1)
 
-    def loading(self, model, batch):
-        """Train on images of JPEG files and on the same images in memory."""
-        made = f"loading.{model}.json"
-        command = [ROOT / "tests/bench/loading.py", "--train", "--device", "cuda", "--images", 4000, "--json"]
-        command += [self.out / made, "--model", model, "--batch", batch, "--rounds", 2]
-        return Step(f"loading.{model}", "torch", 90, (made,), (), command)
+    def speed(self, model, processes, *more):
+        """Train on images of JPEG files and on the same images in memory, with batch 256 on each GPU."""
+        name = f"{'workers' if more else 'speed'}.{model}.{processes}"
+        command = [
+            ROOT / "tests/bench/loading.py",
+            "--train",
+            "--device",
+            "cuda",
+            "--images",
+            2048,
+            "--rounds",
+            2,
+            "--seconds",
+            4,
+        ]
+        command += [
+            "--json",
+            self.out / f"{name}.json",
+            "--model",
+            model,
+            "--batch",
+            256 * processes,
+            "--compute",
+            "bf16",
+        ]
+        command += ["--processes", processes, *(["--workers", *more] if more else [])]
+        return Step(name, "torch", 75 + 15 * len(more), (f"{name}.json",), (), command, gpus=processes)
+
+    def decoder(self):
+        """Decode JPEGs by nvJPEG."""
+        command = [ROOT / "tests/bench/gpu_decoder.py", "--json", self.out / "decoder.json"]
+        return Step("decoder", "torch", 45, ("decoder.json",), (), command)
+
+    def accuracy(self, dataset, processes, seeds, seconds, compute=None, **training):
+        """Train from scratch with several seeds."""
+        name = ".".join(["accuracy", dataset, str(processes), *([compute] if compute else [])])
+        recipe = {**training, **({"compute": compute} if compute else {})}
+        command = [
+            HERE / "accuracy.py",
+            self.staged / DATASETS[dataset],
+            self.out / f"{name}.json",
+            "cuda",
+            processes,
+            seeds,
+        ]
+        command += ["--dataset", dataset, "--training", json.dumps(recipe)]
+        together = processes == 1 and dataset == "digits"
+        command += ["--together"] if together else []
+        return Step(name, "torch", seconds, (f"{name}.json",), (), command, gpus=processes, shares=together)
+
+    def several(self):
+        """Return the steps of training on several GPUs."""
+        pairs = [(FIRST, 4), (SECOND, 4), (FIRST, 1), (SECOND, 1), (FIRST, 2), (SECOND, 2)]
+        every = [self.speed(*pair) for pair in pairs]
+        for count in (2, 4, 1):
+            every += [
+                self.accuracy("digits", count, "0,1,2", 130, **LARGE),
+                self.accuracy("glyphs", count, "0,1", 120, **SHORT),
+            ]
+        every += [self.accuracy("digits", 1, "0,1,2", 130, kind, **LARGE) for kind in ("fp16", "fp32")]
+        every += [self.qat("cuda", 2), self.parallel(2, "fp16"), self.parallel(2, "killed,again,parent")]
+        return [*every, self.speed(FIRST, 1, 8, 12), self.decoder()]
 
     def all(self):
         """Return the steps, those first that others wait for and that take long."""
@@ -310,8 +371,7 @@ class Steps:
         ]
         every += [self.target("pytorch", "cuda"), *self.across(FIRST), *self.pixels(FIRST, 64), self.qat("cuda")]
         every += [*self.variants(SECOND, 1), *self.variants(FIRST, 1)]
-        every += [self.client(), self.bundle(), self.scaling(1), self.scaling(2), self.scaling(4)]
-        every += [self.loading(FIRST, 256), self.loading(SECOND, 256), self.parallel(2, "bf16,qat")]
+        every += [self.client(), self.bundle(), *self.several()]
         every += [step for name in OTHERS for step in self.pairs(name, "fp16")]
         every += [
             self.planned("short", 400),
@@ -321,7 +381,7 @@ class Steps:
         ]
         every += [*self.across(SECOND), self.kernel(), self.sanitizer("memcheck"), self.sanitizer("racecheck")]
         every += [self.cross(f"{FIRST}.fp16-fused@64"), self.smoke(), *self.pair(SECOND, "fp32", 64)]
-        every += [*self.torch(FIRST, "eager"), self.parallel(4, "bf16")]
+        every += [*self.torch(FIRST, "eager"), self.scaling(1), self.scaling(4)]
         return [step for step in first_of_each(every) if self.is_staged(step)]
 
     def is_staged(self, step):

@@ -97,7 +97,7 @@ class Visit:
         begin = time.monotonic()
         with open(str(self.out / f"{step.name}.log"), "ab") as log:
             child = subprocess.Popen(
-                [*self.python(step), *map(str, step.command)],
+                ["taskset", "-c", self.cores(gpu), *self.python(step), *map(str, step.command)],
                 cwd=str(step.folder or table.ROOT),
                 env=self.environment(step, gpu),
                 stdout=log,
@@ -114,6 +114,13 @@ class Visit:
     def python(self, step):
         name = {"tensorrt": self.args.python, "torch": self.args.torch_python}.get(step.python)
         return [name] if name else []
+
+    def cores(self, gpu):
+        """Return the processors of a step, each GPU's equal share of the host's, or all for a step without a GPU."""
+        every, names = sorted(os.sched_getaffinity(0)), self.args.gpus.split(",")
+        share = max(1, len(every) // len(names))
+        own = [core for name in filter(None, gpu.split(",")) for core in every[names.index(name) * share :][:share]]
+        return ",".join(map(str, own or every))
 
     def environment(self, step, gpu):
         plugin = self.out / "plugin.so"

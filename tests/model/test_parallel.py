@@ -1,9 +1,12 @@
 """Training in several processes is that of one: batches, BatchNorm, going on after a kill; other number formats."""
 
 import logging
+import os
 import re
+import signal
 import subprocess
 import textwrap
+import time
 
 import pytest
 import torch
@@ -95,6 +98,29 @@ def test_a_killed_process_ends_all_in_a_line_and_another_number_goes_on(alone, s
     assert apart(alone, run(stripes, target, 1, **EPOCHS)) < 0.02 and not state.exists()
     context = provenance.read(target)["context"]
     assert context["processes"] == 1 and context["processes_before"] == [2]
+
+
+def test_a_process_ends_with_its_parent():
+    """One that waits for NCCL sees no signal that Python handles."""
+    alive, held = os.pipe()
+    parent = os.fork()
+    if not parent:
+        if not os.fork():
+            parallel.end_with_parent()
+            os.write(held, b".")
+        time.sleep(60)
+        os._exit(1)
+    os.close(held)
+    assert os.read(alive, 1) == b"."
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    assert os.read(alive, 1) == b"", "the last end of the pipe is closed"
+
+
+def test_another_launcher_around_the_workflow_changes_nothing(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with parallel.group(torch.device("cpu"), 1) as found:
+        assert found == (0, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("text", "shown"), [("RuntimeError: Broken pipe", False), ("RuntimeError: shapes", True)])

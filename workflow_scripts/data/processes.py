@@ -41,7 +41,12 @@ def imap(function: Callable, tasks: Sequence, description: str, unit: str, proce
 def _start(function):
     global _function
     _function = function
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else a killed parent leaves its workers waiting
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Have Linux kill this process when its parent ends: a killed parent would leave it waiting."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _call(task):

@@ -22,9 +22,11 @@ from torch.distributed.launcher import api
 from core.command import Job
 from core.files import UserError
 from data import index
+from data.processes import end_with_parent
 from model import context, training
 from model.resume import Resume
 
+RUN = "levit-"  # how the names of our own launches begin
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of gloo
 
 
@@ -65,7 +67,7 @@ def launch(function: Callable, processes: int, *arguments: object) -> None:
     outputs, and torchrun's own command line would start it several times.
     """
     os.environ["NCCL_NVLS_ENABLE"] = "0"  # no NVLink multicast: some hosts report it and lack it
-    rendezvous = {"run_id": f"levit-{uuid.uuid4().hex}", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    rendezvous = {"run_id": f"{RUN}{uuid.uuid4().hex}", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     for name in (f"{multiprocessing.__name__}.api", "torch.multiprocessing.spawn"):
         logging.getLogger(name).addFilter(_unexpected)
     config = api.LaunchConfig(1, 1, processes, max_restarts=0, local_addr="localhost", **rendezvous)
@@ -99,6 +101,7 @@ def _failure(error):
 @record  # passes an error's text to the launcher
 def _member(function, *arguments):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in place of the launcher's, which prints a traceback here
+    end_with_parent()  # in place of torch's SIGINT, which a process that waits for NCCL does not see
     function(*arguments)
 
 
@@ -108,7 +111,7 @@ def group(device: torch.device, threads: int) -> Iterator[tuple[int, int, torch.
 
     threads: CPU threads of all processes together (0: all cores); each process has its own GPU.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(RUN):  # someone else's torchrun may run the workflow
         with _loading():
             yield 0, 1, device
         return
