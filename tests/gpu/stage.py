@@ -2,6 +2,10 @@
 
 DIR/models.json has each model's files: a model of `results` has all graphs of the kit's precisions; others come from an
 exported graph and a checkpoint, and have no INT8.
+
+A folder of `--also` has what else the steps look for: `python` (packages that the host lacks: pip install --target),
+`timing` (caches of an earlier visit), `bundle` (what its kit has built), `glyphs/data` (the dataset, from which several
+GPUs train), and a models.json that names more graphs.
 """
 
 import glob

@@ -136,6 +136,8 @@ def test_a_step_takes_as_many_gpus_as_it_needs(tmp_path, monkeypatch):
     assert one.run() == ["four"] and sorted(one.done) == sorted([*"abcdefg", "after", "first", "host", "pair"])
     assert (out / "pair").read_text() == "3,5\n" and (out / "host").read_text() == "\n"
     assert {(out / name).read_text() for name in "abcdef"} == {"5\n"}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {8, 9, 10, 11, 12})
+    assert [one.cores(gpus) for gpus in ("3", "5", "3,5", "")] == ["8,9", "10,11", "8,9,10,11", "8,9,10,11,12"]
 
 
 def test_a_kit_is_shared_and_its_outputs_come_back_in_pieces(tmp_path, monkeypatch):
@@ -216,7 +218,12 @@ def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
     (tmp_path / f"{names[0]}.accuracy.json").write_text(json.dumps({"top1": 98.25, "logit_error_over_spread": 0.02}))
     cases = {"finetune bf16, 2": {"seconds": 9.5, "gpu_percent": [90, 88], "top1": 98.5}}
     (tmp_path / "parallel.2.json").write_text(json.dumps({"device": "cuda", "processes": 2, **cases}))
-    (tmp_path / "loading.M.json").write_text(json.dumps({"images_per_s": {"JPEG files": [912.4, 920.0]}}))
+    speeds = {"in memory": [1000.0, 1100.0], "JPEG files": [912.4, 920.0]}
+    found = {"images_per_s": speeds, "gpu_percent": dict.fromkeys(speeds, [97.0, 98.0]), "cores": 16}
+    (tmp_path / "speed.M.2.json").write_text(json.dumps(found))
+    recipe = {"training": {"batch": 32}, "images_per_s": {"0": [500, 700], "1": []}, "top1": {"0": 98.0, "1": 97.0}}
+    found = {"dataset": "digits", "processes": 2, **recipe}
+    (tmp_path / "accuracy.digits.2.json").write_text(json.dumps(found))
     (tmp_path / "visit.json").write_text(json.dumps({"kernel": {"status": 0, "seconds": 3.5, "gpu": "0"}}))
     (tmp_path / "memcheck.txt").write_text("text\n========= ERROR SUMMARY: 0 errors\n")
     over = {"ratio": 0.8, "low": 0.75, "high": 0.85}
@@ -240,9 +247,11 @@ def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
     assert "| M | 64 | torch.compile, attention in Triton | 2.5000 | 1.25x (1.18 to 1.33) |" in page
     assert "| M.torch-both@1+64 | 2.5000 | 0.80x (0.75 to 0.85) | - |" in page
     assert "| Python | selftest passed |" in page and "| C++ | 9.5 images/s of a |" in page
-    assert "| cuda | 9 | cuda: 98.50 % |" in page and "| LeViT-384 | cuda | 70.5 | 97.50 % |" in page
+    assert "| cuda | 1 | 9 | cuda: 98.50 % |" in page and "| LeViT-384 | cuda | 70.5 | 97.50 % |" in page
     assert "| M | 2 | 512 | [900] |" in page
-    assert "| finetune bf16, 2 | 9.5 | 98.5 | [90, 88] |" in page and "| JPEG files | 912 | 920 |" in page
+    assert "| finetune bf16, 2 | 9.5 | 98.5 | [90, 88] |" in page
+    assert "| M | 2 | 16 | JPEG files | 912, 920 | 0.87x | 97, 98 |" in page
+    assert "| digits | 2 | bf16 | 32 | 98.00, 97.00 | 97.50 | 600 |" in page
 
 
 def test_small_graphs_compute_what_they_say(tmp_path):

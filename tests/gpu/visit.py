@@ -216,6 +216,8 @@ def stage(args):
     if args.dir.exists():
         shutil.rmtree(str(args.dir))
     staging.write(args.dir, args.results, args.headers, args.more)
+    for folder in args.also:
+        shutil.copytree(str(folder), str(args.dir), dirs_exist_ok=True)
     (args.dir / "whole").write_text("")
     parts = Path(f"{args.dir}.parts")
     parts.mkdir(exist_ok=True)
@@ -239,6 +241,7 @@ def main():
     one.add_argument("--results", type=Path, default=Path("results/digits"), help="a built results/{dataset}")
     one.add_argument("--headers", type=Path, help="TensorRT's include/, of the release there")
     one.add_argument("--more", nargs="*", default=[], help="MODEL=ONNX,CHECKPOINT of other trained models")
+    one.add_argument("--also", nargs="*", type=Path, default=[], help="folders whose content is added: see stage.py")
     two, plans = kinds.add_parser("run"), kinds.add_parser("plan")
     for parser_of_steps in (two, plans):
         parser_of_steps.add_argument("dir", help="what `stage` wrote")

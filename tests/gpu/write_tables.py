@@ -1,6 +1,7 @@
 """Write a visit's figures (visit.py) as a page in Markdown: engines, PyTorch, layers, the kernel, plans, training."""
 
 import json
+import statistics
 from collections import defaultdict
 
 FACTS = {"device": "Device", "version": "TensorRT", "driver": "driver"}
@@ -16,7 +17,7 @@ def read(path):
 def page(folder):
     """Return the page of a folder that has what came back from a visit."""
     parts = [heading, notes, engines, forms, across, pytorch, pixels, choice, bundle, layers, kernel, sanitizers, plans]
-    parts += [training, qat, trained, several, scaling, loading, steps]
+    parts += [training, qat, trained, several, accuracy, scaling, loading, steps]
     return "\n\n".join(filter(None, (part(folder) for part in parts)))
 
 
@@ -225,9 +226,11 @@ def is_figure(line):
 
 
 def qat(folder):
-    rows = [[found["device"], found["seconds"], *(f"{name}: {value:.2f} %" for name, value in found["top1"].items())]
-            for found in map(read, sorted(folder.glob("qat.*.json")))]  # fmt: skip
-    return rows and "## QAT\n\n" + table(["device", "s", "top-1", "of the staged graph"], rows)
+    rows = []
+    for found in map(read, sorted(folder.glob("qat.*.json"))):
+        scores = (f"{name}: {value:.2f} %" for name, value in found["top1"].items())
+        rows.append([found["device"], found.get("processes", 1), found["seconds"], *scores])
+    return rows and "## QAT\n\n" + table(["device", "processes", "s", "top-1", "of the staged graph"], rows)
 
 
 def trained(folder):
@@ -259,13 +262,31 @@ def several(folder):
     return rows and "## Several GPUs\n\n" + table(["case, processes", "s", "top-1", "GPUs busy, %"], rows)
 
 
+def accuracy(folder):
+    """Write the top-1 of trainings with several seeds on one GPU and on several (accuracy.py)."""
+    rows = []
+    for found in map(read, sorted(folder.glob("accuracy.*.json"))):
+        recipe, scores = found["training"], found["top1"].values()
+        shown = ", ".join(f"{score:.2f}" for score in scores)
+        row = [found["dataset"], found["processes"], recipe.get("compute") or "bf16", recipe["batch"], shown]
+        speeds = [speed for epochs in found["images_per_s"].values() for speed in epochs]
+        rows.append([*row, f"{statistics.mean(scores):.2f}", round(statistics.median(speeds)) if speeds else "-"])
+    columns = ["dataset", "GPUs", "products in", "batch", "top-1 of each seed, %", "mean", "images/s"]
+    return rows and "## Trainings from scratch\n\n" + table(columns, rows)
+
+
 def loading(folder):
     """Write the images a second of trainings by where their images are (tests/bench/loading.py)."""
     rows = []
-    for path in sorted(folder.glob("loading.*.json")):
-        speeds = read(path)["images_per_s"]
-        rows += [[path.stem, source, *(f"{value:.0f}" for value in values)] for source, values in speeds.items()]
-    return rows and "## Loading\n\n" + table(["", "images", "images/s", "again"], rows)
+    for path in sorted([*folder.glob("speed.*.json"), *folder.glob("workers.*.json")]):
+        found, model, gpus = read(path), *path.name.split(".")[1:3]
+        for source, speeds in found["images_per_s"].items():
+            ratio = statistics.median(speeds) / statistics.median(found["images_per_s"]["in memory"])
+            busy = ", ".join(f"{value:.0f}" for value in found["gpu_percent"][source] if value is not None)
+            rows.append([model, gpus, found["cores"], source, ", ".join(f"{speed:.0f}" for speed in speeds)])
+            rows[-1] += [f"{ratio:.2f}x", busy]
+    columns = ["", "GPUs", "processors", "images", "images/s of each round", "over memory", "first GPU busy, %"]
+    return rows and "## Speed of training\n\n" + table(columns, rows)
 
 
 def steps(folder):
