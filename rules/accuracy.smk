@@ -54,8 +54,6 @@ rule evaluate_engine:
     output:
         accuracy="results/{dataset}/{scores}/{model}.{precision}.{target}.json",
     threads: device_cores
-    resources:
-        **BOARDS,
     params:
         options=device_options(split=slices.split, recipe=target["threads"]),
     shell:

@@ -10,8 +10,6 @@ rule benchmark:
     output:
         benchmark="results/{dataset}/benchmark/{model}.{precision}.{target}.json",
     threads: device_cores
-    resources:
-        **BOARDS,
     params:
         options=device_options(recipe=TIMING),
     shell:
@@ -30,8 +28,6 @@ rule paired_benchmark:
     wildcard_constraints:
         precision=CHOOSING,
     threads: device_cores
-    resources:
-        **BOARDS,
     params:
         options=device_options(recipe=slices.timing_in_turns),
     shell:
@@ -44,12 +40,10 @@ rule compare_pytorch:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
         pytorch=pytorch_engine,
         plugin=plugin,
-        code=pytorch_code("compare_pytorch.py"),
+        code=device_code("compare_pytorch.py", "runtimes/pytorch.py"),
     output:
         comparison="results/{dataset}/pytorch/{model}.{precision}.{target}.json",
     threads: device_cores
-    resources:
-        **BOARDS,
     params:
         options=device_options(recipe=TIMING, name=target.pytorch),
     shell:
@@ -65,8 +59,6 @@ rule run_trtexec:
     output:
         trtexec="results/{dataset}/trtexec/{model}.{precision}.{target}.json",
     threads: device_cores
-    resources:
-        **BOARDS,
     params:
         options=device_options(recipe=TIMING),
     shell:
@@ -82,8 +74,6 @@ rule profile_engine:
     output:
         profile="results/{dataset}/profile/{model}.{precision}.{target}.json",
     threads: device_cores
-    resources:
-        **BOARDS,
     params:
         options=device_options(recipe=PROFILING),
     shell:

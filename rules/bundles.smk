@@ -26,8 +26,6 @@ rule bundle:
     wildcard_constraints:
         precision="[A-Za-z0-9_-]+",
     threads: device_cores
-    resources:
-        **BOARDS,
     params:
         options=device_options(recipe=target["threads"], licenses=slices.licenses),
     shell:

@@ -20,7 +20,6 @@ tables = run_checks.one_line(checks.load)(config)
 options = functools.partial(slices.options, tables)
 device_options = functools.partial(options, runtime=target.runtime, identity=slices.runtime_identity)
 dataset_files = staleness.dataset_files(tables)
-CHOOSING = "|".join(map(re.escape, tables.choosing())) or "(?!)"  # a wildcard constraint: what chooses an engine
 PLUGIN = ["Makefile", "attention.cu", "plugin.cpp"]
 PLUGIN += [f"{name}.h" for name in "attention launch node plain plugin_v2 plugin_v3 ptx tensor_cores wmma".split()]
 PLUGIN_SOURCES = [f"plugins/levit_attention/{name}" for name in PLUGIN]
@@ -29,18 +28,22 @@ PAGE = [f"{folder}/{name}" for folder in PAGE for name in sorted(os.listdir(sour
 BUNDLE_SOURCES = ["card.md", *(f"cpp/{name}" for name in sorted(os.listdir(sources.ROOT / "deployment/cpp")))]
 BUNDLE_SOURCES = [f"workflow_scripts/deployment/{name}" for name in BUNDLE_SOURCES]
 TRITON = [f"deployment/triton_{name}.py" for name in ("preprocess", "engine", "client", "serve")]
-NNCF = [name for name, row in tables.names("precision").items() if tables.is_nncf(row)]
-NNCF = "|".join(map(re.escape, NNCF)) or "(?!)"  # a wildcard constraint: precisions that NNCF quantizes
-SHARDED = [name for name, row in tables.names("dataset").items() if row["shards"] > 1]
-SHARDED = "|".join(map(re.escape, SHARDED)) or "(?!)"  # a wildcard constraint: datasets that several jobs decode
 NAMES = {name: f"{{{name}}}" for name in ("model", "precision", "target")}  # by which Snakemake's report lists files
 nodes.keep_to_quota(workflow)
 # threads of jobs that run alone, which never make a job stale
 EVERY_CORE = run_checks.one_line(nodes.cores)(tables) or workflow._cores or os.cpu_count()
-SLOTS = reach.slots(tables)  # one job at a time on each board over ssh
-BOARDS = {name: lambda w, units=units: units.get(w.target, 0) for name, (_, units) in SLOTS.items()}
-workflow.global_resources.update({name: total for name, (total, _) in SLOTS.items()})
+workflow.global_resources.update({name: total for name, (total, _) in reach.slots(tables).items()})
 os.environ.update(reach.environment(tables, sys.executable))
+
+
+def any_of(names):
+    """Return a wildcard constraint: one of some names."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+CHOOSING = any_of(tables.choosing())  # what chooses an engine
+NNCF = any_of(name for name, row in tables.names("precision").items() if tables.is_nncf(row))
+SHARDED = any_of(name for name, row in tables.names("dataset").items() if row["shards"] > 1)
 
 
 wildcard_constraints:
@@ -68,18 +71,12 @@ def result_code(script, *others, sources=()):
     return staleness.script(script, lambda wildcards: others, sources)
 
 
-def device_code(script, purpose="run", sources=()):
+def device_code(script, *others, purpose="run", sources=()):
     """Return the input `code` of a job on its target, where it loads the runtime to `build` or `run` engines.
 
-    sources: paths of files that are no Python and decide the job as its modules do.
+    others: more files that it loads by name; sources: paths of files that are no Python and decide the job as well.
     """
-    runtime = lambda wildcards: [tables.runtime_file(wildcards.target)]
-    return staleness.script(script, runtime, sources, purpose=purpose)
-
-
-def pytorch_code(script):
-    """Return the input `code` of a job that loads PyTorch's runtime beside that of its target."""
-    return staleness.script(script, lambda w: [tables.runtime_file(w.target), "runtimes/pytorch.py"], purpose="run")
+    return staleness.script(script, lambda w: [tables.runtime_file(w.target), *others], sources, purpose=purpose)
 
 
 def pytorch_engine(w):
@@ -126,7 +123,7 @@ def proof_images(w):
 
 def datasets_with(*sources):
     """Return a wildcard constraint: the datasets whose weights come from one of these sources."""
-    return "|".join(re.escape(name) for name in tables.names("dataset") if tables.source(name) in sources) or "(?!)"
+    return any_of(name for name in tables.names("dataset") if tables.source(name) in sources)
 
 
 def has_plan(w):

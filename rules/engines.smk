@@ -9,8 +9,6 @@ rule build_plugin:
     output:
         plugin="results/plugins/{target}.so",
         description="results/plugins/{target}.json",
-    resources:
-        **BOARDS,
     params:
         options=device_options(plugins=target.plugins, toolchain=slices.toolchain),
     shell:
@@ -32,8 +30,6 @@ rule build_engine:
         engine="results/{dataset}/engines/{model}.{precision}.{target}.engine",
         description="results/{dataset}/engines/{model}.{precision}.{target}.json",
     threads: device_cores
-    resources:
-        **BOARDS,
     params:
         options=device_options(recipe=BUILDING, verification=VERIFICATION),
     shell:

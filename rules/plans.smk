@@ -51,8 +51,6 @@ rule bisect_precision:
     output:
         bisect="results/{dataset}/bisect/{model}.{precision}.{target}.json",
     threads: device_cores
-    resources:
-        **BOARDS,
     params:
         options=options(recipe=BUILDING, identity=slices.runtime_identity),
     shell:

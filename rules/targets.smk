@@ -7,8 +7,6 @@ rule fingerprint:
         code=device_code("fingerprint.py", purpose="build"),
     output:
         identity="results/targets/{target}.json",
-    resources:
-        **BOARDS,
     params:
         options=options(target=FACTS),
         identity=options(identity=slices.runtime_identity),

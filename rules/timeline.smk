@@ -28,8 +28,6 @@ rule capture_nsys:
     output:
         capture="results/{dataset}/timeline/{model}.{precision}.{target}.nsys-rep",
     threads: device_cores
-    resources:
-        **BOARDS,
     params:
         options=device_options(recipe=PROFILING),
     shell:

@@ -1,8 +1,8 @@
 """What follows from a rule's names: its log, the flags of its files, and the start of its command line on a target.
 
-Each rule that runs a script gets the log `results/logs/{dataset}/RULE.{wildcards}.log` and the params `files` (a named
-input or output is the flag of this name; an unnamed input has none) and, for a job on its target, `device`. None of
-them makes a job stale.
+Each rule that runs a script gets the log `results/logs/{dataset}/RULE.{wildcards}.log` and the param `files` (a named
+input or output is the flag of this name; an unnamed input has none). A rule whose jobs run on their targets gets the
+param `device` and the resources of boards (reach.slots) as well. None of them makes a job stale.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from snakefile.staleness import Untracked
 
 
 def attach(rules: Any, tables: Tables) -> None:
-    """Add the log and the params to each rule that runs a script."""
+    """Add the log, the params and the resources to each rule that runs a script."""
+    boards = {name: _units(units) for name, (_, units) in reach.slots(tables).items()}
     for rule in rules:
         inputs = dict(rule.input.items())
         if "code" in inputs:
@@ -28,6 +29,11 @@ def attach(rules: Any, tables: Tables) -> None:
             rule.set_params(files=_files(inputs))
             if device_purpose(rule):
                 rule.set_params(device=_device(rule, tables))
+                rule.resources.update(boards)
+
+
+def _units(units):
+    return lambda wildcards: units.get(wildcards.target, 0)
 
 
 def _log(name, output):
