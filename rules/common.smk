@@ -1,6 +1,7 @@
 """What the rules share: the checked tables, and functions of wildcards that return inputs and params."""
 
 import functools
+import inspect
 import os
 import re
 import sys
@@ -91,7 +92,8 @@ def device_cores(w):
 
 def dataset_code(script):
     """Return the input `code` of a job on the host that loads the script of a builtin dataset."""
-    return staleness.script(script, lambda wildcards: tables.builtin_files(wildcards.dataset), on_host=True)
+    builtin = lambda w: [f"data/{name}.py" for name in filter(None, [tables.row("dataset", w.dataset).get("builtin")])]
+    return staleness.script(script, builtin, on_host=True)
 
 
 def user_file(key):
@@ -117,8 +119,10 @@ def scored_images(w):
 
 
 def proof_images(w):
-    """Return the images on which a folded network is compared: those of calib, or of a split that is not empty."""
-    return f"results/{w.dataset}/data/{w.model}.{tables.proving_split(w.dataset)}.u8"
+    """Return the images on which a folded network is compared: of calib, of select where that is empty, or of val."""
+    sizes = tables.row("dataset", w.dataset)["splits"]
+    split = next((split for split in ("calib", "select") if sizes[split]), "val")
+    return f"results/{w.dataset}/data/{w.model}.{split}.u8"
 
 
 def datasets_with(*sources):
@@ -126,9 +130,10 @@ def datasets_with(*sources):
     return any_of(name for name in tables.names("dataset") if tables.source(name) in sources)
 
 
-def has_plan(w):
-    """Return whether a job's precision has a plan, and its target takes one."""
-    return tables.has_plan(w.precision, getattr(w, "target", None))
+def of_tables(function):
+    """Return a function of wildcards: what a function of the tables gives for the wildcards that it is named by."""
+    names = inspect.signature(function).parameters
+    return lambda w: function(**{name: w[name] for name in names if name in w.keys()})
 
 
 def where(holds, *paths):
@@ -136,49 +141,28 @@ def where(holds, *paths):
     return lambda w: [path.format(**dict(w.items())) for path in paths] if holds(w) else []
 
 
-def where_calibrated(path):
-    """Return a function of wildcards: a path where the precision has ranges, or nothing."""
-    return where(lambda w: tables.has_ranges(w.precision), path)
-
-
-sweep_choice = where(lambda w: tables.is_swept(w.precision), "results/{dataset}/sweeps/{model}.{precision}.json")
-qat_checkpoint = where(lambda w: tables.has_qat(w.precision), "results/{dataset}/qat/{model}.{precision}.pth")
-calibration = where_calibrated("results/{dataset}/calibration/{model}.{precision}.json")
-peer_cache = where_calibrated("results/{dataset}/calibration/{model}.{precision}.{target}.cache")
+has_plan, has_plugin, has_ranges = map(of_tables, (tables.has_plan, tables.has_plugin, tables.has_ranges))
+sweep_choice = where(of_tables(tables.is_swept), "results/{dataset}/sweeps/{model}.{precision}.json")
+qat_checkpoint = where(of_tables(tables.has_qat), "results/{dataset}/qat/{model}.{precision}.pth")
+calibration = where(has_ranges, "results/{dataset}/calibration/{model}.{precision}.json")
+peer_cache = where(has_ranges, "results/{dataset}/calibration/{model}.{precision}.{target}.cache")
 plan = where(has_plan, "results/{dataset}/plans/{model}.{precision}.json")
 verified_model = where(has_plan, "results/{dataset}/models/{model}.json")
 select = where(
     has_plan, images("select"), "results/{dataset}/data/index.json", "results/{dataset}/select/{model}.torch.npy"
 )
-
-
-def has_plugin(w):
-    """Return whether a job's engine takes the plugin where its target has it."""
-    return tables.has_plugin(w.precision, w.target)
-
-
 plugin = where(has_plugin, "results/plugins/{target}.so")
+engine_graph, weakly_typed_graph = map(of_tables, (tables.engine_graph, tables.weakly_typed_graph))
 
 
 def fused_graph(w):
     """Return the graph that an engine is built from where its target has the plugin, or nothing."""
-    return tables.fused_graph(w.dataset, w.model, w.precision, w.target) if has_plugin(w) else []
+    return of_tables(tables.fused_graph)(w) if has_plugin(w) else []
 
 
 def normalized_graph(w):
     """Return the graph that takes normalized images, of which one that takes pixels is made."""
-    graph = tables.normalized_fused_graph if w.taking == "fused_pixels" else tables.normalized_graph
-    return graph(w.dataset, w.model, w.precision, w.target)
-
-
-def weakly_typed_graph(w):
-    """Return the graph that a strongly typed one is made from."""
-    return tables.weakly_typed_graph(w.dataset, w.model, w.precision)
-
-
-def engine_graph(w):
-    """Return the graph that an engine is built from."""
-    return tables.engine_graph(w.dataset, w.model, w.precision, w.target)
+    return of_tables(tables.normalized_fused_graph if w.taking == "fused_pixels" else tables.normalized_graph)(w)
 
 
 def engine_cache(w):
@@ -191,15 +175,11 @@ def clean_graph(w):
     return f"results/{w.dataset}/clean/{w.model}.{tables.graph_variant(w.precision, w.target)}.onnx"
 
 
-def result_graph(w):
-    """Return the graph that the active dataset's engine is built from."""
-    return tables.engine_graph(tables.active, w.model, w.precision, w.target)
-
-
-def optional_inputs(w):
-    """Return the optional inputs of a result: {name: path}."""
+def result_inputs(w):
+    """Return the inputs of a result that its rows decide: {name: path}."""
     weights, engine = f"{w.model}.{w.precision}", f"{w.model}.{w.precision}.{w.target}"
     paths = {
+        "graph": tables.engine_graph(tables.active, w.model, w.precision, w.target),
         "calibration": tables.has_ranges(w.precision) and active(f"calibration/{weights}.json"),
         "typed": tables.is_predicted(w.precision, w.target) and active(f"typed/{weights}.json"),
         "pytorch": "pytorch" in tables.row("target", w.target) and active(f"pytorch/{engine}.json"),

@@ -4,7 +4,7 @@
 rule assemble_result:
     """Merge an engine's measurements and its provenance into one result."""
     input:
-        unpack(optional_inputs),
+        unpack(result_inputs),
         code=result_code("assemble_result.py"),
         description=active("engines/{model}.{precision}.{target}.json"),
         engine=active("engines/{model}.{precision}.{target}.engine"),
@@ -14,7 +14,6 @@ rule assemble_result:
         checkpoint=active("checkpoints/{model}.pth"),
         index=active("data/index.json"),
         resolved=active("models/{model}.json"),
-        graph=result_graph,
     output:
         result="results/{model}.{precision}.{target}.json",
     params:

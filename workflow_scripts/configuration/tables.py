@@ -65,16 +65,6 @@ class Tables:
         weights = self.row("dataset", dataset)["weights"]
         return weights if weights in ("official", "train", "finetune") else "import"
 
-    def proving_split(self, dataset: str) -> str:
-        """Return the split whose images a folded network is compared on: calib, select where that is empty, or val."""
-        sizes = self.row("dataset", dataset)["splits"]
-        return next((split for split in ("calib", "select") if sizes[split]), "val")
-
-    def builtin_files(self, dataset: str) -> list[str]:
-        """Return the script that writes a builtin dataset, in a list; none where the images are the user's."""
-        row = self.row("dataset", dataset)
-        return [f"data/{row['builtin']}.py"] if "builtin" in row else []
-
     # Graphs
 
     def graph_variant(self, precision: str, target: str) -> str:

@@ -77,10 +77,11 @@ class Job(argparse.Namespace):
     def _begin(self, outputs, parts):
         """Set what decides the outputs, and replace their paths with partial ones; return the partial paths."""
         self._parts, self._finals = parts, {name: getattr(self, name) for name in outputs}
-        for name, path in self._finals.items():
+        for path in self._finals.values():
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            setattr(self, name, partial_of(path))
-        return {name: getattr(self, name) for name in outputs}
+        partials = {name: partial_of(path) for name, path in self._finals.items()}
+        vars(self).update(partials)
+        return partials
 
 
 class Command:
@@ -184,15 +185,12 @@ class Command:
             "tools": tool_versions(self.tools),
         }
 
-    def key(self, parts: dict[str, Any]) -> str:
-        """Return the store's key: a hash of the parts, without the versions of tools for a trained output."""
-        lasting = self.trained and not os.environ.get("LEVIT_RETRAIN")
-        return digest_of({name: part for name, part in parts.items() if name != "tools"} if lasting else parts)
-
-    def record(self, key: str, parts: dict[str, Any]) -> dict[str, Any]:
-        """Return the record of the outputs, without their hashes; parts: what `key` is a hash of."""
-        described = {"code": digest_of(parts["code"]), "versions": parts["tools"], "context": parts["context"]}
-        return {"command": self.script.stem, "key": key, "trained": self.trained, **described}
+    def _keys(self, parts, descent):
+        """Return the store's keys: a hash of the parts; a trained output's is without tools, and its descent is one."""
+        if not self.trained or os.environ.get("LEVIT_RETRAIN"):
+            return [digest_of(parts)]
+        lasting = {name: part for name, part in parts.items() if name != "tools"}
+        return list(dict.fromkeys(filter(None, (digest_of(lasting), descent))))
 
     def run(self, work: Callable[[Job], None], argv: Sequence[str] | None = None) -> None:
         """Parse the arguments, then fetch the outputs or let `work(job)` write them; exit with a status."""
@@ -218,38 +216,35 @@ class Command:
     def _doubts(self, args):
         """Return a hint that names the inputs without a record, which may have caused an unexpected error."""
         paths = [path for name in self.inputs for path in _paths(args, name)]
-        doubtful = [path for path in paths if not provenance.recorded([path])]
+        doubtful = [path for path in paths if not os.path.exists(provenance.beside(path))]
         return f" (no record says what wrote {', '.join(doubtful)}: delete it and run again)" if doubtful else ""
 
     def _run(self, work, job):
         lineage, parts = provenance.lineage(self._check_inputs(job)), self.key_parts(job)
         descent = trained.descent(parts, self.whole_inputs(job))
-        lasting = self.trained and not os.environ.get("LEVIT_RETRAIN")
-        keys = list(dict.fromkeys([self.key(parts), *([descent] if lasting and descent else [])]))
-        partials = job._begin(self.outputs, parts)
+        keys, partials = self._keys(parts, descent), job._begin(self.outputs, parts)
         try:
-            entry = self._fetch(keys, partials)
-            if not entry:
-                self._work(work, job, parts, partials)
-                store = tiers.default() if self.heavy else None
-                if store:
-                    for key in keys:
-                        store.keep(key, partials, parts)
-            hashes = entry["outputs"] if entry else {name: sha256_file(path) for name, path in partials.items()}
-            record = self.record(keys[0], {**parts, **entry["parts"]} if entry else parts)
-            _publish(partials, job._finals, hashes, {**record, "descent": descent, "lineage": lineage})
+            entry = self._fetch(keys, partials) or self._work(work, job, parts, partials, keys)
+            record = {"command": self.script.stem, "key": keys[0], "code": digest_of(parts["code"])}
+            record.update(trained=self.trained, descent=descent, lineage=lineage)
+            record.update(versions=entry["parts"]["tools"], context=entry["parts"]["context"])
+            _publish(partials, job._finals, entry["outputs"], record)
         finally:
             for path in partials.values():
                 if os.path.exists(path):
                     os.unlink(path)
 
-    def _work(self, work, job, parts, partials):
-        """Do the work, or adopt what an earlier version of this project trained, with its versions."""
+    def _work(self, work, job, parts, partials, keys):
+        """Do the work, or adopt what an earlier version of this project trained; store it; return its manifest."""
         versions = trained.adopt(job._finals, partials) if self.trained else None
         if versions is None:
             work(job)
         else:
             parts.update(tools={**dict.fromkeys(self.tools), **versions}, context={})
+        store = tiers.default() if self.heavy else None
+        for key in keys if store else ():
+            store.keep(key, partials, parts)
+        return {"outputs": {name: sha256_file(path) for name, path in partials.items()}, "parts": parts}
 
     def _fetch(self, keys, partials):
         """Fetch the outputs from the first store that has one of the keys; return the entry's manifest, or None."""
@@ -264,12 +259,11 @@ class Command:
 
     def _check_inputs(self, args):
         """Return {path: record} of the inputs; raise UserError for a missing or changed one."""
-        artifacts = []
-        for name in self.inputs:
-            for path in _paths(args, name):
-                if not os.path.exists(path):
-                    raise UserError(f"--{name.replace('_', '-')} {path}: no such file")
-                artifacts += [] if name in self.foreign else [path]
+        given = [(name, path) for name in self.inputs for path in _paths(args, name)]
+        for name, path in given:
+            if not os.path.exists(path):
+                raise UserError(f"--{name.replace('_', '-')} {path}: no such file")
+        artifacts = [path for name, path in given if name not in self.foreign]
         return dict(zip(artifacts, provenance.check_all(artifacts)))
 
 

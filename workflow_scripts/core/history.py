@@ -7,6 +7,8 @@ entries in a row with the same figures of the same artifacts count as one.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -31,22 +33,22 @@ def save(jobs: Iterable) -> None:
 
 def save_file(path: str) -> None:
     """Save the entries of a result or a history under its file's name; skip a file that is missing or unreadable."""
-    try:
-        entries = entries_of(path) if os.path.isfile(path) else []
-    except UserError:
-        return
     saved = saved_entries(path)
-    every = merged(saved, entries)
+    every = merged(saved, _readable(path))
     if every != saved:
         write_json(_saved_path(path), {"entries": every})
 
 
 def saved_entries(path: str) -> list[dict[str, Any]]:
     """Return the saved entries of a result's name; path: of the result or its history."""
-    try:
-        return entries_of(_saved_path(path)) if os.path.isfile(_saved_path(path)) else []
-    except UserError:
-        return []
+    return _readable(_saved_path(path))
+
+
+def _readable(path):
+    """Return the entries of a file, none where it is missing or unreadable."""
+    with contextlib.suppress(UserError):
+        return entries_of(path)
+    return []
 
 
 def _saved_path(path):
@@ -60,12 +62,9 @@ def entries_of(path: str) -> list[dict[str, Any]]:
         return []
     if isinstance(parsed.get("entries"), list):
         return parsed["entries"]
-    return [entry(parsed, date_of(path))] if isinstance(parsed.get("benchmark"), list) else []
-
-
-def date_of(path: str) -> str:
-    """Return when a file was written, in UTC to the second."""
-    return datetime.fromtimestamp(os.path.getmtime(path), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    written = datetime.fromtimestamp(os.path.getmtime(path), timezone.utc)
+    date = written.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return [entry(parsed, date)] if isinstance(parsed.get("benchmark"), list) else []
 
 
 def entry(result: dict[str, Any], date: str) -> dict[str, Any]:
@@ -92,10 +91,6 @@ def _timing(one):
 
 def merged(*several: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return entries in the order of their dates, at most MOST; of equal ones in a row, the first."""
-    ordered = sorted((one for entries in several for one in entries), key=lambda one: str(one.get("date")))
-    before = [None, *ordered]
-    return [one for one, last in zip(ordered, before) if last is None or _content(one) != _content(last)][-MOST:]
-
-
-def _content(one):
-    return {key: value for key, value in one.items() if key != "date"}
+    ordered = sorted(itertools.chain(*several), key=lambda one: str(one.get("date")))
+    equal = itertools.groupby(ordered, lambda one: {key: value for key, value in one.items() if key != "date"})
+    return [next(entries) for _, entries in equal][-MOST:]

@@ -9,12 +9,11 @@ check its bytes against the record.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Iterable
 
-from core.files import UserError, write_json
+from core.files import UserError, read_json, write_json
 from core.user_files import sha256_of
 
 SUFFIX = ".provenance"
@@ -43,12 +42,11 @@ def recorded(paths: Iterable[str]) -> list[str]:
 
 def read(path: str) -> dict | None:
     """Return an artifact's record, or None if it has none; raise UserError for a damaged one."""
-    try:
-        with open(beside(path), encoding="utf-8") as stream:
-            record = json.load(stream)
-    except FileNotFoundError:
+    if not os.path.exists(beside(path)):
         return None
-    except (ValueError, RecursionError):
+    try:
+        record = read_json(beside(path))
+    except UserError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
         raise UserError(f"{beside(path)} is damaged: delete {path} and make it again")
@@ -101,10 +99,10 @@ def write(path: str, record: dict) -> None:
 
 def take(moves: dict[str, str]) -> None:
     """Rename files, {from: to}, records last: a kill at any moment leaves no record of other bytes."""
-    artifacts = [move for move in moves.items() if not is_record(move[1])]
-    for _, path in artifacts:
-        forget(path)
-    for source, path in [*artifacts, *(move for move in moves.items() if is_record(move[1]))]:
+    for path in moves.values():
+        if not is_record(path):
+            forget(path)
+    for source, path in sorted(moves.items(), key=lambda move: is_record(move[1])):
         os.replace(source, path)
 
 

@@ -29,7 +29,7 @@ def sha256_of_all(paths: Iterable[str]) -> list[str | None]:
     known = dict(entries)
     digests = [_hashed(os.path.realpath(path), entries) for path in paths]
     if entries != known:
-        _write(entries)
+        write_cache(CACHE, {path: entry for path, entry in sorted(entries.items()) if os.path.isfile(path)})
     return digests
 
 
@@ -53,19 +53,24 @@ def _stamp(path):
 
 @functools.lru_cache(maxsize=None)
 def _entries(folder):
-    """Return the cache below a folder, the working directory; unreadable content counts as absent."""
+    """Return the cache below a folder, the working directory."""
+    return read_cache(os.path.join(folder, CACHE), fields=6)
+
+
+def read_cache(path: str, fields: int) -> dict[str, list]:
+    """Return a cache, {name: list of `fields` values}; unreadable content counts as absent."""
     try:
-        with open(os.path.join(folder, CACHE), encoding="utf-8") as stream:
-            return {path: entry for path, entry in json.load(stream).items() if len(entry) == 6}
+        with open(path, encoding="utf-8") as stream:
+            return {name: entry for name, entry in json.load(stream).items() if len(entry) == fields}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
 
 
-def _write(entries):
-    """Replace the cache; if the folder is not writable, the next run hashes the files again."""
-    beside = f"{CACHE}.{os.getpid()}"
+def write_cache(path: str, entries: dict[str, list]) -> None:
+    """Replace a cache; if the folder is not writable, the next run finds its entries out again."""
+    beside = f"{path}.{os.getpid()}"
     with contextlib.suppress(OSError):
-        os.makedirs(os.path.dirname(CACHE), exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(beside, "w", encoding="utf-8") as stream:
-            json.dump({path: entry for path, entry in sorted(entries.items()) if os.path.isfile(path)}, stream)
-        os.replace(beside, CACHE)
+            json.dump(entries, stream)
+        os.replace(beside, path)

@@ -6,13 +6,11 @@ times, so what was found in it holds as long as they do.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import time
 
-from core.user_files import SETTLED
+from core.user_files import SETTLED, read_cache, write_cache
 from data import walk
 
 CACHE = ".cache/folders"  # a file of {path of a folder: [mtime_ns, ctime_ns, [name of a folder in it]]}; safe to delete
@@ -24,17 +22,17 @@ def below(top: str) -> dict[str, os.stat_result | None]:
     Raises OSError where a folder cannot be read.
     """
     file = os.path.join(CACHE, hashlib.sha256(os.path.realpath(top).encode("utf-8", "surrogateescape")).hexdigest())
-    known, entries, visited, pending, found = _read(file), {}, set(), [top], {}
+    known, entries, visited, pending, statuses = read_cache(file, fields=3), {}, set(), [top], {}
     while pending:
         path = pending.pop()
-        status = found[path] = _status(path)
+        status = statuses[path] = _status(path)
         if status and (status.st_dev, status.st_ino) not in visited:
             visited.add((status.st_dev, status.st_ino))
             entries[path] = _entry(path, status, known.get(path))
             pending += [os.path.join(path, name) for name in entries[path][-1]]
     if entries != known:
-        _write(file, entries)
-    return found
+        write_cache(file, entries)
+    return statuses
 
 
 def _status(path):
@@ -56,21 +54,3 @@ def _entry(path, status, known):
 
 def _may_be_folder(entry):
     return entry.is_dir() or (entry.is_symlink() and not os.path.exists(entry.path))
-
-
-def _read(file):
-    try:
-        with open(file, encoding="utf-8", errors="surrogateescape") as stream:
-            return json.load(stream)
-    except (OSError, ValueError):
-        return {}
-
-
-def _write(file, entries):
-    """Replace the cache; if the folder is not writable, the next run reads the entries again."""
-    beside = f"{file}.{os.getpid()}"
-    with contextlib.suppress(OSError):
-        os.makedirs(CACHE, exist_ok=True)
-        with open(beside, "w", encoding="utf-8") as stream:
-            json.dump(entries, stream)
-        os.replace(beside, file)

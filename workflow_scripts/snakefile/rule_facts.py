@@ -6,6 +6,7 @@ The input `code` of a rule says where it runs: `device_code` on its target, `res
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from core import sources
@@ -45,6 +46,13 @@ def is_timed(rule: Any) -> bool:
 def needs(rule: Any) -> str:
     """Return the key that a precision's row must have for a rule to make sense, or ""."""
     return getattr(getattr(rule.params, "options", None), "needs", "")
+
+
+def makers(path: str, rules: Any) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Yield each rule that makes a file, with its wildcards."""
+    for rule in rules:
+        for match in filter(None, (product.match(path) for product in rule.output)):
+            yield rule, match.groupdict()
 
 
 def _code(rule):

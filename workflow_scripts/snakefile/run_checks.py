@@ -6,7 +6,6 @@ import atexit
 import difflib
 import fcntl
 import functools
-import itertools
 import os
 import subprocess
 import sys
@@ -25,6 +24,10 @@ STORAGE = "--default-storage-provider"
 UNVERSIONED = "--version ''"  # in the options of a job that needs a version which is not known
 PAGE = "results/report.html"
 RUN_LOCK = ".snakemake/levit.run.lock"
+DEMANDS = {  # {(part of a result, key): what is wrong where it is false}
+    ("accuracy", "within_budget"): "not within the budget of top-1 points",
+    ("plan", "met"): "its plan's criterion is not met on the select split",
+}
 _locks, _pending_results = [], []
 
 
@@ -62,9 +65,8 @@ def _check_path(path, rules, tables, optional):
     _, folder, *rest = path.split("/")
     if rest and folder not in ("targets", "plugins", "history", "logs"):
         tables.row("dataset", folder)
-    for rule in rules:
-        for match in filter(None, (product.match(path) for product in rule.output)):
-            return _check_names(rule, match.groupdict(), rules, tables)
+    for rule, names in rule_facts.makers(path, rules):
+        return _check_names(rule, names, rules, tables)
     if rest[:1] in (["bundles"], ["triton"]) and folder != tables.active:
         raise UserError(f"{path}: a bundle is of the active dataset, {tables.active}: set `dataset: {folder}`")
     if not optional:  # the value of an option such as --report may lie anywhere
@@ -80,8 +82,7 @@ def _check_names(rule, names, rules, tables):
         if kind in names:
             tables.row(kind, names[kind])
     _check_needs(rule, names, rules, tables)
-    dataset = names.get("dataset")
-    reason = None
+    dataset, reason = names.get("dataset"), None
     if "precision" in names and "target" in names:
         reason = tables.refusal(names.get("model"), names["precision"], names["target"], dataset)
     elif "model" in names:
@@ -106,38 +107,29 @@ def _check_needs(rule, names, rules, tables):
                 raise UserError(f"precision {names['precision']} has no {wanted} in config.yaml")
     from snakemake.io import is_callable
 
-    fixed = [str(item.apply_wildcards(names)) for item in rule.input if not is_callable(item)]
-    for path, maker in itertools.product(fixed, rules):
-        for match in filter(None, (product.match(path) for product in maker.output)):
-            _check_needs(maker, match.groupdict(), rules, tables)
+    for item in rule.input:
+        for maker in [] if is_callable(item) else rule_facts.makers(str(item.apply_wildcards(names)), rules):
+            _check_needs(*maker, rules, tables)
 
 
 @one_line
 def start(dag: Any, tables: Tables) -> None:
     """Take the lock of this folder and tidy it, then check the targets that have pending jobs; raise UserError."""
     lock(on_cluster=bool(tables.cluster))
-    leftovers.remove({str(path) for job in dag.needrun_jobs() for path in job.output}, tables)
-    _pending_results.extend(
-        str(path) for job in dag.needrun_jobs() if rule_facts.is_result(job.rule) for path in job.output
-    )
-    purposes = {}
-    for job in dag.needrun_jobs():
-        if rule_facts.device_purpose(job.rule):
-            purposes.setdefault(job.wildcards.target, set()).add(rule_facts.device_purpose(job.rule))
-    preflight.check({target: sorted(several) for target, several in sorted(purposes.items())}, tables)
-    for job in dag.needrun_jobs():
-        if UNVERSIONED in str(getattr(job.params, "options", "")):
-            raise UserError(_without_version(job.wildcards.target))
-    for target in sorted({job.wildcards.target for job in dag.needrun_jobs() if rule_facts.is_timed(job.rule)}):
+    jobs = list(dag.needrun_jobs())
+    leftovers.remove({str(path) for job in jobs for path in job.output}, tables)
+    _pending_results.extend(str(path) for job in jobs if rule_facts.is_result(job.rule) for path in job.output)
+    device_jobs = [job for job in jobs if rule_facts.device_purpose(job.rule)]
+    uses = sorted({(job.wildcards.target, rule_facts.device_purpose(job.rule)) for job in device_jobs})
+    preflight.check({target: [purpose for t, purpose in uses if t == target] for target, _ in uses}, tables)
+    for target in (job.wildcards.target for job in jobs if UNVERSIONED in str(getattr(job.params, "options", ""))):
+        raise UserError(
+            f"a calibration cache for {target} names TensorRT's version, which is not known here: give it in the "
+            f"target's row (targets.{target}.version), or copy the target's results/targets/{target}.json here"
+        )
+    for target in sorted({job.wildcards.target for job in jobs if rule_facts.is_timed(job.rule)}):
         _check_power_mode(target, tables.row("target", target))
     uploads.start()
-
-
-def _without_version(target):
-    return (
-        f"a calibration cache for {target} names TensorRT's version, which is not known here: give it in the target's "
-        f"row (targets.{target}.version), or bring the target's results/targets/{target}.json"
-    )
 
 
 def _check_power_mode(target, row):
@@ -175,30 +167,14 @@ def show(lines: JobLines) -> None:
     """
     uploads.finish()
     done = subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)
-    if done.returncode:
-        _end_with_1()
-        return
-    lines.summarize(_pending_results, PAGE)
-    results = {path: read_json(path) for path in _pending_results}
-    _complain(
-        "not within the budget of top-1 points",
-        [p for p in results if not _of(results[p], "accuracy", "within_budget")],
-    )
-    _complain(
-        "its plan's criterion is not met on the select split",
-        [p for p in results if not _of(results[p], "plan", "met")],
-    )
-
-
-def _of(result, part, key):
-    return (result.get(part) or {}).get(key, True)
-
-
-def _complain(problem, paths):
-    if paths:
-        print(f"error: {problem}: {', '.join(paths)}", file=sys.stderr, flush=True)
-        _end_with_1()
-
-
-def _end_with_1():
-    atexit.register(os._exit, 1)  # once Snakemake has cleaned up
+    misses = set()
+    if not done.returncode:
+        lines.summarize(_pending_results, PAGE)
+        results = {path: read_json(path) for path in _pending_results}
+        for (part, key), problem in DEMANDS.items():
+            missing = [path for path, result in results.items() if not (result.get(part) or {}).get(key, True)]
+            if missing:
+                print(f"error: {problem}: {', '.join(missing)}", file=sys.stderr, flush=True)
+            misses.update(missing)
+    if done.returncode or misses:
+        atexit.register(os._exit, 1)  # once Snakemake has cleaned up

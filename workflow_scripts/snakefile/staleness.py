@@ -19,7 +19,7 @@ from core.files import canonical, read_json
 from core.user_files import sha256_of
 from snakefile import image_stamp, packages
 from snakefile.params import code, user_path
-from snakefile.rule_facts import is_host_built, is_training
+from snakefile.rule_facts import is_host_built, is_training, makers
 from snakefile.run_checks import stop
 
 RECORDS = ".snakemake/metadata"  # one JSON file for each output, named by its path in base64
@@ -101,7 +101,7 @@ def _require(path, key, test):
 def _is_made(path, rules):
     """Return whether some rule makes a file."""
     path = os.path.normpath(path)
-    return path.startswith("results/") and any(product.match(path) for rule in rules for product in rule.output)
+    return path.startswith("results/") and any(makers(path, rules))
 
 
 def attach(rules: Any, tables: Tables) -> None:
@@ -118,14 +118,15 @@ def _basis(rule, inputs, tables):
         return lambda wildcards: recorded(str(rule.output[0].apply_wildcards(wildcards)))
     kept = is_training(rule) and not tables.config["retrain_on_upgrade"]
     versioned = is_host_built(rule) and not kept  # for a device's job, the target's identity has the version
-    given = {name: item.user_file for name, item in inputs.items() if hasattr(item, "user_file")}
+    user_files = {name: item.user_file for name, item in inputs.items() if hasattr(item, "user_file")}
 
     def basis(wildcards):
         files = inputs["code"].files(wildcards)
         parts = {"code": _code(tuple(files))}
         if versioned:
             parts["packages"] = _packages(tuple(files))
-        contents = {name: sha256_of(path) for name, path in ((n, of(wildcards)) for n, of in given.items()) if path}
+        paths = {name: of(wildcards) for name, of in user_files.items()}
+        contents = {name: sha256_of(path) for name, path in paths.items() if path}
         return canonical({**parts, **({"files": contents} if contents else {})})
 
     return basis
@@ -140,8 +141,7 @@ def recorded(path: str) -> str:
     """Return the basis that Snakemake recorded for a file, or ""."""
     record = record_of(path)
     params = read_json(record).get("params") if os.path.isfile(record) else None
-    found = [text for text in params or () if text.startswith(repr(START)[:-1])]
-    return ast.literal_eval(found[0]) if found else ""
+    return next((ast.literal_eval(text) for text in params or () if text.startswith(repr(START)[:-1])), "")
 
 
 @functools.lru_cache(maxsize=None)
