@@ -56,6 +56,11 @@ def identity(row: dict) -> dict | None:
     return _facts_of(row) if mismatch(row) is None else None
 
 
+def report(row: dict) -> dict:
+    """Return {"reason": why this machine cannot run a target's engines, or None, "identity"}."""
+    return {"reason": unreachable(row), "identity": identity(row)}
+
+
 def mismatch(row: dict) -> str | None:
     """Return why this machine is not the target of a row (runtime, version, demanded facts), or None."""
     name = row["runtime"]

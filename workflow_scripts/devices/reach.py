@@ -33,18 +33,25 @@ def ask(row: dict, question: str, *more: object) -> Any:
         return None
     if not row.get("python"):
         return getattr(probe, question)(row, *more)
-    return json.loads(_ask_interpreter(row["python"], question, canonical([row, *more])))
+    answer = _printed(*command(row["python"], question, row, *more))
+    if answer is None:
+        return None if question == "identity" else f"its interpreter {row['python']} does not run here"
+    return json.loads(answer)
+
+
+def command(python: str, question: str, *arguments: object) -> list[str]:
+    """Return a command line that prints what devices/probe.py's function `question` answers, as JSON."""
+    program = "import sys, json; sys.path.insert(0, sys.argv[1]); from devices import probe\n"
+    program += "print(json.dumps(getattr(probe, sys.argv[2])(*json.loads(sys.argv[3]))))"
+    return [python, "-c", program, str(sources.ROOT), question, canonical(arguments)]
 
 
 @functools.lru_cache(maxsize=None)
-def _ask_interpreter(python, question, arguments):
-    program = "import sys, json; sys.path.insert(0, sys.argv[1]); from devices import probe\n"
-    program += "print(json.dumps(getattr(probe, sys.argv[2])(*json.loads(sys.argv[3]))))"
+def _printed(*words):
     try:
-        command = [python, "-c", program, str(sources.ROOT), question, arguments]
-        return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
+        return subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout.decode()
     except (OSError, subprocess.SubprocessError):
-        return json.dumps(None if question == "identity" else f"its interpreter {python} does not run here")
+        return None
 
 
 def unreachable(tables: Tables, target: str, purpose: str) -> str | None:

@@ -20,12 +20,7 @@ from data import walk
 from snakefile import folders
 
 FEW = 10000
-LISTS = (
-    "labels",
-    "synsets",
-    "class_order",
-    "manifest",
-)  # keys of a row that may name files, which count by their content
+LISTS = ("labels", "synsets", "class_order", "manifest")  # keys of a row that may name files: these count by content
 NAMED = ("imagenet", "sorted", "natural")  # values of these keys that are not files
 HALVES = ("train", "val")
 FONTS = (".ttf", ".otf")
@@ -44,9 +39,8 @@ def user_files(row: dict, is_indexed: bool) -> dict[str, tuple[str | None, Calla
 
     Once images or fonts are indexed, they may have moved away, so they are left out.
     """
-    files: dict = {} if is_indexed else {"path": (row.get("path"), os.path.isdir)}
-    if not is_indexed:
-        files["drawing.fonts"] = (_fonts_of(row), os.path.isdir)
+    files: dict = {"path": (row.get("path"), os.path.isdir), "drawing.fonts": (_fonts_of(row), os.path.isdir)}
+    files = {} if is_indexed else files
     if os.path.isdir(row.get("path", "")):
         files.update({key: (beside(row, key), os.path.isfile) for key in LISTS})
         files.update({half: (beside(row, half), os.path.exists) for half in HALVES})
@@ -79,8 +73,8 @@ def _of_folders(places, root):
 
 
 def _fonts_fingerprint(folder):
-    found = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
-    paths = sorted(path for path in found if path.lower().endswith(FONTS))
+    files = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
+    paths = sorted(path for path in files if path.lower().endswith(FONTS))
     named = [[os.path.relpath(path, folder), digest] for path, digest in zip(paths, sha256_of_all(paths))]
     return _digest(named)
 
@@ -120,7 +114,7 @@ def _images(folder, most):
 def _folders(folder):
     """Return the stamps of a folder and of all below it."""
     try:
-        found = folders.below(folder)
+        statuses = folders.below(folder)
     except OSError as error:
         return [(str(error.filename), None, None)]
-    return [(path, None, None) if status is None else _stamp(path, status) for path, status in found.items()]
+    return [(path, None, None) if status is None else _stamp(path, status) for path, status in statuses.items()]

@@ -44,7 +44,7 @@ class Job(NamedTuple):
     @property
     def name(self) -> str:
         """Return the rule and the artifact as columns."""
-        return _name(self.rule, self.outputs)
+        return f"{self.rule:<17} {self.outputs[0]}" if self.outputs else self.rule
 
     def text(self) -> str:
         """Return what the job has logged, "" where its log is of an earlier run."""
@@ -66,7 +66,7 @@ class JobLines:
         self.makers: dict[str, str] = {}
         self.counts = ""
         self.inputs: set[str] = set()
-        self.interrupted = False
+        self.interrupted = False  # by the user: no job is to blame
 
     def plan(self, table: str) -> None:
         """Take the table of a run's jobs, which Snakemake prints: a rule and its count in each line."""
@@ -79,14 +79,14 @@ class JobLines:
     def start(self, jobid: int, rule: str, outputs: list, inputs: list, log: Any, reason: str) -> None:
         """Note that a job starts; in a dry run, print it with its reason."""
         self.inputs.update(inputs)
+        job = Job(rule, outputs, log, time.time())
         if not self.dry_run:
-            self.running[jobid] = Job(rule, outputs, log, time.time())
+            self.running[jobid] = job
             self._print()
             return
         self.makers.update(dict.fromkeys(outputs, rule))
         if not self._omits("rules"):
-            why = "" if self._omits("reason") else f": {shortened(reason, self.makers)}"
-            self._print(_name(rule, outputs) + why)
+            self._print(job.name + ("" if self._omits("reason") else f": {shortened(reason, self.makers)}"))
 
     def finish(self, jobid: int) -> None:
         """Print the line of a finished job, and the warnings that it has logged."""
@@ -107,23 +107,18 @@ class JobLines:
         if job is None or self.interrupted:
             return
         text = job.text()
-        found = ERRORS.findall(text)
+        named = ERRORS.findall(text)
         where = f", its log is {job.log}" if job.log else ""
         if not self._omits("progress"):
             self._print(f"{self._count(1)} {job.name}: failed after {duration(time.time() - job.began)}{where}")
-        if not found:
-            for line in text.splitlines()[-TAIL:]:
-                self._print(f"  {line}")
-        self.errors += found[:1] or [f"error: {job.rule} ended without a message{status}{where}"]
+        for line in () if named else text.splitlines()[-TAIL:]:
+            self._print(f"  {line}")
+        self.errors += named[:1] or [f"error: {job.rule} ended without a message{status}{where}"]
 
     @property
     def has_failed(self) -> bool:
         """Return whether `close` has said that the run failed, or will."""
         return bool(self.errors) or self.interrupted
-
-    def interrupt(self) -> None:
-        """Note that the user ends the run: its jobs are not to blame."""
-        self.interrupted = True
 
     def close(self) -> None:
         """Print the errors of a run that failed, each once."""
@@ -173,9 +168,8 @@ class JobLines:
         is_terminal = self.stream.isatty()
         block = (CLEAR if is_terminal else "") + ("" if text is None else f"{text}\n")
         if is_terminal and self.running and not self._omits("progress"):
-            block += f"{self._count(1)} {list(self.running.values())[-1].name} ..."[
-                : shutil.get_terminal_size().columns - 1
-            ]
+            line = f"{self._count(1)} {list(self.running.values())[-1].name} ..."
+            block += line[: shutil.get_terminal_size().columns - 1]
         self.stream.write(block)
         self.stream.flush()
 
@@ -187,8 +181,8 @@ def shortened(reason: str, makers: dict[str, str]) -> str:
     """
     for pattern, text in REASONS:
         reason = pattern.sub(text, reason)
-    reason = AFTER.sub(lambda found: f"after {', '.join(_rules(found.group(1), makers))}", reason)
-    return PARAMS.sub(lambda found: f"changed params{_change(*found.groups())}", reason)
+    reason = AFTER.sub(lambda match: f"after {', '.join(_rules(match.group(1), makers))}", reason)
+    return PARAMS.sub(lambda match: f"changed params{_change(*match.groups())}", reason)
 
 
 def duration(seconds: float) -> str:
@@ -217,10 +211,6 @@ def _change(before, now):
 
 def _cut(text):
     return text if len(text) <= CHANGED else f"{text[:CHANGED]}..."
-
-
-def _name(rule, outputs):
-    return f"{rule:<17} {outputs[0]}" if outputs else rule
 
 
 def _several(count, thing):

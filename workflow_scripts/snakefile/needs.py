@@ -131,17 +131,14 @@ NEEDS = {  # by rule; a rule that is not here has SMALL
 def of(rule: str, tables: Tables) -> dict[str, Callable]:
     """Return the resources of a rule, each a function of wildcards and attempt; `runtime` is in minutes."""
     need = NEEDS.get(rule, SMALL)
+    speed = GPU_SPEED if need.gpu and nodes.gpus(tables) else 1
 
-    def scaled(start, each, minutes=False):
-        def scaled_to_row(wildcards, attempt):
-            thousands = need.images(tables, wildcards) / 1000 if each else 0
-            speed = GPU_SPEED if minutes and need.gpu and nodes.gpus(tables) else 1
-            return int((start + each * thousands / speed) * attempt)
-
-        return scaled_to_row if each else lambda wildcards, attempt: int(start * attempt)
+    def scaled(start, each):
+        images = need.images if each else lambda tables, w: 0
+        return lambda wildcards, attempt: int((start + each * images(tables, wildcards) / 1000) * attempt)
 
     return {
         "mem_mb": scaled(need.mem_mb, need.mem_mb_each),
-        "runtime": scaled(need.minutes, need.minutes_each, minutes=True),
+        "runtime": scaled(need.minutes, need.minutes_each / speed),
         "disk_mb": scaled(need.disk_mb, need.disk_mb_each),
     }

@@ -10,9 +10,9 @@ import sys
 from typing import Any
 
 from configuration.tables import Tables, pick
-from core import processors, sources
-from core.files import UserError, canonical
-from devices import probe
+from core import processors
+from core.files import UserError
+from devices import probe, reach
 
 CORES = "LEVIT_NODE_CORES"  # in the environment, for jobs: {partition: cores of a node}
 OPTIONS = ("partition", "constraint", "gpus")  # of srun, as keys of a target's `slurm`
@@ -83,7 +83,7 @@ def target_gpus(row: dict) -> int:
 
 def gpus(tables: Tables) -> int:
     """Return how many GPUs a job gets that a GPU makes faster; 0 without a cluster, or where it has none."""
-    return (tables.cluster or {}).get("gpus", 0)
+    return tables.cluster.get("gpus", 0)
 
 
 def identity(tables: Tables, target: str) -> dict:
@@ -91,7 +91,8 @@ def identity(tables: Tables, target: str) -> dict:
     row = tables.row("target", target)
     asked = {**pick(row.get("slurm", {}), *OPTIONS), "partition": partition(row, tables), "gpus": target_gpus(row)}
     options = [f"--{name}={value}" for name, value in asked.items() if value]
-    command = ["srun", "--ntasks=1", "--time=10", "--job-name=levit_identity", *options, *_question(row)]
+    question = reach.command(row.get("python") or os.environ.get("LEVIT_PYTHON", sys.executable), "report", row)
+    command = ["srun", "--ntasks=1", "--time=10", "--job-name=levit_identity", *options, *question]
     try:
         answer = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode())
     except (OSError, ValueError, subprocess.SubprocessError):
@@ -99,16 +100,3 @@ def identity(tables: Tables, target: str) -> dict:
     if answer["reason"]:
         raise UserError(f"the node that SLURM gave is not the target {target}: {answer['reason']}")
     return answer["identity"]
-
-
-def _question(row):
-    program = "import sys, json; sys.path.insert(0, sys.argv[1]); from devices import probe\n"
-    program += "row = json.loads(sys.argv[2])\n"
-    program += "print(json.dumps({'reason': probe.unreachable(row), 'identity': probe.identity(row)}))"
-    return [
-        row.get("python") or os.environ.get("LEVIT_PYTHON", sys.executable),
-        "-c",
-        program,
-        str(sources.ROOT),
-        canonical(row),
-    ]

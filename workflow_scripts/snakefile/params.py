@@ -116,9 +116,8 @@ runtime_identity = Slice(lambda tables, w: reach.identity(tables, w.target))
 toolchain = Slice(lambda tables, w: None if reach.board(tables, w.target) else compilers.facts())  # None: not asked
 version = Slice(lambda tables, w: runtime_identity(tables, w).get("version") or "")  # of the runtime, where known
 onnx_identity = Slice(lambda tables, w: reach.onnx_identity())  # of what evaluates exported graphs
-engine_placement = Slice(
-    lambda tables, w: tables.row("graph", tables.graph_variant(w.precision, w.target))["placement"]
-)
+engine_graph = Slice(lambda tables, w: tables.row("graph", tables.graph_variant(w.precision, w.target)))
+engine_placement = Slice(lambda tables, w: engine_graph(tables, w)["placement"])
 chained = Slice(lambda tables, w: tables.row("graph", w.graph).get("chained", OMITTED))
 checkpoint_part = Slice(lambda tables, w: tables.row("dataset", w.dataset).get("checkpoint_key", OMITTED))
 
@@ -215,8 +214,9 @@ def lineage(tables: Tables, w: Any) -> dict:
     """
     row, place = tables.row("precision", w.precision), tables.row("target", w.target)
     unused = (*LOCATION, "pytorch", *(() if "high_precision" in row else ("high_precision",)))
+    qat = {"qat": QAT(tables, w)} if row.get("qat") else {}
     return {
-        "precision": {**{key: value for key, value in row.items() if key != "budget"}, **_qat_lineage(row)},
+        "precision": {**{key: value for key, value in row.items() if key != "budget"}, **qat},
         "target": {key: value for key, value in place.items() if key not in unused},
         "building": BUILDING(tables, w),
         "timing": TIMING(tables, w),
@@ -243,11 +243,6 @@ def _dataset_lineage(tables, w):
     kept = {key: value for key, value in row.items() if key != "license"}
     whole = {key: value for key, value in row["training"].items() if key != PLACE}
     return {**kept, "training": whole if trained else pick(whole, *qat)}
-
-
-def _qat_lineage(row):
-    """Return the QAT recipe of a precision's row without where it runs, {} where the row has none."""
-    return {"qat": {key: value for key, value in row["qat"].items() if key != PLACE}} if row.get("qat") else {}
 
 
 def options(tables: Tables, needs: str = "", **slices: Callable) -> Callable:

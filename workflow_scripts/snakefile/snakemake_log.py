@@ -17,16 +17,8 @@ from snakefile.job_lines import JobLines
 
 OWN_OUTPUT = "LEVIT_SNAKEMAKE_OUTPUT"  # in the environment: what Snakemake prints by itself
 OPTIONS = ("verbose", "printshellcmds", "debug_dag", "show_failed_logs")  # attributes, where Snakemake keeps options
-SILENT = {
-    "debug",
-    "shellcmd",
-    "progress",
-    "resources_info",
-    "workflow_started",
-    "job_started",
-    "rulegraph",
-    "dag_debug",
-}
+SILENT = {"debug", "shellcmd", "progress", "resources_info", "rulegraph", "dag_debug"}
+SILENT |= {"workflow_started", "job_started"}
 NOISE = re.compile(
     r"\s*$|Building DAG|Select jobs|Using shell|Assuming unrestricted|Complete log|Elapsed time|Shutting down"
     r"|Removing output files of failed|Cancelling snakemake|Will exit after|Reasons:|Some jobs were triggered"
@@ -116,7 +108,7 @@ def tell(lines: JobLines, kind: str, fields: dict) -> None:
     elif kind == "rule_info":
         lines.note("\n    ".join(filter(None, [fields["name"], fields["docstring"]])))
     elif "on user request" in text:
-        lines.interrupt()
+        lines.interrupted = True
     elif text.startswith("This was a dry-run"):
         lines.close_dry_run()
     elif kind not in SILENT and not NOISE.match(text) and not (FAILED.match(text) and lines.has_failed):
