@@ -167,8 +167,8 @@ def test_what_decides_the_key(folder, what):
     options = {"trained": what == "trained", "context": lambda args: {"threads": 2}}
     c = command.Command(__file__, "doc", tools=("numpy",), **options)
     parts = {"tools": {"numpy": "1"}, "context": {"threads": 2}, "command": "x"}
-    same = c.key({**parts, "tools": {"numpy": "2"}}) == c.key(parts)
-    assert same == (what == "trained") and c.key({**parts, "context": {"threads": 1}}) != c.key(parts)
+    same = c.keys({**parts, "tools": {"numpy": "2"}}) == c.keys(parts)
+    assert same == (what == "trained") and c.keys({**parts, "context": {"threads": 1}}) != c.keys(parts)
 
 
 def test_no_moment_of_a_kill_leaves_a_record_of_other_bytes(folder, monkeypatch):

@@ -185,12 +185,12 @@ class Tables:
     def without_calibration(self, precision: str, dataset: str) -> str | None:
         """Return why a dataset has too few images for a precision's calibration, or None."""
         wanted = self.row("precision", precision).get("calibration", {}).get("images", 0)
-        given = self.row("dataset", dataset)["splits"]["calib"]
-        if wanted and not given:
+        available = self.row("dataset", dataset)["splits"]["calib"]
+        if wanted and not available:
             return f"{precision} on {dataset}: it is calibrated on training images, and splits.calib is 0"
-        if wanted > given:
+        if wanted > available:
             wants = f"precisions.{precision}.calibration.images is {wanted}"
-            return f"{precision} on {dataset}: {wants}, but datasets.{dataset}.splits.calib gives {given}"
+            return f"{precision} on {dataset}: {wants}, but datasets.{dataset}.splits.calib gives {available}"
         return None
 
     def left_out(self, precisions: list[str], dataset: str | None = None) -> list[str]:

@@ -66,11 +66,11 @@ class Bucket(Entries):
     def read(self, key: str, outputs: dict[str, str] | None) -> dict | None:
         """Write an entry's files to `outputs` and return its manifest, as Entries says; raise Unreachable."""
         with self._requests() as client:
-            found = self._object(client, key)
-            if not found:
+            listed = self._object(client, key)
+            if not listed:
                 return None
             try:
-                answer = client.get_object(Bucket=self.bucket, Key=found["Key"])
+                answer = client.get_object(Bucket=self.bucket, Key=listed["Key"])
             except client.exceptions.NoSuchKey:  # another machine has removed it meanwhile
                 return None
             except client.exceptions.InvalidObjectState:  # by a rule of the bucket; what is made again replaces it
@@ -100,35 +100,31 @@ class Bucket(Entries):
     def remove(self, key: str) -> None:
         """Remove an entry; raise Unreachable."""
         with self._requests() as client:
-            for found in self._objects(client, self._start(key)):
-                client.delete_object(Bucket=self.bucket, Key=found["Key"])
+            for listed in self._objects(client, self._start(key)):
+                client.delete_object(Bucket=self.bucket, Key=listed["Key"])
 
     def abort_uploads(self) -> int:
         """Abort the uploads that killed processes left, and return how many; raise Unreachable."""
         with self._requests() as client:
             pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
-            found = [each for page in pages for each in page.get("Uploads", ())]
-            left = [each for each in found if time.time() - each["Initiated"].timestamp() > UNFINISHED_S]
-            for each in left:
+            uploads = [upload for page in pages for upload in page.get("Uploads", ())]
+            abandoned = [each for each in uploads if time.time() - each["Initiated"].timestamp() > UNFINISHED_S]
+            for each in abandoned:
                 client.abort_multipart_upload(Bucket=self.bucket, Key=each["Key"], UploadId=each["UploadId"])
-        return len(left)
+        return len(abandoned)
 
     def entries(self) -> list[Entry]:
         """Return the entries, those that were uploaded first first: S3 does not tell when one was read last."""
-        return sorted(Entry(used, size, key) for key, (used, size, _) in self._listed().items())
-
-    def content(self, key: str) -> str:
-        """Return the command that wrote an entry."""
-        return self._listing[key][2]
-
-    def _listed(self):
-        """Return {key: (seconds since the epoch, bytes, command)}; what is no entry is left out."""
         pattern = re.compile(re.escape(self.prefix) + r"[0-9a-f]{2}/([0-9a-f]+)\.([\w-]+)\.tar")
         with self._requests() as client:
-            found = [(pattern.fullmatch(each["Key"]), each) for each in self._objects(client, self.prefix)]
-        facts = ((m, each["LastModified"].timestamp(), each["Size"]) for m, each in found if m)
-        self._listing = {m.group(1): (used, size, m.group(2)) for m, used, size in facts}
-        return self._listing
+            listed = [(pattern.fullmatch(each["Key"]), each) for each in self._objects(client, self.prefix)]
+        objects = {match[1]: (match[2], each) for match, each in listed if match}
+        self._commands = {key: command for key, (command, _) in objects.items()}
+        return sorted(Entry(each["LastModified"].timestamp(), each["Size"], key) for key, (_, each) in objects.items())
+
+    def content(self, key: str) -> str:
+        """Return the command that wrote an entry of the last listing."""
+        return self._commands[key]
 
     def _start(self, key):
         return f"{self.prefix}{key[:2]}/{key}."
@@ -197,9 +193,9 @@ class Packed:
                 break
             self._left += block
         count = len(self._left) if count < 0 else count
-        taken = bytes(self._left[:count])
+        block = bytes(self._left[:count])
         del self._left[:count]
-        return taken
+        return block
 
     def _all(self):
         yield from _member(MANIFEST, len(self.entry), io.BytesIO(self.entry))

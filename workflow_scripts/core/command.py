@@ -185,8 +185,8 @@ class Command:
             "tools": tool_versions(self.tools),
         }
 
-    def _keys(self, parts, descent):
-        """Return the store's keys: a hash of the parts; a trained output's is without tools, and its descent is one."""
+    def keys(self, parts: dict[str, Any], descent: str | None = None) -> list[str]:
+        """Return the store's keys: a hash of the parts; for a trained output one without tools, and its descent."""
         if not self.trained or os.environ.get("LEVIT_RETRAIN"):
             return [digest_of(parts)]
         lasting = {name: part for name, part in parts.items() if name != "tools"}
@@ -222,7 +222,7 @@ class Command:
     def _run(self, work, job):
         lineage, parts = provenance.lineage(self._check_inputs(job)), self.key_parts(job)
         descent = trained.descent(parts, self.whole_inputs(job))
-        keys, partials = self._keys(parts, descent), job._begin(self.outputs, parts)
+        keys, partials = self.keys(parts, descent), job._begin(self.outputs, parts)
         try:
             entry = self._fetch(keys, partials) or self._work(work, job, parts, partials, keys)
             record = {"command": self.script.stem, "key": keys[0], "code": digest_of(parts["code"])}
@@ -259,11 +259,11 @@ class Command:
 
     def _check_inputs(self, args):
         """Return {path: record} of the inputs; raise UserError for a missing or changed one."""
-        given = [(name, path) for name in self.inputs for path in _paths(args, name)]
-        for name, path in given:
+        paths = [(name, path) for name in self.inputs for path in _paths(args, name)]
+        for name, path in paths:
             if not os.path.exists(path):
                 raise UserError(f"--{name.replace('_', '-')} {path}: no such file")
-        artifacts = [path for name, path in given if name not in self.foreign]
+        artifacts = [path for name, path in paths if name not in self.foreign]
         return dict(zip(artifacts, provenance.check_all(artifacts)))
 
 

@@ -26,8 +26,8 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 @functools.lru_cache(maxsize=None)
 def _files(root):
     """Return the paths of all Python files under a folder, relative to it, listed once."""
-    found = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
-    return {os.path.relpath(path, root) for path in found if path.endswith(".py")}
+    paths = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
+    return {os.path.relpath(path, root) for path in paths if path.endswith(".py")}
 
 
 def _found(name, files):
@@ -53,19 +53,19 @@ def _modules(source):
 @functools.lru_cache(maxsize=None)
 def _direct(root, path):
     files = _files(root)
-    paths = {found for name in _modules(_text(root, path)) for found in _found(name, files)}
-    return paths | {init for found in paths for init in [os.path.dirname(found) + "/__init__.py"] if init in files}
+    paths = {each for name in _modules(_text(root, path)) for each in _found(name, files)}
+    return paths | files.intersection(os.path.dirname(each) + "/__init__.py" for each in paths)
 
 
 def names(*scripts: str) -> list[str]:
     """Return scripts and the project modules that they import, sorted; all are relative to workflow_scripts/."""
-    pending, seen = list(scripts), set()
+    pending, closed = list(scripts), set()
     while pending:
         path = pending.pop()
-        if path not in seen:
-            seen.add(path)
+        if path not in closed:
+            closed.add(path)
             pending.extend(_direct(ROOT, path))
-    return sorted(seen)
+    return sorted(closed)
 
 
 def closure(*scripts: str | Path) -> list[Path]:
@@ -75,12 +75,8 @@ def closure(*scripts: str | Path) -> list[Path]:
 
 def tools(paths: Iterable[str]) -> set[str]:
     """Return the distributions that commands declare as tools; paths of source files relative to the repository."""
-    return {
-        name
-        for path in paths
-        for given in TOOLS.findall(_text(ROOT.parent, path))
-        for name in re.findall(r"[\w-]+", given)
-    }
+    lists = (text for path in paths for text in TOOLS.findall(_text(ROOT.parent, path)))
+    return set(re.findall(r"[\w-]+", " ".join(lists)))
 
 
 def is_training(path: str) -> bool:

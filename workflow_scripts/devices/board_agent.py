@@ -65,11 +65,6 @@ def fsync(path: str) -> None:
         os.close(number)
 
 
-def free_bytes() -> int:
-    """Return the free bytes on the work folder's disk."""
-    return shutil.disk_usage(".").free
-
-
 # Requests: functions of JSON parameters that return a JSON value; the current folder is the work folder
 
 
@@ -125,12 +120,12 @@ def run(job: dict, sizes: dict, client: str, token: str, offset: int) -> dict:
     if missing:
         partials = [f"objects/{partial_name(digest, client)}" for digest in missing]
         began = sum(os.path.getsize(path) for path in partials if os.path.exists(path))
-        return {"missing": missing, "began": began, "free": free_bytes(), "folder": os.getcwd()}
+        return {"missing": missing, "began": began, "free": shutil.disk_usage(".").free, "folder": os.getcwd()}
     stream_log(folder, 0 if is_new else offset)
     status = exit_of(folder)
     if status is None:
         return {"exit": None}
-    return {"exit": status, "free": free_bytes(), **publish(folder, job, client, status)}
+    return {"exit": status, "free": shutil.disk_usage(".").free, **publish(folder, job, client, status)}
 
 
 def look(key: str, sizes: dict) -> dict:
@@ -167,16 +162,21 @@ def jobs_lock() -> Iterator[None]:
 
 def try_lock(path: str) -> IO | None:
     """Return the open file of a lock that was free and is now held, else None."""
-    try:
+    with contextlib.suppress(FileNotFoundError):
         stream = open(path, "a")  # noqa: SIM115 (the lock is held while it is open)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if takes(stream.fileno()):
+            return stream
         stream.close()
-        return None
-    return stream
+    return None
+
+
+def takes(number: int) -> bool:
+    """Lock the file of a descriptor and return True, or return False where another holds its lock."""
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def exit_of(folder: str) -> int | None:
@@ -189,8 +189,8 @@ def start(folder: str, job: dict, sizes: dict, client: str, token: str) -> tuple
     """Start a job that is neither running nor done; return ([sha256 of a missing object], whether it started)."""
     with jobs_lock():
         os.makedirs(folder, exist_ok=True)
-        lock = try_lock(f"{folder}/lock")
-        if lock is None or exit_of(folder) == 0 or (exit_of(folder) is not None and token_of(folder) == token):
+        lock, status = try_lock(f"{folder}/lock"), exit_of(folder)
+        if lock is None or status == 0 or (status is not None and token_of(folder) == token):
             return [], False
         missing = [digest for digest, size in sizes.items() if not accept(digest, size, client)]
         if not missing:
@@ -224,10 +224,9 @@ def accept(digest: str, size: int, client: str) -> bool:
 
 def prepare(folder: str, job: dict, token: str) -> None:
     """Empty a job's folder and link its files into it."""
-    for name in os.listdir(folder):
-        if name != "lock":
-            path = f"{folder}/{name}"
-            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    for entry in os.scandir(folder):
+        if entry.name != "lock":
+            shutil.rmtree(entry.path) if entry.is_dir() else os.unlink(entry.path)
     for path, digest in job["files"].items():
         link(f"objects/{digest}", f"{folder}/work/{path}")
     for path in job["outputs"]:
@@ -278,9 +277,7 @@ def execute(folder: str, job: dict, lock: IO) -> int:
 def board_lock() -> int:
     """Wait until no other job holds the board's lock; return a file descriptor that holds it."""
     number = open_board_lock()
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not takes(number):
         os.write(2, b"another job is running on this board: waiting for it\n")
         fcntl.flock(number, fcntl.LOCK_EX)
     return number
@@ -299,12 +296,9 @@ def is_busy() -> bool:
     """Return whether a job holds the board's lock."""
     number = open_board_lock()
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not takes(number)
     finally:
         os.close(number)
-    return False
 
 
 def stream_log(folder: str, offset: int) -> None:
@@ -339,9 +333,9 @@ def publish(folder: str, job: dict, client: str, status: int) -> dict:
     """Link a job's outputs, records and log under the names that the host fetches; outputs become objects as well."""
     back = back_folder(job["key"], client)
     shutil.rmtree(back, ignore_errors=True)
-    missing = [path for path in job["outputs"] if not os.path.exists(f"{folder}/work/{path}")]
-    if missing and status == 0:
-        return {"outputs": {}, "problem": f"the job ended with status 0 and did not write {missing[0]}"}
+    for path in job["outputs"] if status == 0 else ():
+        if not os.path.exists(f"{folder}/work/{path}"):
+            return {"outputs": {}, "problem": f"the job ended with status 0 and did not write {path}"}
     names = [*job["outputs"], *job["records"]] if status == 0 else []
     names = [path for path in [*names, *filter(None, [job["log"]])] if os.path.exists(f"{folder}/work/{path}")]
     digests = {path: sha256_file(f"{folder}/work/{path}") for path in names}

@@ -75,21 +75,22 @@ def alike(answers: list[dict], recorded: dict | None) -> tuple[dict, list[str | 
     return common, [answer["reason"] or difference(common, answer["identity"]) for answer in answers]
 
 
-def difference(common: dict, own: dict) -> str | None:
+def difference(common: dict, identity: dict) -> str | None:
     """Return how a board's identity differs from that of the others, or None."""
-    keys = [key for key in {**common, **own} if common.get(key) != own.get(key)]
-    shown = [f"{key} is {_shown(own.get(key))} there and {_shown(common.get(key))} on the others" for key in keys]
-    return "; ".join(shown) or None
+    pairs = {key: (identity.get(key), common.get(key)) for key in {**common, **identity}}
+    differing = {key: map(_text, pair) for key, pair in pairs.items() if pair[0] != pair[1]}
+    lines = ["{} is {} there and {} on the others".format(key, *texts) for key, texts in differing.items()]
+    return "; ".join(lines) or None
 
 
-def _shown(value):
+def _text(value):
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def remarks(states: dict[str, dict]) -> Iterator[str]:
     """Yield a line for each difference between a target's boards that timings depend on; states: {board: its state}."""
     for key, what in (("power_mode", "power mode"), ("gpu_mhz", "the GPU's clock range in MHz")):
-        values = {name: _shown(state[key]) for name, state in states.items()}
+        values = {name: _text(state[key]) for name, state in states.items()}
         if len(set(map(str, values.values()))) > 1:
             yield f"{what}: {', '.join(f'{value} on {name}' for name, value in values.items())}"
     machines = collections.defaultdict(list)
@@ -122,10 +123,10 @@ class Rack:
         ask: returns a board's answer about the job (board_agent.look). A single board is yielded at once.
         """
         for count in itertools.count():
-            found = self._choose(ask) if len(self.boards) > 1 else None
-            if found:
-                with found[1]:
-                    yield found[0]
+            choice = self._choose(ask) if len(self.boards) > 1 else None
+            if choice:
+                with choice[1]:
+                    yield choice[0]
                 return
             if len(self.boards) == 1 or not self.present():
                 yield self.boards[0]

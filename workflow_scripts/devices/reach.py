@@ -110,9 +110,9 @@ def slots(tables: Tables) -> dict[str, tuple[int, dict[str, int]]]:
     rows = tables.names("target")
     sets = {name: frozenset(destinations(row)) for name, row in rows.items() if row.get("ssh")}
     first = {several: name for name, several in reversed(list(sets.items()))}
-    found = {f"board_{first[s]}": (len(s), {t: 1 for t, own in sets.items() if own <= s}) for s in first}
-    total = sum(count for count, _ in found.values())
-    return {**found, "beside": (total, {name: 1 if name in sets else total for name in rows})} if found else {}
+    units = {f"board_{first[s]}": (len(s), {t: 1 for t, boards in sets.items() if boards <= s}) for s in first}
+    total = sum(count for count, _ in units.values())
+    return {**units, "beside": (total, {name: 1 if name in sets else total for name in rows})} if units else {}
 
 
 def destinations(row: dict) -> list[str]:

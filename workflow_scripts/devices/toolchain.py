@@ -36,8 +36,7 @@ def nvcc() -> str | None:
 
 def include() -> str | None:
     """Return the folder of TensorRT's headers, or None."""
-    given = os.environ.get(INCLUDE)
-    folders = [given] if given else FOLDERS
+    folders = [os.environ[INCLUDE]] if os.environ.get(INCLUDE) else FOLDERS
     return next((folder for folder in folders if os.path.isfile(os.path.join(folder, HEADER))), None)
 
 

@@ -68,8 +68,8 @@ def _missing(dag):
     lines = []
     for job in host_jobs:
         outputs, reason = [str(path) for path in job.output], dag.reason(job)
-        asked = [path for path in outputs if path in read] or ([] if passed & set(outputs) else outputs[:1])
-        lines += [_line(path, "is missing here") for path in asked if not os.path.exists(path)]
+        needed = [path for path in outputs if path in read] or ([] if passed & set(outputs) else outputs[:1])
+        lines += [_line(path, "is missing here") for path in needed if not os.path.exists(path)]
         if reason.params_changed or reason.input_changed:
             lines.append(_line(outputs[0], "was made there with another config.yaml or other code than is here"))
     return sorted(lines)

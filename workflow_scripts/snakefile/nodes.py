@@ -29,9 +29,9 @@ def cores(tables: Tables, target: str | None = None) -> int | None:
     if not tables.cluster:
         return None
     row = tables.row("target", target) if target else {}
-    given = row.get("slurm", {}).get("cores") or tables.cluster["cores"]
-    if given:
-        return given
+    number = row.get("slurm", {}).get("cores") or tables.cluster["cores"]
+    if number:
+        return number
     if target:
         return _cores_of(partition(row, tables))
     used = {tables.cluster.get("partition", ""), *([gpu_partition(tables)] if gpus(tables) else [])}
@@ -71,8 +71,8 @@ def _asked(partition):
 
 def partition(row: dict, tables: Tables) -> str:
     """Return the partition of a target's nodes, "" for the default one."""
-    own = row.get("slurm", {}).get("partition")
-    return own or (gpu_partition(tables) if target_gpus(row) else tables.cluster.get("partition", ""))
+    default = gpu_partition(tables) if target_gpus(row) else tables.cluster.get("partition", "")
+    return row.get("slurm", {}).get("partition") or default
 
 
 def target_gpus(row: dict) -> int:
@@ -89,8 +89,8 @@ def gpus(tables: Tables) -> int:
 def identity(tables: Tables, target: str) -> dict:
     """Return what a node of a target is, from a job on one; raise UserError where SLURM gives none, or it differs."""
     row = tables.row("target", target)
-    asked = {**pick(row.get("slurm", {}), *OPTIONS), "partition": partition(row, tables), "gpus": target_gpus(row)}
-    options = [f"--{name}={value}" for name, value in asked.items() if value]
+    wanted = {**pick(row.get("slurm", {}), *OPTIONS), "partition": partition(row, tables), "gpus": target_gpus(row)}
+    options = [f"--{name}={value}" for name, value in wanted.items() if value]
     question = reach.command(row.get("python") or os.environ.get("LEVIT_PYTHON", sys.executable), "report", row)
     command = ["srun", "--ntasks=1", "--time=10", "--job-name=levit_identity", *options, *question]
     try:

@@ -13,20 +13,16 @@ METADATA = re.compile(r"([^-]+)-([^-]+?)(-py[\d.]+)?\.(dist-info|egg-info)")
 
 def versions(names: Iterable[str], python: str) -> Dict[str, Optional[str]]:
     """Return {distribution: its version in an interpreter, or None if it is not installed}."""
-    found = _installed(python, os.environ.get("PYTHONPATH"))
-    return {name: found.get(_normal(name)) for name in sorted(names)}
+    installed = _installed(python, os.environ.get("PYTHONPATH"))
+    return {name: installed.get(_normal(name)) for name in sorted(names)}
 
 
 @functools.lru_cache(maxsize=None)
 def _installed(python, _):
     """Return {distribution: version} of an interpreter; of several versions on its path, the first counts."""
-    found = {}
-    for folder in _path(python):
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            match = METADATA.fullmatch(name)
-            if match:
-                found.setdefault(_normal(match.group(1)), match.group(2))
-    return found
+    folders = filter(os.path.isdir, _path(python))
+    matches = [METADATA.fullmatch(name) for folder in folders for name in sorted(os.listdir(folder))]
+    return {_normal(match.group(1)): match.group(2) for match in filter(None, reversed(matches))}
 
 
 def _path(python):

@@ -104,10 +104,10 @@ def processes(tables: Tables, row: Slice) -> Callable:
 
     row: of the training; $LEVIT_PROCESSES has precedence. As a resource of Snakemake's, the number makes no job stale.
     """
-    asked = os.environ.get("LEVIT_PROCESSES", "")
-    if asked and not asked.isdecimal():
-        raise UserError(f"LEVIT_PROCESSES={asked}: give a number of processes, or nothing")
-    return lambda w: int(asked or (row(tables, w) or {}).get(PLACE, 0))
+    number = os.environ.get("LEVIT_PROCESSES", "")
+    if number and not number.isdecimal():
+        raise UserError(f"LEVIT_PROCESSES={number}: give a number of processes, or nothing")
+    return lambda w: int(number or (row(tables, w) or {}).get(PLACE, 0))
 
 
 active = Slice(lambda tables, w: tables.active)
@@ -229,20 +229,19 @@ def lineage(tables: Tables, w: Any) -> dict:
 
 def _model_lineage(tables, w):
     """Return what the active dataset takes of a model's row: the weights' address only where it starts from them."""
-    row, own = tables.row("model", w.model), tables.row("dataset", tables.active)
-    official = "official" in (own["weights"], own.get("from"))
+    row, active_row = tables.row("model", w.model), tables.row("dataset", tables.active)
+    official = "official" in (active_row["weights"], active_row.get("from"))
     weights = {"url": url(tables, w), **pick(row, "sha256")} if official else {}
     return {**pick(row, *resolved.AUGMENTED), **weights}
 
 
 def _dataset_lineage(tables, w):
     """Return the active dataset's row, with what its checkpoint or its QAT used of `training`."""
-    row = tables.row("dataset", tables.active)
-    trained = tables.source(tables.active) in ("train", "finetune")
-    qat = AUGMENTATION.keys if tables.has_qat(w.precision) else ()
-    kept = {key: value for key, value in row.items() if key != "license"}
-    whole = {key: value for key, value in row["training"].items() if key != PLACE}
-    return {**kept, "training": whole if trained else pick(whole, *qat)}
+    row = {key: value for key, value in tables.row("dataset", tables.active).items() if key != "license"}
+    training = {key: value for key, value in row["training"].items() if key != PLACE}
+    if tables.source(tables.active) not in ("train", "finetune"):
+        training = pick(training, *AUGMENTATION.keys) if tables.has_qat(w.precision) else {}
+    return {**row, "training": training}
 
 
 def options(tables: Tables, needs: str = "", **slices: Callable) -> Callable:
