@@ -225,9 +225,9 @@ class Command:
         keys, partials = self.keys(parts, descent), job._begin(self.outputs, parts)
         try:
             entry = self._fetch(keys, partials) or self._work(work, job, parts, partials, keys)
-            record = {"command": self.script.stem, "key": keys[0], "code": digest_of(parts["code"])}
-            record.update(trained=self.trained, descent=descent, lineage=lineage)
-            record.update(versions=entry["parts"]["tools"], context=entry["parts"]["context"])
+            decided = {"code": digest_of(parts["code"]), "descent": descent, "lineage": lineage}
+            versions = {"versions": entry["parts"]["tools"], "context": entry["parts"]["context"]}
+            record = {"command": self.script.stem, "key": keys[0], "trained": self.trained, **decided, **versions}
             _publish(partials, job._finals, entry["outputs"], record)
         finally:
             for path in partials.values():
@@ -242,8 +242,9 @@ class Command:
         else:
             parts.update(tools={**dict.fromkeys(self.tools), **versions}, context={})
         store = tiers.default() if self.heavy else None
-        for key in keys if store else ():
-            store.keep(key, partials, parts)
+        if store:
+            for key in keys:
+                store.keep(key, partials, parts)
         return {"outputs": {name: sha256_file(path) for name, path in partials.items()}, "parts": parts}
 
     def _fetch(self, keys, partials):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import collections
 import difflib
 import fcntl
 import functools
@@ -119,9 +120,11 @@ def start(dag: Any, tables: Tables) -> None:
     jobs = list(dag.needrun_jobs())
     leftovers.remove({str(path) for job in jobs for path in job.output}, tables)
     _pending_results.extend(str(path) for job in jobs if rule_facts.is_result(job.rule) for path in job.output)
-    device_jobs = [job for job in jobs if rule_facts.device_purpose(job.rule)]
-    uses = sorted({(job.wildcards.target, rule_facts.device_purpose(job.rule)) for job in device_jobs})
-    preflight.check({target: [purpose for t, purpose in uses if t == target] for target, _ in uses}, tables)
+    purposes = collections.defaultdict(set)
+    for job in jobs:
+        if rule_facts.device_purpose(job.rule):
+            purposes[job.wildcards.target].add(rule_facts.device_purpose(job.rule))
+    preflight.check({target: sorted(several) for target, several in sorted(purposes.items())}, tables)
     for target in (job.wildcards.target for job in jobs if UNVERSIONED in str(getattr(job.params, "options", ""))):
         raise UserError(
             f"a calibration cache for {target} names TensorRT's version, which is not known here: give it in the "
