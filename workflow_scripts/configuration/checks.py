@@ -88,7 +88,6 @@ def _expanded(value):
 
 
 def _dataset(row, tables) -> Iterator[str]:
-    """Yield what contradicts itself in a dataset's row."""
     if ("builtin" in row) == ("path" in row):
         yield ": give either builtin or path"
     if "checkpoint_key" in row and {row["weights"], row.get("from")} & {"official", "train"}:
@@ -141,7 +140,6 @@ def _target(row, tables) -> Iterator[str]:
 
 
 def _rival(name, exported, tables):
-    """Yield why a target's engines cannot be timed in turns with those of PyTorch's `precision.target`."""
     precision, target = name.split(".")
     if exported:
         yield ".pytorch: PyTorch is not compared with itself"
@@ -180,7 +178,6 @@ def _precision(row, tables) -> Iterator[str]:
 
 
 def _objective(row):
-    """Yield what is wrong with what a precision looks for."""
     if "objective" in row and "choose" not in row:
         yield ".objective: it is of a row that chooses (choose)"
     try:
@@ -190,7 +187,6 @@ def _objective(row):
 
 
 def _calibration(row, dla):
-    """Yield what contradicts itself in a precision's calibration."""
     if row.get("backend") == NNCF:
         for key in sorted(row.keys() - OF_NNCF):
             yield f"{key} has no effect with the backend {NNCF}: take it out"

@@ -51,7 +51,6 @@ BOUNDS = {  # key of a schema: (whether a value keeps to it, what a value does t
 
 
 def _matching(pattern, text):
-    """Return the text where all of it matches, else raise ValueError."""
     if not pattern.fullmatch(text):
         raise ValueError(text)
     return text
@@ -147,7 +146,6 @@ def _shown(value):
 
 
 def _finite(value, where):
-    """Return a number as a float; raise Invalid where it is infinite or no number."""
     try:
         if math.isfinite(float(value)):
             return float(value)
@@ -157,7 +155,6 @@ def _finite(value, where):
 
 
 def _printable(text, where):
-    """Return a text; raise Invalid where it holds a line break or another control character."""
     if UNPRINTED.search(text):
         raise Invalid(f"{where}: {_shown(text)} holds a line break or another control character: take it out")
     return text

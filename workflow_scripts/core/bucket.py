@@ -208,7 +208,6 @@ class Packed:
 
 
 def _member(name, size, stream):
-    """Yield the bytes of a file in a tar."""
     info = tarfile.TarInfo(name)
     info.size = size
     yield info.tobuf(tarfile.GNU_FORMAT)

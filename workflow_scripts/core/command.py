@@ -259,7 +259,6 @@ class Command:
         return None
 
     def _check_inputs(self, args):
-        """Return {path: record} of the inputs; raise UserError for a missing or changed one."""
         paths = [(name, path) for name in self.inputs for path in _paths(args, name)]
         for name, path in paths:
             if not os.path.exists(path):
@@ -282,7 +281,6 @@ def plugin_hash(args: Job) -> str | None:
 
 
 def _paths(args, name):
-    """Return the paths of an input as a list, empty if it is absent."""
     value = getattr(args, name)
     return value if isinstance(value, list) else [value] if value else []
 

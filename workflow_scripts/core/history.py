@@ -45,7 +45,6 @@ def saved_entries(path: str) -> list[dict[str, Any]]:
 
 
 def _readable(path):
-    """Return the entries of a file, none where it is missing or unreadable."""
     with contextlib.suppress(UserError):
         return entries_of(path)
     return []

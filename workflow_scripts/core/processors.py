@@ -48,7 +48,6 @@ def _upwards(top, path):
 
 
 def _quota(folder):
-    """Return (microseconds of processors, of time) that a control group has, zeros where it has no limit."""
     words = system_text(os.path.join(folder, "cpu.max")).split()
     if len(words) == 2 and words[0].isdecimal():
         return int(words[0]), int(words[1])

@@ -18,8 +18,6 @@ LINE = "{desc}: {n_fmt} of {total_fmt} in {elapsed}, {remaining} left{postfix}"
 
 
 class _Log:
-    """Writes each line of a bar to the log."""
-
     def write(self, text):
         if text.strip():
             logging.getLogger("levit").info(text.strip())
@@ -29,8 +27,6 @@ class _Log:
 
 
 class _Nothing(contextlib.nullcontext):
-    """A bar that shows nothing."""
-
     def __enter__(self):
         return self
 

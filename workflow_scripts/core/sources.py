@@ -137,7 +137,6 @@ def _plain(node):
 
 
 def _undocumented(body):
-    """Return the statements of a module, class or function without its docstring."""
     first = body[0].value if body and isinstance(body[0], ast.Expr) else None
     documented = isinstance(first, ast.Constant) and isinstance(first.value, str)
     return body[1:] if documented else body

@@ -234,7 +234,6 @@ class Store(Entries):
         return None
 
     def _whole(self, key):
-        """Return an entry's manifest; raise Damaged where a file is missing."""
         folder = self.entry(key)
         try:
             recorded = manifest(folder)

@@ -94,7 +94,6 @@ def jetpack() -> int | None:
 
 
 def _is_of(version, demanded):
-    """Return whether a version (8.5.2.2) starts with a demanded one (8.5)."""
     return demanded is None or f"{version}.".startswith(f"{demanded}.")
 
 
@@ -209,7 +208,6 @@ def _jetson():
 
 
 def _cuda():
-    """Return the version of the CUDA runtime that is installed here, or None."""
     parts = [f"nvidia-cuda-runtime{suffix}" for suffix in ("", "-cu13", "-cu12", "-cu11")]
     for path in sorted(glob.glob("/usr/local/cuda/version.*")):
         match = re.search(r"CUDA Version ([\d.]+)|\"cuda\"[^}]*\"version\" *: *\"([\d.]+)\"", system_text(path))

@@ -147,7 +147,6 @@ class Rack:
         write_json(path, {"whole_run": False})
 
     def _choose(self, ask):
-        """Return the (board, lock) for a job, or None where none is free now."""
         ranked = self._ranked()
         due = [board for board in ranked if time.monotonic() >= self.busy_until[board]]
         locks = {board: lock for board in due for lock in [try_lock(f"{board.control_path()}.lock")] if lock}
@@ -185,7 +184,6 @@ class Rack:
 
 
 def _only(target, several):
-    """Return the rows of boards, or that of the one whose number ONLY gives."""
     number = os.environ.get(ONLY) if len(several) > 1 else None
     if not number:
         return several

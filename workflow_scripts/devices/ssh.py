@@ -96,7 +96,6 @@ class Board:
             return self._reply(process.returncode, _text_of(errors))
 
     def _exchange(self, process, program, sink):
-        """Send a program to a process and pass its output on until it ends."""
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(program.encode())
             process.stdin.close()

@@ -53,12 +53,10 @@ def examine(target: str, row: dict, board_row: dict, pins: dict) -> dict:
 
 
 def _texts(modules):
-    """Return {dotted name: text} of modules of this project."""
     return {name: ROOT.joinpath(*name.split(".")).with_suffix(".py").read_text(encoding="utf-8") for name in modules}
 
 
 def _ask(board_row, function, **parameters):
-    """Return a board's answer; raise UserError where there is none."""
     board = Board(board_row)
     for _ in range(2):  # the first try may use a shared connection that is dead
         try:

@@ -62,7 +62,6 @@ def _of_nodes(workflow, tables):
 
 
 def _say(rule, resources):
-    """Add resources to a rule, except those that --set-resources gives it."""
     given = rule.workflow.resource_settings._parsed_overwrite_resources.get(rule.name, {})
     rule.resources.update({name: value for name, value in resources.items() if name not in given})
 

@@ -112,7 +112,6 @@ def _images(folder, most):
 
 
 def _folders(folder):
-    """Return the stamps of a folder and of all below it."""
     try:
         statuses = folders.below(folder)
     except OSError as error:

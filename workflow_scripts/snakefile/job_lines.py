@@ -199,7 +199,6 @@ def _rules(paths, makers):
 
 
 def _change(before, now):
-    """Return what differs between two texts, in whole words."""
     if before is None:
         return ""
     start = len(os.path.commonprefix([before, now]))

@@ -22,7 +22,6 @@ def write(dag: Any, rules: Any, tables: Any) -> None:
 
 
 def _described(job):
-    """Return the fields of a PlannedJob."""
     place, target = _place(job.rule), dict(job.wildcards.items()).get("target")
     code = code_files(job.rule, job.wildcards) if place == DEVICE else []
     return {

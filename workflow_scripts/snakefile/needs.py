@@ -64,19 +64,16 @@ def cost(tables: Tables, w: Any) -> float:
 
 
 def _training(tables, w):
-    """Return the images of all epochs."""
     return tables.row("dataset", w.dataset)["training"]["epochs"] * trained_images(tables, w) * cost(tables, w)
 
 
 def _distillation(tables, w):
-    """Return the images of QAT, in all its epochs or steps."""
     row = tables.row("precision", w.precision).get("qat", {})
     several = row["steps"] * row["batch"] if row.get("steps") else row.get("epochs", 1) * trained_images(tables, w)
     return several * cost(tables, w)
 
 
 def _calibration(tables, w):
-    """Return the images of all calibrations: those of each candidate."""
     row = tables.row("precision", w.precision).get("calibration", {})
     return row.get("images", 0) * max(1, len(row.get("candidates", ()))) * cost(tables, w)
 

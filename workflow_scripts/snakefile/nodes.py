@@ -45,7 +45,6 @@ def gpu_partition(tables: Tables) -> str:
 
 @functools.lru_cache(maxsize=None)
 def _cores_of(partition):
-    """Return the cores of the smallest node of a partition, or of the default one, as SLURM says it."""
     known = json.loads(os.environ.get(CORES) or "{}")
     if partition not in known:
         known[partition] = min(_asked(partition))

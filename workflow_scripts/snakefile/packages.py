@@ -26,7 +26,6 @@ def _installed(python, _):
 
 
 def _path(python):
-    """Return the folders in which an interpreter looks for packages; none if it does not run."""
     if os.path.abspath(python) == os.path.abspath(sys.executable):
         return sys.path
     try:

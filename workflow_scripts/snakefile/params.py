@@ -236,7 +236,6 @@ def _model_lineage(tables, w):
 
 
 def _dataset_lineage(tables, w):
-    """Return the active dataset's row, with what its checkpoint or its QAT used of `training`."""
     row = {key: value for key, value in tables.row("dataset", tables.active).items() if key != "license"}
     training = {key: value for key, value in row["training"].items() if key != PLACE}
     if tables.source(tables.active) not in ("train", "finetune"):

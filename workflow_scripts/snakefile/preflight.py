@@ -53,7 +53,6 @@ def _ask(boards, purposes, tables):
 
 
 def _unable(target, reports):
-    """Return a line for each of a target's boards, if none of them can do its jobs."""
     if not all(answer["reason"] for _, answer in reports.values()):
         return []
     return [

@@ -120,7 +120,7 @@ def start(dag: Any, tables: Tables) -> None:
     jobs = list(dag.needrun_jobs())
     leftovers.remove({str(path) for job in jobs for path in job.output}, tables)
     _pending_results.extend(str(path) for job in jobs if rule_facts.is_result(job.rule) for path in job.output)
-    purposes = collections.defaultdict(set)
+    purposes: dict[str, set] = collections.defaultdict(set)
     for job in jobs:
         if rule_facts.device_purpose(job.rule):
             purposes[job.wildcards.target].add(rule_facts.device_purpose(job.rule))

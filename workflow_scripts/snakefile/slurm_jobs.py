@@ -120,7 +120,6 @@ class Watch:
 
 
 def _state(word, reason=""):
-    """Return a state as the plugin knows it."""
     if reason.replace("_", " ") == HELD:
         return HELD
     word = word.split()[0]  # sacct says who cancelled a job

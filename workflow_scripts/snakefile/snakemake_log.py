@@ -74,8 +74,6 @@ def _take_over_7(logger):
 
 
 class _Handler(logging.Handler):
-    """Gives Snakemake 9's records to the lines."""
-
     def __init__(self, lines):
         super().__init__()
         self.lines, self.ended = lines, {}

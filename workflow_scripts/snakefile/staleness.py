@@ -99,7 +99,6 @@ def _require(path, key, test):
 
 
 def _is_made(path, rules):
-    """Return whether some rule makes a file."""
     path = os.path.normpath(path)
     return path.startswith("results/") and any(makers(path, rules))
 
@@ -151,5 +150,4 @@ def _code(paths):
 
 @functools.lru_cache(maxsize=None)
 def _packages(paths):
-    """Return {package: version} of the packages that scripts declare, as installed where jobs run."""
     return packages.versions(sources.tools(paths), os.environ["LEVIT_PYTHON"])
