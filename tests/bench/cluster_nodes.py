@@ -36,6 +36,7 @@ def sweep(workflow, count, epochs):
     def change(config):
         config["models"].update(dict.fromkeys(names, config["models"]["LeViT-tiny"]))
         config["datasets"]["digits"]["training"].update(epochs=epochs, small_epochs=epochs // 2)
+        config["precisions"]["int8_ptq"]["calibration"] = {"method": "max", "images": 512}
         config["store"] = ""
 
     workflow.config(change)

@@ -23,7 +23,11 @@ pytestmark = [
 RESULT = "results/LeViT-tiny.fp32.cpu.json"
 CHECKPOINT = "results/digits/checkpoints/LeViT-tiny.pth"
 PYTHON = """#!/bin/sh
-case "$1" in -c) exec {python} "$@";; *train.py) while [ -e {folder}/hold ]; do sleep 0.2; done;; esac
+case "$1" in
+  -c) exec {python} "$@";;
+  *train.py) while [ -e {folder}/hold ]; do sleep 0.2; done;;
+  *evaluate_torch.py) if [ -e {folder}/fail ]; then rm {folder}/fail; exit 1; fi;;
+esac
 exec {python} {fake} "$@"
 """
 
@@ -144,6 +148,38 @@ def test_a_killed_job_is_submitted_again_with_twice_the_memory(run, indexed):
         int(memory.rstrip("M")) for memory in sorted(run.jobs("%m"), key=lambda text: int(text.rstrip("M")))
     )
     assert second == 2 * first
+
+
+def test_a_job_that_takes_too_long_is_submitted_again_with_twice_the_time(run, indexed, cluster):
+    asked = int(run.jobs("%l")[0].split(":")[0])
+    cluster.ask("scontrol", "update", f"jobid={run.jobs('%i')[0]}", "timelimit=1")
+    slurm.wait(lambda: "TIMEOUT" in run.jobs("%T"), 150, cluster.tell)
+    run.hold.unlink()
+    output = completes(run, indexed)
+    limits = dict(line.split() for line in run.jobs("%T %l"))
+    assert limits["COMPLETED"] == f"{2 * asked}:00" and run.trained() == 1, (asked, limits, output)
+
+
+def test_of_a_submission_whose_later_part_failed_the_rest_is_not_done_again(indexed, cluster, tmp_path):
+    run = Run(indexed[0].copy(tmp_path / "work"), cluster)
+    run.workflow.path("work.log").unlink(missing_ok=True)
+    run.workflow.path("fail").touch()
+    run.start("results/digits/select/LeViT-tiny.torch.json")
+    status, output = run.end()
+    assert status == 0, output
+    assert sorted(line.split()[1] for line in run.jobs("%k %T") if "weights" in line) == ["COMPLETED", "FAILED"]
+    assert run.trained() == 1 and not run.workflow.path("fail").exists()
+
+
+def test_jobs_wait_for_nodes_that_are_drained_and_the_reason_is_told(indexed, cluster, tmp_path):
+    for node in cluster.nodes:
+        cluster.ask("scontrol", "update", f"nodename={node}", "state=drain", "reason=disk")
+    run = Run(indexed[0].copy(tmp_path / "work"), cluster)
+    run.start(CHECKPOINT)
+    slurm.wait(lambda: "SLURM lets job" in run.printed(), 90, run.printed)
+    cluster.resume()
+    completes(run, indexed)
+    assert run.printed().count("SLURM lets job") == 1
 
 
 def test_a_job_of_a_dead_node_runs_on_another(run, indexed, cluster):

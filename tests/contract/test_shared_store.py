@@ -1,6 +1,7 @@
 """Two machines share finished work through a bucket, and a run does without a bucket that is away."""
 
 import os
+import re
 import signal
 import time
 
@@ -90,6 +91,7 @@ def test_a_run_that_is_killed_leaves_its_uploads_to_the_next(machine, tmp_path):
 
 
 RESULT, STOPPED_AT = "results/LeViT-tiny.int8_qat.cpu.json", "results/digits/calibration/LeViT-tiny.int8_qat.json"
+HEAVY = {"decode_split", "train", "calibrate", "train_qat", "plan_precision", "build_engine"}
 MADE = ("*.pth", "*.onnx", "*.u8", "*.npy", "*.engine", "calibration/*.json", "plans/*.json")
 
 
@@ -108,6 +110,11 @@ def made(workflow):
     return {path.relative_to(root): path.read_bytes() for kind in MADE for path in root.rglob(kind)}
 
 
+def ways(output):
+    """Return (rule, how it got its outputs) of each job of a run."""
+    return re.findall(r"^\[.*\] (\w+) .*: (made|from the store|kept timing) in", output, re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_a_whole_result_comes_from_the_bucket_and_is_finished_without_it(machine, tmp_path):
     """Real work: one machine does all, another trains nothing, for a third the server goes after its calibration."""
@@ -119,10 +126,10 @@ def test_a_whole_result_comes_from_the_bucket_and_is_finished_without_it(machine
     status, output = one.run("--", RESULT)
     assert status == 0 and "from the store" not in output and "wait for" not in output, output
     status, output = other.run("--", RESULT)
-    assert status == 0 and output.count("from the store") > 5, output
+    assert status == 0 and "made" not in {how for rule, how in ways(output) if rule in HEAVY}, output
+    assert {rule for rule, how in ways(output) if how == "from the store"} >= HEAVY, output
     assert made(other) == made(one) and len(made(one)) > 10
-    entries = len(list(one.path(".cache/store").glob("??/*")))
-    assert len(list(other.path(".cache/store").glob("??/*"))) == entries == len(stored(tmp_path)), "all came from there"
+    assert len(stored(tmp_path)) == len(list(one.path(".cache/store").glob("??/*"))) > 5
     process = third.start("--", RESULT)
     while not third.path(STOPPED_AT).exists():
         assert process.poll() is None
