@@ -270,3 +270,19 @@ def test_a_target_with_nodes_of_its_own_is_asked_what_it_is_and_runs_there(index
     run.start("results/targets/cpu.json")
     status, output = run.end()
     assert status and "no node answers for the target cpu" in output.splitlines()[-1], output
+
+
+def test_shards_are_decoded_on_both_nodes_and_joined_to_the_bytes_of_one_job(indexed, cluster, tmp_path):
+    """Real images, decoded."""
+    images = "results/digits/data/LeViT-tiny.val.u8"
+    here, there = Workflow.fresh(tmp_path / "here"), Run(Workflow.fresh(tmp_path / "there"), cluster)
+    there.workflow.config(lambda config: config["datasets"]["digits"].update(shards=2))
+    there.variables["LEVIT_PYTHON"] = sys.executable
+    there.start(images)
+    status, output = there.end()
+    assert status == 0, output
+    nodes = {line.split()[1] for line in there.jobs("%k %N") if "decode_shard" in line}
+    assert nodes == set(cluster.nodes), there.jobs("%k %N")
+    status, output = here.run("--cores", "1", "--", images, LEVIT_PYTHON=sys.executable)
+    assert status == 0, output
+    assert here.path(images).read_bytes() == there.workflow.path(images).read_bytes()
