@@ -137,7 +137,7 @@ class BoardJob:
             for digest in reply["missing"]:  # a partial object is resumed
                 name = partial_name(digest, self.board.client)
                 os.symlink(os.path.abspath(self.sources[digest]), os.path.join(staging, name))
-            objects = self.board.path(f"{reply['folder']}/objects/")
+            objects = f"{self.board.destination}:{reply['folder']}/objects/"
             self.moved["sent"] += self.board.rsync("--recursive", "--copy-links", f"{staging}/", objects)
 
     def _run(self):
@@ -161,8 +161,8 @@ class BoardJob:
         return not damaged
 
     def _fetch_once(self, wanted, folder):
-        listed = [partial_of(path) for path in wanted]
-        self.moved["received"] += self.board.rsync("--files-from=-", self.board.path(f"{folder}/"), "./", listed=listed)
+        source, listed = f"{self.board.destination}:{folder}/", [partial_of(path) for path in wanted]
+        self.moved["received"] += self.board.rsync("--files-from=-", source, "./", listed=listed)
 
 
 class _LogStream:

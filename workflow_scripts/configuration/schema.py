@@ -23,25 +23,15 @@ READERS = {  # of each type, a function of text that returns the value or raises
     "null": {"null": None, "~": None}.__getitem__,
 }
 UNPRINTED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
-TYPES: dict = {
-    "object": dict,
-    "array": list,
-    "string": str,
-    "boolean": bool,
-    "null": type(None),
-    "integer": int,
-    "number": (int, float),
-}
+TYPES: dict = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+TYPES.update(integer=int, number=(int, float))
 BOUNDS = {  # key of a schema: (whether a value keeps to it, what a value does that does not)
     "minimum": (lambda value, bound: value >= bound, "is below {}"),
     "maximum": (lambda value, bound: value <= bound, "is above {}"),
     "exclusiveMinimum": (lambda value, bound: value > bound, "is not above {}"),
     "exclusiveMaximum": (lambda value, bound: value < bound, "is not below {}"),
     "minLength": (lambda value, bound: len(value) >= bound, "is shorter than {}"),
-    "uniqueItems": (
-        lambda value, _: not any(item in value[:n] for n, item in enumerate(value)),
-        "names one thing twice",
-    ),
+    "uniqueItems": (lambda value, _: not any(x in value[:n] for n, x in enumerate(value)), "names one thing twice"),
     "minItems": (lambda value, bound: len(value) >= bound, "has fewer items than {}"),
     "maxItems": (lambda value, bound: len(value) <= bound, "has more items than {}"),
     "minProperties": (lambda value, bound: len(value) >= bound, "has fewer rows than {}"),

@@ -13,20 +13,17 @@ NETWORK = ("timm", "options", "size")
 VISION = (*NETWORK, *NORMALIZATION)
 AUGMENTED = (*NETWORK, *GEOMETRY, *NORMALIZATION)
 
-WEIGHTS = "weights come from the dataset's row (weights)"
-RECORD = "say size, crop, crop_mode, interpolation, mean and std in the model's row"
-LOGITS = "accuracy is measured on the logits of a classifier"
-EXPORT = "the export sets it"
-REFUSED = {  # arguments of timm that only part of the workflow would follow, each with the remedy
+REMEDIES = {  # of arguments of timm that only part of the workflow would follow
     "in_chans": "images have three channels: red, green and blue",
     "num_classes": "it is `classes` in the dataset's row",
-    **dict.fromkeys(("img_size", "input_size"), "say `size` in the model's row"),
-    **dict.fromkeys(("pretrained", "checkpoint_path", "cache_dir", "pretrained_strict"), WEIGHTS),
-    **dict.fromkeys(("pretrained_cfg", "pretrained_cfg_overlay"), RECORD),
-    **dict.fromkeys(("features_only", "out_indices", "feature_cls"), LOGITS),
-    **dict.fromkeys(("scriptable", "exportable", "no_jit"), EXPORT),
-    **dict.fromkeys(("device", "dtype"), "the precision and the target decide it"),
+    "img_size input_size": "say `size` in the model's row",
+    "pretrained checkpoint_path cache_dir pretrained_strict": "weights come from the dataset's row (weights)",
+    "pretrained_cfg pretrained_cfg_overlay": "say size, crop, crop_mode, interpolation, mean, std in the model's row",
+    "features_only out_indices feature_cls": "accuracy is measured on the logits of a classifier",
+    "scriptable exportable no_jit": "the export sets it",
+    "device dtype": "the precision and the target decide it",
 }
+REFUSED = {name: remedy for names, remedy in REMEDIES.items() for name in names.split()}
 
 
 def check_options(options: Iterable[str] | None) -> None:

@@ -4,7 +4,7 @@ Nothing is installed on the board, and nothing but a job's own process stays run
 
     objects/{sha256}     files by content: inputs, code, outputs; each is sent or written once
     jobs/{key}/          a running or finished job: work/ links to objects, log is its output, exit.{n} its status
-    back/                links to outputs that hosts are fetching
+    back/{key}-{client}/ links to outputs that a host is fetching
     store/, timing/      finished builds by content, kernel timings
     benchmarks/          kept timings of engines
 
@@ -93,12 +93,10 @@ def survey(sources: dict, row: dict, purposes: list) -> dict:
         return {"problem": "rsync is not installed there: sudo apt-get install rsync"}
     load(sources)
     probe = sys.modules["devices.probe"]
-    for purpose in purposes:
-        reason = probe.unreachable(row, purpose)
-        if reason:
-            break
+    reasons = {purpose: probe.unreachable(row, purpose) for purpose in purposes}
+    purpose = next((each for each in purposes if reasons[each]), purposes[-1])
     state = sys.modules["measure.meters"].facts(row) if "measure.meters" in sources else None
-    return {"reason": reason, "purpose": purpose, "identity": probe.identity(row), "state": state}
+    return {"reason": reasons[purpose], "purpose": purpose, "identity": probe.identity(row), "state": state}
 
 
 def partial_name(digest: str, client: str) -> str:
@@ -141,15 +139,12 @@ def look(key: str, sizes: dict) -> dict:
 
 def forget(key: str, client: str) -> dict:
     """Remove a job whose outputs were fetched, unless it is running again."""
-    shutil.rmtree(back_folder(key, client), ignore_errors=True)
+    shutil.rmtree(f"back/{key}-{client}", ignore_errors=True)
     with jobs_lock():
         lock = try_lock(f"jobs/{key}/lock")
         if lock:
             shutil.rmtree(f"jobs/{key}")
     return {}
-
-
-# A job
 
 
 @contextlib.contextmanager
@@ -324,14 +319,9 @@ def is_running(folder: str) -> bool:
         return lock is None
 
 
-def back_folder(key: str, client: str) -> str:
-    """Return the folder from which a host fetches a job's outputs."""
-    return f"back/{key}-{client}"
-
-
 def publish(folder: str, job: dict, client: str, status: int) -> dict:
     """Link a job's outputs, records and log under the names that the host fetches; outputs become objects as well."""
-    back = back_folder(job["key"], client)
+    back = f"back/{job['key']}-{client}"
     shutil.rmtree(back, ignore_errors=True)
     for path in job["outputs"] if status == 0 else ():
         if not os.path.exists(f"{folder}/work/{path}"):

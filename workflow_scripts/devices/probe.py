@@ -111,19 +111,15 @@ def unreachable(row: dict, purpose: str = "run") -> str | None:
 
 
 @functools.lru_cache(maxsize=None)
-def _facts(name, device):
-    runtime = RUNTIMES[name]
-    installed = version(runtime.distributions) or version_in(runtime.module)
-    base = {"runtime": name, "version": installed, "architecture": platform.machine()}
-    return {**base, **DEVICES[device or runtime.device]()}
-
-
 def facts(name: str, device: str | None = None) -> dict:
     """Return {"runtime", "version" (None: not installed), "architecture", "device", ...} of a runtime here.
 
     device: a row of DEVICES, where that is not the runtime's own.
     """
-    return dict(_facts(name, device))
+    runtime = RUNTIMES[name]
+    installed = version(runtime.distributions) or version_in(runtime.module)
+    base = {"runtime": name, "version": installed, "architecture": platform.machine()}
+    return {**base, **DEVICES[device or runtime.device]()}
 
 
 def _facts_of(row):

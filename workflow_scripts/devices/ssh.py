@@ -145,10 +145,6 @@ class Board:
             raise UserError(f"no space left: {full[0]} (docs/remote.md lists what may be deleted)")
         raise self._failure(255 if done.returncode in BROKEN else done.returncode, text, "rsync")
 
-    def path(self, name: str) -> str:
-        """Return a path on the board as rsync takes it."""
-        return f"{self.destination}:{name}"
-
     def log(self, text: str) -> None:
         """Print a line about this board on stderr."""
         clear = "\r\033[K" if sys.stderr.isatty() else ""  # the line of a job at work

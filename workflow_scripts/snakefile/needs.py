@@ -87,42 +87,24 @@ def _scored(tables, w):
     return split_images(tables, w) * cost(tables, w)
 
 
-SMALL = Need()
-DECODING = Need(1000, 5, 100, split_images, 0, 1, 150)
-TORCH = Need(mem_mb=2000)
-SCORING = Need(mem_mb=2500, images=_scored, minutes_each=2)
-TIMED = Need(mem_mb=2500, minutes=10)
-NEEDS = {  # by rule; a rule that is not here has SMALL
+SMALL = Need()  # of a rule that is not named here
+OF_RULES = {
     "index_dataset": Need(1000, 10, 500, trained_images, 2, 0.2, 0.1),
-    "decode_split": DECODING,
-    "decode_shard": DECODING,
-    "join_shards": DECODING,
+    "decode_split decode_shard join_shards": Need(1000, 5, 100, split_images, 0, 1, 150),
     "train": Need(3000, 10, 500, _training, 0, 1.5, 0, gpu=True),
-    "evaluate_torch": SCORING,
-    "export_onnx": TORCH,
-    "export_program": TORCH,
-    "evaluate_onnx": SCORING,
-    "evaluate_typed": SCORING,
-    "sweep_calibration": Need(3000, 10, 100, _calibration, 0, 8, 0),
-    "calibrate": Need(3000, 10, 100, _calibration, 0, 8, 0),
+    "evaluate_torch evaluate_onnx evaluate_typed evaluate_engine": Need(2500, images=_scored, minutes_each=2),
+    "export_onnx export_program quantize_onnx type_onnx": Need(2000),
+    "sweep_calibration calibrate": Need(3000, 10, 100, _calibration, 0, 8, 0),
     "plan_precision": Need(3000, 20, 100, _choice, 0, 40, 0, gpu=True),
     "train_qat": Need(3000, 10, 500, _distillation, 0, 6, 0, gpu=True),
-    "quantize_onnx": TORCH,
     "quantize_nncf": Need(4000, 20),
     "export_cache": Need(3000, 10),
-    "type_onnx": TORCH,
     "build_plugin": Need(3000, 20),
     "build_engine": Need(4000, 30),
     "bisect_precision": Need(4000, 240),
-    "evaluate_engine": SCORING,
-    "benchmark": TIMED,
-    "paired_benchmark": TIMED,
-    "compare_pytorch": TIMED,
-    "run_trtexec": TIMED,
-    "profile_engine": TIMED,
-    "capture_nsys": TIMED,
-    "bundle": TIMED,
+    "benchmark paired_benchmark compare_pytorch run_trtexec profile_engine capture_nsys bundle": Need(2500, 10),
 }
+NEEDS = {rule: need for rules, need in OF_RULES.items() for rule in rules.split()}
 
 
 def of(rule: str, tables: Tables) -> dict[str, Callable]:
