@@ -130,10 +130,10 @@ def datasets_with(*sources):
     return any_of(name for name in tables.names("dataset") if tables.source(name) in sources)
 
 
-def of_tables(function):
-    """Return a function of wildcards: what a function of the tables gives for the wildcards that it is named by."""
+def of_tables(function, **more):
+    """Return a function of wildcards: what a function of the tables gives for those that are its parameters."""
     names = inspect.signature(function).parameters
-    return lambda w: function(**{name: w[name] for name in names if name in w.keys()})
+    return lambda w: function(**{name: w[name] for name in names if name in w.keys()}, **more)
 
 
 def where(holds, *paths):
@@ -157,12 +157,12 @@ engine_graph, weakly_typed_graph = map(of_tables, (tables.engine_graph, tables.w
 
 def fused_graph(w):
     """Return the graph that an engine is built from where its target has the plugin, or nothing."""
-    return of_tables(tables.fused_graph)(w) if has_plugin(w) else []
+    return of_tables(tables.engine_graph, fused=True)(w) if has_plugin(w) else []
 
 
 def normalized_graph(w):
     """Return the graph that takes normalized images, of which one that takes pixels is made."""
-    return of_tables(tables.normalized_fused_graph if w.taking == "fused_pixels" else tables.normalized_graph)(w)
+    return of_tables(tables.normalized_graph, fused=w.taking == "fused_pixels")(w)
 
 
 def engine_cache(w):
@@ -185,7 +185,7 @@ def result_inputs(w):
         "pytorch": "pytorch" in tables.row("target", w.target) and active(f"pytorch/{engine}.json"),
         "trtexec": tables.row("target", w.target)["trtexec"] and active(f"trtexec/{engine}.json"),
         "plugin": has_plugin(w) and f"results/plugins/{w.target}.json",
-        "fused": has_plugin(w) and tables.fused_graph(tables.active, w.model, w.precision, w.target),
+        "fused": has_plugin(w) and tables.engine_graph(tables.active, w.model, w.precision, w.target, fused=True),
         "dla": tables.is_dla(w.precision) and active(f"dla/{engine}.built.json"),
     }
     return {name: path for name, path in paths.items() if path}

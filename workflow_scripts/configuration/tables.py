@@ -16,7 +16,6 @@ OF_NNCF = ("openvino", "onnxruntime")  # runtimes that take its zero points
 DRAWN = "glyphs"  # the builtin dataset that is drawn
 SCORED = {"accuracy": "val", "select": "select"}  # folder of scores under a dataset's: the split that they are of
 GRAPHS = {"onnx": "clean/{model}.{graph}.onnx", "pt2": "programs/{model}.pt2"}  # of a format, under a dataset's folder
-TABLES = {"model": "models", "dataset": "datasets", "precision": "precisions", "target": "targets", "graph": "graphs"}
 
 
 def pick(row: dict, *keys: str) -> dict:
@@ -43,18 +42,18 @@ class Tables:
 
     def names(self, kind: str) -> dict[str, dict]:
         """Return a table, {name: row}; kind: model, dataset, precision, target or graph."""
-        return self.config[TABLES[kind]]
+        return self.config[f"{kind}s"]
 
     def row(self, kind: str, name: str) -> dict:
         """Return a table's row; raise UserError with the nearest names where there is none."""
         table = self.names(kind)
         if name not in table:
-            raise UserError(f"unknown {kind} {name}: {nearest(name, table)} ({TABLES[kind]} in config.yaml)")
+            raise UserError(f"unknown {kind} {name}: {nearest(name, table)} ({kind}s in config.yaml)")
         return table[name]
 
     def listed(self, kind: str) -> list[str]:
         """Return the names that `results:` lists of a table."""
-        wanted = self.config["results"][TABLES[kind]]
+        wanted = self.config["results"][f"{kind}s"]
         names = list(self.names(kind)) if wanted == "all" else wanted
         return [name for name in names if self.row(kind, name) is not None]
 
@@ -97,33 +96,21 @@ class Tables:
         graph = self.row("precision", precision).get("graph") or STRONGLY_TYPED_GRAPH
         return self.graph_path(dataset, model, precision, graph)
 
-    def takes_pixels(self, target: str) -> bool:
-        """Return whether the engines of a target take uint8 pixels and normalize them themselves."""
-        return self.row("target", target)["input"] == "uint8"
+    def engine_graph(self, dataset: str, model: str, precision: str, target: str, fused: bool = False) -> str:
+        """Return the graph that an engine is built from; fused: where its target has the plugin (has_plugin)."""
+        if self.row("target", target)["input"] == "uint8":
+            return f"results/{dataset}/{'fused_pixels' if fused else 'pixels'}/{model}.{precision}.{target}.onnx"
+        return self.normalized_graph(dataset, model, precision, target, fused)
 
-    def engine_graph(self, dataset: str, model: str, precision: str, target: str) -> str:
-        """Return the graph that an engine is built from."""
-        if self.takes_pixels(target):
-            return f"results/{dataset}/pixels/{model}.{precision}.{target}.onnx"
-        return self.normalized_graph(dataset, model, precision, target)
-
-    def normalized_graph(self, dataset: str, model: str, precision: str, target: str) -> str:
-        """Return the graph of an engine that takes normalized images, float32 [B, 3, H, W]."""
+    def normalized_graph(self, dataset: str, model: str, precision: str, target: str, fused: bool = False) -> str:
+        """Return the graph of an engine that takes normalized images, float32 [B, 3, H, W]; fused: as engine_graph."""
+        if fused:
+            return self.graph_path(dataset, model, precision, self.row("target", target)["fused_graph"])
         if self.row("target", target)["typed"]:
             return f"results/{dataset}/typed/{model}.{precision}.onnx"
         if self.is_implicit(precision, target):
             return f"results/{dataset}/clean/{model}.{self.graph_variant(precision, target)}.onnx"
         return self.graph_path(dataset, model, precision, self.graph_variant(precision, target))
-
-    def fused_graph(self, dataset: str, model: str, precision: str, target: str) -> str:
-        """Return the graph that an engine is built from where its target has the plugin (has_plugin)."""
-        if self.takes_pixels(target):
-            return f"results/{dataset}/fused_pixels/{model}.{precision}.{target}.onnx"
-        return self.normalized_fused_graph(dataset, model, precision, target)
-
-    def normalized_fused_graph(self, dataset: str, model: str, precision: str, target: str) -> str:
-        """Return the graph with the plugin's nodes that takes normalized images."""
-        return self.graph_path(dataset, model, precision, self.row("target", target)["fused_graph"])
 
     # Results that make no sense
 
@@ -263,10 +250,7 @@ class Tables:
         return bool(self.row("precision", precision).get("qat"))
 
     def has_plan(self, precision: str, target: str | None = None) -> bool:
-        """Return whether a plan says which of a precision's layers keep a higher one, on a target if that is given.
-
-        Plans name nodes of ONNX graphs: an engine that is built from anything else has none.
-        """
+        """Return whether a plan (of nodes of ONNX graphs) says which layers of an engine keep a higher precision."""
         planned = self.row("precision", precision)["fallback"] != "none"
         return planned and (target is None or self.graph_format(self.graph_variant(precision, target)) == "onnx")
 

@@ -26,10 +26,7 @@ SETS_CONFIG = ("--config", "-C")  # options of Snakemake that take key=value
 
 
 def check_all(more: list[str], arguments: list[str]) -> None:
-    """Raise UserError for the first configuration file, or value on Snakemake's command line, that YAML misreads.
-
-    more: the files of --configfile; with them, config.yaml may be missing.
-    """
+    """Raise UserError for what YAML misreads in config.yaml, --configfile's files (`more`) or on the command line."""
     for path in more if more and not os.path.exists(MAIN) else [MAIN, *more]:
         check(path)
     option = ""

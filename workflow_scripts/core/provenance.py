@@ -59,10 +59,7 @@ def check(path: str) -> dict | None:
 
 
 def check_all(paths: Iterable[str], remedy: str = "delete it and run again") -> list[dict | None]:
-    """Return the record of each artifact as `check` does, with one warning for all artifacts without a record.
-
-    remedy: what the error says about an artifact whose bytes have changed.
-    """
+    """Return the records as `check` does, with one warning for all that lack one; remedy: of changed bytes."""
     paths = [str(path) for path in paths]
     records = [read(path) for path in paths]
     for path, record in zip(paths, records):

@@ -116,10 +116,7 @@ class Entries:
             return problem
 
     def prune(self, keep_bytes: float, last: Collection[str] = ()) -> list[str]:
-        """Remove the least recently used entries until at most `keep_bytes` are left, and return their keys.
-
-        last: keys that go only if nothing else is left.
-        """
+        """Remove the least recently used entries (`last` at the end) until `keep_bytes` are left; return their keys."""
         entries = self.entries()
         total, gone = sum(entry.size for entry in entries), []
         for entry in sorted(entries, key=lambda entry: (entry.key in last, entry.used)):
@@ -135,10 +132,7 @@ class Entries:
         raise NotImplementedError
 
     def read(self, key: str, outputs: dict[str, str] | None) -> dict | None:
-        """Write an entry's files to `outputs`, or to nowhere for None; return its manifest, or None without an entry.
-
-        Raise Damaged.
-        """
+        """Write an entry's files to `outputs` (None: nowhere); return its manifest, None without one; raise Damaged."""
         raise NotImplementedError
 
     def put(self, key: str, outputs: dict[str, str], parts: dict) -> None:

@@ -16,10 +16,7 @@ SETTLED = 2.0  # seconds after which another write changes a file's times
 
 
 def sha256_of(path: str) -> str | None:
-    """Return the hex SHA-256 of a file, following links, or None if it does not exist.
-
-    Raises OSError if the file exists and cannot be read.
-    """
+    """Return the hex SHA-256 of a file, following links, or None without one; raise OSError where it is unreadable."""
     return sha256_of_all([path])[0]
 
 

@@ -127,10 +127,7 @@ def run(job: dict, sizes: dict, client: str, token: str, offset: int) -> dict:
 
 
 def look(key: str, sizes: dict) -> dict:
-    """Return {"has_job": whether a job is here, at work or done, "is_busy": whether the board is, "missing": bytes}.
-
-    sizes: {sha256: bytes} of the job's files, of which some are missing here.
-    """
+    """Return {"has_job": at work or done here, "is_busy": the board, "missing": bytes}; sizes: {sha256: bytes}."""
     folder = f"jobs/{key}"
     has_job = os.path.isdir(folder) and (exit_of(folder) == 0 or is_running(folder))
     missing = sum(size for digest, size in sizes.items() if not os.path.exists(f"objects/{digest}"))

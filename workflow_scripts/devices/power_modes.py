@@ -40,10 +40,7 @@ def _plain(name):
 
 
 def refusal(row: dict, mode: str | None, root: str = "/") -> str | None:
-    """Return why nothing may be timed for a target's row in a board's mode (None: unknown), or None.
-
-    With `other_power_mode: mark` in the row any mode is accepted, and the result records it.
-    """
+    """Return why nothing may be timed for a row in a mode (None: unknown), or None; `mark` in the row takes any."""
     power_mode = row.get("power_mode")
     if not power_mode or row.get("other_power_mode") == "mark" or (mode and is_same(power_mode, mode)):
         return None

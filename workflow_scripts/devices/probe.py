@@ -112,10 +112,7 @@ def unreachable(row: dict, purpose: str = "run") -> str | None:
 
 @functools.lru_cache(maxsize=None)
 def facts(name: str, device: str | None = None) -> dict:
-    """Return {"runtime", "version" (None: not installed), "architecture", "device", ...} of a runtime here.
-
-    device: a row of DEVICES, where that is not the runtime's own.
-    """
+    """Return {"runtime", "version" (None: not installed), "architecture", ...} of here; device: a row of DEVICES."""
     runtime = RUNTIMES[name]
     installed = version(runtime.distributions) or version_in(runtime.module)
     base = {"runtime": name, "version": installed, "architecture": platform.machine()}

@@ -118,10 +118,7 @@ class Rack:
 
     @contextlib.contextmanager
     def reserved(self, ask: Callable[[Board], dict]) -> Iterator[Board]:
-        """Yield the board for a job, locked until the end; the first one where none answers.
-
-        ask: returns a board's answer about the job (board_agent.look). A single board is yielded at once.
-        """
+        """Yield the board for a job, locked to the end, or the first where none answers; ask: as board_agent.look."""
         for count in itertools.count():
             choice = self._choose(ask) if len(self.boards) > 1 else None
             if choice:

@@ -54,11 +54,6 @@ def _printed(*words):
         return None
 
 
-def unreachable(tables: Tables, target: str, purpose: str) -> str | None:
-    """Return why this machine cannot `build` or `run` a target's engines, or None where it can."""
-    return ask(tables.row("target", target), "unreachable", purpose)
-
-
 @functools.lru_cache(maxsize=None)
 def reachable_results(tables: Tables) -> list[tuple]:
     """Return the listed results for targets within reach; name the targets that are skipped once on stderr."""
@@ -108,17 +103,12 @@ def slots(tables: Tables) -> dict[str, tuple[int, dict[str, int]]]:
     targets that are this machine.
     """
     rows = tables.names("target")
-    sets = {name: frozenset(destinations(row)) for name, row in rows.items() if row.get("ssh")}
+    several = {name: row["ssh"] for name, row in rows.items() if row.get("ssh")}
+    sets = {name: frozenset([ssh] if isinstance(ssh, str) else ssh) for name, ssh in several.items()}
     first = {several: name for name, several in reversed(list(sets.items()))}
     units = {f"board_{first[s]}": (len(s), {t: 1 for t, boards in sets.items() if boards <= s}) for s in first}
     total = sum(count for count, _ in units.values())
     return {**units, "beside": (total, {name: 1 if name in sets else total for name in rows})} if units else {}
-
-
-def destinations(row: dict) -> list[str]:
-    """Return the destinations of ssh in a target's row, none where its jobs run here."""
-    ssh = row.get("ssh") or []
-    return [ssh] if isinstance(ssh, str) else ssh
 
 
 def environment(tables: Tables, python: str) -> dict[str, str]:

@@ -129,10 +129,7 @@ class Board:
         return UserError(f"{program} there ended with status {status}: {last}")
 
     def rsync(self, *words: str, listed: Iterable[str] = ()) -> int:
-        """Run rsync over the shared connection, with a list on its stdin; return the bytes of content that it moved.
-
-        Raises ConnectionLost, or UserError where no second try helps.
-        """
+        """Run rsync with a list on its stdin; return the bytes moved; raise ConnectionLost, UserError as `ask`."""
         command = ["rsync", "--append-verify", "--protect-args", "--stats", "--rsh", shlex.join(self.ssh()), *words]
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:  # ssh outlives it and holds pipes
             done = subprocess.run(command, input="\n".join(listed).encode(), stdout=output, stderr=errors)

@@ -81,10 +81,7 @@ def _line(path, problem):
 
 
 def clamp_future_mtimes(paths: set[str]) -> list[float]:
-    """Set mtimes in the future to now; return the seconds by which each was ahead.
-
-    An output that is older than its input would be stale at once, and forever.
-    """
+    """Set mtimes in the future, by which outputs would stay stale, to now; return the seconds that each was ahead."""
     now, ahead = time.time(), []
     for path in sorted(paths):
         if os.path.exists(path) and os.stat(path).st_mtime > now + SKEW:

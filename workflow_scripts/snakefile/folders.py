@@ -17,10 +17,7 @@ CACHE = ".cache/folders"  # a file of {path of a folder: [mtime_ns, ctime_ns, [n
 
 
 def below(top: str) -> dict[str, os.stat_result | None]:
-    """Return {path: status, or None for a link to nothing} of a folder and of all below it; links are followed.
-
-    Raises OSError where a folder cannot be read.
-    """
+    """Return {path: status, or None for a broken link} of a folder and all below it, links followed; raise OSError."""
     file = os.path.join(CACHE, hashlib.sha256(os.path.realpath(top).encode("utf-8", "surrogateescape")).hexdigest())
     known, entries, visited, pending, statuses = read_cache(file, fields=3), {}, set(), [top], {}
     while pending:

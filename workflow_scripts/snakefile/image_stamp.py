@@ -35,10 +35,7 @@ def fingerprint(row: dict) -> str | None:
 
 
 def user_files(row: dict, is_indexed: bool) -> dict[str, tuple[str | None, Callable]]:
-    """Return {key of a dataset's row: (path that it names, test that the path must pass)}.
-
-    Once images or fonts are indexed, they may have moved away, so they are left out.
-    """
+    """Return {key of a row: (path, test that it must pass)}; images and fonts may move away once they are indexed."""
     files: dict = {"path": (row.get("path"), os.path.isdir), "drawing.fonts": (_fonts_of(row), os.path.isdir)}
     files = {} if is_indexed else files
     if os.path.isdir(row.get("path", "")):

@@ -175,10 +175,7 @@ class JobLines:
 
 
 def shortened(reason: str, makers: dict[str, str]) -> str:
-    """Return Snakemake's reason of a job with its own outputs left out, and rules in place of what they make.
-
-    makers: {path: rule} of the jobs before it.
-    """
+    """Return Snakemake's reason without the job's own outputs, with rules for what they make; makers: {path: rule}."""
     for pattern, text in REASONS:
         reason = pattern.sub(text, reason)
     reason = AFTER.sub(lambda match: f"after {', '.join(_rules(match.group(1), makers))}", reason)

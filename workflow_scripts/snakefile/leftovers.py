@@ -22,10 +22,7 @@ KEPT_S = 7 * 86400.0  # after the last write
 
 
 def remove(pending: Collection[str], tables: Tables) -> None:
-    """Remove the partial files of abandoned decodings, and the records of shards that have been joined.
-
-    pending: outputs of the jobs of this run.
-    """
+    """Remove partial files of abandoned decodings and records of joined shards; pending: outputs of this run's jobs."""
     for rows in Path().glob(f"results/*/data/*{ROWS}"):
         path = str(rows.with_suffix(""))
         if path not in pending and _is_given_up(path, tables):

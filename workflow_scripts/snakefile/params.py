@@ -269,10 +269,7 @@ def _option(flag, value):
 
 
 def user_path(key: str) -> Slice:
-    """Return the slice of a path that a key of a row names (`dataset.weights`), with {model} replaced, or "".
-
-    official: where the official weights are downloaded to.
-    """
+    """Return the slice of a path that a key (`dataset.weights`) names, "": none; {model} is replaced, official too."""
     kind, *path = key.split(".")
     row = Row(kind, *path)
 

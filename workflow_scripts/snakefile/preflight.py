@@ -33,7 +33,8 @@ def check(purposes: dict[str, list[str]], tables: Tables) -> None:
 
 def _here(target, purposes, tables):
     """Return a list with the first reason why this machine is not a target, or an empty list."""
-    reasons = {purpose: reach.unreachable(tables, target, purpose) for purpose in purposes[target]}
+    row = tables.row("target", target)
+    reasons = {purpose: reach.ask(row, "unreachable", purpose) for purpose in purposes[target]}
     problems = [(purpose, reason) for purpose, reason in reasons.items() if reason]
     return [f"this machine cannot {what} engines of the target {target}: {why}" for what, why in problems[:1]]
 

@@ -164,10 +164,7 @@ def _exclusive(path, problem):
 
 
 def show(lines: JobLines) -> None:
-    """Print the results table and what was made; exit 1 if a result misses its accuracy budget or plan criterion.
-
-    Outputs are kept. Exit 1 as well where a result is not what was written.
-    """
+    """Print the results table and what was made; exit 1 if a result misses its budget or criterion, or is none."""
     uploads.finish()
     done = subprocess.run([os.environ["LEVIT_PYTHON"], "workflow_scripts/summarize.py", "--print"], check=False)
     misses = set()
