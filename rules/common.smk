@@ -225,14 +225,12 @@ def listed_bundles(wildcards):
     return [active(f"{kind}/{m}.{p}.{t}.tar.gz") for m, p, t in chosen for kind in ("bundles", "triton")]
 
 
-def listed_results(wildcards):
-    """Return the results that config.yaml lists for targets within reach; name the other targets on stderr."""
-    return [f"results/{m}.{p}.{t}.json" for m, p, t in reach.reachable_results(tables)]
+def listed_in(folder):
+    """Return a function of wildcards: a folder's files of the listed results within reach; it names other targets."""
+    return lambda wildcards: [f"{folder}/{m}.{p}.{t}.json" for m, p, t in reach.reachable_results(tables)]
 
 
-def listed_histories(wildcards):
-    """Return the histories of the listed results."""
-    return [path.replace("results/", "results/history/", 1) for path in listed_results(wildcards)]
+listed_results, listed_histories = map(listed_in, ("results", "results/history"))
 
 
 def listed(path, holds=lambda p, t: True, on_request=False):

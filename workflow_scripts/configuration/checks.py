@@ -33,18 +33,19 @@ WEIGHT_CHANGES = ("equalize", "smoothing", "bias_correction")  # parts of a cali
 def read() -> Tables:
     """Return the tables of config.yaml in this folder, checked as text as well; raise UserError."""
     yaml_text.check(yaml_text.MAIN)
-    import yaml  # Snakemake's own
-
-    with open(yaml_text.MAIN, encoding="utf-8") as stream:
-        return load(yaml.safe_load(stream))
+    return load(_parsed(yaml_text.MAIN))
 
 
 def load(config: dict, schema: str | os.PathLike = SCHEMA) -> Tables:
     """Return the tables of a configuration, checked against a file of JSON Schema; raise UserError."""
-    import yaml
+    return checked(config, _parsed(schema))
 
-    with open(schema, encoding="utf-8") as stream:
-        return checked(config, yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+def _parsed(path):
+    import yaml  # Snakemake's own
+
+    with open(path, encoding="utf-8") as stream:
+        return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def checked(config: dict, schema: dict) -> Tables:
@@ -67,15 +68,14 @@ def checked(config: dict, schema: dict) -> Tables:
 
 def _check_store(store):
     """Raise UserError for an address that is neither a folder nor a bucket; its credentials are not quoted."""
-    if store and "://" in store["at"] and not BUCKET.fullmatch(store["at"]):
-        raise UserError(
-            f"store: {public(store['at'])}: give a folder, or s3://bucket/prefix without credentials: boto3 finds them "
-            "(docs/store.md)"
-        )
-    if store and "://" in (store.get("local") or ""):
-        raise UserError(f"store.local: {public(store['local'])}: a local tier is a folder of this machine")
-    if store and store.get("local") and os.path.realpath(store["local"]) == os.path.realpath(store["at"]):
-        raise UserError(f"store.local: {store['local']} is the store itself: name another folder, or take it out")
+    at, local = (store or {}).get("at", ""), (store or {}).get("local") or ""
+    if "://" in at and not BUCKET.fullmatch(at):
+        remedy = "give a folder, or s3://bucket/prefix without credentials: boto3 finds them (docs/store.md)"
+        raise UserError(f"store: {public(at)}: {remedy}")
+    if "://" in local:
+        raise UserError(f"store.local: {public(local)}: a local tier is a folder of this machine")
+    if local and os.path.realpath(local) == os.path.realpath(at):
+        raise UserError(f"store.local: {local} is the store itself: name another folder, or take it out")
 
 
 def _expanded(value):
@@ -109,7 +109,6 @@ def _dataset(row, tables) -> Iterator[str]:
 
 
 def _target(row, tables) -> Iterator[str]:
-    """Yield what contradicts itself in a target's row; raise UserError for a graph that is not there."""
     exported = tables.graph_format(row["graph"]) == "pt2"
     if exported != (row["runtime"] == PYTORCH):
         yield f".graph: the runtime {PYTORCH} and a graph variant of the format pt2 need each other"
@@ -150,7 +149,6 @@ def _rival(name, exported, tables):
 
 
 def _precision(row, tables) -> Iterator[str]:
-    """Yield what contradicts itself in a precision's row; raise UserError for a row that is not there."""
     if ("choose" in row) == ("compute" in row):
         yield ": give either compute or choose"
     for other in row.get("choose", ()) if row.get("choose") != "all" else ():
@@ -203,9 +201,6 @@ def _calibration(row, dla):
     for recipe in [row, *row.get("candidates", [])]:
         if "percentile" in recipe and recipe["method"] != "percentile":
             yield "percentile is of the method percentile alone"
-        for key in WEIGHT_CHANGES if dla else ():
-            if recipe.get(key):
-                yield (
-                    f"{key} changes weights, and a DLA (dla: true) is given the unchanged graph with a calibration "
-                    "cache: take it out"
-                )
+        for key in (key for key in WEIGHT_CHANGES if dla and recipe.get(key)):
+            graph = "a DLA (dla: true) is given the unchanged graph with a calibration cache"
+            yield f"{key} changes weights, and {graph}: take it out"

@@ -125,7 +125,6 @@ class Tables:
         return reason
 
     def _without_choice(self, model, precision, target, dataset):
-        """Return why a precision that chooses has nothing to choose from, or None."""
         wanted = self.row("precision", precision)["choose"]
         for short in self.left_out([] if wanted == "all" else wanted, dataset):
             return f"{precision} on {target}: it chooses from {short}"
@@ -134,7 +133,6 @@ class Tables:
         return None
 
     def _without_support(self, precision, target):
-        """Return why a target cannot compute in a precision, or None."""
         row, place = self.row("precision", precision), self.row("target", target)
         what, runtime = f"{precision} on {target}", self.runtime_file(target)
         if not (sources.ROOT / runtime).is_file():

@@ -286,7 +286,6 @@ def _paths(args, name):
 
 
 def _publish(partials, finals, hashes, record):
-    """Rename finished files to their final names, and write the record of each."""
     provenance.take({partials[name]: path for name, path in finals.items()})
     for name, path in finals.items():
         provenance.write(path, {**record, "sha256": hashes[name]})

@@ -25,13 +25,11 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @functools.lru_cache(maxsize=None)
 def _files(root):
-    """Return the paths of all Python files under a folder, relative to it, listed once."""
     paths = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
     return {os.path.relpath(path, root) for path in paths if path.endswith(".py")}
 
 
 def _found(name, files):
-    """Return which of some files a dotted name may refer to."""
     stem = name.replace(".", "/")
     return [path for path in (f"{stem}.py", f"{stem}/__init__.py") if path in files]
 
@@ -97,7 +95,6 @@ def _text_digest(folder, path):
 
 @functools.lru_cache(maxsize=None)
 def _text(folder, path):
-    """Return the text of a file, "" where there is none."""
     try:
         with open(os.path.join(folder, path), encoding="utf-8") as stream:
             return stream.read()

@@ -103,10 +103,8 @@ class Entries:
             self.put(key, outputs, parts)
         except OSError as error:
             remedy = "prune it (python workflow_scripts/store.py prune), or " if error.errno in FULL else ""
-            log.warning(
-                "nothing is stored: %s: %s; %sname another folder in config.yaml (store)",
-                *(self.name, error.strerror or error, remedy),
-            )
+            remedy += "name another folder in config.yaml (store)"
+            log.warning("nothing is stored: %s: %s; %s", self.name, error.strerror or error, remedy)
 
     def problem(self, key: str) -> Damaged | None:
         """Return what is wrong with an entry of which every byte is read, or None."""
@@ -300,7 +298,6 @@ def _block(stream, name):
 
 
 def _link(path, entry):
-    """Hard-link a finished file into an entry, or copy it if the store is on another disk."""
     try:
         os.link(path, entry)
     except OSError:

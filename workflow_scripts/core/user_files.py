@@ -50,7 +50,6 @@ def _stamp(path):
 
 @functools.lru_cache(maxsize=None)
 def _entries(folder):
-    """Return the cache below a folder, the working directory."""
     return read_cache(os.path.join(folder, CACHE), fields=6)
 
 

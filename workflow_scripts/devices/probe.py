@@ -210,7 +210,6 @@ def _cuda():
 
 
 def _smi():
-    """Return nvidia-smi's facts of the first visible GPU, each None without one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     options = f"--query-gpu={','.join(NVIDIA.values())}", "--format=csv,noheader", f"--id={visible or '0'}"
     lines = system_output("nvidia-smi", *options).splitlines() or [""]

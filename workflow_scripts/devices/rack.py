@@ -98,10 +98,8 @@ def remarks(states: dict[str, dict]) -> Iterator[str]:
         machines[state["machine"]].append(name)
     for machine, names in machines.items():
         if machine and len(names) > 1:
-            yield (
-                f"{' and '.join(names)} have one machine id: they are one board, or copies of one disk "
-                "(sudo rm /etc/machine-id && sudo systemd-machine-id-setup)"
-            )
+            remedy = "(sudo rm /etc/machine-id && sudo systemd-machine-id-setup)"
+            yield f"{' and '.join(names)} have one machine id: they are one board, or copies of one disk {remedy}"
 
 
 # Choosing a board
@@ -168,7 +166,6 @@ class Rack:
         return ranked[0] if ranked[0] in free else None
 
     def _ask(self, boards, ask):
-        """Return {board: answer} for boards that answer; leave out the others."""
         with ThreadPoolExecutor(max(len(boards), 1)) as pool:
             answers = dict(zip(boards, pool.map(lambda board: _answer(board, ask), boards)))
         for board, answer in answers.items():

@@ -53,14 +53,11 @@ def start(dag: Any, tables: Tables) -> None:
         stop("a device makes none of that (site: device in the config); results/ may also be copied as a whole")
     ahead = clamp_future_mtimes({str(path) for job in jobs for path in job.input})
     if ahead:
-        print(
-            f"clock skew: {len(ahead)} copied files were up to {max(ahead):.0f} s in the future: set to now",
-            file=sys.stderr,
-        )
+        text = f"clock skew: {len(ahead)} copied files were up to {max(ahead):.0f} s in the future: set to now"
+        print(text, file=sys.stderr)
 
 
 def _missing(dag):
-    """Return one line for each host artifact that jobs here lack, with the command that copies it."""
     jobs = list(dag.needrun_jobs())
     host_jobs = [job for job in jobs if is_host_built(job.rule)]
     read = {str(path) for job in jobs if not is_host_built(job.rule) for path in job.input}

@@ -61,7 +61,6 @@ def _digest(stamps):
 
 
 def _of_folders(places, root):
-    """Return the stamps of a dataset's images, or those of its folders if it has more than FEW images."""
     halves = [path for path in places if os.path.isdir(path)] or [root]
     images = []
     for half in halves:

@@ -32,7 +32,6 @@ def check(purposes: dict[str, list[str]], tables: Tables) -> None:
 
 
 def _here(target, purposes, tables):
-    """Return a list with the first reason why this machine is not a target, or an empty list."""
     row = tables.row("target", target)
     reasons = {purpose: reach.ask(row, "unreachable", purpose) for purpose in purposes[target]}
     problems = [(purpose, reason) for purpose, reason in reasons.items() if reason]
@@ -90,7 +89,6 @@ def _record(target, identity):
 
 
 def _start_over(targets):
-    """Restart Snakemake with the same command line; it then plans with the recorded identities."""
     if os.environ.get(STARTED_OVER):
         raise UserError(f"{', '.join(targets)}: another identity each time it is asked: is it one board?")
     print(f"{', '.join(targets)}: recorded what it is; planning with that", file=sys.stderr, flush=True)

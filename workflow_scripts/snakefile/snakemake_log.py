@@ -35,18 +35,13 @@ def attach(workflow: Any) -> JobLines:
     from snakemake.logging import logger
 
     old = hasattr(logger, "log_handler")  # Snakemake 7
-    source = logger if old else _stream_handler(logger)
+    source = logger if old else next((each for each in logger.handlers if each.name == "DefaultStreamHandler"), None)
     if source is None or os.environ.get(OWN_OUTPUT) or "--mode" in sys.argv or _asks_for_more(source, logger):
         return JobLines(open(os.devnull, "w"))  # noqa: SIM115 (open as long as this process lives)
     lines = _take_over_7(logger) if old else _take_over_9(logger, source)
     workflow.onerror(lambda log: lines.close())
     os.environ["LEVIT_LOG_ONLY"] = "1"  # jobs write to their logs, from which the lines are (core/command.py)
     return lines
-
-
-def _stream_handler(logger):
-    """Return the handler by which Snakemake 9 prints, or None where a plugin prints."""
-    return next((handler for handler in logger.handlers if handler.name == "DefaultStreamHandler"), None)
 
 
 def _asks_for_more(source, logger):

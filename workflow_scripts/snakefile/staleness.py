@@ -112,7 +112,6 @@ def attach(rules: Any, tables: Tables) -> None:
 
 
 def _basis(rule, inputs, tables):
-    """Return a function of wildcards: the basis of a rule's job, as canonical JSON."""
     if tables.on_device and is_host_built(rule):
         return lambda wildcards: recorded(str(rule.output[0].apply_wildcards(wildcards)))
     kept = is_training(rule) and not tables.config["retrain_on_upgrade"]
