@@ -15,11 +15,10 @@ from core.suggest import nearest
 
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:[.][0-9]*)?|[.][0-9]+)(?:[eE][+-]?[0-9]{1,2})?")  # decimal, finite
 WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,18})")
-WORDS = {"true": True, "false": False}
 READERS = {  # of each type, a function of text that returns the value or raises ValueError or KeyError
     "integer": lambda text: int(_matching(WHOLE, text)),
     "number": lambda text: float(_matching(NUMBER, text)),
-    "boolean": WORDS.__getitem__,
+    "boolean": {"true": True, "false": False}.__getitem__,
     "null": {"null": None, "~": None}.__getitem__,
 }
 UNPRINTED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")

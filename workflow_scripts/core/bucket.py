@@ -49,10 +49,7 @@ REASONS.update((code, f"the credentials are refused ({code})") for code in REFUS
 
 
 class Bucket(Entries):
-    """Artifacts by key in a bucket.
-
-    url: s3://bucket/prefix; wait: called before each block that is sent, to hold an upload up.
-    """
+    """Artifacts by key in s3://bucket/prefix; wait: called before each block that is sent, to hold an upload up."""
 
     def __init__(self, url: str, read_only: bool = False, wait: Callable[[], object] = bool) -> None:
         super().__init__(url.rstrip("/"), read_only)

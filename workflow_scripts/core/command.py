@@ -41,10 +41,7 @@ def tool_versions(names: Iterable[str]) -> dict[str, str | None]:
 
 
 class Job(argparse.Namespace):
-    """The parsed arguments of a command, and what else its work may ask about the run.
-
-    While the work runs, the attribute of an output is the partial path to write.
-    """
+    """The parsed arguments of a command and what else its work may ask; an output's attribute is its partial path."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,10 +35,7 @@ def _found(name, files):
 
 
 def _modules(source):
-    """Yield every dotted name that an import statement anywhere in a source text may refer to.
-
-    A regular expression reads it, not the parser: each start of Snakemake does this for every script.
-    """
+    """Yield the dotted names that imports may refer to; no parser reads them, since each start reads every script."""
     for module, names, plain in IMPORT.findall(source):
         if plain:
             yield from (words[0] for words in map(str.split, plain.split(",")) if words)

@@ -43,10 +43,7 @@ def _survey(row, purposes, board_row):
 
 
 def examine(target: str, row: dict, board_row: dict, pins: dict) -> dict:
-    """Return what measure/checkup.py finds on a target's board, and "skew": its clock minus this one's, in seconds.
-
-    pins: {name of a file of envs/: its text}. Raises UserError where the board does not answer.
-    """
+    """Return what measure/checkup.py finds on a board, and "skew": its clock minus ours, s; pins: {file: its text}."""
     start = time.time()
     answer = _ask(board_row, "examine", sources=_texts(EXAMINING), rows={target: row}, pins=pins)
     return {**answer, "skew": max(answer["clock"] - time.time(), 0) + min(answer["clock"] - start, 0)}

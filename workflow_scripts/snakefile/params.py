@@ -126,9 +126,8 @@ def timing_in_turns(tables: Tables, w: Any) -> dict:
     """Return how the finalists of a choice are timed in turns, with each candidate's batches and the budget."""
     place, names = tables.row("target", w.target), tables.candidates(w.model, w.precision, w.target, w.dataset)
     batches = {name: tables.row("precision", name).get("batches") or place["batches"] for name in names}
-    common = {key: value for key, value in TIMING(tables, w).items() if key != "batches"}
     rows = [{"precision": name, "batches": several} for name, several in batches.items()]
-    return {**common, "budget": precision.budget(tables, w), "candidates": rows}
+    return {**TIMING.less("batches")(tables, w), "budget": precision.budget(tables, w), "candidates": rows}
 
 
 vars(timing_in_turns).update(keys=TIMING.keys)
@@ -208,10 +207,7 @@ def accelerator(tables: Tables, w: Any) -> dict:
 
 
 def lineage(tables: Tables, w: Any) -> dict:
-    """Return the config rows that a result records, without keys that cannot change a number.
-
-    With the commit they are enough to build it again (reproduce.py).
-    """
+    """Return the config rows that decide a result's numbers: with the commit, enough to rebuild it (reproduce.py)."""
     row, place = tables.row("precision", w.precision), tables.row("target", w.target)
     unused = (*LOCATION, "pytorch", *(() if "high_precision" in row else ("high_precision",)))
     qat = {"qat": QAT(tables, w)} if row.get("qat") else {}
