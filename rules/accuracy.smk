@@ -15,11 +15,11 @@ rule evaluate_torch:
     output:
         accuracy="results/{dataset}/{scores}/{model}.torch.json",
         logits="results/{dataset}/{scores}/{model}.torch.npy",
-    threads: EVERY_CORE
+    threads: SHORT
     params:
         options=options(classes=dataset.classes, split=slices.split),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {threads} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {EVERY_CORE} --log {log:q}'
 
 
 rule evaluate_onnx:

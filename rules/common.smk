@@ -33,6 +33,8 @@ NAMES = {name: f"{{{name}}}" for name in ("model", "precision", "target")}  # by
 nodes.keep_to_quota(workflow)
 # threads of jobs that run alone, which never make a job stale
 EVERY_CORE = run_checks.one_line(nodes.cores)(tables) or workflow._cores or os.cpu_count()
+# of jobs that start on one core for half of their time, and compute on every core: two of them run at once
+SHORT = EVERY_CORE if tables.cluster else -(-EVERY_CORE // 2)
 workflow.global_resources.update({name: total for name, (total, _) in reach.slots(tables).items()})
 os.environ.update(reach.environment(tables, sys.executable))
 

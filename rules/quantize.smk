@@ -32,11 +32,11 @@ rule calibrate:
         code=host_code("calibrate.py"),
     output:
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
-    threads: EVERY_CORE
+    threads: SHORT
     params:
         options=options(needs="calibration.method", classes=dataset.classes, recipe=slices.calibration),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {threads} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {EVERY_CORE} --log {log:q}'
 
 
 rule train_qat:

@@ -91,9 +91,10 @@ def random_batch(graph: gs.Graph, batch: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((batch, *shape), dtype=np.float32)
 
 
-def outputs(graph: gs.Graph, batch: int, seed: int = 0) -> np.ndarray:
-    """Return the graph's logits, float32 [batch, classes], of random images."""
-    return runner(to_model(graph)).run(None, {INPUT: random_batch(graph, batch, seed)})[0]
+def outputs(graph: gs.Graph, *batches: int) -> list[np.ndarray]:
+    """Return the graph's logits of random images, float32 [batch, classes] for each batch."""
+    session = runner(to_model(graph))
+    return [session.run(None, {INPUT: random_batch(graph, batch)})[0] for batch in batches]
 
 
 def count(graph: gs.Graph) -> int:
