@@ -16,10 +16,12 @@ rule evaluate_torch:
         accuracy="results/{dataset}/{scores}/{model}.torch.json",
         logits="results/{dataset}/{scores}/{model}.torch.npy",
     threads: SHORT
+    resources:
+        cores=EVERY_CORE,
     params:
         options=options(classes=dataset.classes, split=slices.split),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {EVERY_CORE} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {resources.cores} --log {log:q}'
 
 
 rule evaluate_onnx:

@@ -33,10 +33,12 @@ rule calibrate:
     output:
         calibration="results/{dataset}/calibration/{model}.{precision}.json",
     threads: SHORT
+    resources:
+        cores=EVERY_CORE,
     params:
         options=options(needs="calibration.method", classes=dataset.classes, recipe=slices.calibration),
     shell:
-        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {EVERY_CORE} --log {log:q}'
+        '"$LEVIT_PYTHON" {input.code[0]:q} {params.files} {params.options} --threads {resources.cores} --log {log:q}'
 
 
 rule train_qat:

@@ -9,6 +9,7 @@ the largest round. `evaluate_*` run engines of `make bench`.
 
 import argparse
 import contextlib
+import functools
 import os
 import statistics
 import subprocess
@@ -16,56 +17,60 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
 from core import spinning  # noqa: E402
 
-BATCH, SIZE, CLASSES = 16, 224, 10
+SIZE, CLASSES = 224, 10
+QUERY = 16  # images of an engine's query
 SETTINGS = {"as libraries do": {}, "as our jobs do": spinning.OURS}
 PROMISED = {"quiet": 0.90, "busy": 0.35}  # over the quiet speed of the libraries' own
 ENGINE = ROOT / "results/digits/engines/LeViT-128S.fp32"
 
 
-def images():
-    """Return float32 [BATCH, 3, SIZE, SIZE]."""
+def recipe(*keys):
+    """Return a row of config.yaml."""
+    return functools.reduce(lambda rows, key: rows[key], keys, yaml.safe_load((ROOT / "config.yaml").read_text()))
+
+
+def images(count):
+    """Return float32 [count, 3, SIZE, SIZE]."""
     import torch
 
-    return torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
 def train():
-    """Return a training step of LeViT-128S."""
+    """Return a training step of LeViT-128S, of a batch of its recipe."""
     import timm
     import torch
 
     model = timm.create_model("levit_128s", num_classes=CLASSES, distilled=False).train()
     model = model.to(memory_format=torch.channels_last)
-    return stepper(
-        model, lambda model: model(images()).logsumexp(1).sum(), torch.optim.AdamW(model.parameters(), fused=True)
-    )
+    count = recipe("datasets", "digits", "training", "batch")
+    return stepper(model, count, lambda logits: logits.logsumexp(1).sum(), model.parameters(), 1e-3)
 
 
 def qat():
-    """Return a step of QAT with learned scales."""
-    import torch
-
+    """Return a step of QAT with learned scales, of a batch of its recipe."""
     from quantization.calibrator import Calibrator
     from quantization.lsq import LearnedScales
 
-    _, network = Calibrator(folded(), images()).calibrate({"method": "max"})
-    scales = LearnedScales(network, images()[:2])
+    _, network = Calibrator(folded(), images(16)).calibrate({"method": "max"})
+    scales = LearnedScales(network, images(2))
     parameters = [*network.parameters(), *scales.parameters()]
-    return stepper(
-        network, lambda model: model(images()).square().mean(), torch.optim.AdamW(parameters, 1e-5, fused=True)
-    )
+    count = recipe("precisions", "int8_qat", "qat", "batch")
+    return stepper(network, count, lambda logits: logits.square().mean(), parameters, 1e-5)
 
 
 def calibrate():
     """Return the collection of the histograms of two batches of calibration, which threads share."""
     from quantization import backends, histograms
 
-    network, batches = backends.add(folded(), {}), images().repeat(2 * histograms.BATCH // BATCH, 1, 1, 1)
+    network, batches = backends.add(folded(), {}), images(2 * histograms.BATCH)
 
     def step():
         histograms.collect(network, batches)
@@ -75,16 +80,23 @@ def calibrate():
 
 
 def plan():
-    """Return the simulation of a batch in FP16, a part of it on each thread."""
+    """Return the simulation of chunks of images in FP16, one on each thread."""
     from graph import onnx_io, passes
     from model import export
-    from planning import simulate
+    from planning import planner, simulate
 
     graph = passes.transform(onnx_io.from_model(export.to_onnx(folded(), SIZE)), ("fold_constants", "fold_shapes"))
     network = simulate.Network(graph)
     treated = dict.fromkeys((node.name for node in network.nodes), simulate.Half())
-    parts, workers = images().split(BATCH // 2), len(os.sched_getaffinity(0))
-    return lambda: simulate.each(lambda part: network.logits({network.input: part}, treated), parts, workers)
+    workers = len(os.sched_getaffinity(0))
+    batch = images(workers * planner.CHUNK)
+
+    def step():
+        logits = lambda part: network.logits({network.input: part}, treated)  # noqa: E731
+        simulate.each(logits, batch.split(planner.CHUNK), workers)
+        return len(batch)
+
+    return step
 
 
 def evaluate(target, runtime):
@@ -96,8 +108,8 @@ def evaluate(target, runtime):
         import runtimes
 
         session = runtimes.load(runtime).load(f"{ENGINE}.{target}.engine")
-        batch = np.zeros((BATCH, 3, SIZE, SIZE), np.float32)
-        return lambda: session.run(batch)
+        batch = np.zeros((QUERY, 3, SIZE, SIZE), np.float32)
+        return lambda: len(session.run(batch))
 
     return task
 
@@ -106,23 +118,27 @@ def folded():
     """Return the folded LeViT-128S with random weights."""
     from model import deploy, zoo
 
-    return deploy.fold(zoo.create({"timm": "levit_128s", "size": SIZE}, CLASSES), images()[:2])
+    return deploy.fold(zoo.create({"timm": "levit_128s", "size": SIZE}, CLASSES), images(2))
 
 
-def stepper(model, loss, optimizer):
-    """Return a function that takes a step on loss(model), with products in the type of our trainings."""
+def stepper(model, count, loss, parameters, rate):
+    """Return a function that takes a step on loss(logits of `count` images), with products in our trainings' type.
+
+    The images are drawn anew each time, which takes one thread about as long as loading them.
+    """
     import torch
 
     from model import context, training
 
-    device = torch.device("cpu")
+    device, optimizer = torch.device("cpu"), torch.optim.AdamW(parameters, rate, fused=True)
 
     def step():
         optimizer.zero_grad()
         with training.autocast(device, context.fast_type(device)):
-            value = loss(model)
+            value = loss(model(images(count)))
         value.backward()
         optimizer.step()
+        return count
 
     return step
 
@@ -133,7 +149,7 @@ TASKS = {**TRAININGS, "plan": plan, **EVALUATIONS}
 
 
 def serve(task):
-    """Print the images a second of a task's steps, of BATCH images or what they return, for the seconds on stdin."""
+    """Print the images a second of a task's steps, which return their number of images, for the seconds on stdin."""
     if task not in EVALUATIONS:  # OpenVINO and torch share no process
         from model import training
 
@@ -144,8 +160,7 @@ def serve(task):
     for line in sys.stdin:
         done, start = 0, time.monotonic()
         while time.monotonic() - start < float(line):
-            count = step()
-            done += count if isinstance(count, int) else BATCH
+            done += step()
         print(done / (time.monotonic() - start), flush=True)
 
 
