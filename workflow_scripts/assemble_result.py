@@ -8,18 +8,16 @@ import subprocess
 
 from core import provenance, resolved, sources
 from core.command import Command, Job, log, tool_versions
-from core.files import UserError, read_json, sha256_file, write_json
-from reporting import result_file, result_schema
+from core.files import UserError, read_json, sha256_file
+from devices.power_modes import is_same
+from reporting import comparison, result_file
 
 SCORES = ("num_images", "top1", "agreement_with_fp32")  # of the select split
 PREPROCESSING = (*resolved.GEOMETRY, *resolved.NORMALIZATION, "sources", "contradicts")
-ERRORS = (
-    "max_abs_logit_error",
-    "logit_error_over_spread",
-    "smallest_margin",
-    "smallest_changed_margin",
-    "largest_changed_margin",
-)
+ERRORS = ("max_abs_logit_error", "logit_error_over_spread")
+MARGINS = ("smallest_margin", "smallest_changed_margin", "largest_changed_margin")
+# keys of an engine's description that a result has under the same names
+DESCRIBED = ("build_seconds", "engine_builds", "precision_of_layers", "reformats", "warnings", "plugin", "machine")
 EPSILON = 1e-9  # rounding of percentages, which are quotients of counts
 MAX_DEVIATION = 0.03  # relative, of our median compute time from trtexec's
 
@@ -59,8 +57,7 @@ def run(args: Job) -> None:
         *index_notes(read_json(args.index), args.recipe),
         *plugin_notes(read_json(args.plugin) if args.plugin else None),
     ]
-    result_schema.check(result)
-    write_json(args.result, result)
+    result_file.write(args.result, result)
     log_summary(result)
 
 
@@ -101,7 +98,7 @@ def plugin_notes(plugin: dict | None) -> list[str]:
 
 def accuracy_of(accuracy: dict, budget: float) -> dict:
     """Return the accuracy, and whether the loss of top-1 against FP32 is within `budget`, in percentage points."""
-    names = ("top1", "top5", "num_images", "agreement_with_fp32", *ERRORS, "machine")
+    names = ("top1", "top5", "num_images", "agreement_with_fp32", *ERRORS, *MARGINS, "machine")
     lost = accuracy["fp32_top1"] - accuracy["top1"]
     return {**{name: accuracy[name] for name in names}, "budget": budget, "within_budget": lost <= budget + EPSILON}
 
@@ -147,15 +144,9 @@ def engine_of(path: str, described: dict, graph: str) -> dict:
         "path": path,
         "bytes": os.path.getsize(path),
         "sha256": sha256_file(path),
-        "build_seconds": described["build_seconds"],
-        "engine_builds": described["engine_builds"],
         "layers": described["layer_count"],
-        "precision_of_layers": described["precision_of_layers"],
         "int8_share_of_macs": _macs.int8_share(graph, described["layers"]),
-        "reformats": described["reformats"],
-        "warnings": described["warnings"],
-        "plugin": described["plugin"],
-        "machine": described["machine"],
+        **{key: described[key] for key in DESCRIBED},
     }
 
 
@@ -250,9 +241,6 @@ def git_commit() -> str | None:
 
 def log_summary(result: dict) -> None:
     """Log a result in a line, then its warnings and notes."""
-    from devices.power_modes import is_same
-    from reporting import comparison
-
     accuracy = result["accuracy"]
     speed = ", ".join(f"{e['images_per_second']:.1f} images/s at batch {e['batch']}" for e in result["benchmark"])
     log.info(

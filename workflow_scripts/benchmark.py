@@ -7,47 +7,37 @@ and whether it is new or cached (measure/benchmark_cache.py). A value that a dev
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from measure.benchmark_cache import BenchmarkCache
-    from runtimes import Session
-
-from core.command import Command, Job, engine_command, log, plugin_hash
+from core.command import Command, Job, engine_command, log
 from core.files import sha256_file, write_json
+from measure import beside, jetson, meters
+from measure.benchmark_cache import NOT_STABLE, BenchmarkCache
+
+if TYPE_CHECKING:
+    from runtimes import Session
 
 NOT_LATENCIES = ("wall", "energy")
 
 
 def run(args: Job) -> None:
     import runtimes
-    from measure.benchmark_cache import BenchmarkCache
 
     session = runtimes.load(args.runtime, args.plugin).load(args.engine, args.recipe.get("threads", 0))
     digest, scripts = sha256_file(args.engine), ("benchmark.py", f"runtimes/{args.runtime}.py")
-    plugin = plugin_hash(args)
-    facts = {"engine": digest, "identity": args.identity, "running": session.facts, "plugin": plugin}
-    cache = BenchmarkCache(scripts, args.final("benchmark"), **facts)
-    entries = [cached_or_new(cache, session, batch, args.recipe) for batch in args.recipe["batches"]]
+    cache, entries = BenchmarkCache.of(args, "benchmark", *scripts, engine=digest, running=session.facts), []
+    for batch in args.recipe["batches"]:
+        take = functools.partial(entry, session, batch, args.recipe)
+        entries.append(cache.in_mode(session.on_gpu, args.recipe, take, batch=batch))
+        log_summary(entries[-1])
     write_json(args.benchmark, {"engine_sha256": digest, "benchmark": entries})
-
-
-def cached_or_new(cache: BenchmarkCache, session: Session, batch: int, recipe: dict) -> dict:
-    """Return the timing of a batch size: a cached one of the same power mode, or a new one."""
-    from measure import meters
-
-    mode = meters.meter_of(session.on_gpu).power_mode()
-    meters.check_power_mode(recipe, mode)
-    facts = {key: value for key, value in recipe.items() if key != "batches"}
-    timed = cache.get(lambda: entry(session, batch, recipe), batch=batch, recipe=facts, power_mode=mode)
-    log_summary(timed)
-    return timed
 
 
 def entry(session: Session, batch: int, recipe: dict) -> dict:
     """Time a batch size and return its entry of the result JSON."""
-    from measure import beside, jetson, meters, stats, timing
+    from measure import stats, timing
 
     meter, options = meters.meter_of(session.on_gpu), timing.options_of(recipe)
     loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"], options, meter)
@@ -55,7 +45,7 @@ def entry(session: Session, batch: int, recipe: dict) -> dict:
     meters.check_power_mode(recipe, before["power_mode"])
     times = session.time(timing.images_for(session, batch), loop)
     ran, after = window.end(), meter.state()
-    count, latency = len(times.latency), list(times.latency)
+    count, latency = len(times.latency), times.latency.tolist()
     return {
         "batch": batch,
         "throughput_qps": count / times.wall,
@@ -77,9 +67,6 @@ def entry(session: Session, batch: int, recipe: dict) -> dict:
 
 def log_summary(timed: dict) -> None:
     """Log a timing in a line, and a warning if the board was throttled."""
-    from measure import beside
-    from measure.benchmark_cache import NOT_STABLE
-
     latency, note = timed["latency_ms"], "" if timed["stable"] else f": {NOT_STABLE}"
     figures = timed["batch"], latency["median"], latency["p99"], timed["images_per_second"], timed["iterations"]
     text = "batch %d: median %.3f ms, p99 %.3f ms, %.1f images/s, %d queries, CoV %.1f %%%s%s"

@@ -16,6 +16,7 @@ import time
 from core import resolved
 from core.command import Command, Job, log
 from core.files import UserError, write_json
+from devices import probe
 
 TOOL, ENGINE, TOLERANCE = ("polygraphy", "polygraphy_debug.engine", "1e-2")  # as in the original project
 FLAGS = {"fp16": ["--fp16"], "int8": ["--int8"]}
@@ -47,8 +48,6 @@ def run(args: Job) -> None:
 
 def check(recipe: dict) -> dict[str, str | None]:
     """Return the versions of TensorRT and Polygraphy; raise UserError if they are missing or cannot bisect."""
-    from devices import probe
-
     if recipe["compute"] not in FLAGS:
         raise UserError(f"there is nothing to bisect in {recipe['compute']}: only in {' and '.join(FLAGS)}")
     version = probe.facts("tensorrt")["version"]

@@ -14,13 +14,13 @@ from typing import Any
 from core import resolved
 from core.command import Command, Job, engine_command, log
 from core.files import UserError, sha256_file, write_json
+from devices import probe
 
 REQUIRED = ("runtime", "version", "architecture")  # keys of an identity; the others are compared if present
 
 
 def run(args: Job) -> None:
     import runtimes
-    from devices import probe
 
     runtime = runtimes.load(args.runtime, args.plugin)
     here = runtimes.fingerprint(runtime, args.recipe)
@@ -45,7 +45,6 @@ def is_fused(args: Job) -> bool:
 
 def build(runtime: Any, args: Job) -> dict:
     """Build the engine, checking it on the select split if there is a plan, and return its description."""
-    from devices import probe
     from planning import verify
 
     more, graph = {"calibration": args.cache} if args.cache else {}, args.fused if is_fused(args) else args.onnx

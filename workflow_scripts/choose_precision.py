@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from core import objective
 from core.command import Command, Job, log
-from core.files import UserError, read_json, write_json
-from reporting import choice, comparison, result_file, result_schema
+from core.files import UserError, read_json
+from reporting import choice, comparison, result_file
 
 TOO_LITTLE = "not offered: only {:.0%} of its multiply-accumulates are INT8"
 
@@ -35,17 +35,14 @@ def run(args: Job) -> None:
     more = {"precision": args.precision, "chosen": winner["precision"], "chosen_batch": winner["batch"]}
     more.update(objective=wanted.text, accuracy=accuracy, candidates=[choice.public(one) for one in candidates])
     result = {**chosen, **more, "paired_benchmark": timed["paired_benchmark"] or None}
-    result_schema.check(result)
-    write_json(args.result, result)
+    result_file.write(args.result, result)
 
 
 def check(results: list[dict], scores: list[dict], timed: dict) -> None:
     """Raise UserError if a score, or an engine that was timed in turns, is of another engine than its result."""
-    for result, score in zip(results, scores):
-        if score["engine_sha256"] != result["engine"]["sha256"]:
-            raise UserError(
-                f"the score on the select split is of another engine than {result['engine']['path']}: run again"
-            )
+    from planning import criterion
+
+    criterion.check_engines(scores, [(result["engine"]["path"], result["engine"]["sha256"]) for result in results])
     hashes = {result["precision"]: result["engine"]["sha256"] for result in results}
     for engine in [engine for entry in timed["paired_benchmark"] for engine in entry["engines"]]:
         if hashes.get(engine["precision"]) != engine["engine_sha256"]:

@@ -5,17 +5,15 @@ For the runtime onnxruntime, an engine is a plain .onnx file. The recipe is {"th
 
 from __future__ import annotations
 
-from typing import Any
-
 from core import resolved
 from core.command import Command, Job, engine_command, log
 from core.files import UserError, sha256_file, write_json
+from devices import probe
 
 
 def run(args: Job) -> None:
     import runtimes
     from data import cache, index
-    from devices import probe
     from measure import accuracy
     from measure.logits import logits_of, read_logits
 
@@ -25,7 +23,9 @@ def run(args: Job) -> None:
     model = resolved.read(args.model, resolved.NORMALIZATION)
     logits = logits_of(session, args.engine, cache.read(args.images, len(labels)), model)
     accuracy.check_finite(logits, args.engine, index.files(table, args.index, args.split))
-    check_classes(logits, table, args.engine)
+    if logits.shape[1] != len(table["classes"]):
+        classes = f"{logits.shape[1]} classes, and the dataset {len(table['classes'])}"
+        raise UserError(f"{args.engine} has {classes}: evaluate it on the dataset that it is of")
     scores = accuracy.score(logits, labels, read_logits(args.reference))
     facts = {"split": args.split, "engine_sha256": sha256_file(args.engine), "machine": probe.machine()}
     write_json(args.accuracy, {**facts, **scores})
@@ -39,12 +39,6 @@ def run(args: Job) -> None:
     )
     if scores["logit_error_over_spread"] is not None:
         log.info("the largest error of a logit is %.2g of their spread", scores["logit_error_over_spread"])
-
-
-def check_classes(logits: Any, table: dict, engine: str) -> None:
-    """Raise UserError if the engine has another number of classes than the dataset; logits: [N, classes]."""
-    if logits.shape[1] != len(table["classes"]):
-        raise UserError(f"{engine} has {logits.shape[1]} classes, and the dataset {len(table['classes'])}")
 
 
 def command() -> Command:

@@ -2,11 +2,11 @@
 
 from core.command import Command, Job
 from core.files import UserError, write_json
+from devices import probe
 
 
 def run(args: Job) -> None:
     import runtimes
-    from devices import probe
 
     if not isinstance(args.target, dict) or "runtime" not in args.target:
         raise UserError("--target: a row of `targets` with its runtime is needed")

@@ -9,71 +9,53 @@ known to 2.5 %. What the choice is for (`objective`) decides nothing here.
 
 from __future__ import annotations
 
-import os
+import contextlib
+import functools
 from typing import Any
 
-from core.command import Command, Job, engine_command, log, plugin_hash
-from core.files import UserError, read_json, sha256_file, write_json
-from measure import beside, paired
+from core.command import Command, Job, engine_command, log
+from core.files import read_json, sha256_file, write_json
+from measure import beside, meters, paired
+from measure.benchmark_cache import NOT_STABLE, BenchmarkCache
 
 
 def run(args: Job) -> None:
     import runtimes
-    from measure.benchmark_cache import BenchmarkCache
-    from planning.criterion import finalists
+    from planning import criterion
 
     runtimes.load(args.runtime, args.plugin)  # the engines' processes load it as well
-    hashes = [sha256_file(path) for path in args.engines]
+    engines = [(path, sha256_file(path)) for path in args.engines]
     scores = [read_json(path) for path in args.select]
-    check(args.engines, hashes, scores)
-    able = finalists(scores, args.recipe["budget"])
-    rows = [{**args.recipe["candidates"][i], "engine_sha256": hashes[i], "engine": args.engines[i]} for i in able]
+    criterion.check_engines(scores, engines)
+    named = [dict(zip(("engine", "engine_sha256"), engine)) for engine in engines]
+    able = criterion.finalists(scores, args.recipe["budget"])
+    rows = [{**args.recipe["candidates"][number], **named[number]} for number in able]
     log.info("finalists: %s", ", ".join(row["precision"] for row in rows))
-    plugin = plugin_hash(args)
-    scripts = ("paired_benchmark.py", f"runtimes/{args.runtime}.py")
-    cache = BenchmarkCache(scripts, args.final("paired_benchmark"), identity=args.identity, plugin=plugin)
+    cache = BenchmarkCache.of(args, "paired_benchmark", "paired_benchmark.py", f"runtimes/{args.runtime}.py")
     entries = time(rows, args.runtime, args.recipe, cache)
     write_json(args.paired_benchmark, {"finalists": [row["precision"] for row in rows], "paired_benchmark": entries})
 
 
-def check(engines: list[str], hashes: list[str], scores: list[dict]) -> None:
-    """Raise UserError if a score is of another engine."""
-    for engine, digest, score in zip(engines, hashes, scores):
-        if score["engine_sha256"] != digest:
-            raise UserError(f"the score on the select split is of another engine than {engine}: run again")
-
-
-def time(rows: list[dict], runtime: str, recipe: dict, cache: Any) -> list[dict]:
+def time(rows: list[dict], runtime: str, recipe: dict, cache: BenchmarkCache) -> list[dict]:
     """Return an entry for each batch size, in ascending order; none for one engine with one batch size."""
     from measure.interleaved import EngineProcess
 
     pairs = sorted(((row, batch) for row in rows for batch in row["batches"]), key=lambda pair: pair[1])
     if len(pairs) == 1:
         return []
-    contenders = {row["engine"]: EngineProcess(runtime, row["engine"], recipe.get("threads", 0)) for row in rows}
-    try:
-        timed = in_turns(pairs, contenders, recipe, cache)
-    finally:
-        for contender in contenders.values():
-            contender.end()
+    threads = recipe.get("threads", 0)
+    with contextlib.ExitStack() as processes:
+        started = ((row["engine"], EngineProcess(runtime, row["engine"], threads)) for row in rows)
+        loaded = {engine: processes.enter_context(contextlib.closing(process)) for engine, process in started}
+        running = [process.facts for process in loaded.values()]
+        on_gpu, engines = running[0]["on_gpu"], [[row["engine_sha256"], batch] for row, batch in pairs]
+        timing = functools.partial(take, pairs, loaded, recipe, meters.meter_of(on_gpu))
+        timed = cache.in_mode(on_gpu, recipe, timing, engines=engines, running=running)
     parts = timed["batches"]
     entries = [entry(timed, part, [row for row, batch in pairs if batch == part["batch"]]) for part in parts]
     for each in entries:
         log_summary(each)
     return entries
-
-
-def in_turns(pairs: list[tuple], contenders: dict, recipe: dict, cache: Any) -> dict:
-    """Return the timing of (row, batch) pairs, a cached or a new one; contenders: {engine: its process}."""
-    from measure import meters
-
-    running = [contender.facts for contender in contenders.values()]
-    meter = meters.meter_of(running[0]["on_gpu"])
-    mode = meter.power_mode()
-    meters.check_power_mode(recipe, mode)
-    engines = [[row["engine_sha256"], batch] for row, batch in pairs]
-    facts = {"engines": engines, "power_mode": mode, "running": running, "recipe": without_names(recipe)}
-    return cache.get(lambda: take(pairs, contenders, recipe, meter, mode), **facts)
 
 
 def entry(timed: dict, part: dict, rows: list[dict]) -> dict:
@@ -83,24 +65,19 @@ def entry(timed: dict, part: dict, rows: list[dict]) -> dict:
     return {**common, **part, "engines": [{**row, **turns} for row, turns in zip(named, part["engines"])]}
 
 
-def without_names(recipe: dict) -> dict:
-    """Return the part of a recipe that decides a timing."""
-    return {key: value for key, value in recipe.items() if key not in ("budget", "candidates", "batches")}
+def take(pairs: list[tuple], loaded: dict, recipe: dict, meter: Any) -> dict:
+    """Time (row, batch) pairs: return the turns of each batch size, whether all are stable, and what ran beside them.
 
+    loaded: {engine: its process}. Turns in which the power mode changes are not stable.
+    """
+    from measure import interleaved
 
-def take(pairs: list[tuple], contenders: dict, recipe: dict, meter: Any, mode: str | None) -> dict:
-    """Time all pairs: return the turns of each batch size, whether all are stable, and what ran beside them."""
-    from measure import interleaved, timing
-
-    window = beside.Window([os.getpid(), *(contender.process.pid for contender in contenders.values())])
-    timed = [(contenders[row["engine"]], batch) for row, batch in pairs]
-    turns = interleaved.in_rounds(timed, recipe, timing.options_of(recipe))
-    summaries = [{"batch": batch, **interleaved.summary(several, batch)} for several, (_, batch) in zip(turns, pairs)]
+    mode = meter.power_mode()
+    summaries, ran = interleaved.summaries([(loaded[row["engine"]], batch) for row, batch in pairs], recipe)
     batches = [part(batch, summaries) for batch in sorted({batch for _, batch in pairs})]
-    facts = {"power_mode": mode, "beside": window.end()}
     if meter.power_mode() != mode:
         batches = [{**one, "stable": False} for one in batches]
-    return {**facts, "batches": batches, "stable": all(one["stable"] for one in batches)}
+    return {"power_mode": mode, "beside": ran, "batches": batches, "stable": all(one["stable"] for one in batches)}
 
 
 def part(batch: int, summaries: list[dict]) -> dict:
@@ -114,8 +91,6 @@ def part(batch: int, summaries: list[dict]) -> dict:
 
 def log_summary(timed: dict) -> None:
     """Log each engine's speed over the first one's, with its interval."""
-    from measure.benchmark_cache import NOT_STABLE
-
     base = timed["engines"][0]
     for other in timed["engines"][1:]:
         ratio = paired.speed_ratio(other["median_ms"], base["median_ms"])

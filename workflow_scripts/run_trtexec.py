@@ -9,14 +9,15 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from core.command import Command, Job, engine_command, log, plugin_hash
+from core.command import Command, Job, engine_command, log
 from core.files import sha256_file, write_json
+from devices import toolchain
+from measure.benchmark_cache import BenchmarkCache
 
 LATENCIES = ("latency", "compute", "h2d", "d2h", "enqueue")
 
 
 def run(args: Job) -> None:
-    from devices import toolchain
     from measure import trtexec
 
     tool = trtexec.find((args.identity or {}).get("version"))
@@ -32,17 +33,11 @@ def run(args: Job) -> None:
 
 def entries(tool: Any, args: Job, digest: str) -> Iterator[dict]:
     """Yield the timing, cached or new, of each batch size that this trtexec can run."""
-    from measure.benchmark_cache import BenchmarkCache
-    from measure.meters import meter_of
-
-    common = {key: value for key, value in args.recipe.items() if key != "batches"}
-    facts = {"engine": digest, "identity": args.identity, "trtexec": tool.version, "recipe": common}
-    facts["plugin"] = plugin_hash(args)
-    cache = BenchmarkCache(("run_trtexec.py",), args.final("trtexec"), **facts)
+    cache = BenchmarkCache.of(args, "trtexec", "run_trtexec.py", engine=digest, trtexec=tool.version)
     for batch, shapes, profile in queries(args, args.recipe["batches"]):
         if tool.serves(profile):
             take = functools.partial(entry, batch, tool, (args.engine, shapes, profile, args.recipe))
-            timed = cache.get(take, batch=batch, power_mode=meter_of(True).power_mode())
+            timed = cache.in_mode(True, args.recipe, take, batch=batch)
             log_summary(timed)
             yield timed
         else:
@@ -69,7 +64,7 @@ def entry(batch: int, tool: Any, query: tuple) -> dict:
 
     times = tool.time(*query)
     count, summaries = len(times.latency), {f"{name}_ms": stats.summary(getattr(times, name)) for name in LATENCIES}
-    steady = stats.is_stable(list(times.latency))
+    steady = stats.is_stable(times.latency.tolist())
     return {"batch": batch, "throughput_qps": count / times.wall, **summaries, "iterations": count, "stable": steady}
 
 

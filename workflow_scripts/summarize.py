@@ -8,16 +8,13 @@ from pathlib import Path
 
 from core.command import Command, Job
 from core.files import UserError
+from reporting import comparison, over_pytorch
 
 
 def run(args: Job) -> None:
-    from reporting import comparison, over_pytorch
-
     table = over_pytorch.table_of(comparison.load(args.results))
-    lines = ["\t".join([*comparison.COLUMNS, *over_pytorch.COLUMNS])] + [
-        "\t".join(_cell(value) for value in row.values()) for row in table
-    ]
-    Path(args.summary).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows = [[*comparison.COLUMNS, *over_pytorch.COLUMNS], *(map(_cell, row.values()) for row in table)]
+    Path(args.summary).write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _cell(value):
@@ -30,8 +27,6 @@ def _cell(value):
 
 def show(folder: str = "results") -> list[str]:
     """Print the results in a folder, a table per dataset and target; return a line for each unreadable file."""
-    from reporting import comparison, over_pytorch
-
     results, problems = readable(sorted(map(str, Path(folder).glob("*.*.*.json"))))
     for grid in comparison.grids(results):
         print(f"\n{grid['dataset']} on {grid['target']} ({grid['device']})")
@@ -51,8 +46,6 @@ def show(folder: str = "results") -> list[str]:
 
 def readable(paths: Iterable[str]) -> tuple[list[dict], list[str]]:
     """Return the results in the files, and a line for each file that is not a result or was changed."""
-    from reporting import comparison
-
     results: list[dict] = []
     problems: list[str] = []
     for path in paths:
@@ -67,20 +60,12 @@ def _lines(results, model, row, batches):
     lines = [[model, "top-1 %", *(_accuracy(result) for result in row)]]
     for batch in batches:
         lines.append(["", f"images/s @{batch}", *(_speed(results, result, batch) for result in row)])
-        over = [_over(results, result, batch) for result in row]
+        over = [over_pytorch.format_over(over_pytorch.over_pytorch(results, r, batch)) if r else "" for r in row]
         lines += [["", f"over PyTorch @{batch}", *over]] if any(over) else []
     return lines
 
 
-def _over(results, result, batch):
-    from reporting import over_pytorch
-
-    return over_pytorch.format_over(over_pytorch.over_pytorch(results, result, batch)) if result else ""
-
-
 def _accuracy(result):
-    from reporting import comparison
-
     if result is None:
         return ""
     mark = f" {comparison.BARELY_INT8}" if comparison.is_barely_int8(result) else ""
@@ -88,8 +73,6 @@ def _accuracy(result):
 
 
 def _speed(results, result, batch):
-    from reporting import comparison
-
     entry = comparison.timing(result, batch) if result else None
     if entry is None:
         return ""

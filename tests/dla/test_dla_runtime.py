@@ -10,7 +10,7 @@ import assemble_result
 import compare_dla
 from core.files import UserError, write_json
 from dla.compare import compare
-from reporting import result_schema
+from reporting import result_file
 from runtimes import _dla, _tensorrt, tensorrt
 
 KINDS = ("CONVOLUTION", "ELEMENTWISE", "SHUFFLE", "SLICE", "MATRIX_MULTIPLY", "SOFTMAX", "POOLING", "CONSTANT")
@@ -265,7 +265,7 @@ def test_the_result_says_both_in_short(tmp_path):
     found = assemble_result.dla_of(str(tmp_path / "c.json"))
     short = {"verdict": "not worth it", "predicted_subgraphs": 2, "built_subgraphs": 2, "same": True}
     assert found == {**short, "path": str(tmp_path / "c.json")} and assemble_result.dla_of(None) is None
-    result_schema.check({**VALID, "dla": found})
+    result_file.check({**VALID, "dla": found})
 
 
 def test_a_builder_that_tells_nothing_agrees_with_nothing():

@@ -209,7 +209,7 @@ class Counted:
 def test_turns_take_as_long_as_a_benchmark_of_each_and_no_query_more():
     contenders = [Counted(), Counted()]
     pairs = [(contenders[0], 1), (contenders[0], 16), (contenders[1], 16)]
-    found = interleaved.in_rounds(pairs, {"warmup_ms": 500, "duration_ms": 3000, "iterations": 50}, {})
+    found = interleaved.in_rounds(pairs, {"warmup_ms": 500, "duration_ms": 3000, "iterations": 50})
     assert [len(several) for several in found] == [interleaved.ROUNDS] * 3
     for one, batch in pairs:
         asked = [loop for of, loop in one.asked if of == batch]
@@ -220,7 +220,7 @@ def test_turns_take_as_long_as_a_benchmark_of_each_and_no_query_more():
 
 def test_turns_in_short():
     turns = [interleaved.Turn([1.0, 3.0, 2.0], 0.006), interleaved.Turn([5.0], 0.01)]
-    found = interleaved.summary(turns, batch=4)
+    found = interleaved._summary(turns, batch=4)
     assert found["median_ms"] == [2.0, 5.0] and found["images_per_second"] == pytest.approx([2000, 400])
     assert found["latency_ms"] == {"median": 2.5, "p99": 5.0}, "of all queries"
 

@@ -160,7 +160,7 @@ def test_what_a_version_has_not():
         tensorrt._check(library("11"), FP32, {"nodes": []}, None)
     with pytest.raises(UserError, match=r"takes no calibration cache \(a.cache\): quantize explicitly"):
         tensorrt._check(library("11"), INT8, None, "a.cache")
-    with pytest.raises(UserError, match="cannot compute in fp32 there: one of fp16, int8"):
+    with pytest.raises(UserError, match="cannot compute in fp32 here: one of fp16, int8"):
         tensorrt._check(library("8.5"), {**FP32, "dla": True}, None, None)
 
 

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from core import processors, sources
+from core.command import Job, plugin_hash
 from core.files import UserError, digest_of, read_json, write_json
 from devices.probe import machine
+from measure import meters
 
 FOLDER, RETIME = "LEVIT_BENCHMARKS", "LEVIT_RETIME"
 KEPT, NEW = "kept", "new"
+CHOICE = ("batches", "budget", "candidates")  # keys of a recipe that say what is timed, not how
 NOT_STABLE = "NOT STABLE; to time it again on an idle machine: make retime RESULT=results/X.json"
 
 log = logging.getLogger("levit")
@@ -45,6 +48,18 @@ class BenchmarkCache:
         self.folder, self.retime = os.environ.get(FOLDER), is_retimed(output)
         self.common = {"code": timing_code(*scripts), "machine": machine(), **facts}
         self.common["processors"] = processors.available()  # fewer by taskset or in a container
+
+    @classmethod
+    def of(cls, args: Job, output: str, *scripts: str, **facts: Any) -> BenchmarkCache:
+        """Return the cache of a command of `engine_command`, whose output has a name; scripts, facts: as __init__'s."""
+        return cls(scripts, args.final(output), identity=args.identity, plugin=plugin_hash(args), **facts)
+
+    def in_mode(self, on_gpu: bool, recipe: dict, measure: Callable[[], dict], **facts: Any) -> dict:
+        """Return `get` of a recipe in the device's power mode; raise UserError where the recipe asks for another."""
+        mode = meters.meter_of(on_gpu).power_mode()
+        meters.check_power_mode(recipe, mode)
+        how = {key: value for key, value in recipe.items() if key not in CHOICE}
+        return self.get(measure, recipe=how, power_mode=mode, **facts)
 
     def get(self, measure: Callable[[], dict], **facts: Any) -> dict:
         """Return a cached timing with `timed: kept`, else that of `measure()` with `timed: new`.

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 from typing import Any, NamedTuple, Sequence
 
 import runtimes
 from core.files import UserError
-from measure import stats, timing
+from measure import beside, stats, timing
 
 ROUNDS = 12
 DIED = "its process died (out of memory?)"
@@ -51,7 +52,7 @@ class EngineProcess:
             raise UserError(f"{self.engine}: {DIED}") from None
         return self._reply()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Let its process end."""
         self.pipe.close()
 
@@ -86,10 +87,10 @@ def _turn(session, batch, loop, options):
     return Turn([float(milliseconds) for milliseconds in timed.latency], timed.wall)
 
 
-def in_rounds(pairs: Sequence[tuple[EngineProcess, int]], recipe: dict, options: dict) -> list[list[Turn]]:
+def in_rounds(pairs: Sequence[tuple[EngineProcess, int]], recipe: dict) -> list[list[Turn]]:
     """Return the turns of each (engine, batch), one a round; each pair is timed as long as a benchmark would take."""
-    share = (math.ceil(recipe["warmup_ms"] / ROUNDS), recipe["duration_ms"] / ROUNDS)
-    loop = (*share, math.ceil(recipe["iterations"] / ROUNDS))
+    warmup_ms, iterations = (math.ceil(recipe[key] / ROUNDS) for key in ("warmup_ms", "iterations"))
+    loop, options = (warmup_ms, recipe["duration_ms"] / ROUNDS, iterations), timing.options_of(recipe)
     for engine, batch in pairs:
         engine.time(batch, (recipe["warmup_ms"], 0, 1), options)
     turns: list[list[Turn]] = [[] for _ in pairs]
@@ -100,11 +101,21 @@ def in_rounds(pairs: Sequence[tuple[EngineProcess, int]], recipe: dict, options:
     return turns
 
 
-def summary(turns: Sequence[Turn], batch: int) -> dict:
-    """Return {median_ms, images_per_second: a value of each round, latency_ms: {median, p99} of all queries}."""
+def summaries(pairs: Sequence[tuple[EngineProcess, int]], recipe: dict) -> tuple[list[dict], dict]:
+    """Time (engine, batch) pairs in turns; return (a summary of each, what ran beside them).
+
+    A summary is {batch, median_ms, images_per_second: a value of each round, latency_ms: {median, p99} of all queries}.
+    """
+    window = beside.Window([os.getpid(), *filter(None, {engine.process.pid for engine, _ in pairs})])
+    turns = in_rounds(pairs, recipe)
+    return [_summary(several, batch) for several, (_, batch) in zip(turns, pairs)], window.end()
+
+
+def _summary(turns, batch):
     queries = sorted(milliseconds for turn in turns for milliseconds in turn.latency)
     return {
-        "median_ms": [stats.median(sorted(turn.latency)) for turn in turns],
+        "batch": batch,
+        "median_ms": [stats.median(turn.latency) for turn in turns],
         "images_per_second": [len(turn.latency) * batch / turn.wall for turn in turns],
         "latency_ms": {"median": stats.median(queries), "p99": stats.percentile(queries, 99)},
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Sequence
 
 MISSED = 0.05
@@ -20,9 +21,8 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     ordered, count = sorted(values), len(values)
     if count < 6:
         raise ValueError(f"{count} rounds are too few for an interval")
-    middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
     rank = _rank(count)
-    return middle, ordered[rank], ordered[count - 1 - rank]
+    return statistics.median(ordered), ordered[rank], ordered[count - 1 - rank]
 
 
 def _rank(count):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import median
 
 import numpy as np
 
@@ -22,12 +23,6 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return float(ordered[max(count - 1 - excluded, 0)])
 
 
-def median(ordered: Sequence[float]) -> float:
-    """Return the middle of ascending values, or the mean of the two middle ones."""
-    half = len(ordered) // 2
-    return float(ordered[half]) if len(ordered) % 2 else (float(ordered[half - 1]) + float(ordered[half])) / 2
-
-
 def summary(values: Iterable[float] | None) -> dict[str, float] | None:
     """Return {mean, median, p90, p95, p99, min, max} of values, or None for None."""
     if values is None:
@@ -35,7 +30,7 @@ def summary(values: Iterable[float] | None) -> dict[str, float] | None:
     ordered = sorted(values)
     return {
         "mean": float(math.fsum(ordered)) / len(ordered),
-        "median": median(ordered),
+        "median": float(median(ordered)),
         "p90": percentile(ordered, 90),
         "p95": percentile(ordered, 95),
         "p99": percentile(ordered, 99),
@@ -52,9 +47,9 @@ def variation(values: Sequence[float]) -> float:
 
 def drift(values: Sequence[float]) -> float:
     """Return the largest relative deviation of the median of any of WINDOWS successive parts from the whole's."""
-    whole, parts = median(sorted(values)), min(WINDOWS, len(values))
+    whole, parts = median(values), min(WINDOWS, len(values))
     edges = [i * len(values) // parts for i in range(parts + 1)]
-    return max(abs(median(sorted(values[a:b])) - whole) for a, b in zip(edges, edges[1:])) / whole
+    return max(abs(median(values[a:b]) - whole) for a, b in zip(edges, edges[1:])) / whole
 
 
 def is_stable(values: Sequence[float]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from core.files import UserError
 from measure import accuracy
 
 EPSILON = 1e-9  # percentages are quotients of counts
@@ -57,6 +58,13 @@ def is_within(score: dict, budget: float) -> bool:
 def lost(score: dict) -> float:
     """Return the top-1 points that a score loses against PyTorch FP32."""
     return score["fp32_top1"] - score["top1"]
+
+
+def check_engines(scores: list[dict], engines: list[tuple[str, str]]) -> None:
+    """Raise UserError if a score on the select split is of another engine than its own of [(path, SHA-256)]."""
+    for score, (path, digest) in zip(scores, engines):
+        if score["engine_sha256"] != digest:
+            raise UserError(f"the score on the select split is of another engine than {path}: run again")
 
 
 def finalists(scores: list[dict], budget: float) -> list[int]:

@@ -1,13 +1,15 @@
-"""Reading result files: older ones are completed with null for the keys that they lack. Standard library only."""
+"""Result files: a new one is checked against its schema; what an older one lacks is null. Standard library to read."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from core import provenance
-from core.files import UserError, read_json
+from core.files import UserError, read_json, write_json
+from core.sources import ROOT
 
-VERSION = 2  # of rules/schemas/result.schema.yaml; results of version 1 do not name it
+SCHEMA = "result.schema.yaml"
+VERSION = 2  # of SCHEMA; results of version 1 do not name it
 OLDER = "an older version of the project wrote it: run snakemake for it again"
 PARTS = {**dict.fromkeys(("dataset", "accuracy", "engine", "target_identity", "provenance"), dict), "benchmark": list}
 NAMES = ("model", "precision", "target")
@@ -49,6 +51,25 @@ def current(path: str) -> dict[str, Any]:
     if result["schema_version"] < VERSION:
         raise UserError(f"{path}: {OLDER}")
     return result
+
+
+def write(path: str, result: dict[str, Any]) -> None:
+    """Check a result, then write it."""
+    check(result)
+    write_json(path, result)
+
+
+def check(result: dict[str, Any]) -> None:
+    """Raise UserError that names the first place where a result violates rules/schemas/result.schema.yaml."""
+    import jsonschema
+    import yaml
+
+    schema = yaml.safe_load((ROOT.parent / "rules" / "schemas" / SCHEMA).read_text(encoding="utf-8"))
+    violations = jsonschema.Draft7Validator(schema).iter_errors(result)
+    first = min(violations, key=lambda error: list(map(str, error.path)), default=None)
+    if first:
+        where = ".".join(map(str, first.path)) or "the result"
+        raise UserError(f"the result violates {SCHEMA}: {where}: {first.message}")
 
 
 def is_result(value: Any) -> bool:

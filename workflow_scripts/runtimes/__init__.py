@@ -23,7 +23,7 @@ import contextlib
 import gc
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,15 @@ def fingerprint(runtime: Any, row: dict) -> dict:
 def requested_precisions(recipe: dict) -> list[str]:
     """Return the precisions that a recipe computes in."""
     return [recipe["compute"]] + ([recipe["high_precision"]] if recipe.get("high_precision") else [])
+
+
+def check_recipe(runtime: str, recipe: dict, computes: Iterable[str], plan: dict | None = None) -> None:
+    """Raise UserError for a precision that a runtime does not compute in here, and for a plan of precisions."""
+    if plan is not None:
+        raise UserError(f"{runtime} takes no plan of precisions: the types are in the graph (placement of quantizers)")
+    for kind in requested_precisions(recipe):
+        if kind not in computes:
+            raise UserError(f"{runtime} cannot compute in {kind} here: one of {', '.join(computes)}")
 
 
 def missing_precisions(recipe: dict, layers: list[dict] | None) -> list[str]:

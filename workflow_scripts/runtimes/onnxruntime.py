@@ -17,7 +17,7 @@ import numpy as np
 from core import spinning
 from core.files import UserError
 from devices import probe
-from runtimes import _container, _cpu, description, import_library, missing_precisions, requested_precisions
+from runtimes import _container, _cpu, check_recipe, description, import_library, missing_precisions
 
 NAME = "onnxruntime"
 REMEDY = "install onnxruntime with this Python, as envs/ pins it"
@@ -40,11 +40,7 @@ def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
 
     Raises UserError for a precision that ONNX Runtime does not have on a CPU and for a graph that it cannot read.
     """
-    if plan is not None:
-        raise UserError("onnxruntime takes no plan of precisions: quantize fewer nodes instead (placement)")
-    asked = requested_precisions(recipe)
-    if not set(COMPUTES).issuperset(asked):
-        raise UserError(f"onnxruntime cannot compute in {asked[-1]} on a CPU: one of {', '.join(COMPUTES)}")
+    check_recipe(NAME, recipe, COMPUTES, plan)
     start, here = time.monotonic(), fingerprint()
     with tempfile.TemporaryDirectory() as folder:
         optimized = os.path.join(folder, PART)

@@ -15,7 +15,7 @@ import numpy as np
 from core import spinning
 from core.files import UserError
 from devices import probe
-from runtimes import _container, _cpu, description, import_library, missing_precisions
+from runtimes import _container, _cpu, check_recipe, description, import_library, missing_precisions
 
 NAME = "openvino"
 REMEDY = "install openvino with this Python, as envs/ pins it"
@@ -38,10 +38,10 @@ def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
     A processor without BF16 computes in FP32, with a warning: OpenVINO would emulate BF16, slowly and silently.
     Raises UserError for a precision that the CPU plug-in lacks and for a graph that it cannot read or reshape.
     """
-    if plan is not None:
-        raise UserError("openvino takes no plan of precisions: quantize fewer nodes instead (placement)")
-    here = fingerprint()
-    start, hint, batches = time.monotonic(), _hint(recipe, here["capabilities"]), sorted(set(recipe["batches"]))
+    compute = recipe.get("high_precision") or recipe["compute"]  # INT8 is in the graph
+    check_recipe(NAME, {"compute": compute}, sorted(HINTS), plan)
+    here, start, batches = fingerprint(), time.monotonic(), sorted(set(recipe["batches"]))
+    hint = HINTS[compute if compute.upper() in here["capabilities"] else "fp32"]
     threads = _cpu.threads_of(recipe.get("threads", 0))
     parts = {f"batch{batch}.blob": _compile(onnx, batch, hint, threads) for batch in batches}
     seconds = time.monotonic() - start
@@ -67,13 +67,6 @@ def profile(engine: str, batch: int, threads: int = 0, queries: int = 20) -> lis
     OpenVINO counts whole microseconds. A first query, which initializes the model, is not part of the average.
     """
     return _executed(engine, batch, queries, threads)
-
-
-def _hint(recipe, capabilities):
-    compute = recipe.get("high_precision") or recipe["compute"]
-    if compute not in HINTS:
-        raise UserError(f"openvino cannot compute in {compute} on a CPU: one of {', '.join(sorted(HINTS))}")
-    return HINTS[compute if compute.upper() in capabilities else "fp32"]
 
 
 def _properties(hint, threads):

@@ -23,10 +23,10 @@ from runtimes import (
     _cpu,
     _program,
     _torch_cuda,
+    check_recipe,
     description,
     import_library,
     missing_precisions,
-    requested_precisions,
 )
 
 NAME = "pytorch"
@@ -50,11 +50,7 @@ def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
     The recipe is {compute, batches, device?, compile?, fused_attention?, tf32?, threads?}. Raises UserError for INT8
     and for plans, which are of ONNX graphs, without a usable GPU, and where Inductor cannot compile.
     """
-    if plan is not None:
-        raise UserError("pytorch takes no plan of precisions: one precision throughout")
-    for compute in requested_precisions(recipe):
-        if compute not in DTYPES:
-            raise UserError(f"pytorch cannot compute in {compute} here: one of {', '.join(DTYPES)}")
+    check_recipe(NAME, recipe, DTYPES, plan)
     device, start = recipe.get("device") or "cpu", time.monotonic()
     _check_device(device)
     program = _program.load(onnx, Path(onnx).read_bytes())

@@ -27,6 +27,7 @@ from runtimes import (
     _layers,
     _plugins,
     _tensorrt,
+    check_recipe,
     description,
     import_library,
     missing_precisions,
@@ -123,9 +124,8 @@ def profile(engine: str, batch: int, threads: int = 0, queries: int = 20) -> lis
 def _check(trt, recipe, plan, calibration):
     """Raise UserError where this version lacks what the recipe asks for."""
     version, computes = f"TensorRT {trt.__version__}", DLA_COMPUTES if recipe.get("dla") else PRECISIONS
+    check_recipe(version, recipe, computes)
     for kind in requested_precisions(recipe):
-        if kind not in computes:
-            raise UserError(f"{version} cannot compute in {kind} there: one of {', '.join(computes)}")
         flag = _tensorrt.FLAGS.get(kind)
         if flag and not _tensorrt.is_strongly_typed(trt) and not hasattr(trt.BuilderFlag, flag):
             raise UserError(f"{version} has no {kind}: choose another precision for this target")

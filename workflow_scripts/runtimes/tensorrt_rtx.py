@@ -6,30 +6,23 @@ layers' precisions are read from the builder's log, because the inspector needs 
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 import time
 from typing import Any
 
 from core.files import UserError
 from devices import probe
-from runtimes import PRECISIONS, _gpu, _tensorrt, description, missing_precisions
+from runtimes import PRECISIONS, _gpu, _tensorrt, check_recipe, description, import_library, missing_precisions
 
 NAME = "tensorrt_rtx"
 MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")  # the meta package's name, and its bindings' own
+REMEDY = "install tensorrt-rtx-cu13-bindings, as envs/ pins it"
 
 
 def library() -> Any:
     """Return the library's module; raise UserError where it is not installed."""
-    for name in MODULES:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise UserError(f"{name} cannot be imported: {error}") from None
-        except ImportError as error:
-            raise UserError(f"{name} cannot be imported: {error}") from None
-    raise UserError("TensorRT-RTX is not installed here: install tensorrt-rtx-cu13-bindings, as envs/ pins it")
+    return import_library(next(filter(importlib.util.find_spec, MODULES), NAME), REMEDY)
 
 
 def fingerprint() -> dict:
@@ -43,10 +36,7 @@ def build(onnx: str, recipe: dict, plan: dict | None, engine: str) -> dict:
     compute_capabilities: ["8.9", ...] to build for, or absent for the library's portable default.
     Raises UserError naming the first node that does not parse, an unknown capability, or the library's reason.
     """
-    if plan is not None:
-        raise UserError("tensorrt_rtx takes no plan of precisions: the types are in the graph")
-    if recipe["compute"] not in PRECISIONS:
-        raise UserError(f"tensorrt_rtx cannot compute in {recipe['compute']}: one of {', '.join(PRECISIONS)}")
+    check_recipe(NAME, recipe, PRECISIONS, plan)
     trt, start = library(), time.monotonic()
     _tensorrt.logger_of(trt).take()
     builder = trt.Builder(_tensorrt.logger_of(trt))
