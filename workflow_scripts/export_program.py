@@ -1,30 +1,18 @@
 """Export a checkpoint's folded network with torch.export: a .pt2 archive with a dynamic batch, which PyTorch runs."""
 
 from core import resolved
-from core.command import Command, Job, log
-from core.files import UserError
-
-MAX_ERROR = 1e-4  # of logits against the trained module, relative to the largest logit
+from core.command import Command, Job
 
 
 def run(args: Job) -> None:
-    import torch
-
     from model import checkpoint, deploy, equivalence, zoo
     from runtimes import _program
 
     row = resolved.read(args.model, resolved.VISION)
-    model = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint).eval()
+    model = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     images = equivalence.images(args.images, row)
     exported = _program.export(deploy.fold(model, images), row["size"])
-    with torch.no_grad():
-        for count in (1, 3):
-            part = images[:count]
-            expected, got = model(part), exported.module()(part)
-            error = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
-            log.info("batch %d: logits within %.1e of the checkpoint's", count, error)
-            if not error <= MAX_ERROR:
-                raise UserError(f"the exported program's logits are off by {error:.1e} (at most {MAX_ERROR:.0e})")
+    equivalence.check_exported("the exported program", model, images, exported.module())
     with open(args.program, "wb") as stream:
         stream.write(_program.serialize(exported))
 

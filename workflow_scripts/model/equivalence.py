@@ -74,6 +74,20 @@ def check(
     raise UserError(f"folding BatchNorm {changes}, first at {where}: use another network, this one cannot be deployed")
 
 
+def check_exported(
+    what: str, model: torch.nn.Module, images: torch.Tensor, run: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Raise UserError if the logits of an exported network, by run(images), are not the model's, for 1 and 3 images.
+
+    what: the exported network, for messages; images: float32 [N, 3, H, W] of at least three.
+    """
+    for part in (images[:1], images[:3]):
+        error = _apart(run(part), reference(model.eval(), part))
+        log.info("batch %d: logits within %.1e of PyTorch", len(part), error)
+        if not error <= MAX_ERROR:
+            raise UserError(f"the logits of {what} are off by {error:.1e} (at most {MAX_ERROR:.0e})")
+
+
 def _is_rounding(model, exact, images, error):
     """Return whether folding is right in float64, so that the float32 error is rounding."""
     wide = images.double()

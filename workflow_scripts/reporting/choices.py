@@ -26,7 +26,7 @@ def tables_of(results: list[dict]) -> list[dict[str, Any] | None]:
 
 
 def _table(result):
-    name = f"choice-{result['model']}-{result['precision']}-{result['target']}"
+    name = f"choice-{comparison.name_of(result)}".replace(".", "-")
     caption = (
         f"{comparison.chosen_of(result)}, on {result['target']}, {comparison.format_dataset(result)}. "
         "Speeds are over the chosen one's, in turns; top-1 and points lost are of the select split"

@@ -153,9 +153,35 @@ def chosen_of(result: dict) -> str:
     return f"{result['model']} {result['precision']}: {result['chosen']}{batch}"
 
 
+def name_of(result: dict) -> str:
+    """Return a result's name: {model}.{precision}.{target}."""
+    return ".".join(result[key] for key in ("model", "precision", "target"))
+
+
 def path_of(result: dict) -> str:
     """Return the path of a result's file."""
-    return f"results/{result['model']}.{result['precision']}.{result['target']}.json"
+    return f"results/{name_of(result)}.json"
+
+
+def artifact_of(result: dict, kind: str, suffix: str = "json") -> str:
+    """Return the path of what was made on the way to a result; kind: its folder (engines, profile, bundles...)."""
+    return f"results/{result['dataset']['name']}/{kind}/{name_of(result)}.{suffix}"
+
+
+def title_of(result: dict) -> str:
+    """Return a result's name for readers."""
+    return f"{result['model']} {result['precision']} on {result['target']}"
+
+
+def link_of(path: str) -> str:
+    """Return the link to a file from the page, which is in results/."""
+    return path[len("results/") :] if path.startswith("results/") else f"../{path}"
+
+
+def best_batch(result: dict) -> int:
+    """Return the batch size that a result, or an entry of its history, chose, else that of its highest throughput."""
+    fastest = max(result["benchmark"], key=lambda entry: (entry["images_per_second"], -entry["batch"]))
+    return result["chosen_batch"] or fastest["batch"]
 
 
 def notes(results: list[dict]) -> list[str]:

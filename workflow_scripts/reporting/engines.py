@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reporting import comparison, over_pytorch, tables
-from reporting.recommend import best_batch
+from reporting.comparison import best_batch
 from reporting.tables import BAD, GREY, Cell, Row, number, percent, text, throughput
 
 BEST = "best"  # the choice of the batch size that shows each engine at its own best one
@@ -73,7 +73,7 @@ def _row(results, result, entry):
 def _named(result):
     """Return the cells of an engine's name and target."""
     name = f"{result['model']} {result['precision']}"
-    return Cell(name, name, link=comparison.path_of(result).split("/", 1)[1]), text(result["target"])
+    return Cell(name, name, link=comparison.link_of(comparison.path_of(result))), text(result["target"])
 
 
 def _inside(result):

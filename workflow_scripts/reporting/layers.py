@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from reporting import charts, tables
+from reporting import charts, comparison, tables
 from reporting.tables import Cell, Row, number, text
 
 PRECISIONS = ("int8", "fp16", "bf16", "fp32")  # others have no precision, or do not tell
@@ -23,22 +23,18 @@ def maps_of(results: list[dict], described: dict, profiled: dict, timelines: lis
 
     described, profiled: {path: parsed file}; timelines: paths of pictures.
     """
-    return [
-        entry for result in results if not result["chosen"] for entry in _maps(result, described, profiled, timelines)
-    ]
+    own = [result for result in results if not result["chosen"]]
+    return [entry for result in own for entry in _maps(result, described, profiled, timelines)]
 
 
 def _maps(result, described, profiled, timelines):
-    dataset, name = result["dataset"]["name"], ".".join(result[key] for key in ("model", "precision", "target"))
-    timeline = f"results/{dataset}/timeline/{name}.svg"
-    facts = {
-        "name": f"{result['model']} {result['precision']} on {result['target']}",
-        "timeline": timeline[len("results/") :] if timeline in timelines else None,
-    }
-    profile = profiled.get(f"results/{dataset}/profile/{name}.json")
+    timeline = comparison.artifact_of(result, "timeline", "svg")
+    link = comparison.link_of(timeline) if timeline in timelines else None
+    facts = {"name": comparison.title_of(result), "timeline": link}
+    profile = profiled.get(comparison.artifact_of(result, "profile"))
     if profile and profile["engine_sha256"] == result["engine"]["sha256"]:
-        return [{**facts, **_timed(entry, name)} for entry in profile["profile"]]
-    layers = (described.get(f"results/{dataset}/engines/{name}.json") or {}).get("layers")
+        return [{**facts, **_timed(entry, comparison.name_of(result))} for entry in profile["profile"]]
+    layers = (described.get(comparison.artifact_of(result, "engines")) or {}).get("layers")
     return [{**facts, **_counted(layers)}] if layers else []
 
 

@@ -42,15 +42,14 @@ def _without_shared(rows):
 
 def _row(result, dates):
     made, path = result["provenance"], comparison.path_of(result)
+    commit = made["git_commit"] or ""
     versions = ", ".join(f"{name} {made['versions'][name]}" for name in SHOWN if name in made["versions"])
     hashes = (made.get("checkpoint_sha256"), made.get("graph_sha256"), made.get("calibration_sha256"))
     return Row(
         [
-            Cell(f"{result['model']} {result['precision']} {result['target']}", link=path.split("/", 1)[1]),
+            Cell(f"{result['model']} {result['precision']} {result['target']}", link=comparison.link_of(path)),
             tables.moment(dates.get(path)),
-            text(
-                (made["git_commit"] or "")[:HASH] + ("-dirty" if (made["git_commit"] or "").endswith("-dirty") else "")
-            ),
+            text(commit[:HASH] + "-dirty" * commit.endswith("-dirty")),
             text(comparison.device(result)),
             *(text((digest or "")[:HASH]) for digest in (*hashes, result["engine"]["sha256"])),
             text((result["benchmark"][0]["machine"] or "")[: comparison.BOARD]),

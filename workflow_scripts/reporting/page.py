@@ -99,7 +99,7 @@ def _picture(path):
     """Return a picture of a DLA-fit report, as a page embeds it: {name, link, source}."""
     name = Path(path).stem.replace(".", " ")
     source = base64.b64encode(Path(path).read_bytes()).decode()
-    return {"name": name, "link": plans.linked(path[: -len(".svg")] + ".json"), "source": source}
+    return {"name": name, "link": comparison.link_of(path[: -len(".svg")] + ".json"), "source": source}
 
 
 def _part(name):

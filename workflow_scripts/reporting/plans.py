@@ -5,19 +5,13 @@ Results name the files by path. Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from core.files import read_json
-from reporting import charts, tables
+from reporting import charts, comparison, tables
 from reporting.tables import BAD, Cell, Row, number, percent, text
 
 CRITERION = {"budget": "budget {:g} top-1 points", "agreement": "agreement {:g} %", "tolerance": "logits within {:g}"}
-
-
-def load(paths: Iterable[str]) -> dict[str, dict]:
-    """Return {path: parsed file}."""
-    return {str(path): read_json(path) for path in paths}
 
 
 def table_of(results: list[dict], plans: dict[str, dict], bisects: dict[str, dict]) -> list[dict[str, Any]]:
@@ -25,20 +19,12 @@ def table_of(results: list[dict], plans: dict[str, dict], bisects: dict[str, dic
 
     plans, bisects: {path: parsed file}; a missing one is None. Results that choose among engines have no row.
     """
-    rows = []
-    for result in results:
-        if not result["plan"] or result["chosen"]:
-            continue
-        names = ".".join(result[key] for key in ("model", "precision", "target"))
-        bisect = bisects.get(f"results/{result['dataset']['name']}/bisect/{names}.json")
-        path = result["plan"]["path"]
-        rows.append({"result": result, "link": linked(path), "why": why(plans.get(path)), "bisect": bisect})
-    return rows
-
-
-def linked(path: str) -> str:
-    """Return the link to a file from the page, which is in results/."""
-    return path[len("results/") :] if path.startswith("results/") else f"../{path}"
+    planned = [(result, result["plan"]["path"]) for result in results if result["plan"] and not result["chosen"]]
+    return [
+        {"result": result, "link": comparison.link_of(path), "why": why(plans.get(path))}
+        | {"bisect": bisects.get(comparison.artifact_of(result, "bisect"))}
+        for result, path in planned
+    ]
 
 
 def why(plan: dict | None) -> str:
@@ -62,14 +48,14 @@ def _weight(evidence):
 
 def pictures(plans: dict[str, dict]) -> list[dict[str, Any]]:
     """Return a bar chart of each plan's groups, in the network's order: {"name", "link", "criterion", "chart"}."""
-    found = []
-    for path, plan in sorted(plans.items()):
-        name = path.rsplit("/", 1)[1][: -len(".json")].replace(".", " ")
-        bars = [_bar(group, plan) for group in _in_order(plan)]
-        chart = charts.draw("effects", _finite(bars), f"Effect of each group of nodes of {name} on the logits")
-        if chart:
-            found.append({"name": name, "link": linked(path), "criterion": _criterion(plan), "chart": chart})
-    return found
+    drawn = [{"criterion": _criterion(plan), **_picture(path, plan)} for path, plan in sorted(plans.items())]
+    return [picture for picture in drawn if picture["chart"]]
+
+
+def _picture(path, plan):
+    name, bars = Path(path).stem.replace(".", " "), [_bar(group, plan) for group in _in_order(plan)]
+    chart = charts.draw("effects", _finite(bars), f"Effect of each group of nodes of {name} on the logits")
+    return {"name": name, "link": comparison.link_of(path), "chart": chart}
 
 
 def _in_order(plan):
@@ -108,13 +94,18 @@ def table(rows: list[dict]) -> dict[str, Any] | None:
 def _row(row):
     result, plan = row["result"], row["result"]["plan"]
     scores, style = plan["select"] or {}, BAD if plan["met"] is False else ""
-    cells = [_score(scores.get("simulated")), _score(scores.get("typed")), _score(scores.get("engine"), style)]
-    kept = f"{plan['nodes_high_precision']} of {plan['nodes_total']}"
-    name = f"{result['model']} {result['precision']} on {result['target']}"
-    builds = text(result["engine"]["engine_builds"])
-    return Row(
-        [Cell(name, link=row["link"]), Cell(kept, plan["nodes_high_precision"]), *cells, builds, text(row["why"])]
-    )
+    cells = [
+        Cell(comparison.title_of(result), link=row["link"]),
+        Cell(_kept(plan), plan["nodes_high_precision"]),
+        *(_score(scores.get(who), style if who == "engine" else "") for who in ("simulated", "typed", "engine")),
+        text(result["engine"]["engine_builds"]),
+        text(row["why"]),
+    ]
+    return Row(cells)
+
+
+def _kept(plan):
+    return f"{plan['nodes_high_precision']} of {plan['nodes_total']}"
 
 
 def _score(score, style=""):
@@ -133,8 +124,8 @@ def _bisected(row):
     if not bisect:
         return []
     engine, plan = result["engine"], result["plan"]
-    name = text(f"{result['model']} {result['precision']} on {result['target']}")
-    kept = text(f"{plan['nodes_high_precision']} of {plan['nodes_total']} nodes")
+    name = text(comparison.title_of(result))
+    kept = text(f"{_kept(plan)} nodes")
     own = [name, text("plan"), text(engine["engine_builds"]), number(engine["build_seconds"]), kept]
     return [
         Row(own),

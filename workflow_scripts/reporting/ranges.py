@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from reporting import charts
-from reporting.plans import linked
+from reporting import charts, comparison
 
 WEIGHT = "weight_quantizer"
 
@@ -16,12 +16,13 @@ def charts_of(calibrations: dict[str, dict]) -> list[dict[str, Any]]:
 
 
 def _described(path, calibration):
-    name = path.rsplit("/", 1)[1][: -len(".json")].replace(".", " ")
+    name = Path(path).stem.replace(".", " ")
     ranges = sorted(calibration["amax"].items(), key=lambda item: _position(item[0]))  # stem, stages, head
     rows = [row for position, item in enumerate(ranges) for row in _points(position, *item)]
     chart = charts.draw("ranges", rows, f"Ranges of {name}: the largest magnitude that each quantizer covers")
     recipe = ", ".join(f"{key} {value}" for key, value in calibration.get("recipe", {}).items())
-    return {"name": name, "link": linked(path), "recipe": recipe, "chart": chart, "count": len(calibration["amax"])}
+    facts = {"name": name, "link": comparison.link_of(path), "recipe": recipe}
+    return {**facts, "chart": chart, "count": len(calibration["amax"])}
 
 
 def _position(name):

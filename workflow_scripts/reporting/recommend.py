@@ -26,12 +26,6 @@ def recommendations(results: list[dict]) -> list[dict[str, Any]]:
     return [_described(results, *_pick(group)) for _, group in sorted(groups.items())]
 
 
-def best_batch(result: dict) -> int:
-    """Return the batch size that a result chose, else the one of its highest throughput."""
-    fastest = max(result["benchmark"], key=lambda entry: (entry["images_per_second"], -entry["batch"]))
-    return result["chosen_batch"] or fastest["batch"]
-
-
 def _pick(group):
     """Return the recommended result of a group, and why."""
     chosen = [result for result in group if result["chosen"]]
@@ -59,7 +53,7 @@ def _reason(result):
 
 
 def _entry(result):
-    return comparison.timing(result, best_batch(result))
+    return comparison.timing(result, comparison.best_batch(result))
 
 
 def _described(results, result, why):
@@ -84,8 +78,7 @@ def _bundle(result):
     """Return the command that packs an engine for deployment; None for PyTorch's, which has no clients."""
     if result["target_identity"].get("runtime") == over_pytorch.RUNTIME:
         return None
-    name = ".".join(result[key] for key in ("model", "precision", "target"))
-    return f"snakemake results/{result['dataset']['name']}/bundles/{name}.tar.gz"
+    return f"snakemake {comparison.artifact_of(result, 'bundles', 'tar.gz')}"
 
 
 def _own(results, result):

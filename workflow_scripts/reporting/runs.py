@@ -42,7 +42,7 @@ def histories_of(histories: dict[str, list[dict]]) -> list[dict[str, Any]]:
 
 def _history(name, entries):
     """Return the table and the chart of a name, at the batch size that its last entry is fastest at."""
-    batch = _best(entries[-1])
+    batch = comparison.best_batch(entries[-1])
     rows = [_row(*pair, batch) for pair in zip(entries, [None, *entries])]
     points = [point for one in entries for point in _points(one, batch)]
     chart = charts.draw("history", points, f"Images per second of {name} at batch {batch} over time")
@@ -51,17 +51,8 @@ def _history(name, entries):
     return {"name": name, "chart": chart, "table": table, "count": len(entries)}
 
 
-def _best(entry):
-    fastest = max(entry["benchmark"], key=lambda one: (one["images_per_second"], -one["batch"]))
-    return entry["chosen_batch"] or fastest["batch"]
-
-
-def _timing(entry, batch):
-    return next((one for one in entry["benchmark"] if one["batch"] == batch), None)
-
-
 def _points(entry, batch):
-    timing = _timing(entry, batch)
+    timing = comparison.timing(entry, batch)
     if timing is None:
         return []
     speed, color = timing["images_per_second"], "var(--c1)" if timing["stable"] else charts.GREY
@@ -70,16 +61,16 @@ def _points(entry, batch):
 
 
 def _row(entry, before, batch):
-    accuracy, timing = entry["accuracy"], _timing(entry, batch)
+    accuracy, timing = entry["accuracy"], comparison.timing(entry, batch)
     latency = timing["latency_ms"] if timing else {}
-    last = _timing(before, batch) if before else None
+    last = comparison.timing(before, batch) if before else None
     gain = timing["images_per_second"] / last["images_per_second"] if timing and last else None
     cells = [
         moment(entry["date"]),
         text((entry["git_commit"] or "")[:12]),
         percent(accuracy["top1"], accuracy["num_images"]),
         text(batch),
-        throughput(timing and timing["images_per_second"]),
+        throughput(timing["images_per_second"] if timing else None),
         number(gain, "{:.2f}x", GREY),
         number(latency.get("median"), "{:.3f}"),
         number(latency.get("p99"), "{:.3f}"),
