@@ -73,9 +73,8 @@ def dataset_of(name: str, accuracy: dict, index: dict) -> dict:
     """Return the dataset of a result; raise UserError if the index has another number of images."""
     split, count = accuracy["split"], accuracy["num_images"]
     if len(index["splits"][split]) != count:
-        raise UserError(
-            f"the accuracy is of {count} images, split {split} has {len(index['splits'][split])}: run again"
-        )
+        has = len(index["splits"][split])
+        raise UserError(f"the accuracy is of {count} images, split {split} has {has}: run again")
     dataset = {"name": name, "split": split, "num_images": count, "num_classes": len(index["classes"])}
     subset = index.get("subset")
     dataset["subset"] = subset and {key: subset.get(key) for key in ("classes", "images")}
@@ -243,15 +242,13 @@ def log_summary(result: dict) -> None:
     """Log a result in a line, then its warnings and notes."""
     accuracy = result["accuracy"]
     speed = ", ".join(f"{e['images_per_second']:.1f} images/s at batch {e['batch']}" for e in result["benchmark"])
-    log.info(
-        "%s %s %s: top-1 %.2f %%, %s", *(result[k] for k in ("model", "precision", "target")), accuracy["top1"], speed
-    )
+    log.info("%s: top-1 %.2f %%, %s", comparison.name_of(result), accuracy["top1"], speed)
     if not accuracy["within_budget"]:
         log.warning("more than %.2f top-1 points lost against PyTorch FP32", accuracy["budget"])
     if comparison.is_barely_int8(result):
         log.warning("%.0f %% of the multiply-accumulates are INT8", 100 * result["engine"]["int8_share_of_macs"])
     unstable = [str(entry["batch"]) for entry in result["benchmark"] if not entry["stable"]]
-    again = f"make retime RESULT=results/{result['model']}.{result['precision']}.{result['target']}.json"
+    again = f"make retime RESULT={comparison.path_of(result)}"
     if unstable:
         log.warning("the timing at batch %s is not stable: %s on an idle machine", ", ".join(unstable), again)
     for entry in result["benchmark"]:

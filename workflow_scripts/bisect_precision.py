@@ -41,9 +41,7 @@ def run(args: Job) -> None:
         seconds = time.monotonic() - start
     outcome = described(text, seconds)
     write_json(args.bisect, {**outcome, "versions": version, "tolerance": float(TOLERANCE), "command": search[1:]})
-    log.info(
-        "%d engine builds in %.0f s: %s of %s layers", *(outcome[k] for k in ("builds", "seconds", "kept", "layers"))
-    )
+    log.info("%(builds)d engine builds in %(seconds).0f s: %(kept)s of %(layers)s layers", outcome)
 
 
 def check(recipe: dict) -> dict[str, str | None]:

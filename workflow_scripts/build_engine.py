@@ -33,9 +33,7 @@ def run(args: Job) -> None:
     plugin = sha256_file(args.plugin) if is_fused(args) else None
     facts = {"runtime": args.runtime, "recipe": args.recipe, "plugin": plugin, "machine": probe.machine()}
     write_json(args.description, {**facts, **described})
-    log.info(
-        "%s layers %s in %.1f s", described["layer_count"], described["precision_of_layers"], described["build_seconds"]
-    )
+    log.info("%(layer_count)s layers %(precision_of_layers)s in %(build_seconds).1f s", described)
 
 
 def is_fused(args: Job) -> bool:

@@ -89,13 +89,8 @@ def loaded_library() -> str:
 
 
 def command() -> Command:
-    c = Command(
-        __file__,
-        __doc__,
-        heavy=True,
-        modules=lambda args: [f"runtimes/{args.runtime}.py"],
-        context=lambda args: toolchain.facts(),
-    )
+    c = Command(__file__, __doc__, heavy=True, context=lambda args: toolchain.facts())
+    c.modules = lambda args: [f"runtimes/{args.runtime}.py"]
     c.input("--sources", nargs="+", foreign=True, help="the Makefile, then what it compiles")
     c.param("--runtime", required=True, help="a file of runtimes/").json_param("--identity", help="JSON")
     c.param("--plugins", required=True, choices=("auto", "require"))

@@ -26,14 +26,11 @@ def run(args: Job) -> None:
 
 
 def command() -> Command:
-    c = Command(
-        __file__, __doc__, tools=("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy"), heavy=True
-    )
+    tools = ("torch", "timm", "nvidia-modelopt", "pytorch-quantization", "numpy")
+    c = Command(__file__, __doc__, tools=tools, heavy=True)
     c.input("--checkpoint").input("--images", help="preprocessed calib split (.u8)")
     c.input("--sweep", required=False, help="JSON of sweep_calibration.py, which chooses the recipe")
-    c.input(
-        "--imported", foreign=True, required=False, help="checkpoint of a network quantized elsewhere, with its ranges"
-    )
+    c.input("--imported", foreign=True, required=False, help="checkpoint of a network quantized elsewhere, with ranges")
     c.model(resolved.VISION).param("--classes", type=int, required=True)
     c.json_param("--recipe", help="JSON of the precision's `calibration` row")
     return c.output("--calibration").untracked("--threads", type=int, default=0)

@@ -65,9 +65,8 @@ def score_of(result: dict, score: dict, budget: float) -> dict:
 
 def command() -> Command:
     c = Command(__file__, __doc__)
-    c.input("--results", nargs="+", help="of the candidates").input(
-        "--select", nargs="+", help="their scores, in order"
-    )
+    c.input("--results", nargs="+", help="of the candidates")
+    c.input("--select", nargs="+", help="their scores, in order")
     c.input("--paired-benchmark", help="the finalists, timed in turns")
     c.param("--precision", required=True).param("--budget", type=float, required=True)
     c.param("--objective", required=True, help=objective.FORMS)

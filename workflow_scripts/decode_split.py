@@ -29,9 +29,8 @@ def part(args: Job, images: Sequence) -> Sequence:
     """Return the images of a shard in their order, or all of them."""
     number, count = args.shard
     if count > len(images):
-        raise UserError(
-            f"{args.split} has {len(images)} images, fewer than `shards` of the dataset ({count}): lower it"
-        )
+        few = f"{args.split} has {len(images)} images"
+        raise UserError(f"{few}, fewer than `shards` of the dataset ({count}): lower it")
     return images[len(images) * (number - 1) // count : len(images) * number // count]
 
 

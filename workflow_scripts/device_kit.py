@@ -129,9 +129,7 @@ def parse_kit(path: str, data: bytes) -> dict:
     except (ValueError, LookupError, TypeError, RecursionError):
         jobs = None
     if not jobs or not isinstance(kit.get("inputs"), dict) or not isinstance(kit.get("results"), list):
-        raise UserError(
-            f"{path} is not a description that `device_kit.py pack` of this version writes: pack another kit"
-        )
+        raise UserError(f"{path} is not the description of a kit of this version: pack another kit")
     return kit
 
 
@@ -168,9 +166,8 @@ def _check_unchanged(kit):
     planned = jobs_of(result_jobs.plan(kit["results"]))
     for job in kit["jobs"]:  # of an older version of this project, without a hash of its code
         if not any({**each, **job} == each for each in planned):
-            raise UserError(
-                f"config.yaml or the code has changed since the kit was packed ({job['outputs'][0]}): pack another"
-            )
+            stale = f"since the kit was packed ({job['outputs'][0]})"
+            raise UserError(f"config.yaml or the code has changed {stale}: pack another")
     for path, digest in kit["inputs"].items():
         if not os.path.exists(path) or sha256_file(path) != digest:
             raise UserError(f"{path} has changed since the kit was packed: pack another")

@@ -30,13 +30,10 @@ def run(args: Job) -> None:
     facts = {"split": args.split, "engine_sha256": sha256_file(args.engine), "machine": probe.machine()}
     write_json(args.accuracy, {**facts, **scores})
     pair = scores["paired_with_fp32"]
-    log.info(
-        "top-1 %.2f %% of %d images, PyTorch FP32 %.2f %%: net loss %d images (%d lost, %d gained; "
-        "with 95 %% confidence %.1f to %.1f)",
-        *(scores[name] for name in ("top1", "num_images", "fp32_top1")),
-        *(pair[name] for name in ("net_lost", "lost", "gained")),
-        *pair["interval"],
-    )
+    ends = "{:.1f} to {:.1f}".format(*pair["interval"])
+    counts = "net loss {net_lost} images ({lost} lost, {gained} gained; with 95 %% confidence".format(**pair)
+    text = "top-1 %(top1).2f %% of %(num_images)d images, PyTorch FP32 %(fp32_top1).2f %%"
+    log.info(f"{text}: {counts} {ends})", scores)
     if scores["logit_error_over_spread"] is not None:
         log.info("the largest error of a logit is %.2g of their spread", scores["logit_error_over_spread"])
 

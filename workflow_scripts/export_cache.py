@@ -56,16 +56,12 @@ def run(args: Job) -> None:
     from runtimes import _calibration
 
     if not args.version:
-        raise UserError(
-            "the target's TensorRT version is unknown: give it in the target's row (version), or copy "
-            "results/targets/ from the target"
-        )
+        remedy = "give it in the target's row (version), or copy results/targets/ from the target"
+        raise UserError(f"the target's TensorRT version is unknown: {remedy}")
     calibration = read_json(args.calibration)
     if calibration.get("scaling"):
-        raise UserError(
-            f"{args.calibration} is of a scaled network (equalize or smoothing), but a cache belongs to the unscaled "
-            "graph: calibrate without them"
-        )
+        scaled = f"{args.calibration} is of a scaled network (equalize or smoothing)"
+        raise UserError(f"{scaled}, but a cache belongs to the unscaled graph: calibrate without them")
     amax = split_state(checkpoint.read(args.qat))[1] if args.qat else calibration["amax"]
     batches = batches_of(args.images, args.count, resolved.read(args.model, resolved.NORMALIZATION))
     scales = scales_of(onnx_io.load(args.clean), amax, args.placement, batches, args.threads)

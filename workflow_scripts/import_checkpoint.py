@@ -27,11 +27,8 @@ def context(args: Job) -> dict:
 
 def command() -> Command:
     c = Command(__file__, __doc__, tools=("torch", "timm"), context=context)
-    c.input(
-        "--source",
-        foreign=True,
-        help="state dict, bare or under `model` or `state_dict`, with timm's or the original names",
-    )
+    known = "state dict, bare or under `model` or `state_dict`, with timm's or the original names"
+    c.input("--source", foreign=True, help=known)
     c.model(resolved.NETWORK).param("--classes", type=int, required=True)
     c.param("--part", help="the state dict to use, if the file has several")
     return c.output("--checkpoint", help="file to write")

@@ -23,12 +23,9 @@ def run(args: Job) -> None:
     graph, amax = clean_graph.build(args, args.graph["passes"], args.graph["placement"], args.calib_images)
     plan = planner.plan(graph, amax, args.graph["placement"], args.recipe, inputs, args.given, args.threads)
     write_json(args.plan, plan)
-    measured = plan["measured"]
-    log.info(
-        "%d of %d nodes keep a higher precision: top-1 %.2f %% (FP32 %.2f %%), agreement %.2f %% of %d select images",
-        *(plan[name] for name in ("nodes_high_precision", "nodes_total")),
-        *(measured[name] for name in ("top1", "fp32_top1", "agreement_with_fp32", "num_images")),
-    )
+    log.info("%(nodes_high_precision)d of %(nodes_total)d nodes keep a higher precision", plan)
+    text = "top-1 %(top1).2f %% (FP32 %(fp32_top1).2f %%), agreement %(agreement_with_fp32).2f %%"
+    log.info(f"{text} of %(num_images)d select images", plan["measured"])
     if not plan["met"]:
         log.warning("no plan meets the criterion %s: this is the best one", plan["criterion"])
 

@@ -21,9 +21,8 @@ def run(args: Job) -> None:
         attention_codes.take_codes(quantized, amax, args.placement, excluded)
     quantized = passes.transform(quantized, after)
     onnx_io.save(quantized, args.quantized)
-    log.info(
-        "%d nodes, %d Q/DQ pairs", onnx_io.count(quantized), sum(n.op == "QuantizeLinear" for n in quantized.nodes)
-    )
+    pairs = sum(node.op == "QuantizeLinear" for node in quantized.nodes)
+    log.info("%d nodes, %d Q/DQ pairs", onnx_io.count(quantized), pairs)
 
 
 def command() -> Command:

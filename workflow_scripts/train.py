@@ -93,9 +93,8 @@ def start_part(args: Job) -> dict:
 
 
 def command() -> Command:
-    c = Command(
-        __file__, __doc__, tools=("torch", "timm", "numpy", "pillow"), heavy=True, trained=True, context=context
-    )
+    tools = ("torch", "timm", "numpy", "pillow")
+    c = Command(__file__, __doc__, tools=tools, heavy=True, trained=True, context=context)
     c.input("--index", help="index.json of the dataset", content=lambda args: index.relevant(args.index, "train"))
     c.input("--start", required=False, help="weights to fine-tune; without them, training is from scratch")
     c.training().json_param("--training", help="JSON of the dataset's `training` row")

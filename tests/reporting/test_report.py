@@ -117,8 +117,7 @@ def test_timings_of_two_boards_are_told_apart():
     assert [comparison.board_of(several, r, r["benchmark"][0]) for r in several] == ["1a1a1a", "2b2b2b"]
     assert [row["machine"] for row in comparison.table_of(several)][::2] == [one[:12], two[:12]]
     table = engines.table_of(several, "t", "caption")
-    place = [head["label"] for head in table["columns"]].index("board")
-    assert [row.cells[place].text for row in table["rows"]][::2] == ["1a1a1a", "2b2b2b"]
+    assert [row.cells["board"].text for row in table["rows"]][::2] == ["1a1a1a", "2b2b2b"]
     for same in (on_machines(int8_qat=one, fp32=one), on_machines(int8_qat=one, fp32=None)):
         assert comparison.ratio(same, same[0], 1).mark == "*"
         assert "board" not in [head["label"] for head in engines.table_of(same, "t", "caption")["columns"]]

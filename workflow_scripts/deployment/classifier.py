@@ -53,9 +53,8 @@ class Classifier:
     def _check_classes(self, outputs):
         count = next(iter(outputs.values()))[-1]
         if count not in (-1, len(self.classes)):
-            raise UserError(
-                f"{CLASSES} has {len(self.classes)} classes, and the engine {count}: give one line for each"
-            )
+            given = f"{CLASSES} has {len(self.classes)} classes, and the engine {count}"
+            raise UserError(f"{given}: give one line for each")
 
     def tensors(self) -> dict:
         """Return the engine's tensors: {"input", "output", "dtype", "shape", "batches"}, -1 where a size is free."""
@@ -78,15 +77,8 @@ class Classifier:
         shares = np.exp(logits.astype(np.float64) - logits.max())
         shares /= shares.sum()
         order = np.argsort(-logits, kind="stable")[: max(count, 1)]
-        return [
-            {
-                "class": self.classes[i],
-                "index": int(i),
-                "probability": round(float(shares[i]), 6),
-                "logit": round(float(logits[i]), 5),
-            }
-            for i in order
-        ]
+        figures = [(int(i), round(float(shares[i]), 6), round(float(logits[i]), 5)) for i in order]
+        return [{"class": self.classes[i], "index": i, "probability": p, "logit": logit} for i, p, logit in figures]
 
     def classify(self, images: Sequence[bytes], count: int = 5) -> list[list[dict]]:
         """Return the most probable classes of each of some image files' bytes, as `top` does."""

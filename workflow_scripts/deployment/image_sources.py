@@ -106,9 +106,8 @@ def jpegs(stream: Any, buffer: bytes = b"", name: str = "the stream") -> Iterato
             continue
         block = stream.read1(BLOCK)
         if len(buffer) > LARGEST or (start >= 0 and not block):
-            raise UserError(
-                f"{name} " + (f"has a JPEG of more than {LARGEST} bytes" if block else "ends within a JPEG")
-            )
+            problem = f"has a JPEG of more than {LARGEST} bytes" if block else "ends within a JPEG"
+            raise UserError(f"{name} {problem}")
         if not block:
             return
         buffer += block

@@ -18,7 +18,6 @@ def text(runtime: str, identity: dict) -> str:
     found = {name: probe.version((name,)) for name in dict.fromkeys(names)}
     lines = [f"# Python {platform.python_version()} on {platform.machine()} made this bundle with:"]
     if in_jetpack:
-        lines.append(
-            f"# {runtime} {identity.get('version')} of JetPack ({identity['driver']}), which pip does not install"
-        )
+        system = f"JetPack ({identity['driver']}), which pip does not install"
+        lines.append(f"# {runtime} {identity.get('version')} of {system}")
     return "\n".join(lines + [f"{name}=={version}" for name, version in found.items() if version]) + "\n"

@@ -7,18 +7,6 @@ from typing import Any
 from reporting import comparison, tables
 from reporting.tables import BAD, GREY, Cell, Row, number, percent, text, throughput
 
-COLUMNS = (
-    "candidate",
-    "batch",
-    "images/s",
-    "median ms",
-    "p99 ms",
-    "over the chosen",
-    "top-1 %",
-    "points lost",
-    "verdict",
-)
-
 
 def tables_of(results: list[dict]) -> list[dict[str, Any] | None]:
     """Return the table of candidates of each result that chooses."""
@@ -31,7 +19,7 @@ def _table(result):
         f"{comparison.chosen_of(result)}, on {result['target']}, {comparison.format_dataset(result)}. "
         "Speeds are over the chosen one's, in turns; top-1 and points lost are of the select split"
     )
-    return tables.table(name, caption, COLUMNS, [_row(result, one) for one in result["candidates"]])
+    return tables.table(name, caption, [_row(result, one) for one in result["candidates"]])
 
 
 def _row(result, one):
@@ -39,17 +27,17 @@ def _row(result, one):
     over = Cell()
     if paired:
         over = Cell(f"{paired['ratio']:.2f}x", paired["ratio"], small=f"{paired['low']:.2f} to {paired['high']:.2f}")
-    cells = [
-        text(one["precision"]),
-        text(one["batch"]),
-        throughput(one["images_per_second"], "timed apart" if one["taken"] == "apart" else ""),
-        number(latency.get("median"), "{:.3f}"),
-        number(latency.get("p99"), "{:.3f}", BAD if one["within_limit"] is False else ""),
-        over,
-        percent(one["top1"], _selected(result)),
-        number(one["lost"], "{:.2f}", "" if one["within_budget"] else BAD),
-        text(one["verdict"]),
-    ]
+    cells = {
+        "candidate": text(one["precision"]),
+        "batch": text(one["batch"]),
+        "images/s": throughput(one["images_per_second"], "timed apart" if one["taken"] == "apart" else ""),
+        "median ms": number(latency.get("median"), "{:.3f}"),
+        "p99 ms": number(latency.get("p99"), "{:.3f}", BAD if one["within_limit"] is False else ""),
+        "over the chosen": over,
+        "top-1 %": percent(one["top1"], _selected(result)),
+        "points lost": number(one["lost"], "{:.2f}", "" if one["within_budget"] else BAD),
+        "verdict": text(one["verdict"]),
+    }
     chosen = one["precision"] == result["chosen"] and result["chosen_batch"] in (None, one["batch"])
     return Row(cells, "best" if chosen else "" if one["stable"] else GREY)
 

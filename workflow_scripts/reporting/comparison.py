@@ -287,21 +287,22 @@ def grids(results: list[dict]) -> list[dict[str, Any]]:
 
     A row is {precision: result}. Results on other images, or on another subset of them, are in another grid.
     """
-    tables = []
-    for images, target in sorted({(images_of(result), result["target"]) for result in results}):
-        here = [result for result in results if (images_of(result), result["target"]) == (images, target)]
-        models = sorted({result["model"] for result in here})
-        tables.append(
-            {
-                "dataset": format_dataset(here[0]),
-                "target": target,
-                "device": device(here[0]),
-                "precisions": ordered(result["precision"] for result in here),
-                "batches": sorted({entry["batch"] for result in here for entry in result["benchmark"]}),
-                "models": [(m, {r["precision"]: r for r in here if r["model"] == m}) for m in models],
-            }
-        )
-    return tables
+    groups: dict[tuple, list[dict]] = {}
+    for result in results:
+        groups.setdefault((images_of(result), result["target"]), []).append(result)
+    return [_grid(here) for _, here in sorted(groups.items())]
+
+
+def _grid(results):
+    models = sorted({result["model"] for result in results})
+    return {
+        "dataset": format_dataset(results[0]),
+        "target": results[0]["target"],
+        "device": device(results[0]),
+        "precisions": ordered(result["precision"] for result in results),
+        "batches": sorted({entry["batch"] for result in results for entry in result["benchmark"]}),
+        "models": [(m, {r["precision"]: r for r in results if r["model"] == m}) for m in models],
+    }
 
 
 def published_grid(results: list[dict], published: dict[str, float]) -> dict[str, list]:

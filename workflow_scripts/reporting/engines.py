@@ -9,24 +9,19 @@ from reporting.comparison import best_batch
 from reporting.tables import BAD, GREY, Cell, Row, number, percent, text, throughput
 
 BEST = "best"  # the choice of the batch size that shows each engine at its own best one
-COLUMNS = (
-    *("engine", "target", "batch", "top-1 %", "images/s", "median ms", "p99 ms", "over FP32", "over PyTorch", "board"),
-    *("mJ an image", "remarks"),
-)
-INSIDE = ("engine", "target", "agreement with FP32 %", "engine MB", "INT8 MACs %", "layers", "layers by precision")
 
 
 def table_of(results: list[dict], name: str, caption: str) -> dict[str, Any] | None:
     """Return the table of results on the same images; name: its id in the page."""
     rows = [_row(results, result, entry) for result in results for entry in result["benchmark"]]
-    return tables.table(name, caption, COLUMNS, rows)
+    return tables.table(name, caption, rows)
 
 
 def inside_of(results: list[dict], name: str) -> dict[str, Any] | None:
     """Return the table of what the engines themselves are, a row an engine; name: its id in the page."""
     caption = "Agreement: images to which the engine and FP32 give the same class. MACs: multiply-accumulates"
     rows = [_inside(result) for result in results if not result["chosen"]]
-    return tables.table(name, caption, INSIDE, rows)
+    return tables.table(name, caption, rows)
 
 
 def choices_of(results: list[dict]) -> list[str]:
@@ -54,40 +49,40 @@ def remarks_of(result: dict, entry: dict) -> tuple[str, str]:
 def _row(results, result, entry):
     accuracy, latency = result["accuracy"], entry["latency_ms"]
     remarks, command = remarks_of(result, entry)
-    cells = [
-        *_named(result),
-        text(entry["batch"]),
-        percent(accuracy["top1"], accuracy["num_images"], "" if accuracy["within_budget"] else BAD),
-        throughput(entry["images_per_second"]),
-        number(latency["median"], "{:.3f}"),
-        number(latency["p99"], "{:.3f}"),
-        _ratio(comparison.ratio(results, result, entry["batch"])),
-        _over(over_pytorch.over_pytorch(results, result, entry["batch"])),
-        text(comparison.board_of(results, result, entry)),
-        number(entry["energy_mj_per_image"], "{:.2f}"),
-        Cell(remarks, remarks, command=command),
-    ]
+    cells = {
+        **_named(result),
+        "batch": text(entry["batch"]),
+        "top-1 %": percent(accuracy["top1"], accuracy["num_images"], "" if accuracy["within_budget"] else BAD),
+        "images/s": throughput(entry["images_per_second"]),
+        "median ms": number(latency["median"], "{:.3f}"),
+        "p99 ms": number(latency["p99"], "{:.3f}"),
+        "over FP32": _ratio(comparison.ratio(results, result, entry["batch"])),
+        "over PyTorch": _over(over_pytorch.over_pytorch(results, result, entry["batch"])),
+        "board": text(comparison.board_of(results, result, entry)),
+        "mJ an image": number(entry["energy_mj_per_image"], "{:.2f}"),
+        "remarks": Cell(remarks, remarks, command=command),
+    }
     return Row(cells, GREY if command else "", shown_at(result, entry["batch"]))
 
 
 def _named(result):
     """Return the cells of an engine's name and target."""
-    name = f"{result['model']} {result['precision']}"
-    return Cell(name, name, link=comparison.link_of(comparison.path_of(result))), text(result["target"])
+    name, link = f"{result['model']} {result['precision']}", comparison.link_of(comparison.path_of(result))
+    return {"engine": Cell(name, name, link=link), "target": text(result["target"])}
 
 
 def _inside(result):
     accuracy, engine = result["accuracy"], result["engine"]
     kinds = {kind: count for kind, count in (engine["precision_of_layers"] or {}).items() if count}
     share = engine["int8_share_of_macs"]
-    cells = [
-        *_named(result),
-        percent(accuracy["agreement_with_fp32"], accuracy["num_images"]),
-        number(engine["bytes"] and engine["bytes"] / 1e6),
-        number(share and 100 * share, "{:.0f}", BAD if comparison.is_barely_int8(result) else ""),
-        text(engine["layers"]),
-        text(", ".join(f"{count} {kind}" for kind, count in kinds.items())),
-    ]
+    cells = {
+        **_named(result),
+        "agreement with FP32 %": percent(accuracy["agreement_with_fp32"], accuracy["num_images"]),
+        "engine MB": number(engine["bytes"] and engine["bytes"] / 1e6),
+        "INT8 MACs %": number(share and 100 * share, "{:.0f}", BAD if comparison.is_barely_int8(result) else ""),
+        "layers": text(engine["layers"]),
+        "layers by precision": text(", ".join(f"{count} {kind}" for kind, count in kinds.items())),
+    }
     return Row(cells)
 
 

@@ -33,9 +33,21 @@ class Look:
 
 def of(results: list[dict], look: Look) -> dict[str, list[dict[str, Any]]]:
     """Return the charts of results on the same images by their kind, one for each choice of the batch size."""
-    kinds = {"pareto": _pareto, "speedup": _speedup, "latency": _latency, "energy": _energy}
-    drawn = {kind: [draw(results, choice, look) for choice in choices_of(results)] for kind, draw in kinds.items()}
+    choices = choices_of(results)
+    drawn = {kind: [_draw(kind, results, choice, look) for choice in choices] for kind in KINDS}
     return {kind: [chart for chart in several if chart] for kind, several in drawn.items()}
+
+
+def _draw(kind, results, choice, look):
+    row_of, title, arrange = KINDS[kind]
+    name, rows = _names(results), []
+    for result, entry in _shown(results, choice):
+        row = row_of(results, result, entry, name(result))
+        if row:
+            steady = row.pop("steady", entry["stable"])
+            rows.append({**look.of(result, steady), "name": name(result), **row})
+    batch = "each engine at its best batch size" if choice == BEST else f"at batch {choice}"
+    return charts.draw(kind, rows, title.format(batch), choice, arrange=arrange)
 
 
 def _shown(results, choice):
@@ -55,76 +67,55 @@ def _names(results):
     return name
 
 
-def _pareto(results, choice, look):
-    name, rows = _names(results), []
-    for result, entry in _shown(results, choice):
-        accuracy = result["accuracy"]
-        low, high = proportion.interval(accuracy["top1"], accuracy["num_images"])
-        figures = {"speed": entry["images_per_second"], "top1": accuracy["top1"], "low": low, "high": high}
-        label = (
-            f"{name(result)}: {accuracy['top1']:.2f} % ({low:.1f} to {high:.1f}), "
-            f"{tables.speed(entry['images_per_second'])} images/s at batch {entry['batch']}"
-        )
-        rows.append({**figures, **look.of(result, entry["stable"]), "name": name(result), "label": label})
-    _mark_front(rows)
-    title = f"Top-1 accuracy over images per second, {_batch(choice)}"
-    return charts.draw("pareto", rows, title, choice, arrange=labels.placed)
+def _pareto(results, result, entry, name):
+    accuracy, speed = result["accuracy"], entry["images_per_second"]
+    low, high = proportion.interval(accuracy["top1"], accuracy["num_images"])
+    measured = f"{accuracy['top1']:.2f} % ({low:.1f} to {high:.1f}), {tables.speed(speed)} images/s"
+    label = f"{name}: {measured} at batch {entry['batch']}"
+    return {"speed": speed, "top1": accuracy["top1"], "low": low, "high": high, "label": label}
 
 
-def _batch(choice):
-    return "each engine at its best batch size" if choice == BEST else f"at batch {choice}"
-
-
-def _mark_front(rows):
-    """Set `front` of the rows that no other one is faster and more accurate than."""
+def _placed(rows, width):
+    """Set `front` of the rows that no other one is faster and more accurate than, and place the labels."""
     for one in rows:
         above = [(o["speed"], o["top1"]) for o in rows if o["speed"] >= one["speed"] and o["top1"] >= one["top1"]]
         one["front"] = set(above) == {(one["speed"], one["top1"])}
+    return labels.placed(rows, width)
 
 
-def _speedup(results, choice, look):
-    name, rows = _names(results), []
-    for result, entry in _shown(results, choice):
-        over = over_pytorch.over_pytorch(results, result, entry["batch"])
-        if over:
-            rows.append({**_bar_of(over.ratio), "name": name(result), "label": f"{name(result)}: {_spoken(over)}"})
-            rows[-1]["color"] = look.of(result, not over.ratio.mark)["color"]
-    return charts.draw("speedup", rows, f"Speed as a multiple of PyTorch's, {_batch(choice)}", choice)
-
-
-def _bar_of(ratio):
+def _speedup(results, result, entry, name):
+    over = over_pytorch.over_pytorch(results, result, entry["batch"])
+    if over is None:
+        return None
+    ratio = over.ratio
     low, high = (ratio.value if end is None else end for end in (ratio.low, ratio.high))
-    return {
-        "ratio": ratio.value,
-        "low": low,
-        "high": high,
-        "end": max(high, ratio.value),
-        "text": f"{ratio.value:.2f}x",
-    }
+    ends = {"low": low, "high": high, "end": max(high, ratio.value), "steady": not ratio.mark}
+    interval = "timed apart" if ratio.low is None else f"{low:.2f} to {high:.2f}"
+    label = f"{name}: {ratio.value:.2f} times {over.name} ({interval})"
+    return {"ratio": ratio.value, **ends, "text": f"{ratio.value:.2f}x", "label": label}
 
 
-def _spoken(over):
-    interval = "timed apart" if over.ratio.low is None else f"{over.ratio.low:.2f} to {over.ratio.high:.2f}"
-    return f"{over.ratio.value:.2f} times {over.name} ({interval})"
+def _latency(results, result, entry, name):
+    latency = entry["latency_ms"]
+    quantiles = ", ".join(f"{key} {latency[key]:.3f}" for key in ("min", "median", "p95", "p99", "max"))
+    return {**latency, "label": f"{name} at batch {entry['batch']}: {quantiles} ms"}
 
 
-def _latency(results, choice, look):
-    name, rows = _names(results), []
-    for result, entry in _shown(results, choice):
-        latency = entry["latency_ms"]
-        quantiles = ", ".join(f"{key} {latency[key]:.3f}" for key in ("min", "median", "p95", "p99", "max"))
-        label = f"{name(result)} at batch {entry['batch']}: {quantiles} ms"
-        rows.append({**latency, **look.of(result, entry["stable"]), "name": name(result), "label": label})
-    rows.sort(key=lambda row: row["median"])
-    return charts.draw("latency", rows, f"Latency of a query, {_batch(choice)}. {SPREAD}", choice)
+def _energy(results, result, entry, name):
+    energy = entry["energy_mj_per_image"]
+    if energy is None:
+        return None
+    return {"energy": energy, "label": f"{name}: {energy:.2f} mJ an image at batch {entry['batch']}"}
 
 
-def _energy(results, choice, look):
-    name, rows = _names(results), []
-    for result, entry in _shown(results, choice):
-        energy = entry["energy_mj_per_image"]
-        if energy is not None:
-            label = f"{name(result)}: {energy:.2f} mJ an image at batch {entry['batch']}"
-            rows.append({**look.of(result, entry["stable"]), "name": name(result), "energy": energy, "label": label})
-    rows.sort(key=lambda row: row["energy"])
-    return charts.draw("energy", rows, f"Energy, {_batch(choice)}", choice)
+def _by(key):
+    """Return a function that sorts the rows of a chart by a figure."""
+    return lambda rows, width: sorted(rows, key=lambda row: row[key])
+
+
+KINDS = {  # kind: (row of an engine or None, title, arrangement of the rows)
+    "pareto": (_pareto, "Top-1 accuracy over images per second, {}", _placed),
+    "speedup": (_speedup, "Speed as a multiple of PyTorch's, {}", None),
+    "latency": (_latency, "Latency of a query, {}. " + SPREAD, _by("median")),
+    "energy": (_energy, "Energy, {}", _by("energy")),
+}

@@ -48,16 +48,14 @@ def _timed(entry, name):
 
 def _slowest(entry, name):
     layers = sorted(entry["layers"], key=lambda layer: (-layer["ms"], layer["name"]))[:SLOWEST]
-    rows = [
-        Row([text(one["name"]), text(one["type"]), text(one["precision"]), number(one["ms"], "{:.4f}"), _share(one)])
-        for one in layers
-    ]
-    caption = f"The {len(rows)} slowest layers at batch {entry['batch']}"
-    return tables.table(f"layers-{name}", caption, ("layer", "type", "precision", "ms", "% of the sum"), rows)
+    caption = f"The {len(layers)} slowest layers at batch {entry['batch']}"
+    return tables.table(f"layers-{name}", caption, map(_row, layers))
 
 
-def _share(layer):
-    return Cell(f"{100 * layer['share']:.1f}", layer["share"])
+def _row(layer):
+    named = {"layer": text(layer["name"]), **{key: text(layer[key]) for key in ("type", "precision")}}
+    share = Cell(f"{100 * layer['share']:.1f}", layer["share"])
+    return Row({**named, "ms": number(layer["ms"], "{:.4f}"), "% of the sum": share})
 
 
 def _counted(layers):

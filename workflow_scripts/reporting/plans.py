@@ -86,21 +86,22 @@ def _criterion(plan):
 
 def table(rows: list[dict]) -> dict[str, Any] | None:
     """Return the table of what plans keep, beside what was predicted of it and what the engine does on select."""
-    columns = ("plan", "nodes kept", "simulated top-1 %", "typed graph top-1 %", "engine top-1 %", "builds", "evidence")
     caption = "Nodes kept, and top-1 on the select split with its 95 % interval"
-    return tables.table("plans-table", caption, columns, map(_row, rows))
+    return tables.table("plans-table", caption, map(_row, rows))
 
 
 def _row(row):
     result, plan = row["result"], row["result"]["plan"]
-    scores, style = plan["select"] or {}, BAD if plan["met"] is False else ""
-    cells = [
-        Cell(comparison.title_of(result), link=row["link"]),
-        Cell(_kept(plan), plan["nodes_high_precision"]),
-        *(_score(scores.get(who), style if who == "engine" else "") for who in ("simulated", "typed", "engine")),
-        text(result["engine"]["engine_builds"]),
-        text(row["why"]),
-    ]
+    scores = plan["select"] or {}
+    cells = {
+        "plan": Cell(comparison.title_of(result), link=row["link"]),
+        "nodes kept": Cell(_kept(plan), plan["nodes_high_precision"]),
+        "simulated top-1 %": _score(scores.get("simulated")),
+        "typed graph top-1 %": _score(scores.get("typed")),
+        "engine top-1 %": _score(scores.get("engine"), BAD if plan["met"] is False else ""),
+        "builds": text(result["engine"]["engine_builds"]),
+        "evidence": text(row["why"]),
+    }
     return Row(cells)
 
 
@@ -114,23 +115,20 @@ def _score(score, style=""):
 
 def bisections(rows: list[dict]) -> dict[str, Any] | None:
     """Return the table that sets plans beside the bisections that they replace, where any was made."""
-    columns = ("engine", "found by", "engine builds", "seconds of building", "kept")
     caption = "Beside bisection, as the original looked for the layers that must stay in FP32"
-    return tables.table("bisections-table", caption, columns, [row for pair in rows for row in _bisected(pair)])
+    pairs = [(row["result"], row["bisect"]) for row in rows if row["bisect"]]
+    return tables.table("bisections-table", caption, [row for pair in pairs for row in _bisected(*pair)])
 
 
-def _bisected(row):
-    bisect, result = row["bisect"], row["result"]
-    if not bisect:
-        return []
-    engine, plan = result["engine"], result["plan"]
-    name = text(comparison.title_of(result))
-    kept = text(f"{_kept(plan)} nodes")
-    own = [name, text("plan"), text(engine["engine_builds"]), number(engine["build_seconds"]), kept]
-    return [
-        Row(own),
-        Row([name, text("bisection"), text(bisect["builds"]), number(bisect["seconds"]), _outcome(bisect)]),
+def _bisected(result, bisect):
+    engine, kept = result["engine"], text(f"{_kept(result['plan'])} nodes")
+    ways = [
+        ("plan", engine["engine_builds"], engine["build_seconds"], kept),
+        ("bisection", bisect["builds"], bisect["seconds"], _outcome(bisect)),
     ]
+    for way, builds, seconds, outcome in ways:
+        named = {"engine": text(comparison.title_of(result)), "found by": text(way), "engine builds": text(builds)}
+        yield Row({**named, "seconds of building": number(seconds), "kept": outcome})
 
 
 def _outcome(bisect):

@@ -11,12 +11,10 @@ from reporting.tables import Row, percent, text
 def table_of(results: list[dict], published: dict[str, float]) -> dict[str, Any] | None:
     """Return the table; published: {model: ImageNet top-1 in percent}. None where no result is of ImageNet."""
     grid, count = comparison.published_grid(results, published), comparison.IMAGENET["num_images"]
-    rows = [
-        Row([text(model), percent(top1, count), *(percent(value, count) for value in measured)])
-        for model, top1, measured in grid["models"]
-        if any(value is not None for value in measured)
-    ]
-    caption = (
-        "Top-1 in percent on ImageNet's 50,000 validation images, with 95 % intervals: published, and measured here"
-    )
-    return tables.table("imagenet-table", caption, ("model", "published", *grid["columns"]), rows)
+    columns, rows = ["published", *grid["columns"]], []
+    for model, top1, measured in grid["models"]:
+        if any(value is not None for value in measured):
+            scores = dict(zip(columns, (percent(value, count) for value in (top1, *measured))))
+            rows.append(Row({"model": text(model), **scores}))
+    caption = "Top-1 % on ImageNet's 50,000 validation images, with 95 % intervals: published, and measured here"
+    return tables.table("imagenet-table", caption, rows)

@@ -10,17 +10,6 @@ from measure import proportion
 from reporting import charts, comparison, tables
 from reporting.tables import GREY, Row, moment, number, percent, text, throughput
 
-COLUMNS = (
-    "date (UTC)",
-    "commit",
-    "top-1 %",
-    "batch",
-    "images/s",
-    "times the one before",
-    "median ms",
-    "p99 ms",
-    "what changed",
-)
 MOVES = {"machine": "board", "power_mode": "power mode"}  # facts of a timing, as they are named
 HASHES = {"checkpoint_sha256": "weights", "graph_sha256": "graph", "calibration_sha256": "calibration"}
 
@@ -47,7 +36,7 @@ def _history(name, entries):
     points = [point for one in entries for point in _points(one, batch)]
     chart = charts.draw("history", points, f"Images per second of {name} at batch {batch} over time")
     caption = f"Results of {name} so far, with the gain over the one before; small changes between days prove nothing"
-    table = tables.table(f"history-{name.replace('.', '-')}", caption, COLUMNS, rows)
+    table = tables.table(f"history-{name.replace('.', '-')}", caption, rows)
     return {"name": name, "chart": chart, "table": table, "count": len(entries)}
 
 
@@ -65,17 +54,17 @@ def _row(entry, before, batch):
     latency = timing["latency_ms"] if timing else {}
     last = comparison.timing(before, batch) if before else None
     gain = timing["images_per_second"] / last["images_per_second"] if timing and last else None
-    cells = [
-        moment(entry["date"]),
-        text((entry["git_commit"] or "")[:12]),
-        percent(accuracy["top1"], accuracy["num_images"]),
-        text(batch),
-        throughput(timing["images_per_second"] if timing else None),
-        number(gain, "{:.2f}x", GREY),
-        number(latency.get("median"), "{:.3f}"),
-        number(latency.get("p99"), "{:.3f}"),
-        text(", ".join(changes(before, entry)) if before else "first"),
-    ]
+    cells = {
+        "date (UTC)": moment(entry["date"]),
+        "commit": text((entry["git_commit"] or "")[:12]),
+        "top-1 %": percent(accuracy["top1"], accuracy["num_images"]),
+        "batch": text(batch),
+        "images/s": throughput(timing["images_per_second"] if timing else None),
+        "times the one before": number(gain, "{:.2f}x", GREY),
+        "median ms": number(latency.get("median"), "{:.3f}"),
+        "p99 ms": number(latency.get("p99"), "{:.3f}"),
+        "what changed": text(", ".join(changes(before, entry)) if before else "first"),
+    }
     return Row(cells, "" if timing and timing["stable"] else GREY)
 
 

@@ -23,29 +23,34 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of cells; `style`: of all of them; `batches`: the choices of the batch size that show it, or any."""
+    """A row {column: cell}; style: of all its cells; batches: the choices of the batch size that show it, or any."""
 
-    cells: list[Cell]
+    cells: dict[str, Cell]
     style: str = ""
     batches: str = ""
 
 
-def table(name: str, caption: str, columns: Iterable[str], rows: Iterable[Row]) -> dict[str, Any] | None:
-    """Return a table without the columns that are empty in every row, or None without rows.
+def table(name: str, caption: str, rows: Iterable[Row]) -> dict[str, Any] | None:
+    """Return a table of rows of the same columns, without columns that are empty in every row; None without rows.
 
     name: its id in the page. The first column names the row.
     """
     rows = list(rows)
-    filled = [[bool(cell.text or cell.small or cell.command) for cell in row.cells] for row in rows]
-    kept = [n for n, _ in enumerate(columns) if any(row[n] for row in filled)]
-    heads = [{"label": label, "kind": _kind(rows, n)} for n, label in enumerate(columns) if n in kept]
-    lean = [row._replace(cells=[row.cells[n] for n in kept]) for row in rows]
-    return {"name": name, "caption": caption, "columns": heads, "rows": lean} if rows else None
+    if not rows:
+        return None
+    columns = {label: [row.cells[label] for row in rows] for label in rows[0].cells}
+    filled = {label: cells for label, cells in columns.items() if any(map(_is_filled, cells))}
+    heads = [{"label": label, "kind": _kind(cells)} for label, cells in filled.items()]
+    lean = [row._replace(cells={label: row.cells[label] for label in filled}) for row in rows]
+    return {"name": name, "caption": caption, "columns": heads, "rows": lean}
 
 
-def _kind(rows, column):
+def _is_filled(cell):
+    return bool(cell.text or cell.small or cell.command)
+
+
+def _kind(cells):
     """Return what a column has: words, where texts are long, numbers, or short texts."""
-    cells = [row.cells[column] for row in rows]
     if any(cell.command or len(cell.text) > LONG for cell in cells):
         return "words"
     sorts = [cell.sort for cell in cells if cell.sort is not None]
