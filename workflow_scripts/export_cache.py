@@ -27,11 +27,11 @@ def scales_of(
 
     amax: {quantizer: range}; batches: float32 [N, 3, H, W] each. Raises UserError as qdq.activation_scales does.
     """
-    from graph import qdq, ranges
+    from graph import onnx_io, qdq
     from quantization.methods import SMALLEST
 
     paired = qdq.activation_scales(graph, amax, placement)
-    largest = ranges.magnitudes(graph, batches, threads)
+    largest = onnx_io.magnitudes(graph, batches, threads)
     others = {name: max(value, SMALLEST) / qdq.QMAX for name, value in largest.items()}
     scales = {**{name: float(np.float32(scale)) for name, scale in others.items()}, **paired}
     for node in graph.nodes:

@@ -55,7 +55,7 @@ def setup(args: Job, device: torch.device) -> tuple[Trainer, augment.TrainImages
     recipe = {**DEFAULTS, **args.training}
     images = augment.TrainImages(listing, args.index, geometry, recipe, args.seed)
     clean = augment.TrainImages(listing, args.index, geometry, None, args.seed)
-    return Trainer(model.to(device), images, recipe, args.seed, row, device), clean
+    return Trainer(model.to(device), images, recipe, row), clean
 
 
 def recalibrate(

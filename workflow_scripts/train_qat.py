@@ -33,7 +33,7 @@ def train(args: Job) -> None:
         with progress.bar(images, f"QAT {trainer.row['timm']}", disable=rank > 0) as bar:
             trainer.run(rank, processes, resume, bar)
         if rank == 0:
-            checkpoint.save(trainer.student.network.state_dict(), args.qat)
+            checkpoint.save(trainer.model.network.state_dict(), args.qat)
             resume.remove()
 
 
@@ -52,7 +52,7 @@ def setup(args: Job, device: torch.device) -> QatTrainer:
     teacher = scaling.apply(model, calibration.get("scaling", {}))  # scales its block outputs as the student's
     geometry = {name: row[name] for name in resolved.GEOMETRY}
     images = augment.TrainImages(index.read(args.index), args.index, geometry, args.augmentation, args.seed)
-    return qat.QatTrainer(teacher.to(device), student.to(device), images, args.recipe, args.seed, row, device)
+    return qat.QatTrainer(teacher.to(device), student.to(device), images, args.recipe, row)
 
 
 def context(args: Job) -> dict:

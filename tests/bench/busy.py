@@ -134,7 +134,7 @@ def stepper(model, count, loss, parameters, rate):
 
     def step():
         optimizer.zero_grad()
-        with training.autocast(device, context.fast_type(device)):
+        with training.autocast(device, context.product_type(device)):
             value = loss(model(images(count)))
         value.backward()
         optimizer.step()

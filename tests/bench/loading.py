@@ -176,12 +176,12 @@ def stepper(args, images):
     torch.manual_seed(0)
     row = {**ROW, "timm": args.model.lower().replace("levit-", "levit_"), "size": args.size}
     recipe = {**RECIPE, "batch": args.batch, **({"compute": args.compute} if args.compute else {})}
-    trainer = Trainer(zoo.create(row, CLASSES).to(args.device), images, recipe, 0, row, args.device)
-    trainer._train_mode()
+    trainer = Trainer(zoo.create(row, CLASSES).to(args.device), images, recipe, row)
+    trainer.begin(0, 0)
     model = parallel.averaged(trainer.model) if args.processes > 1 else trainer.model
 
     def step(batch):
-        trainer._step(model, *batch, 0)
+        trainer.step(model, *batch, 0)
         return batch[1]
 
     return step

@@ -374,9 +374,10 @@ def test_unlike_batches_are_kept_apart():
 def test_which_are_loaded():
     nodes = network("a x a dla", "g a g gpu", "b g b dla", "c b c dla", "h c h gpu", "d h d dla")
     found = partition.candidates(nodes)
-    assert partition.loaded(nodes, found, 2) == [0, 1], "the most layers first, then the first"
+    assert partition.heaviest([len(one) for one in found], 2) == [0, 1], "the most layers first, then the first"
     heavy = [node._replace(weight={"a": 0, "b": 2, "d": 7}.get(node.name, 0)) for node in nodes]
-    assert partition.worthwhile(heavy, found, 1) == [2] and partition.worthwhile(heavy, found, 16) == [1, 2]
+    weights = [sum(heavy[position].weight for position in one) for one in found]
+    assert partition.heaviest(weights, 1) == [2] and partition.heaviest(weights, 16) == [1, 2]
 
 
 @pytest.mark.parametrize("seed", range(30))

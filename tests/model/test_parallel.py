@@ -74,13 +74,13 @@ def dying(tmp_path):
         sys.path.insert(0, {folder!r})
         from model.trainer import Trainer
 
-        def step(self, model, inputs, labels, epoch, old=Trainer._step, seen=[]):
-            seen.append(epoch)
+        def step(self, model, inputs, labels, step, old=Trainer.step, seen=[]):
+            seen.append(step // self.per_epoch)
             if seen.count(1) == 2 and os.environ["LOCAL_RANK"] == "1":
                 os.kill(os.getpid(), signal.SIGKILL)
-            return old(self, model, inputs, labels, epoch)
+            return old(self, model, inputs, labels, step)
 
-        Trainer._step = step
+        Trainer.step = step
         sys.argv = sys.argv[1:]
         runpy.run_path(sys.argv[0], run_name="__main__")
     """
@@ -94,7 +94,7 @@ def test_a_killed_process_ends_all_in_a_line_and_another_number_goes_on(alone, s
     done = subprocess.run([line[0], dying, *line[1:]], env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1 and re.fullmatch(KILLED, done.stderr.splitlines()[-1]), done.stderr
     assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr and not target.exists()
-    assert torch.load(state)["state"]["epochs"] == 1
+    assert torch.load(state)["state"]["step"] == 10, "those of one epoch"
     assert apart(alone, run(stripes, target, 1, **EPOCHS)) < 0.02 and not state.exists()
     context = provenance.read(target)["context"]
     assert context["processes"] == 1 and context["processes_before"] == [2]

@@ -325,7 +325,7 @@ def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch):
     cpu = torch.device("cpu")
     for found, kind in [(["avx512_bf16"], torch.bfloat16), (["amx_bf16"], torch.bfloat16), (["avx2"], None)]:
         monkeypatch.setattr(context, "instructions", lambda found=found: found)
-        assert context.fast_type(cpu) is kind
+        assert context.product_type(cpu) is kind
         args = types.SimpleNamespace(device="cpu", threads=0, processes=0)
         assert context.of_training(args, RECIPE)["dtype"] == str(kind or torch.float32).rpartition(".")[2]
         assert context.of_training(args, {**RECIPE, "compute": "fp16"})["dtype"] == "float16"

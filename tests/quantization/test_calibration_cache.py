@@ -8,7 +8,7 @@ from test_graph import CLASS_PASSES, EVERYTHING, SIZE, deployed, images, logits,
 
 import export_cache
 from core.files import UserError
-from graph import onnx_io, passes, qdq, ranges
+from graph import onnx_io, passes, qdq
 from model import export
 from quantization.methods import SMALLEST
 from quantizing import calibrated, random_images
@@ -96,11 +96,11 @@ def test_pooling_keeps_the_scale(folded, amax):
 
 def test_dead_and_infinite_activations(clean):
     graph = onnx_io.from_model(clean)
-    zero = {name for name, value in ranges.magnitudes(graph, [0 * images(1)]).items() if value == 0}
+    zero = {name for name, value in onnx_io.magnitudes(graph, [0 * images(1)]).items() if value == 0}
     assert zero == {"input_0"}
     assert export_cache.scales_of(graph, {}, [], [0 * images(1)])["input_0"] == np.float32(SMALLEST / 127)
     with pytest.raises(UserError, match="calibration: input_0 reaches nan; check the checkpoint and the images"):
-        ranges.magnitudes(graph, [images(1), np.nan * images(1), images(1)])
+        onnx_io.magnitudes(graph, [images(1), np.nan * images(1), images(1)])
 
 
 def test_both_halves_have_the_same_constants():

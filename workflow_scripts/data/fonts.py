@@ -68,7 +68,8 @@ def find(folder: str, classes: list[str]) -> list[list[Face]]:
         if name.lower().endswith(SUFFIXES)
     )
     faces = processes.imap(_inspect, [(folder, name, classes) for name in names], "read fonts", "font")
-    return _families(_legible(_different([face for face in faces if face])))
+    different = list({face.digest: face for face in reversed(list(faces)) if face}.values())  # the first of equal ones
+    return _families(_legible(different[::-1]))
 
 
 def _inspect(task):
@@ -109,18 +110,13 @@ def _one_case(units, classes):
     return 2 * sum(same) > len(apart)
 
 
-def _different(faces):
-    """Return the faces without those whose glyphs all equal an earlier face's."""
-    return list({face.digest: face for face in reversed(faces)}.values())[::-1]
-
-
 def _legible(faces):
     """Return the faces with enough glyphs that are nearest to the mean of their own character."""
     if not faces:
         return []
     means = _unit(np.mean([face.shapes for face in faces], axis=0, dtype=np.float32))
-    own = np.arange(len(means))
-    return [face for face in faces if np.mean((_unit(face.shapes) @ means.T).argmax(axis=1) == own) >= LEGIBLE]
+    places = np.arange(len(means))
+    return [face for face in faces if np.mean((_unit(face.shapes) @ means.T).argmax(axis=1) == places) >= LEGIBLE]
 
 
 def _unit(arrays):

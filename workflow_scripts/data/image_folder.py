@@ -14,8 +14,8 @@ from data.layouts import HALVES
 def replacing(root: str, classes: Iterable[str]) -> Iterator[Path]:
     """Yield a new folder with {train,val}/{class}/ to fill; on success it replaces `root`."""
     partial, old = Path(f"{root}.partial"), Path(f"{root}.old")
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     for half, name in itertools.product(HALVES, classes):
         (partial / half / name).mkdir(parents=True)
     yield partial

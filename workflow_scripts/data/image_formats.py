@@ -43,6 +43,12 @@ def has_magic(head: bytes) -> bool:
     return MAGIC.match(head) is not None
 
 
+def head_of(path: str) -> bytes:
+    """Return the first HEAD bytes of a file; raises OSError."""
+    with open(path, "rb") as stream:
+        return stream.read(HEAD)
+
+
 def refusal(name: str, size: int, head: Callable[[], bytes]) -> str | None:
     """Return why a file is not an image, or None; head: returns its first HEAD bytes, or raises OSError."""
     if has_suffix(name):

@@ -20,7 +20,7 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,11 +70,12 @@ def labels(index: dict, split: str) -> np.ndarray:
 def files(index: dict, path: str | Path, split: str) -> Sequence[Source]:
     """Return the image files of a split in its order; `path` is that of the index."""
     root = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(path)), index["root"]))
-    found = Lazy(functools.partial(_below, root), images(index, split).sources)
-    return found if split == "train" else list(found)
+    sources = Lazy(functools.partial(within, root), images(index, split).sources)
+    return sources if split == "train" else list(sources)
 
 
-def _below(root, source):
+def within(root: str, source: Source) -> Source:
+    """Return a source that is relative to a folder from where this program runs."""
     if isinstance(source, Member):
         return source._replace(archive=os.path.join(root, source.archive))
     return os.path.join(root, source)
@@ -106,11 +107,12 @@ def images(index: dict, split: str) -> Images:
         return _train(os.path.join(index["folder"], index["train"]["file"]), index["train"]["sha256"])
     rows = [index["images"][position] for position in index["splits"][split]]
     labels, sizes = (np.array([row[name] for row in rows], dtype=np.int64) for name in ("label", "bytes"))
-    sources = [_source(row["path"], row["bytes"], row.get("archive"), row.get("offset")) for row in rows]
+    sources = [source_of(row["path"], row["bytes"], row.get("archive"), row.get("offset")) for row in rows]
     return Images(labels, sizes, sources, [f"sha256:{row['sha256']}" for row in rows])
 
 
-def _source(path, size, archive=None, offset=None):
+def source_of(path: str, size: Any, archive: str | None = None, offset: Any = None) -> Source:
+    """Return the source of an image: its path, or the member of an archive of `size` bytes from `offset` on."""
     return Member(archive, int(offset), int(size), path) if archive else path
 
 
@@ -137,14 +139,11 @@ def _train(path, sha256):
         label, size, _ = line.split(b"\t", 2)
         numbers.extend((int(label), int(size)))
     table, lines = np.array(numbers, dtype=np.int64).reshape(-1, 2), Lines(content)
-    return Images(table[:, 0].copy(), table[:, 1].copy(), Lazy(_source_in, lines), Lazy(_stamp_in, lines))
+    stamps = Lazy(lambda line: line.split("\t", 3)[2], lines)
+    return Images(table[:, 0].copy(), table[:, 1].copy(), Lazy(_source_in, lines), stamps)
 
 
 def _source_in(line):
     """Return the Source of a line of the file of training images."""
     _, size, _, *place = line.split("\t")
-    return _source(place[0], size, *place[1:])
-
-
-def _stamp_in(line):
-    return line.split("\t", 3)[2]
+    return source_of(place[0], size, *place[1:])

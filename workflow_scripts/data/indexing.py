@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core import processors, progress
 from core.files import UserError
-from data import doubts, image_formats, index, labels, layouts, preprocess, source, splits, walk
+from data import doubts, image_formats, index, labels, layouts, preprocess, splits, walk
 
 HASHED = 4 << 30  # bytes of training images up to which each is hashed; above, its time of change identifies it
 DEEP = (b"\x89PNG", b"II", b"MM", b"P2", b"P5")  # starts of files that may have more than 8 bits: PNG, TIFF, PGM
@@ -32,12 +32,13 @@ def build(root: str, row: dict, seed: int, hash_all: bool, train_file: str = "tr
     train = parts.pop("train")
     measured = sorted({position for part in parts.values() for position in part})
     place = {position: there for there, position in enumerate(measured)}
-    digests, deep = _hashed(root, images, measured + _train_only(train, place, images, hash_all))
+    few = hash_all or sum(images[position].bytes for position in train) <= HASHED
+    digests, deep = _hashed(root, images, measured + [p for p in train if few and p not in place])
     others = {*train, *parts["calib"], *parts["select"]}
     paths = [image.path for image in images]
     doubtful = {
         "repeated": doubts.repeated(parts["val"], others, digests, paths),
-        "clipped": doubts.clipped(deep, paths),
+        "clipped": {"images": len(deep), "first": paths[min(deep)]} if deep else None,
     }
     lines = index.train_lines(_trained(images[p], numbers[p], digests.get(p)) for p in train)
     return {
@@ -50,7 +51,7 @@ def build(root: str, row: dict, seed: int, hash_all: bool, train_file: str = "tr
         "class_order": order.described(classes),
         "left_out": {reason: count for reason, count in sorted(left_out.items()) if count},
         **({"titles": order.titles} if order.titles else {}),
-        **{key: found for key, found in doubtful.items() if found},
+        **{key: doubt for key, doubt in doubtful.items() if doubt},
     }, lines
 
 
@@ -109,19 +110,13 @@ def _subset(val, images, numbers, classes, wanted):
     return sorted(splits.balanced(val, numbers, [image.path for image in images], count, "subset"))
 
 
-def _train_only(train, measured, images, hash_all):
-    """Return the positions of the images used for training alone that are hashed."""
-    few = hash_all or sum(images[position].bytes for position in train) <= HASHED
-    return [position for position in train if position not in measured] if few else []
-
-
 def _hashed(root, images, positions):
     """Return ({position: hex SHA-256 of the image's bytes}, positions of those with more than 8 bits a channel)."""
     blocks = [positions[start : start + BLOCK] for start in range(0, len(positions), BLOCK)]
     digests, deep = {}, []
 
     def of_block(block):
-        return [_digest(_source(root, images[position])) for position in block]
+        return [_digest(index.within(root, images[position].source)) for position in block]
 
     with progress.bar(len(positions), "index") as bar, ThreadPoolExecutor(processors.available()) as pool:
         for block, several in zip(blocks, pool.map(of_block, blocks)):
@@ -140,12 +135,6 @@ def _digest(image):
     is_known = image_formats.has_magic(content[: image_formats.HEAD])
     mode = "" if is_known and not content.startswith(DEEP) else preprocess.mode(content, image)
     return hashlib.sha256(content).hexdigest(), mode.startswith(doubts.MODES)
-
-
-def _source(root, image):
-    if image.archive is None:
-        return os.path.join(root, image.path)
-    return source.Member(os.path.join(root, image.archive), image.offset, image.bytes, image.path)
 
 
 def _described(image, label):

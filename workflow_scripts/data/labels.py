@@ -28,20 +28,15 @@ META = "meta.mat"
 
 def class_names(path: str) -> list[str]:
     """Return the sorted class names: the first word of each line, those of meta.mat, or the 1,000 of `imagenet`."""
-    if path == "imagenet":
-        path = _imagenet()
+    if path == "imagenet":  # timm's file, without importing timm
+        (folder,) = find_spec("timm").submodule_search_locations  # type: ignore[union-attr, misc]
+        path = os.path.join(folder, "data/_info/imagenet_synsets.txt")
     if path.endswith(".mat"):
         return sorted(kit_names(path).values())
     names = [line.split()[0] for line in lines_of(path, "synsets")]
     if len(set(names)) < len(names):
         raise UserError(f"{path} names a class twice: it needs one line per class (`synsets`)")
     return sorted(names)
-
-
-def _imagenet():
-    """Return timm's file of the synsets, without importing timm."""
-    (folder,) = find_spec("timm").submodule_search_locations  # type: ignore[union-attr, misc]
-    return os.path.join(folder, "data/_info/imagenet_synsets.txt")
 
 
 def kit_names(path: str) -> dict[int, str]:

@@ -10,7 +10,7 @@ import tarfile
 from typing import NamedTuple
 
 from core.files import UserError
-from data import class_order, image_formats, labels, source, walk
+from data import class_order, image_formats, index, labels, source, walk
 
 HALVES = ("train", "val")
 PATH_KEYS = (*HALVES, "labels", "synsets", "class_order", "manifest")  # keys of a row that may hold a path
@@ -34,6 +34,11 @@ class ImageFile(NamedTuple):
     offset: int | None = None
     name: str = ""  # of its class
     half: str | None = None  # train, val, or None if the layout does not tell
+
+    @property
+    def source(self) -> index.Source:
+        """Return where its bytes are, relative to the dataset's root."""
+        return index.source_of(self.path, self.bytes, self.archive, self.offset)
 
 
 class Layout(NamedTuple):
@@ -119,8 +124,8 @@ def below(root: str, path: str) -> str:
 def _labelled(root, place, half, row, names, left_out):
     """Return the images of a folder or archive, with their classes."""
     flat = _is_flat(half, row)
-    own = {os.path.realpath(below(root, path)) for path in _paths(row)}
-    images = _members(place, root, left_out) if os.path.isfile(place) else _files(place, root, flat, own, left_out)
+    named = {os.path.realpath(below(root, path)) for path in _paths(row)}
+    images = _members(place, root, left_out) if os.path.isfile(place) else _files(place, root, flat, named, left_out)
     if not images:
         raise UserError(f"{place} holds no image ({FORMATS}): correct `path` or `val` of the dataset")
     if not flat:
@@ -131,18 +136,20 @@ def _labelled(root, place, half, row, names, left_out):
     return [i._replace(name=name, half=half) for i, name in zip(images, of_each)]
 
 
-def _files(place, root, flat, own, left_out):
+def _files(place, root, flat, named, left_out):
     """Return the images below a folder; unless it is flat, those in class folders alone.
 
-    own: real paths of the row's files, which are not counted as left out.
+    named: real paths of the row's files, which are not counted as left out.
     """
     prefix, images = _prefix(place, root), []
     for path, state in walk.files(place, left_out):
         file = os.path.join(place, path)
-        reason = image_formats.refusal(posixpath.basename(path), state.st_size, functools.partial(_head, file))
+        reason = image_formats.refusal(
+            posixpath.basename(path), state.st_size, functools.partial(image_formats.head_of, file)
+        )
         if reason is None:
             images.append(ImageFile(_plain(prefix + path), state.st_size, state.st_mtime_ns))
-        elif os.path.realpath(file) not in own:
+        elif os.path.realpath(file) not in named:
             left_out[reason] += 1
     return images if flat else _in_folders(images, place, prefix, left_out)
 
@@ -162,11 +169,6 @@ def _in_folders(images, place, prefix, left_out):
         raise UserError(f"class folder {empty[0]} holds no image ({FORMATS}){to}: fill it, or remove it")
     left_out[BESIDE] += len(images) - len(inside)
     return inside
-
-
-def _head(file):
-    with open(file, "rb") as stream:
-        return stream.read(image_formats.HEAD)
 
 
 def _prefix(place, root):
@@ -216,7 +218,9 @@ def _member_refusal(member, name, stream):
 def _folders(images, place, root):
     """Return the class folder of each image of a half; a single folder at the top of an archive is skipped."""
     start = 0 if images[0].archive else len(_prefix(place, root))
-    while images[0].archive and len(_tops(images, start)) == 1 and _above(images, start) > 1:
+    while (
+        images[0].archive and len({i.path[start:].partition("/")[0] for i in images}) == 1 and _above(images, start) > 1
+    ):
         start = images[0].path.index("/", start) + 1
     if not _above(images, start):
         raise UserError(f"{place} holds images but no class folders: name the file of their labels in `labels`")
@@ -226,10 +230,6 @@ def _folders(images, place, root):
 def _above(images, start):
     """Return how many folders each image is in at least, below the first `start` characters of its path."""
     return min(image.path.count("/", start) for image in images)
-
-
-def _tops(images, start):
-    return {image.path[start:].partition("/")[0] for image in images}
 
 
 def _check_splits(place, names):

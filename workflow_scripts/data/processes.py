@@ -27,10 +27,10 @@ def imap(function: Callable, tasks: Sequence, description: str, unit: str, proce
     """
     count = processes or processors.available()
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _start, (function,))
-    shown = progress.bar(len(tasks), description, unit)
+    progress_bar = progress.bar(len(tasks), description, unit)
     try:
         results = cast(Generator, pool.map(_call, tasks, chunksize=CHUNK))
-        with pool, shown as bar, contextlib.closing(results):
+        with pool, progress_bar as bar, contextlib.closing(results):
             for result in results:
                 bar.update()
                 yield result

@@ -21,9 +21,7 @@ STATE = np.dtype([("key", "<u8"), ("image", "<u8"), ("checksum", "<u4"), ("done"
 class Rows:
     """Rows of shape (N, ...), each with the pixels of one image."""
 
-    def __init__(
-        self, path: str | os.PathLike, shape: tuple[int, ...], key: str, digests: Sequence[str | None]
-    ) -> None:
+    def __init__(self, path: str | os.PathLike, shape: tuple[int, ...], key: str, digests: Sequence) -> None:
         """Open the files of an earlier run, or create them.
 
         key: hex digest of all that a row depends on besides its image; digests: hex SHA-256 of each image, or None.

@@ -3,9 +3,9 @@
 The choice is balanced over classes, the same on every machine, and changes little when a folder gains or loses images.
 """
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 
 
 def balanced(candidates: Iterable[int], labels: Sequence[int], keys: Sequence[str], count: int, salt: str) -> list[int]:
@@ -15,12 +15,10 @@ def balanced(candidates: Iterable[int], labels: Sequence[int], keys: Sequence[st
     Classes take turns; within a class, the hashes give the order.
     """
     turns = {}
-    for position in sorted(candidates, key=lambda p: _hash(salt, keys[p])):
+    for position in sorted(
+        candidates, key=lambda p: sha256(f"{salt}/{keys[p]}".encode("utf-8", "surrogateescape")).digest()
+    ):
         turns.setdefault(labels[position], []).append(position)
     columns = [turns[label] for label in sorted(turns)]
     rounds = itertools.zip_longest(*columns)
     return list(itertools.islice((p for turn in rounds for p in turn if p is not None), count))
-
-
-def _hash(salt, key):
-    return hashlib.sha256(f"{salt}/{key}".encode("utf-8", "surrogateescape")).digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import http.client
 import os
 import re
@@ -49,18 +50,11 @@ def images(source: str) -> Iterator[tuple[str, bytes]]:
 def _below(folder):
     """Return the sorted paths of the images in a folder and below; raise UserError if there are none."""
     walked = ((os.path.join(folder, name), status) for name, status in walk.files(folder, collections.Counter()))
-    paths = sorted(path for path, status in walked if image_formats.refusal(path, status.st_size, _head(path)) is None)
+    with_heads = ((path, status.st_size, functools.partial(image_formats.head_of, path)) for path, status in walked)
+    paths = sorted(path for path, size, head in with_heads if image_formats.refusal(path, size, head) is None)
     if not paths:
         raise UserError(f"{folder} has no images")
     return paths
-
-
-def _head(path):
-    def head():
-        with open(path, "rb") as stream:
-            return stream.read(image_formats.HEAD)
-
-    return head
 
 
 def _of_address(address):

@@ -28,12 +28,13 @@ def report(graph: gs.Graph, known: dict, recipe: dict, alone: bool = False) -> d
     nodes = [row.pop("node") for row in rows]
     candidates = partition.candidates(nodes)
     pieces = candidates if alone else partition.candidates([n._replace(supported=n.offered) for n in nodes])
-    placed = (partition.loaded if alone else partition.worthwhile)(nodes, pieces, limit)
+    weights = [len(positions) if alone else sum(nodes[p].weight for p in positions) for positions in pieces]
+    placed = partition.heaviest(weights, limit)  # TensorRT by itself loads the subgraphs of most layers
     _place(rows, pieces, placed)
     tensors = {name: list(t.shape) for name, t in graph.tensors().items() if not isinstance(t, gs.Constant)}
     moved = _transfers(rows, nodes, tensors, known["channels"]["bytes"], recipe["compute"])
-    worth = [positions for positions in pieces if alone or any(nodes[p].weight for p in positions)]
-    counts = {"candidates": len(candidates), "offered": len(worth), "loadables": len(placed), "limit": limit}
+    offered = sum(map(bool, weights))
+    counts = {"candidates": len(candidates), "offered": offered, "loadables": len(placed), "limit": limit}
     macs = {side: sum(row["macs"] for row in rows if row["runs_on"] == side) for side in ("dla", "gpu")}
     totals = _totals(moved)
     return {
@@ -164,10 +165,10 @@ def predict(known: dict, recipe: dict, counts: dict, macs: dict, transfers: dict
     least = 1e3 * macs["dla"] / chips["gpu_macs_per_second"][recipe["compute"]]
     gained, computing = 1e3 * macs["dla"] / speed, 1e3 * macs["dla"] / peak if peak else None
     paid = counts["loadables"] * each
-    left = gained - (computing or 0.0)
-    even = math.ceil(recipe["batch"] * paid / left) if left > 0 else None
+    rest = gained - (computing or 0.0)
+    even = math.ceil(recipe["batch"] * paid / rest) if rest > 0 else None
     surely = computing is not None and least - computing > paid
-    verdict = _verdict(counts, macs, left > paid, surely)
+    verdict = _verdict(counts, macs, rest > paid, surely)
     return {
         "verdict": verdict,
         "gpu_ms_saved_at_least": round(least, 4),
@@ -190,11 +191,11 @@ def _sentence(known, recipe, counts, macs, transfers, result):
     verdict, gained, computing, paid, even = result
     share = 100 * macs["dla"] / max(macs["dla"] + macs["gpu"], 1)
     moved = (transfers["to_dla"] + transfers["to_gpu"]) / 1e6
-    asked = "1 subgraph" if counts["offered"] == 1 else f"{counts['offered']} subgraphs"
-    own = "the DLA's time is unknown" if computing is None else f"the DLA takes at least {computing:.2f} ms"
+    subgraphs = "1 subgraph" if counts["offered"] == 1 else f"{counts['offered']} subgraphs"
+    computes = "the DLA's time is unknown" if computing is None else f"the DLA takes at least {computing:.2f} ms"
     price = f"{counts['loadables']} loadables cost {paid:.2f} ms (as measured on {known['measured']['board']})"
     later = f"; from batch {even} on it is worth a trial" if verdict == "not worth it" and even else ""
     return (
-        f"{verdict}: {asked} for {counts['limit']} loadables of a core, {share:.1f} % of the MACs, {moved:.2f} MB "
-        f"moved; at batch {recipe['batch']} the GPU saves at most {gained:.2f} ms, {own}, and {price}{later}"
+        f"{verdict}: {subgraphs} for {counts['limit']} loadables of a core, {share:.1f} % of the MACs, {moved:.2f} MB "
+        f"moved; at batch {recipe['batch']} the GPU saves at most {gained:.2f} ms, {computes}, and {price}{later}"
     )

@@ -85,14 +85,7 @@ class _Quotient:
         return False
 
 
-def loaded(nodes: Sequence[Node], subgraphs: Sequence[Sequence[int]], limit: int) -> list[int]:
-    """Return the numbers of the subgraphs that TensorRT loads: those of most layers, the first of equals."""
-    order = sorted(range(len(subgraphs)), key=lambda number: (-len(subgraphs[number]), number))
-    return sorted(order[:limit])
-
-
-def worthwhile(nodes: Sequence[Node], subgraphs: Sequence[Sequence[int]], limit: int) -> list[int]:
-    """Return the numbers of the subgraphs that are worth loading: those of most weight, none without any."""
-    weights = [sum(nodes[position].weight for position in positions) for positions in subgraphs]
-    order = sorted(range(len(subgraphs)), key=lambda number: (-weights[number], number))
+def heaviest(weights: Sequence[int], limit: int) -> list[int]:
+    """Return the numbers of the subgraphs to load: those of the largest weights but 0, the first of equals."""
+    order = sorted(range(len(weights)), key=lambda number: -weights[number])
     return sorted(number for number in order[:limit] if weights[number])

@@ -5,6 +5,7 @@ Plans, calibrated ranges and TensorRT's layer information refer to these names. 
 
 from __future__ import annotations
 
+import collections
 import re
 from typing import TYPE_CHECKING
 
@@ -33,15 +34,12 @@ def tidy(name: str) -> str:
 def tidy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rename the nodes and inner tensors of an exported model in place; its input and output keep their names."""
     fixed = {value.name for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]}
-    uses = {}
+    uses = collections.Counter()
     for node in model.graph.node:
-        node.name = _unique(tidy(node.name), uses)
+        name = tidy(node.name)
+        node.name = f"{name}_{uses[name]}" if uses[name] else name
+        uses[name] += 1
         node.input[:] = [n if n in fixed else tidy(n) for n in node.input]
         node.output[:] = [n if n in fixed else tidy(n) for n in node.output]
     del model.graph.value_info[:]
     return model
-
-
-def _unique(name, uses):
-    uses[name] = uses.get(name, -1) + 1
-    return f"{name}_{uses[name]}" if uses[name] else name

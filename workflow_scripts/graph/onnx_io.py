@@ -1,6 +1,7 @@
 """Read, write and run ONNX graphs: what the graph modules share."""
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -75,6 +76,23 @@ def activations(session: onnxruntime.InferenceSession, images: np.ndarray) -> di
     """Return {tensor name: value} of a session of `observer`, its input included; images: float32 [N, 3, H, W]."""
     names = [output.name for output in session.get_outputs()]
     return {INPUT: images, **dict(zip(names, session.run(names, {INPUT: images})))}
+
+
+def magnitudes(graph: gs.Graph, batches: Iterable[np.ndarray], threads: int = 0) -> dict[str, float]:
+    """Return {tensor name: largest |x|} of the float32 activations of a graph, its input included.
+
+    batches: float32 [N, 3, H, W] each; N is small, because all activations of a batch are in memory together.
+    Raises UserError naming an activation that is not finite.
+    """
+    session, largest = observer(graph, threads), {}
+    for batch in batches:
+        for name, value in activations(session, batch).items():
+            if value.dtype == np.float32:
+                largest[name] = np.maximum(largest.get(name, 0), np.abs(value).max())  # NaN stays NaN
+    for name, value in largest.items():
+        if not np.isfinite(value):
+            raise UserError(f"calibration: {name} reaches {value}; check the checkpoint and the images")
+    return {name: float(value) for name, value in largest.items()}
 
 
 def run(graph: gs.Graph, inputs: dict[str, np.ndarray], name: str) -> np.ndarray:

@@ -92,9 +92,9 @@ def insert(
     fused = {name for name in excluded if name.endswith(PRODUCTS) and name.rpartition(".")[0] in modules}
     for module in sorted(set(excluded) - modules - fused):
         raise UserError(f"the plan names the module {module}, which the graph lacks: {nearest(module, modules)}")
-    kept = [n for n in graph.nodes if module_of(n) not in excluded and not (chained and _is_narrow(n))]
-    shared = _largest(kept, amax, placement) if chained else {}
-    for node in kept:
+    nodes = [n for n in graph.nodes if module_of(n) not in excluded and not (chained and _is_narrow(n))]
+    shared = _largest(nodes, amax, placement) if chained else {}
+    for node in nodes:
         for index, quantizer in slots(kind_of(node), amax, placement).items():
             axis = weight_axis(node) if quantizer == "weight_quantizer" else None
             tensor = node.inputs[index]

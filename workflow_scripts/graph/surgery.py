@@ -64,8 +64,8 @@ def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
 
 def free_name(graph: gs.Graph, name: str) -> str:
     """Return `name`, with as many `_` appended as make it unique among the nodes."""
-    taken = {node.name for node in graph.nodes}
-    while name in taken:
+    used = {node.name for node in graph.nodes}
+    while name in used:
         name += "_"
     return name
 

@@ -31,8 +31,8 @@ def load_into(model: nn.Module, path: str | os.PathLike, new_heads: bool = False
     key: the state dict to use, if the file has several. Raises UserError if the file is of another kind, or if a tensor
     is missing, unexpected, mis-shaped or not finite, by its name in the file.
     """
-    own, originals = model.state_dict(), formats.original_names(model)
-    state, _ = formats.without_prefixes(read(path, key), own.keys() | originals.keys())
+    tensors, originals = model.state_dict(), formats.original_names(model)
+    state = formats.without_prefixes(read(path, key), tensors.keys() | originals.keys())
     names, shapes = formats.expected(state, model)
     _check_kinds(state, path)
     _check_alone(state, names, path)
@@ -40,7 +40,7 @@ def load_into(model: nn.Module, path: str | os.PathLike, new_heads: bool = False
     new = other_heads(state, names, model) if new_heads else []
     remedy = functools.partial(mismatch.hint, state=state, names=names, model=model, heads=classifiers(model))
     _check(_without(state, new), _without(shapes, new), path, remedy)
-    model.load_state_dict({target: (own[target] if name in new else state[name]) for name, target in names.items()})
+    model.load_state_dict({target: (tensors[target] if name in new else state[name]) for name, target in names.items()})
     return model
 
 
@@ -56,8 +56,8 @@ def other_heads(state: dict, names: dict[str, str], model: nn.Module) -> list[st
 
     state: the file's tensors; names: {name in the file: name in the model}.
     """
-    own, heads = model.state_dict(), classifiers(model)
-    pairs = {name: (state[name].shape, own[target].shape) for name, target in names.items() if name in state}
+    tensors, heads = model.state_dict(), classifiers(model)
+    pairs = {name: (state[name].shape, tensors[target].shape) for name, target in names.items() if name in state}
     tensors = [name for name, target in names.items() if target.rpartition(".")[0] in heads and name in pairs]
     return [name for name in tensors if pairs[name][0] != pairs[name][1] and pairs[name][0][1:] == pairs[name][1][1:]]
 

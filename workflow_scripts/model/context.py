@@ -33,14 +33,13 @@ def of_training(args: Namespace, recipe: dict) -> dict:
     kind = device_kind(args.device)
     processes = processes_of(args.processes, recipe["batch"], kind)
     if kind == "cuda":
-        return {"device": "cuda", "dtype": _dtype_of_gpu(recipe.get("compute")), "processes": processes}
-    found = instructions()
+        return {"device": "cuda", "dtype": _dtype("cuda", recipe.get("compute")), "processes": processes}
     return {
         "device": "cpu",
-        "dtype": DTYPES[recipe.get("compute") or ("bf16" if set(found) & set(BFLOAT16) else "fp32")],
-        "instructions": found,
+        "dtype": _dtype("cpu", recipe.get("compute")),
+        "instructions": instructions(),
         "processes": processes,
-        "threads": of_processor(args.threads),
+        "threads": args.threads or processors.available(),
     }
 
 
@@ -64,11 +63,6 @@ def processes_of(wanted: int, batch: int, device: str) -> int:
     return next(number for number in range(most, 0, -1) if batch % number == 0)
 
 
-def of_processor(threads: int) -> int:
-    """Return the number of CPU threads; 0 stands for all cores."""
-    return threads or processors.available()
-
-
 def device_kind(device: str) -> str:
     """Return cpu or cuda for a device name; `auto` is a CUDA GPU if torch sees one."""
     if device != "auto":
@@ -88,13 +82,24 @@ def _has_driver():
     return True
 
 
-def _dtype_of_gpu(compute):
+def _dtype(kind, compute):
+    """Return the name of the torch type of matrix products on a kind of device."""
+    fast = _is_fast(kind) if compute != "fp16" else None
+    if compute == "bf16" and kind == "cuda" and not fast:
+        raise UserError("compute: bf16 of a training: this GPU has no bfloat16: set fp16, or leave it out")
+    return DTYPES[compute or ("bf16" if fast else "fp32")]
+
+
+def _is_fast(kind):
+    """Return whether a kind of device computes products in bfloat16; a CPU without instructions for it emulates it."""
+    if kind != "cuda":
+        return bool(set(instructions()) & set(BFLOAT16))
     import torch
 
-    return str(product_type(torch.device("cuda"), compute) or torch.float32).rpartition(".")[2]
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def product_type(device: torch.device, compute: str | None) -> torch.dtype | None:
+def product_type(device: torch.device, compute: str | None = None) -> torch.dtype | None:
     """Return the torch type of a training's matrix products, or None for float32.
 
     compute: fp32, bf16 or fp16 of its row; None: bfloat16 where the device is fast in it. Raises UserError for a GPU
@@ -102,23 +107,8 @@ def product_type(device: torch.device, compute: str | None) -> torch.dtype | Non
     """
     import torch
 
-    if compute is None:
-        return fast_type(device)
-    if compute == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError("compute: bf16 of a training: this GPU has no bfloat16: set fp16, or leave it out")
-    return None if compute == "fp32" else getattr(torch, DTYPES[compute])
-
-
-def fast_type(device: torch.device) -> torch.dtype | None:
-    """Return the torch type that matrix products are fast in on the device, or None for float32.
-
-    On a CPU that is bfloat16 where the instruction set has it; without, it is emulated and slow.
-    """
-    import torch
-
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    return torch.bfloat16 if set(instructions()) & set(BFLOAT16) else None
+    name = _dtype(device.type, compute)
+    return None if name == "float32" else getattr(torch, name)
 
 
 def instructions() -> list[str]:

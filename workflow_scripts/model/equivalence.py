@@ -6,10 +6,12 @@ from collections.abc import Callable, Container
 
 import numpy as np
 import torch
+from torch import nn
 
 from core.command import log
 from core.files import UserError
 from data import cache, preprocess
+from model.hooks import hooked
 
 IMAGES = 8  # number of images on which the networks are compared
 MAX_ERROR = 1e-4  # of logits, relative to the largest
@@ -31,7 +33,7 @@ def images(path: str | os.PathLike, row: dict) -> torch.Tensor:
 
 
 @torch.no_grad()
-def reference(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+def reference(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Return an unfolded network's logits; raise UserError if it cannot compute them or they are not finite."""
     try:
         logits = model(images)
@@ -44,13 +46,7 @@ def reference(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def check(
-    model: torch.nn.Module,
-    folded: torch.nn.Module,
-    images: torch.Tensor,
-    moved: Container[str],
-    exact: Callable[[], torch.nn.Module],
-) -> None:
+def check(model: nn.Module, folded: nn.Module, images: torch.Tensor, moved: Container[str], exact: Callable) -> None:
     """Raise UserError naming the first module that differs if a folded network's logits are not the unfolded one's.
 
     images: float32 [N, 3, H, W]; moved: names of modules whose outputs folding changes by design; exact: converts the
@@ -111,17 +107,13 @@ def _first(model, folded, images, moved):
 
 def _outputs(model, images, moved):
     """Return {name: output tensor} of a network's modules, in execution order."""
-    outputs = {}
+    outputs, modules = {}, {n: m for n, m in model.named_modules() if n and n not in moved}
 
-    def record(name, output):
+    def record(name, inputs, output):
         if isinstance(output, torch.Tensor):
             outputs.setdefault(name, output.clone())  # a later operation may change it in place
 
-    with contextlib.ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if name and name not in moved:
-                hook = module.register_forward_hook(lambda _, __, output, name=name: record(name, output))
-                hooks.enter_context(hook)
+    with hooked(modules, record):
         model(images)
     return outputs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 from collections.abc import Callable, Set
 
 from torch import nn
@@ -14,7 +15,7 @@ from core.files import UserError
 # Keys under which training programs save the weights, in order of preference: averaged weights, if saved, are the
 # evaluated and published ones, so they precede the weights of the last step.
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict")
-INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # added by torch.compile and others
+INSIDE = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # of torch.compile and others
 COUNTER = "n_averaged"  # saved by torch's AveragedModel beside its weights
 INDICES = "attention_bias_idxs"  # maps pairs of tokens to a LeViT's attention biases; the image size determines it
 
@@ -46,22 +47,18 @@ def choose(states: dict[str, dict], key: str | None, path: str | os.PathLike) ->
     return first
 
 
-def without_prefixes(state: dict, wanted: Set[str]) -> tuple[dict, str]:
-    """Return ({name without prefixes: tensor}, common prefix that was removed).
-
-    wanted: names; the common first parts of all names are removed until one of them is a wanted name.
-    """
-    stripped = {_without_wrappers(name): value for name, value in state.items()}
+def without_prefixes(state: dict, wanted: Set[str]) -> dict:
+    """Return {name: tensor} without the common first parts of all names, up to where one of them is a wanted name."""
+    stripped = {INSIDE.sub("", name): value for name, value in state.items()}
     stripped = stripped if len(stripped) == len(state) else dict(state)
     if any(name.startswith("module.") for name in stripped):
         stripped.pop(COUNTER, None)
-    prefix = ""
     while stripped and not stripped.keys() & wanted:
         first = next(iter(stripped)).partition(".")[0] + "."
         if not all(name.startswith(first) for name in stripped):
-            return dict(state), ""
-        prefix, stripped = prefix + first, {name[len(first) :]: value for name, value in stripped.items()}
-    return stripped, prefix
+            return dict(state)
+        stripped = {name[len(first) :]: value for name, value in stripped.items()}
+    return stripped
 
 
 def beside(state: dict, wanted: Set[str]) -> tuple[str, list[str]]:
@@ -76,25 +73,20 @@ def _tails(name):
     return [".".join(parts[start:]) for start in range(1, min(len(parts), 4))]
 
 
-def _without_wrappers(name):
-    for inner in INSIDE:
-        name = name.replace(inner, "")
-    return name
-
-
 def expected(state: dict, model: nn.Module) -> tuple[dict[str, str], dict]:
     """Return ({name in the file: name in the model}, {name in the file: tensor of the expected shape and type}).
 
     The names are the original LeViT's if the file has them, else the model's own. Indices of attention biases are
     expected if the file has any: the original saves these buffers, which the model's state dict does not contain.
     """
-    own = model.state_dict()
+    tensors = model.state_dict()
     originals = original_names(model)
     original = bool(originals) and any(name.startswith("patch_embed.") for name in state)
-    names = originals if original else {name: name for name in own}
-    shapes = {name: own[target] for name, target in names.items()}
+    names = originals if original else {name: name for name in tensors}
+    shapes = {name: tensors[target] for name, target in names.items()}
     if any(name.endswith(INDICES) for name in state):
-        shapes.update(_indices(model, original))
+        buffers = {name: value for name, value in model.named_buffers() if name.endswith(INDICES)}
+        shapes.update({_original(n, model): v for n, v in buffers.items()} if original else buffers)
     return names, shapes
 
 
@@ -106,11 +98,6 @@ def original_names(model: nn.Module) -> dict[str, str]:
     from timm.models import levit
 
     return {_original(name, model): name for name in model.state_dict()} if isinstance(model, levit.Levit) else {}
-
-
-def _indices(model, original):
-    buffers = {name: value for name, value in model.named_buffers() if name.endswith(INDICES)}
-    return {_original(name, model): value for name, value in buffers.items()} if original else buffers
 
 
 def _original(name, model):

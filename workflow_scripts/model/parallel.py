@@ -19,11 +19,12 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher import api
 
+from core import processors
 from core.command import Job
 from core.files import UserError
 from data import index
 from data.processes import end_with_parent
-from model import context, training
+from model import training
 from model.resume import Resume
 
 RUN = "levit-"  # how the names of our own launches begin
@@ -116,7 +117,7 @@ def group(device: torch.device, threads: int) -> Iterator[tuple[int, int, torch.
             yield 0, 1, device
         return
     local, processes = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    torch.set_num_threads(max(1, context.of_processor(threads) // processes))
+    torch.set_num_threads(max(1, (threads or processors.available()) // processes))
     if device.type == "cuda":
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)

@@ -5,11 +5,11 @@ from timm.models import get_pretrained_cfg
 
 from core import resolved
 from core.files import UserError
+from data import preprocess
 from model import input_size, zoo
 
 KEYS = (*resolved.GEOMETRY, *resolved.NORMALIZATION)
 MODES = ("center", "squash")  # crop modes of preprocess.py
-FILTERS = ("bicubic", "bilinear")  # and its interpolations
 
 
 def resolve(row: dict) -> dict:
@@ -22,13 +22,13 @@ def resolve(row: dict) -> dict:
     """
     zoo.check_name(row["timm"])
     recorded, test = record(row["timm"])
-    own = {key: row[key] for key in KEYS if row.get(key) is not None}
-    resolved_row = {**{key: row[key] for key in ("timm", "options") if row.get(key)}, **recorded, **own}
+    chosen = {key: row[key] for key in KEYS if row.get(key) is not None}
+    resolved_row = {**{key: row[key] for key in ("timm", "options") if row.get(key)}, **recorded, **chosen}
     _check_supported(resolved_row)
     input_size.check(resolved_row, recorded["size"])
-    differ = {key: {"config": value, "timm": recorded[key]} for key, value in own.items() if value != recorded[key]}
-    sources = {key: "config.yaml" if key in own else "timm" for key in KEYS}
-    other = {key: value for key, value in test.items() if key not in own and value != resolved_row[key]}
+    differ = {key: {"config": value, "timm": recorded[key]} for key, value in chosen.items() if value != recorded[key]}
+    sources = {key: "config.yaml" if key in chosen else "timm" for key in KEYS}
+    other = {key: value for key, value in test.items() if key not in chosen and value != resolved_row[key]}
     return {**resolved_row, "sources": sources, "contradicts": differ, "test": other}
 
 
@@ -52,7 +52,7 @@ def _values(config):
 
 def _check_supported(row):
     """Raise UserError if preprocess.py lacks the resolved crop mode, interpolation or shape of images."""
-    supported = {"crop_mode": MODES, "interpolation": FILTERS}
+    supported = {"crop_mode": MODES, "interpolation": [*preprocess.FILTERS]}
     for key, values in supported.items():
         if row[key] not in values:
             raise UserError(f"models: {row['timm']}: timm's record has {key} {row[key]}: set {key}: {values[0]}")

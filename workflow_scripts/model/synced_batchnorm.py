@@ -65,8 +65,8 @@ class _Shared(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple:
         """Return the gradients of this process's share; DistributedDataParallel averages the parameters'."""
         inputs, weight, mean, variance = ctx.saved_tensors
-        kept = (inputs, weight, mean, variance, None, None, False, ctx.eps, [True, True, True])
-        fixed, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(grads[0].contiguous(), *kept)
+        saved = (inputs, weight, mean, variance, None, None, False, ctx.eps, [True, True, True])
+        fixed, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(grads[0].contiguous(), *saved)
         sums = torch.stack([by_weight, by_bias])
         dist.all_reduce(sums)
         sums /= inputs.numel() // len(mean) * dist.get_world_size()
@@ -85,9 +85,9 @@ def average(norms: Sequence[torch.nn.Module], batches: int) -> None:
     flat = torch.cat([value.flatten() for norm in norms for value in (norm.running_mean, norm.running_var)])
     sums = torch.cat([flat.double() * batches, flat.new_tensor([batches], dtype=torch.float64)])
     dist.all_reduce(sums)
-    left = (sums[:-1] / sums[-1]).to(flat.dtype)
+    means = (sums[:-1] / sums[-1]).to(flat.dtype)
     for norm in norms:
         for value in (norm.running_mean, norm.running_var):
-            value.copy_(left[: value.numel()])
-            left = left[value.numel() :]
+            value.copy_(means[: value.numel()])
+            means = means[value.numel() :]
         norm.num_batches_tracked.fill_(int(sums[-1]))

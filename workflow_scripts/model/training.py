@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from timm.models import levit
 
+from core import processors
 from core.files import UserError
 from data.augment import Draw, TrainImages
-from model import context, synced_batchnorm
+from model import synced_batchnorm
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGEST = 1 << 30  # bytes of a tensor
@@ -27,7 +28,7 @@ def start(seed: int, threads: int, device: str) -> torch.device:
     """
     _keep_memory()
     torch.manual_seed(seed)
-    torch.set_num_threads(context.of_processor(threads))
+    torch.set_num_threads(threads or processors.available())
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -166,9 +167,8 @@ def batches(
 
 def stacked(items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (uint8 [N, S, S, 3], int64 [N]) of images and labels; arrays that Pillow owns are only read."""
-    pixels = torch.empty((len(items), *items[0][0].shape), dtype=torch.uint8)
-    np.stack([image for image, _ in items], out=pixels.numpy())
-    return pixels, torch.tensor([int(label) for _, label in items])
+    images, labels = zip(*items)
+    return torch.from_numpy(np.stack(images)), torch.tensor([int(label) for label in labels])
 
 
 def to_input(batch: torch.Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> torch.Tensor:

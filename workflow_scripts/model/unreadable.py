@@ -36,8 +36,11 @@ def diagnose(path: str | os.PathLike, error: Exception) -> str:
     diagnosis = _by_start(head) or (_of_archive(path) if head.startswith(b"PK") else None)
     if diagnosis:
         return diagnosis
-    names = [name for name in globals_of(path) if not _is_allowed(name)]
-    return _of_pickle(names, path) if names else _damaged(error)
+    names = [name for name in _globals_of(path) if not _is_allowed(name)]
+    if names:
+        return _of_pickle(names, path)
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return f"is not a file of weights, or is a damaged one ({reason}): torch.save(model.state_dict(), path) writes one"
 
 
 def _by_start(head):
@@ -67,7 +70,7 @@ def _of_archive(path):
     return None
 
 
-def globals_of(path: str | os.PathLike) -> list[str]:
+def _globals_of(path):
     """Return the names (module.name) that a pickle would import, without loading it; [] if it cannot be parsed."""
     try:
         return sorted(_imports(_pickle(path)))
@@ -113,14 +116,14 @@ def _is_allowed(name):
     return plain or name.startswith(ALLOWED) or name.endswith("Storage")
 
 
-def is_dangerous(name: str) -> bool:
+def _is_dangerous(name):
     """Return whether a pickle that imports this name could run arbitrary code."""
     module, _, inner = name.rpartition(".")
     return module.partition(".")[0] in DANGEROUS and inner not in HARMLESS
 
 
 def _of_pickle(names, path):
-    dangerous = [name for name in names if is_dangerous(name)]
+    dangerous = [name for name in names if _is_dangerous(name)]
     if dangerous:
         some = ", ".join(dangerous[:3])
         return f"is dangerous: loading it would run code ({some}): refused, do not load it elsewhere"
@@ -129,9 +132,3 @@ def _of_pickle(names, path):
         f"is a pickle with more than weights in it (it imports {', '.join(names[:3])}), which could run code when "
         f'loaded: refused; {SAVE}; or, if you trust its author: python -c "{trusted}"'
     )
-
-
-def _damaged(error):
-    text = " ".join(str(error).split())[:120]
-    reason = f"{type(error).__name__}: {text}"
-    return f"is not a file of weights, or is a damaged one ({reason}): torch.save(model.state_dict(), path) writes one"

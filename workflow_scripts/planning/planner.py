@@ -51,23 +51,14 @@ def plan(
     """
     if recipe["compute"] not in NEXT:
         raise UserError(f"fallback: {recipe['compute']} has no plans, only {' and '.join(NEXT)}: set it to none")
-    planner = Planner(simulate.Network(graph), amax, placement, recipe, inputs, workers)
+    planner = _Planner(simulate.Network(graph), amax, placement, recipe, inputs, workers)
     return planner.judged(manual) if manual else planner.searched()
 
 
-class Planner:
-    """A network and its measurements."""
+class _Planner:
+    """A network and its measurements; arguments as of `plan`."""
 
-    def __init__(
-        self,
-        network: simulate.Network,
-        amax: Mapping | None,
-        placement: Collection[str],
-        recipe: Mapping,
-        inputs: Inputs,
-        workers: int,
-    ):
-        """Prepare to measure; arguments as of `plan`."""
+    def __init__(self, network, amax, placement, recipe, inputs, workers):
         self.network, self.inputs, self.workers = network, inputs, workers
         self.compute, self.next = recipe["compute"], NEXT[recipe["compute"]]
         self.criterion = {"budget": recipe["budget"], **recipe.get("criterion", {})}
@@ -83,7 +74,7 @@ class Planner:
 
     # The two ways to a plan
 
-    def searched(self) -> dict:
+    def searched(self):
         """Return the plan with the cheapest set of nodes that meets the criterion, or the best set of the search."""
         kinds = self._members(node_groups.kinds(self.network))
         members = {**self._members(node_groups.blocks(self.network)), **kinds}
@@ -101,7 +92,7 @@ class Planner:
         blocks = [(name, members[name]) for name in order if name not in kinds]
         return self._described(precisions, measured, search, blocks, {n: self.effects[n] for n in sorted(kinds)})
 
-    def judged(self, path: str | Path) -> dict:
+    def judged(self, path):
         """Return the manual plan in a file, checked against the graph, with evidence and a verdict of its own."""
         nodes = plans.read(path)["nodes"]
         plans.check_names([node["name"] for node in nodes], {node.name for node in self.network.nodes}, path)
@@ -213,8 +204,8 @@ class Planner:
 
     def _reasons(self, name, search):
         """Return {evidence, margin}: bits below FP16's largest number, or points of slack without the node."""
-        own = {key: value for key, value in self.ranges[name].items() if key != "overflows"}
+        measured = {key: value for key, value in self.ranges[name].items() if key != "overflows"}
         overflows = self.ranges[name]["overflows"]
         reason = "given" if search is None else "overflow" if overflows else "criterion"
-        margin = own["headroom"] if overflows else search.margins.get(name) if search else None
-        return {"evidence": {"reason": reason, **own, **self.effects.get(name, {})}, "margin": margin}
+        margin = measured["headroom"] if overflows else search.margins.get(name) if search else None
+        return {"evidence": {"reason": reason, **measured, **self.effects.get(name, {})}, "margin": margin}

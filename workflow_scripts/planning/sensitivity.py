@@ -38,17 +38,12 @@ def measure(
         return ranges.of_chunk(tensors), sums, reference.double()
 
     tensors, sums, references = zip(*simulate.each(of_chunk, chunks, workers))
-    spread = _spread(references)
+    logits = torch.cat(references)
+    spread = float((logits - logits.mean(dim=0)).square().sum())  # around the mean of each class
     return list(tensors), {
         group: {label: _effect([part[group, label] for part in sums], spread) for label in treatments}
         for group in groups
     }
-
-
-def _spread(references):
-    """Return the sum of squares of the logits around the mean of each class."""
-    logits = torch.cat(references)
-    return float((logits - logits.mean(dim=0)).square().sum())
 
 
 def _effect(sums, spread):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from core.files import UserError
+from model.hooks import hooked
 
 WEIGHT = "weight_quantizer"
 KEY = re.compile(r"(.*)\.(_?)(\w+_quantizer)\._amax")  # pytorch-quantization writes an underscore before its quantizers
@@ -44,10 +45,8 @@ def unquantized(model: torch.nn.Module, chosen: Callable = lambda name: True) ->
 @contextlib.contextmanager
 def observed(model: torch.nn.Module, observe: Callable[[str, torch.Tensor], None]) -> Iterator[torch.nn.Module]:
     """As `unquantized`, and call observe(quantizer name, its input) for every activation that is computed."""
-    with contextlib.ExitStack() as hooks, unquantized(model):
-        for name, quantizer in activations(model).items():
-            hook = quantizer.register_forward_pre_hook(lambda _, inputs, name=name: observe(name, inputs[0]))
-            hooks.enter_context(hook)
+    watched = hooked(activations(model), lambda name, inputs, _: observe(name, inputs[0]))
+    with unquantized(model), watched:
         yield model
 
 

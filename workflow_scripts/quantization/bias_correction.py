@@ -5,19 +5,19 @@ empirical variant of Nagel et al. 2019 (arXiv 1906.04721). One pass is enough, b
 before the next layer reads it. All images therefore go through the network at once.
 """
 
-import contextlib
 from collections.abc import Callable
 
 import torch
 
+from model.hooks import hooked
 from quantization import amax
-from quantization.calibration_images import CalibrationImages
+from quantization.calibration_images import Images
 
 IMAGES = 128  # in memory together; means over them and over the positions of an image are stable enough
 
 
 @torch.no_grad()
-def estimate(model: torch.nn.Module, images: torch.Tensor | CalibrationImages) -> dict[str, list[float]]:
+def estimate(model: torch.nn.Module, images: Images) -> dict[str, list[float]]:
     """Return {module: correction of its bias, per output channel} of a calibrated network, which is not modified.
 
     images: float32 [N, 3, H, W], of which the first IMAGES are used.
@@ -28,16 +28,14 @@ def estimate(model: torch.nn.Module, images: torch.Tensor | CalibrationImages) -
 
 
 @torch.no_grad()
-def of_fewer(
-    model: torch.nn.Module, images: torch.Tensor | CalibrationImages, kept: Callable[[str], bool]
-) -> dict[str, list[float]]:
+def of_fewer(model: torch.nn.Module, images: Images, has: Callable[[str], bool]) -> dict[str, list[float]]:
     """Return the correction, as `estimate` does, of a network trained with all its quantizers that has only some.
 
     Training moved the mean errors of all quantizers into the biases, those of the quantizers that are left out too.
-    kept: function (quantizer) -> whether the network has it.
+    has: function (quantizer) -> whether the network has it.
     """
     means = _means(model, images[:IMAGES])
-    with amax.unquantized(model, lambda name: not kept(name)):
+    with amax.unquantized(model, lambda name: not has(name)):
         return _errors(model, images[:IMAGES], means)
 
 
@@ -54,10 +52,10 @@ def _means(model, images):
     """Return {layer: mean output of each channel}."""
     layers, means = _layers(model), {}
 
-    def observe(name, output):
+    def observe(name, inputs, output):
         means[name] = _mean(layers[name], output)
 
-    with _hooked(layers, observe):
+    with hooked(layers, observe):
         model(images)
     return means
 
@@ -66,13 +64,13 @@ def _errors(model, images, means):
     """Return {layer: what its mean outputs lack}, each layer's on inputs that are corrected already."""
     layers, errors = _layers(model), {}
 
-    def correct(name, output):
+    def correct(name, inputs, output):
         errors[name] = means[name] - _mean(layers[name], output)
         shape = [1] * output.ndim
         shape[_channels(layers[name], output)] = -1
         return output + errors[name].view(shape)
 
-    with _hooked(layers, correct):
+    with hooked(layers, correct):
         model(images)
     return {name: error.tolist() for name, error in errors.items()}
 
@@ -91,12 +89,3 @@ def _layers(model):
 def _channels(layer, output):
     """Return the dimension of a layer's output channels."""
     return 1 if isinstance(layer, torch.nn.Conv2d) else output.ndim - 1
-
-
-@contextlib.contextmanager
-def _hooked(layers, function):
-    """Call function(name, output) whenever a layer has computed; a result other than None replaces the output."""
-    with contextlib.ExitStack() as hooks:
-        for name, module in layers.items():
-            hooks.enter_context(module.register_forward_hook(lambda _, __, out, name=name: function(name, out)))
-        yield

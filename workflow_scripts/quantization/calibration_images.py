@@ -29,3 +29,6 @@ class CalibrationImages:
 
     def __getitem__(self, part: slice) -> torch.Tensor:
         return torch.from_numpy(preprocess.normalize(self.pixels[part], self.row["mean"], self.row["std"]))
+
+
+Images = torch.Tensor | CalibrationImages

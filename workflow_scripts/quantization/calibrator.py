@@ -11,18 +11,13 @@ import torch
 
 from core.files import UserError, canonical
 from quantization import amax, backends, bias_correction, histograms, methods, scaling
-from quantization.calibration_images import CalibrationImages
+from quantization.calibration_images import Images
 
 
 class Calibrator:
     """A folded network and its calibration images; histograms are collected once for each scaling of the network."""
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        images: torch.Tensor | CalibrationImages,
-        progress: Callable[[int], object] = lambda count: None,
-    ):
+    def __init__(self, model: torch.nn.Module, images: Images, progress: Callable = lambda count: None):
         """Collect nothing yet. images: float32 [N, 3, H, W] by slices; progress: called with each batch's size."""
         self.model, self.images, self.progress = model, images, progress
         self._histograms = {}
@@ -72,9 +67,7 @@ def ranges(model: torch.nn.Module, collected: dict[str, histograms.Histogram], r
     return dict(sorted(chosen.items()))
 
 
-def adjust(
-    model: torch.nn.Module, calibration: dict, quantized: Callable[[str], bool] = lambda name: True
-) -> torch.nn.Module:
+def adjust(model: torch.nn.Module, calibration: dict, quantized: Callable = lambda name: True) -> torch.nn.Module:
     """Apply the scaling and the bias correction of a calibration to a folded network, in place, and return it.
 
     quantized: function (module name) -> whether it is quantized; a layer that is not makes no error to correct.

@@ -49,15 +49,15 @@ def build(
 def _of_fewer(model, ranges, calibration, placement, images, row):
     """Return the correction of the biases of QAT, which had all quantizers, for a placement with fewer kinds."""
 
-    def kept(name):
+    def is_placed(name):
         return _kind_of(model.get_submodule(amax.module_of(name))) in placement
 
-    if all(map(kept, ranges)):
+    if all(map(is_placed, ranges)):
         return {}
     network = backends.add(copy.deepcopy(model), calibration.get("recipe", {}))
     amax.load(network, ranges)
     pixels = calibration_images.CalibrationImages(images, bias_correction.IMAGES, row)
-    return bias_correction.of_fewer(network.eval(), pixels, kept)
+    return bias_correction.of_fewer(network.eval(), pixels, is_placed)
 
 
 def _kind_of(module):

@@ -10,7 +10,7 @@ import torch
 
 from core.files import UserError
 from quantization import amax
-from quantization.calibration_images import CalibrationImages
+from quantization.calibration_images import Images
 
 BINS = 4096  # of a histogram; at least its upper half is in use
 BATCH = 32
@@ -71,11 +71,7 @@ def channel_dims(name: str, values: torch.Tensor) -> tuple[int, ...]:
     return (1,) if values.ndim == 4 else (values.ndim - 1,)
 
 
-def collect(
-    model: torch.nn.Module,
-    images: torch.Tensor | CalibrationImages,
-    progress: Callable[[int], object] = lambda count: None,
-) -> dict[str, Histogram]:
+def collect(model: torch.nn.Module, images: Images, progress: Callable = lambda count: None) -> dict[str, Histogram]:
     """Return {quantizer of an activation: Histogram} of a quantized network that computes in float32.
 
     Each thread has every n-th batch, so that threads meet at the end alone.
@@ -84,21 +80,21 @@ def collect(
     UserError naming an activation that is NaN or infinite, or that is constant (as only a softmax over one token may
     be).
     """
-    names, own, lock = list(amax.activations(model)), threading.local(), threading.Lock()
+    names, thread, lock = list(amax.activations(model)), threading.local(), threading.Lock()
     starts = range(0, len(images), BATCH)
     count = min(torch.get_num_threads(), len(starts))
 
     @torch.no_grad()
     def part(number):
-        own.histograms = {name: Histogram() for name in names}
+        thread.histograms = {name: Histogram() for name in names}
         for start in starts[number::count]:
             batch = images[start : start + BATCH]
             model(batch)
             with lock:
                 progress(len(batch))
-        return own.histograms
+        return thread.histograms
 
-    observed = amax.observed(model, lambda name, values: own.histograms[name].add(values, channel_dims(name, values)))
+    observed = amax.observed(model, lambda name, value: thread.histograms[name].add(value, channel_dims(name, value)))
     with observed, _divided(count), ThreadPoolExecutor(count) as pool:
         histograms, *others = pool.map(part, range(count))
     for name in names:

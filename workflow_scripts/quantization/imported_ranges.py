@@ -1,6 +1,7 @@
 """Ranges from a checkpoint that another program quantized: pytorch-quantization 2.2.1, or modelopt's state dict."""
 
 import os
+import re
 
 import torch
 
@@ -8,7 +9,8 @@ from core.files import UserError
 from model import checkpoint, formats
 from quantization import amax
 
-INNER = (".linear", ".c", ".l")  # the layer in a module that also has BatchNorm: timm's name, then the original's
+# the layer in a module that also has BatchNorm: timm's name, then the original's
+INNER = re.compile(r"\.(linear|c|l)$")
 
 
 def ranges(path: str | os.PathLike, network: torch.nn.Module, source: torch.nn.Module) -> dict[str, float]:
@@ -25,7 +27,7 @@ def ranges(path: str | os.PathLike, network: torch.nn.Module, source: torch.nn.M
     for name, value in in_file.items():
         module, _, quantizer = name.removeprefix("module.").rpartition(".")
         module = originals.get(module, module)
-        folded = f"{module if module.startswith('head') else _folded(module)}.{quantizer}"
+        folded = f"{module if module.startswith('head') else INNER.sub('', module)}.{quantizer}"
         if folded in names:
             matched[folded] = value
     bad = [name for name, value in matched.items() if not 0 < value < float("inf")]
@@ -35,7 +37,3 @@ def ranges(path: str | os.PathLike, network: torch.nn.Module, source: torch.nn.M
         example = min(in_file, default="no *_quantizer._amax at all")
         raise UserError(f"{path} has no ranges of this network's activations (it has {example})")
     return matched
-
-
-def _folded(module):
-    return next((module[: -len(inner)] for inner in INNER if module.endswith(inner)), module)

@@ -28,9 +28,9 @@ class FakeQuantize(torch.autograd.Function):
         scale: float32 [] or [O, 1, ...]; share: factor of the scale's gradient.
         """
         ratios = values.float().contiguous() / scale
-        kept = inside(ratios, ratios, -QMAX - 1.5, QMAX + 0.5)
+        inner = inside(ratios, ratios, -QMAX - 1.5, QMAX + 0.5)
         codes = ratios.round_().clamp_(-QMAX - 1, QMAX)
-        slopes, kind = torch.sub(codes, kept, out=kept), product_type(values)
+        slopes, kind = torch.sub(codes, inner, out=inner), product_type(values)
         ctx.save_for_backward(slopes.to(kind), scale)
         ctx.share, ctx.kind = share, values.dtype
         return codes.mul_(scale).to(kind)

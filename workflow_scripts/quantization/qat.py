@@ -1,26 +1,24 @@
 """Quantization-aware training: a quantized student learns the logits and block outputs of the FP32 network."""
 
-import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from data import augment
-from model import context, deploy, training
-from model.resume import Resume
+from model import deploy, training
+from model.training_loop import TrainingLoop
 from quantization.distillation import divergence
 from quantization.lsq import LearnedScales
 
-EVERY = 200  # steps between saved states; the end of each epoch saves one as well
 
-
-class Observed(torch.nn.Module):
+class Observed(nn.Module):
     """A network that returns (logits [B, classes], outputs of its blocks, each [B, N, C])."""
 
-    def __init__(self, network: torch.nn.Module, scales: LearnedScales | None = None):
+    def __init__(self, network: nn.Module, scales: LearnedScales | None = None):
         super().__init__()
         self.network = keep_images_exact(network).to(memory_format=torch.channels_last)
         self.scales, self._outputs = scales, []
@@ -37,13 +35,13 @@ class Observed(torch.nn.Module):
         return self.network(images), tuple(self._outputs)
 
 
-def keep_images_exact(network: torch.nn.Module) -> torch.nn.Module:
+def keep_images_exact(network: nn.Module) -> nn.Module:
     """Let a network's first convolution compute in float32 under autocast as well, in place, and return the network.
 
     The pixels of a flat background share one value; rounding it to bfloat16 would shift every logit.
     """
     for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
+        if isinstance(module, nn.Conv2d):
             module.forward = functools.partial(_without_autocast, module.forward)
             return network
     return network
@@ -57,7 +55,7 @@ def _without_autocast(forward, images):
 class EMA:
     """Exponential moving average of parameters; the first steps weigh more, so that it does not lag behind them."""
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], decay: float):
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float):
         self.parameters, self.decay = parameters, decay
         self.values = [parameter.detach().clone() for parameter in parameters] if decay else []
 
@@ -88,30 +86,20 @@ def loss_of(student: tuple, teacher: tuple, recipe: dict) -> torch.Tensor:
     return loss
 
 
-class QatTrainer:
-    """Trains one student: the state of each process, and the state from which a killed run resumes."""
+class QatTrainer(TrainingLoop):
+    """Trains a student by AdamW: warm-up then cosine, clipped gradients."""
 
-    def __init__(
-        self,
-        teacher: torch.nn.Module,
-        student: torch.nn.Module,
-        images: augment.TrainImages,
-        recipe: dict,
-        seed: int,
-        row: dict,
-        device: torch.device,
-    ):
+    PREFIX, EVERY = "qat ", 200
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, images: augment.TrainImages, recipe: dict, row: dict):
         """Set up.
 
-        teacher, student: folded networks on the device, the student calibrated; recipe: the precision's `qat` row
+        teacher, student: folded networks on one device, the student calibrated; recipe: the precision's `qat` row
         with its defaults; row: of `models`.
         """
-        self.recipe, self.images, self.seed, self.row, self.device = recipe, images, seed, row, device
-        self.kind = context.product_type(device, recipe.get("compute"))
-        self.per_epoch = len(images) // recipe["batch"]
-        self.steps = recipe.get("steps") or recipe["epochs"] * self.per_epoch
+        super().__init__(student, images, recipe, row)
         scales = self._scales(student) if recipe["scales"] == "learned" else None
-        self.teacher, self.student = Observed(teacher), Observed(student, scales)
+        self.teacher, self.model = Observed(teacher), Observed(student, scales)
         groups = [{"params": list(student.parameters()), "weight_decay": 0.0}]
         if scales is not None:
             rate = recipe["scale_learning_rate"]
@@ -120,7 +108,7 @@ class QatTrainer:
         self.ema = EMA(self.optimizer.parameters, recipe["ema"])
 
     def _scales(self, student):
-        first = augment.order(len(self.images), self.seed, "scales")[:2]
+        first = augment.order(len(self.images), self.images.seed, "scales")[:2]
         draws = augment.shares(first, 2, 0, self.row["size"])
         inputs, _ = next(training.batches(self.images, draws, self.row, self.device, workers=0))
         return LearnedScales(student, inputs).to(self.device)
@@ -133,49 +121,25 @@ class QatTrainer:
     @torch.no_grad()
     def restore(self, state: dict) -> None:
         """Restore what `state` returned."""
-        for own, saved in ((self.optimizer.parameters, state["parameters"]), (self.ema.values, state["ema"])):
-            for tensor, value in zip(own, saved):
+        for tensors, saved in ((self.optimizer.parameters, state["parameters"]), (self.ema.values, state["ema"])):
+            for tensor, value in zip(tensors, saved):
                 tensor.copy_(value)
         self.optimizer.restore(state)
 
-    def run(self, rank: int, processes: int, resume: Resume, bar: Any) -> None:
-        """Take every step: AdamW, warm-up then cosine, clipped gradients averaged over processes; bar: of tqdm."""
-        saved = resume.load()
-        if saved:
-            self.restore(saved)
-            bar.update(saved["step"] * self.recipe["batch"])
-        student = self.student if processes == 1 else torch.nn.parallel.DistributedDataParallel(self.student)
-        first = saved["step"] if saved else 0
-        draws = self._draws(first, rank, processes)
-        with contextlib.closing(training.batches(self.images, draws, self.row, self.device)) as batches:
-            for step, (inputs, _) in zip(range(first, self.steps), batches):
-                loss = self._step(student, inputs, step, step // self.per_epoch)
-                bar.set_postfix_str(f"epoch {step // self.per_epoch + 1} loss {loss:.5f}", refresh=False)
-                bar.update(self.recipe["batch"])
-                done = step + 1
-                if rank == 0 and done < self.steps and (done % EVERY == 0 or done % self.per_epoch == 0):
-                    resume.save({"step": done, **self.state()})
-        self.optimizer.finish()
+    def run(self, *arguments: Any) -> None:
+        """Train as TrainingLoop does; the student then has the averaged weights and the learned ranges."""
+        super().run(*arguments)
         self.ema.apply()
-        if self.student.scales is not None:
-            self.student.scales.release()
+        if self.model.scales is not None:
+            self.model.scales.release()
 
-    def _step(self, student, inputs, step, epoch):
+    def step(self, model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, step: int) -> float:
+        """Take a step towards the teacher's outputs and return a loss, as Optimizer.step does; labels are not used."""
         with training.autocast(self.device, self.kind):
             with torch.no_grad():
                 target = self.teacher(inputs)
-            outputs = student(inputs)
-        loss = loss_of(outputs, target, self.recipe)
-        known = self.optimizer.step(loss, f"QAT diverged in epoch {epoch + 1}: lower qat.learning_rate")
+            outputs = model(inputs)
+        diverged = f"QAT diverged in epoch {step // self.per_epoch + 1}: lower qat.learning_rate"
+        known = self.optimizer.step(loss_of(outputs, target, self.recipe), diverged)
         self.ema.update(step)
         return known
-
-    def _draws(self, start, rank, processes):
-        """Yield the Draws of this process in each batch, from a step on."""
-        size = self.recipe["batch"]
-        for epoch in range(start // self.per_epoch, -(-self.steps // self.per_epoch)):
-            first = max(start, epoch * self.per_epoch)
-            last = min(self.steps, (epoch + 1) * self.per_epoch)
-            order = augment.order(len(self.images), self.seed, f"qat {epoch}")
-            positions = order[(first - epoch * self.per_epoch) * size : (last - epoch * self.per_epoch) * size]
-            yield from augment.shares(positions, size, epoch, self.row["size"], rank, processes)

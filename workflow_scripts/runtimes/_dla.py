@@ -34,7 +34,7 @@ def place(trt: Any, config: Any, network: Any) -> dict:
     layers = _layers.layers_of(network)
     nodes = [_node(trt, config, layer) for layer in layers]
     found = partition.candidates([node._replace(supported=node.offered) for node in nodes])
-    placed = partition.worthwhile(nodes, found, LOADABLES)
+    placed = partition.heaviest([sum(nodes[p].weight for p in positions) for positions in found], LOADABLES)
     if not placed:
         raise UserError("the DLA here can take no convolution of this network: leave out precisions with dla: true")
     on_dla = {position for number in placed for position in found[number]}
