@@ -56,13 +56,12 @@ class TrainImages:
             self._image(position)
 
     def _image(self, position, enough=None):
-        if self._decoded[position] is not None:
-            return self._decoded[position]
-        data, name = self.reader.read(position), self.files[position]
-        if not self.in_memory:
-            return preprocess.opened(data, name, enough)
-        self._decoded[position] = preprocess.opened(data, name)
-        return self._decoded[position]
+        image = self._decoded[position]
+        if image is None:
+            data, name = self.reader.read(position), self.files[position]
+            image = preprocess.opened(data, name, None if self.in_memory else enough)
+            self._decoded[position] = image if self.in_memory else None
+        return image
 
 
 class Crop:

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFont
@@ -61,12 +62,7 @@ def find(folder: str, classes: list[str]) -> list[list[Face]]:
     """
     if not os.path.isdir(folder):
         raise UserError(f"font folder {folder} does not exist: `make fonts`, or correct `drawing.fonts` in config.yaml")
-    names = sorted(
-        os.path.relpath(os.path.join(parent, name), folder)
-        for parent, _, inside in os.walk(folder)
-        for name in inside
-        if name.lower().endswith(SUFFIXES)
-    )
+    names = sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
     faces = processes.imap(_inspect, [(folder, name, classes) for name in names], "read fonts", "font")
     different = list({face.digest: face for face in reversed(list(faces)) if face}.values())  # the first of equal ones
     return _families(_legible(different[::-1]))

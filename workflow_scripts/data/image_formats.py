@@ -33,11 +33,6 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def has_suffix(name: str) -> bool:
-    """Return whether a file name ends as one of an image does."""
-    return name.lower().endswith(SUFFIXES)
-
-
 def has_magic(head: bytes) -> bool:
     """Return whether the first HEAD bytes of a file are those of an image."""
     return MAGIC.match(head) is not None
@@ -51,7 +46,7 @@ def head_of(path: str) -> bytes:
 
 def refusal(name: str, size: int, head: Callable[[], bytes]) -> str | None:
     """Return why a file is not an image, or None; head: returns its first HEAD bytes, or raises OSError."""
-    if has_suffix(name):
+    if name.lower().endswith(SUFFIXES):
         return None
     if not size:
         return EMPTY

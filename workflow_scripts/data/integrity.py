@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 
@@ -47,7 +48,8 @@ class Reader:
         return data
 
     def _time(self, item):
+        image = self.images[item]
         try:
-            return source.status(self.images[item]).st_ctime_ns
+            return os.stat(image.archive if isinstance(image, source.Member) else image).st_ctime_ns
         except OSError:  # reading reports it
             return 0

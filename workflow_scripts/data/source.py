@@ -35,11 +35,6 @@ def read(source: Source) -> bytes:
     return content
 
 
-def status(source: Source) -> os.stat_result:
-    """Return the os.stat_result of a source's file; raises OSError."""
-    return os.stat(source.archive if isinstance(source, Member) else source)
-
-
 def changed(source: Source) -> int | None:
     """Return the time of the last change in nanoseconds since 1970 (whole seconds for a Member), or None."""
     if not isinstance(source, Member):

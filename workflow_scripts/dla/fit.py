@@ -168,7 +168,8 @@ def predict(known: dict, recipe: dict, counts: dict, macs: dict, transfers: dict
     rest = gained - (computing or 0.0)
     even = math.ceil(recipe["batch"] * paid / rest) if rest > 0 else None
     surely = computing is not None and least - computing > paid
-    verdict = _verdict(counts, macs, rest > paid, surely)
+    verdict = "worth it" if surely else "worth a trial" if rest > paid else "not worth it"
+    verdict = verdict if macs["dla"] and counts["offered"] <= counts["limit"] else "does not fit"
     return {
         "verdict": verdict,
         "gpu_ms_saved_at_least": round(least, 4),
@@ -179,12 +180,6 @@ def predict(known: dict, recipe: dict, counts: dict, macs: dict, transfers: dict
         "break_even_batch": even,
         "sentence": _sentence(known, recipe, counts, macs, transfers, (verdict, gained, computing, paid, even)),
     }
-
-
-def _verdict(counts, macs, perhaps, surely):
-    if not macs["dla"] or counts["offered"] > counts["limit"]:
-        return "does not fit"
-    return "worth it" if surely else "worth a trial" if perhaps else "not worth it"
 
 
 def _sentence(known, recipe, counts, macs, transfers, result):

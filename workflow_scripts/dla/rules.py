@@ -46,12 +46,8 @@ def problem(rules: dict, node: gs.Node, generation: int, version: str) -> str | 
         return f"{entry['layer']} is for newer DLAs"
     if numbers(version) < numbers(entry.get("since", "0")):
         return f"{entry['layer']} needs TensorRT {entry['since']}"
-    return _number_problem(node) or _size_problem(rules["limits"], node) or _checked(entry, node)
-
-
-def _checked(entry, node):
-    reasons = (CHECKS[name](node, parameter) for name, parameter in entry.get("checks", {}).items())
-    return next((reason for reason in reasons if reason), None)
+    checked = (CHECKS[name](node, parameter) for name, parameter in entry.get("checks", {}).items())
+    return _number_problem(node) or _size_problem(rules["limits"], node) or next(filter(None, checked), None)
 
 
 def activations(node: gs.Node) -> list[gs.Tensor]:
@@ -79,22 +75,17 @@ def _rank(node, wanted):
     return f"{other} dimensions, and {wanted} are needed" if other is not None else None
 
 
-def _constant_weights(node, wanted):
-    return None if isinstance(node.inputs[1], gs.Constant) else "its second operand is not a constant"
-
-
-def _two_activations(node, wanted):
-    return None if len(activations(node)) == len(node.inputs) else "one of its operands is a constant"
-
-
 def _within(values, limits, what):
     odd = [value for value in values if not limits[0] <= value <= limits[1]]
     return f"{what} of {odd[0]} is not within {limits[0]} to {limits[1]}" if odd else None
 
 
-def _attribute(name, default=()):
-    label = {"kernel_shape": "a kernel", "pads": "padding", "strides": "a stride", "dilations": "dilation"}[name]
-    return lambda node, limits: _within(node.attrs.get(name, default), limits, label)
+def _attribute(name, label):
+    return lambda node, limits: _within(node.attrs.get(name, ()), limits, label)
+
+
+def _unless(condition, reason):
+    return lambda node, wanted: None if condition(node) else reason
 
 
 def _clipped_relu(node, limits):
@@ -136,12 +127,12 @@ def _not_beside(node, kinds):
 
 CHECKS = {
     "rank": _rank,
-    "constant_weights": _constant_weights,
-    "two_activations": _two_activations,
-    "kernel": _attribute("kernel_shape"),
-    "padding": _attribute("pads"),
-    "stride": _attribute("strides"),
-    "dilation": _attribute("dilations"),
+    "constant_weights": _unless(lambda n: isinstance(n.inputs[1], gs.Constant), "its second operand is not a constant"),
+    "two_activations": _unless(lambda n: len(activations(n)) == len(n.inputs), "one of its operands is a constant"),
+    "kernel": _attribute("kernel_shape", "a kernel"),
+    "padding": _attribute("pads", "padding"),
+    "stride": _attribute("strides", "a stride"),
+    "dilation": _attribute("dilations", "dilation"),
     "clipped_relu": _clipped_relu,
     "axis": _axis,
     "softmax_axis": _softmax_axis,

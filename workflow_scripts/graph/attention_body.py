@@ -8,8 +8,8 @@ import onnx_graphsurgeon as gs
 DOMAIN = "levit"
 OPS = ("LevitAttention", "LevitAttentionDownsample")
 IMAGE = "Image"  # suffix of an operator that works on images
-CODES = {"Int8In": (True, False), "Int8Out": (False, True), "Int8": (True, True), "": (False, False)}  # suffixes behind
-# it: {suffix: (inputs are codes of INT8, the result is codes)}
+# {suffix behind it: (inputs are codes of INT8, the result is codes)}
+CODES = {"Int8In": (True, False), "Int8Out": (False, True), "Int8": (True, True), "": (False, False)}
 HEADS_FIRST, KEYS_LAST = [0, 2, 1, 3], [0, 2, 3, 1]  # permutations of [B, N, heads, D]
 
 BODY = """

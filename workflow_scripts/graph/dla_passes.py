@@ -46,7 +46,6 @@ class _Images:
             handler(node)
 
     def record(self, tensor, image):
-        """Record the image of a tensor."""
         self.forms[tensor.name], self.tensors[tensor.name] = image, tensor
         height, width = image.shape[2:]
         self.sides[height * width] = (height, width)
@@ -168,8 +167,9 @@ class _Images:
             for part in cut.outputs:
                 part.shape = [part.shape[axis] for axis in (0, 2, 3, 1)]
         for transpose in transposes:
-            transpose.attrs["perm"] = [MOVED[axis] for axis in transpose.attrs["perm"]]
-            _drop_idle(self.graph, transpose)
+            perm = transpose.attrs["perm"] = [MOVED[axis] for axis in transpose.attrs["perm"]]
+            if perm == sorted(perm) and not surgery.is_output(self.graph, transpose.outputs[0]):
+                surgery.bypass(transpose)
 
     # Back to tokens
 
@@ -183,7 +183,6 @@ class _Images:
             surgery.supersede(self.graph, tensor, self.tokens(image, tensor.shape, name))
 
     def tokens(self, image, shape, name):
-        """Return the tokens of an image."""
         if len(shape) == 2:
             return surgery.reshape(self.graph, image, shape, f"{name}/Narrow")
         batch, count, channels = shape
@@ -232,12 +231,6 @@ def _subsampled(tensor):
     whole = [cut.outputs[0].shape[a] == -(-cut.inputs[0].shape[a] // steps[0]) for a in (1, 2)]
     fits = axes == [1, 2] and starts == [0, 0] and steps[0] == steps[1] > 0 and all(whole)
     return (wide.inputs[0], steps[0]) if fits else (tensor, 1)
-
-
-def _drop_idle(graph, transpose):
-    idle = list(transpose.attrs["perm"]) == sorted(transpose.attrs["perm"])
-    if idle and not surgery.is_output(graph, transpose.outputs[0]):
-        surgery.bypass(transpose)
 
 
 def mean_to_pool(graph: gs.Graph) -> gs.Graph:

@@ -64,7 +64,7 @@ class Observation(TorchDispatchMode):
 
     def pairs(self, images: torch.Tensor) -> dict[nn.Module, nn.Module]:
         """Run the network and return {BatchNorm: the layer whose output it alone reads}."""
-        hooks = [module.register_forward_pre_hook(self._enter) for module in self.candidates]
+        hooks = [m.register_forward_pre_hook(lambda module, _: self.running.append(module)) for m in self.candidates]
         hooks += [module.register_forward_hook(self._leave) for module in self.candidates]
         try:
             with self:
@@ -77,9 +77,6 @@ class Observation(TorchDispatchMode):
         layer_of = {_storage(output): layer for layer, output in self.written.items()}
         before = {norm: layer_of.get(_storage(value)) for norm, value in self.read.items()}
         return {norm: layer for norm, layer in before.items() if layer is not None and self._fits(norm, layer)}
-
-    def _enter(self, module, inputs):
-        self.running.append(module)
 
     def _leave(self, module, inputs, output):
         self.running.pop()

@@ -18,7 +18,14 @@ from torch import nn
 from core.files import UserError
 from model import formats, mismatch, unreadable
 
-DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
+DAMAGE: tuple[type[Exception], ...] = (
+    pickle.UnpicklingError,
+    safetensors.SafetensorError,
+    OSError,
+    RuntimeError,
+    EOFError,
+)
+DAMAGE += (LookupError, ValueError, TypeError, AttributeError)
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")  # of the files that the error for a folder suggests
 LISTED = 6  # names of each kind in an error
 
@@ -95,7 +102,7 @@ def _content(path):
     with open(path, "rb") as stream:  # a missing or unreadable file is an OSError, not damage
         head = stream.read(9)
     try:
-        return (_read_safetensors if head[8:] == b"{" else _read_torch)(path)
+        return (safetensors.torch.load_file if head[8:] == b"{" else _read_torch)(path)
     except DAMAGE as error:
         raise UserError(f"{path} {unreadable.diagnose(path, error)}") from None
 
@@ -132,13 +139,6 @@ def _numbers():
     named += [(core._reconstruct, f"numpy.{c}.multiarray._reconstruct") for c in ("core", "_core")]
     types = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
     return [*named, np.ndarray, np.dtype, *types]
-
-
-def _read_safetensors(path):
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(str(error)) from None
 
 
 def save(state: dict, path: str | os.PathLike) -> None:

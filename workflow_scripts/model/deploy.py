@@ -120,11 +120,8 @@ def _average_heads(model):
 
 # Replacements of modules of timm's LeViT; children are replaced before their parents.
 REPLACEMENTS = {
-    levit.ConvNorm: lambda module: module.fuse(),
-    levit.LinearNorm: lambda module: module.fuse(),
-    levit.NormLinear: lambda module: module.fuse(),
-    levit.Attention: Attention,
-    levit.AttentionDownsample: Attention,
+    **dict.fromkeys((levit.ConvNorm, levit.LinearNorm, levit.NormLinear), lambda module: module.fuse()),
+    **dict.fromkeys((levit.Attention, levit.AttentionDownsample), Attention),
     levit.LevitBlock: Block,
     levit.LevitDownsample: Downsample,
 }

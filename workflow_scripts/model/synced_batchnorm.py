@@ -82,12 +82,11 @@ def average(norms: Sequence[torch.nn.Module], batches: int) -> None:
     """Average running statistics, each of them the mean over a process's own number of batches, over all processes."""
     if not norms or not dist.is_initialized():
         return
-    flat = torch.cat([value.flatten() for norm in norms for value in (norm.running_mean, norm.running_var)])
-    sums = torch.cat([flat.double() * batches, flat.new_tensor([batches], dtype=torch.float64)])
-    dist.all_reduce(sums)
-    means = (sums[:-1] / sums[-1]).to(flat.dtype)
+    total = norms[0].running_mean.new_tensor([batches], dtype=torch.float64)
+    dist.all_reduce(total)
     for norm in norms:
         for value in (norm.running_mean, norm.running_var):
-            value.copy_(means[: value.numel()])
-            means = means[value.numel() :]
-        norm.num_batches_tracked.fill_(int(sums[-1]))
+            sums = value.double() * batches
+            dist.all_reduce(sums)
+            value.copy_(sums / total)
+        norm.num_batches_tracked.fill_(int(total))

@@ -83,16 +83,16 @@ class Optimizer:
         betas: Sequence[float] = (0.9, 0.999),
         kind: torch.dtype | None = None,
     ) -> None:
-        """Start at step 0.
+        """Prepare. groups: AdamW's; warmup: share of all steps; clip: largest norm of all gradients.
 
-        groups: AdamW's; warmup: share of all steps; clip: largest norm of all gradients; kind: of the matrix products,
-        where float16 needs its loss scaled: its smallest gradients are zero otherwise.
+        kind: of the matrix products; float16 needs its loss scaled, as its smallest gradients are zero otherwise.
         """
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate_at(step, steps, warmup))
         self.clip = clip
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=kind is torch.float16)
+        self._parts = {"optimizer": self.adamw, "scheduler": self.scheduler, "scaler": self.scaler}
         self._last, self._diverged = None, ""
 
     def step(self, loss: torch.Tensor, diverged: str) -> float:
@@ -132,14 +132,12 @@ class Optimizer:
     def state(self) -> dict:
         """Return everything that a step changes, except the parameters."""
         self.finish()
-        parts = {"optimizer": self.adamw, "scheduler": self.scheduler, "scaler": self.scaler}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {name: part.state_dict() for name, part in self._parts.items()}
 
     def restore(self, state: dict) -> None:
         """Restore what `state` returned; other keys are ignored."""
-        self.adamw.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
 
 
 def batches(

@@ -32,10 +32,6 @@ def _gemm(node, a, b, c=None):
     return [product if c is None else product + c]
 
 
-def _reshape(node, value, shape):
-    return [value.reshape([value.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())])]
-
-
 def _split(node, value, sizes=None):
     axis = node.attrs.get("axis", 0)
     lengths = node.attrs["split"] if sizes is None else sizes.tolist()
@@ -47,10 +43,6 @@ def _slice(node, value, starts, ends, axes, steps):
     for start, end, axis, step in zip(*(t.tolist() for t in (starts, ends, axes, steps))):
         cuts[axis] = slice(start, min(end, value.shape[axis]), step)
     return [value[tuple(cuts)]]
-
-
-def _hard_sigmoid(node, value):
-    return [(value * node.attrs.get("alpha", 0.2) + node.attrs.get("beta", 0.5)).clamp_(0, 1)]
 
 
 def _pool(node, value):
@@ -94,14 +86,6 @@ def _filled(node, shape):
     return [value.reshape(()).expand(shape.tolist())]
 
 
-def _expand(node, value, shape):
-    return [value.expand(torch.broadcast_shapes(value.shape, shape.tolist()))]
-
-
-def _clip(node, value, low=None, high=None):
-    return [value.clamp(low, high)]
-
-
 def _batchnorm(node, value, weight, bias, mean, variance):
     return [functional.batch_norm(value, mean, variance, weight, bias, eps=node.attrs.get("epsilon", 1e-5))]
 
@@ -123,19 +107,19 @@ OPERATORS: dict[str, Callable] = {
     "Add": lambda node, a, b: [a + b],
     "AveragePool": _pool,
     "BatchNormalization": _batchnorm,
-    "Clip": _clip,
+    "Clip": lambda node, value, low=None, high=None: [value.clamp(low, high)],
     "Concat": lambda node, *values: [torch.cat(values, dim=node.attrs["axis"])],
     "ConstantOfShape": _filled,
     "Conv": lambda node, *operands: [convolve(node, *operands)],
     "Div": lambda node, a, b: [a / b if a.is_floating_point() else a.div(b, rounding_mode="trunc")],
     "Equal": lambda node, a, b: [a == b],
     "Erf": lambda node, value: [value.erf()],
-    "Expand": _expand,
+    "Expand": lambda node, value, shape: [value.expand(torch.broadcast_shapes(value.shape, shape.tolist()))],
     "Flatten": lambda node, value: [value.flatten(node.attrs.get("axis", 1))],
     "Gather": _gather,
     "Gemm": _gemm,
     "GlobalAveragePool": lambda node, value: [value.mean(dim=(2, 3), keepdim=True)],
-    "HardSigmoid": _hard_sigmoid,
+    "HardSigmoid": lambda node, x: [(x * node.attrs.get("alpha", 0.2) + node.attrs.get("beta", 0.5)).clamp_(0, 1)],
     "HardSwish": lambda node, value: [functional.hardswish(value)],
     "MatMul": lambda node, a, b: [a @ b],
     "MaxPool": _largest,
@@ -143,7 +127,7 @@ OPERATORS: dict[str, Callable] = {
     "Pow": lambda node, a, b: [a**b],
     "ReduceMean": lambda node, value: [value.mean(node.attrs["axes"], keepdim=bool(node.attrs.get("keepdims", 1)))],
     "Relu": lambda node, value: [value.relu()],
-    "Reshape": _reshape,
+    "Reshape": lambda node, x, to: [x.reshape([n or x.shape[i] for i, n in enumerate(to.tolist())])],  # 0 stays
     "Shape": lambda node, value: [torch.tensor(value.shape)],
     "Sigmoid": lambda node, value: [value.sigmoid()],
     "Slice": _slice,

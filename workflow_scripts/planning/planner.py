@@ -121,7 +121,8 @@ class _Planner:
         self.effects.update(effects)
         if within:
             more = simulate.each(lambda c: ranges.of_chunk(self.network.tensors(c())), self._chunks(far), self.workers)
-            self.ranges = ranges.of_nodes(self.network, ranges.merged([*tensors, *more], self.network.constants))
+            merged = ranges.merged([*tensors, *more], self.network.constants)
+            self.ranges = {node.name: ranges.of_node(node, merged) for node in self.network.nodes}
 
     def _effects(self, names):
         return {name: self.effects[name]["effect"] for name in names}

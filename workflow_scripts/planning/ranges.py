@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from core.files import UserError
-from planning.simulate import Network
+from planning.simulate import Node
 
 HIGHEST = torch.finfo(torch.float16).max
 SMALLEST_NORMAL = torch.finfo(torch.float16).smallest_normal  # below it FP16 loses bits
@@ -34,16 +34,14 @@ def merged(chunks: Sequence[Mapping[str, tuple]], constants: Mapping[str, torch.
 
     subnormal: the share of the non-zero values that are below FP16's smallest normal number.
     """
-    floats = {name: value for name, value in constants.items() if value.is_floating_point() and value.numel()}
-    described = {name: _described(*of_tensor(value)) for name, value in sorted(floats.items())}
-    for name in chunks[0]:
-        largest, nonzero, tiny = zip(*(chunk[name] for chunk in chunks))
-        described[name] = _described(max(largest), sum(nonzero), sum(tiny))
+    floats = {name: value for name, value in sorted(constants.items()) if value.is_floating_point() and value.numel()}
+    ranges = {name: [of_tensor(value)] for name, value in floats.items()}
+    ranges.update({name: [chunk[name] for chunk in chunks] for name in chunks[0]})
+    described = {}
+    for name, several in ranges.items():
+        largest, nonzero, tiny = zip(*several)
+        described[name] = {"max_abs": max(largest), "subnormal": round(sum(tiny) / max(sum(nonzero), 1), 6)}
     return described
-
-
-def _described(largest, nonzero, tiny):
-    return {"max_abs": largest, "subnormal": round(tiny / nonzero, 6) if nonzero else 0.0}
 
 
 def headroom(largest: float) -> float:
@@ -51,15 +49,11 @@ def headroom(largest: float) -> float:
     return round(math.log2(HIGHEST / largest), 3) if largest > 0 else math.inf
 
 
-def of_nodes(network: Network, tensors: Mapping[str, dict]) -> dict[str, dict]:
-    """Return {node: {max_abs, subnormal, headroom, overflows}} from the ranges of its inputs, weights and outputs.
+def of_node(node: Node, tensors: Mapping[str, dict]) -> dict:
+    """Return {max_abs, subnormal, headroom, overflows} of a node from the ranges of its inputs, weights and outputs.
 
-    A node overflows if a weight is beyond HIGHEST, or if an activation comes within HEADROOM bits of it.
+    It overflows if a weight is beyond HIGHEST, or if an activation comes within HEADROOM bits of it.
     """
-    return {node.name: _of_node(node, tensors) for node in network.nodes}
-
-
-def _of_node(node, tensors):
     constants = [n for n, constant in zip(node.inputs, node.constant) if constant and n in tensors]
     activations = [n for n, constant in zip(node.inputs, node.constant) if not constant] + node.outputs
     weight = max((tensors[name]["max_abs"] for name in constants), default=0.0)

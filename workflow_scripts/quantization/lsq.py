@@ -30,7 +30,8 @@ class FakeQuantize(torch.autograd.Function):
         ratios = values.float().contiguous() / scale
         inner = inside(ratios, ratios, -QMAX - 1.5, QMAX + 0.5)
         codes = ratios.round_().clamp_(-QMAX - 1, QMAX)
-        slopes, kind = torch.sub(codes, inner, out=inner), product_type(values)
+        device, slopes = values.device.type, torch.sub(codes, inner, out=inner)
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
         ctx.save_for_backward(slopes.to(kind), scale)
         ctx.share, ctx.kind = share, values.dtype
         return codes.mul_(scale).to(kind)
@@ -42,12 +43,6 @@ class FakeQuantize(torch.autograd.Function):
         rows = slopes.view(scale.numel(), -1), gradient.reshape(scale.numel(), -1)
         of_scale = torch.linalg.vecdot(*rows).view(scale.shape).float() * ctx.share
         return inside(gradient, slopes, -1, 1).to(ctx.kind), of_scale, None
-
-
-def product_type(values: torch.Tensor) -> torch.dtype:
-    """Return the type that autocast computes products of the values in, or their own without autocast."""
-    kind = values.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
 
 
 class LearnedScale(torch.nn.Module):

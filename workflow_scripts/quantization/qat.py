@@ -92,11 +92,7 @@ class QatTrainer(TrainingLoop):
     PREFIX, EVERY = "qat ", 200
 
     def __init__(self, teacher: nn.Module, student: nn.Module, images: augment.TrainImages, recipe: dict, row: dict):
-        """Set up.
-
-        teacher, student: folded networks on one device, the student calibrated; recipe: the precision's `qat` row
-        with its defaults; row: of `models`.
-        """
+        """Prepare. teacher, student: folded networks on one device, the student calibrated; recipe: the `qat` row."""
         super().__init__(student, images, recipe, row)
         scales = self._scales(student) if recipe["scales"] == "learned" else None
         self.teacher, self.model = Observed(teacher), Observed(student, scales)
