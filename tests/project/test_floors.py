@@ -55,29 +55,35 @@ def running(tree):
     return [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))]
 
 
-TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
-IMPORTS = {module: imported(tree) - {module} for module, tree in TREES.items()}
+@pytest.fixture(scope="module")
+def trees():
+    return {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+
+
+@pytest.fixture(scope="module")
+def imports(trees):
+    return {module: imported(tree) - {module} for module, tree in trees.items()}
 
 
 def test_every_folder_has_a_floor():
     assert {folder_of(module) for module in MODULES} == set(FLOOR)
 
 
-def test_no_import_points_to_its_own_floor_or_up():
-    arrows = {(module, other) for module, others in IMPORTS.items() for other in others}
+def test_no_import_points_to_its_own_floor_or_up(imports):
+    arrows = {(module, other) for module, others in imports.items() for other in others}
     apart = {arrow for arrow in arrows if folder_of(arrow[0]) != folder_of(arrow[1])}
     assert {arrow for arrow in apart if FLOOR[folder_of(arrow[0])] <= FLOOR[folder_of(arrow[1])]} == set()
 
 
-def test_no_import_makes_a_cycle():
+def test_no_import_makes_a_cycle(trees):
     packages = {module for module, path in MODULES.items() if path.name == "__init__.py"}
-    arrows = {module: imported(*running(tree)) - packages - {module} for module, tree in TREES.items()}
+    arrows = {module: imported(*running(tree)) - packages - {module} for module, tree in trees.items()}
     assert len(list(graphlib.TopologicalSorter(arrows).static_order())) == len(MODULES)
 
 
-def test_no_command_imports_a_command():
+def test_no_command_imports_a_command(imports):
     commands = {module for module in MODULES if folder_of(module) == "commands"}
-    assert {(command, other) for command in commands for other in IMPORTS[command] & commands} == set()
+    assert {(command, other) for command in commands for other in imports[command] & commands} == set()
 
 
 def test_no_module_is_named_as_one_of_the_standard_library():
