@@ -66,11 +66,11 @@ def built(program, folder):
 
 @pytest.mark.parametrize("compute, tolerance", [("fp32", 1e-5), ("bf16", 0.1), ("fp16", 0.01)])
 def test_logits_in_every_precision_and_batch(network, built, compute, tolerance):
-    path, _ = built(compute=compute)
+    session = pytorch.load(built(compute=compute)[0], threads=1)
     for count in (1, 2, 5):
         with torch.no_grad():
             wanted = network(torch.from_numpy(images(count))).numpy()
-        found = pytorch.load(path, threads=1).run(images(count))
+        found = session.run(images(count))
         assert found.dtype == np.float32
         assert 0 <= np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 

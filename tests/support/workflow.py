@@ -17,6 +17,7 @@ import forks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "config.yaml", "rules", "profiles", "plugins", "workflow_scripts")
+SHARED = {"workflow_scripts", "plugins"}  # folders of code
 FAKE = Path(__file__).with_name("fake_interpreter.py")
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 SNAKEMAKE7 = Path(os.environ.get("LEVIT_SNAKEMAKE7") or REPOSITORY / ".venv7/bin/snakemake")
@@ -40,18 +41,12 @@ class Workflow:
     @classmethod
     def fresh(cls, folder, **options):
         """Copy the repository's workflow to a new folder."""
-        for part in PARTS:
-            source = REPOSITORY / part
-            if source.is_dir():
-                shutil.copytree(source, Path(folder) / part)
-            else:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, folder)
+        Workflow(pristine()).copy(folder)
         return cls(folder, **options)
 
     def copy(self, folder):
-        """Copy this workflow with all that it built, times included."""
-        shutil.copytree(self.folder, folder, symlinks=True)
+        """Copy this workflow with all that it built, times included; code is shared until it is edited."""
+        shutil.copytree(self.folder, folder, symlinks=True, copy_function=copied, dirs_exist_ok=True)
         return Workflow(folder, self.snakemake)
 
     # Editing
@@ -61,9 +56,16 @@ class Workflow:
 
     def edit(self, name, old, new):
         """Replace the first of a text that must be in a file."""
-        text = self.path(name).read_text()
+        path = self.own(name)
+        text = path.read_text()
         assert old in text, f"{name} has no {old!r}"
-        self.path(name).write_text(text.replace(old, new, 1))
+        path.write_text(text.replace(old, new, 1))
+
+    def own(self, name):
+        """Return the path of a file that no other copy shares any longer."""
+        path, mine = self.path(name), self.path(f"{name}.own")
+        shutil.copy2(path, mine)
+        return mine.replace(path)
 
     def config(self, change, sort_keys=False):
         """Let a function change the parsed config.yaml, then write it."""
@@ -148,6 +150,23 @@ class Workflow:
     def heavy_work(self):
         work = [json.loads(line) for line in self.work_lines()]
         return sorted(f"{one['command']} {one['outputs'][0]}" for one in work if one["heavy"])
+
+
+def copied(source, target):
+    """Copy a file, or link it where it is code: most of a workflow's files are."""
+    if SHARED.isdisjoint(Path(source).parts):
+        return shutil.copy2(source, target)
+    return os.link(source, target)
+
+
+@functools.cache
+def pristine():
+    """Return a folder with the repository's workflow, as it was when the first test copied it."""
+    folder = Path(forks.folder())
+    for part in PARTS:
+        source = REPOSITORY / part
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / part)
+    return folder
 
 
 @functools.cache
