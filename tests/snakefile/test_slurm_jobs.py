@@ -111,6 +111,10 @@ class Executor:
             if known.get(job.external_jobid) != "COMPLETED":
                 yield job
 
+    def run_jobs(self, jobs):
+        for job in jobs:
+            self.run_job(job)
+
     def run_job(self, job):
         self.given.append(job)
 
@@ -132,6 +136,14 @@ def test_jobs_are_submitted_when_a_controller_answers(commands, tmp_path, monkey
     commands.write("scontrol", f"test -e {tmp_path}/back || {{ touch {tmp_path}/back; exit 1; }}")
     executor.run_job("a job")
     assert executor.given == ["a job"] and commands.asked() == ["scontrol ping"] * 2
+
+
+def test_of_jobs_that_are_ready_at_once_the_longest_go_first(commands, monkeypatch):
+    executor, jobs = Executor(), [SimpleNamespace(resources=given) for given in ({"runtime": 5}, {}, {"runtime": 20})]
+    monkeypatch.setattr(executor, "given", [])
+    commands.write("scontrol", "exit 0")
+    executor.run_jobs(jobs)
+    assert executor.given == [jobs[2], jobs[0], jobs[1]]
 
 
 def test_an_interrupted_run_ends_where_slurm_cancels_nothing(caplog):

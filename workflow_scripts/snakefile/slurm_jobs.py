@@ -28,10 +28,12 @@ USUAL = {"None", "Priority", "Resources", "Dependency", "BeginTime", HELD}  # wh
 def attach(plugin: Any) -> None:
     """Let the plugin, which is a module, ask for the states of jobs here, and submit while a controller answers.
 
-    A job's Snakemake runs in the batch script itself: the plugin would start another by srun, for the same node.
+    A job's Snakemake runs in the batch script itself: the plugin would start another by srun, for the same node. Of
+    jobs that are ready at once, those that ask for the most time go first, so that none of them is left for the end.
     """
     watch, executor = Watch(), plugin.Executor
     check, submit, cancel = executor.check_active_jobs, executor.run_job, executor.cancel
+    submit_all = executor.run_jobs
 
     async def check_active_jobs(self, active_jobs):
         watch.jobs = active_jobs
@@ -40,6 +42,9 @@ def attach(plugin: Any) -> None:
 
     async def sleep(self):
         await watch.sleep()
+
+    def run_jobs(self, jobs):
+        submit_all(self, sorted(jobs, key=lambda job: -(job.resources.get("runtime") or 0)))
 
     def run_job(self, job):
         while self.wait and watch.answers(["scontrol", "ping"], self.logger) is None:
@@ -55,7 +60,7 @@ def attach(plugin: Any) -> None:
             self.shutdown()
 
     executor.check_active_jobs, executor.run_job, executor.cancel = check_active_jobs, run_job, stop
-    executor.sleep, executor.additional_general_args = sleep, lambda self: ""
+    executor.sleep, executor.run_jobs, executor.additional_general_args = sleep, run_jobs, lambda self: ""
     plugin.query_job_status, plugin.query_job_status_squeue = watch.states, SQUEUE.format
     plugin.get_min_job_age = lambda: sys.maxsize  # for how long SLURM remembers jobs does not matter
 
