@@ -11,11 +11,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from timm import layers, utils
-from timm.models import levit
 from torch import nn
 
 from model import batchnorm, equivalence
+from model.timm_modules import layers, levit, utils
 
 SCALED = ("qkv", "q", "q.ln")  # layers of attention that the scale is folded into
 

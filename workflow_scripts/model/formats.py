@@ -95,7 +95,7 @@ def original_names(model: nn.Module) -> dict[str, str]:
 
     The original is one flat sequence of blocks; timm groups them by stage, each with its downsampling pair first.
     """
-    from timm.models import levit
+    from model.timm_modules import levit
 
     return {_original(name, model): name for name in model.state_dict()} if isinstance(model, levit.Levit) else {}
 

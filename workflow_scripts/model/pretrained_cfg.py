@@ -1,12 +1,10 @@
 """Resolve a row of `models`: its own values, and those of timm's pretrained_cfg for all others."""
 
-from timm.data import resolve_data_config
-from timm.models import get_pretrained_cfg
-
 from core import resolved
 from core.files import UserError
 from data import preprocess
 from model import input_size, zoo
+from model.timm_modules import data, models
 
 KEYS = (*resolved.GEOMETRY, *resolved.NORMALIZATION)
 MODES = ("center", "squash")  # crop modes of preprocess.py
@@ -34,9 +32,9 @@ def resolve(row: dict) -> dict:
 
 def record(name: str) -> tuple[dict, dict]:
     """Return timm's values of KEYS, and those for evaluation; a size that is not square is a list."""
-    cfg = get_pretrained_cfg(name)
+    cfg = models.get_pretrained_cfg(name)
     cfg = cfg.to_dict() if cfg else {}
-    train, test = (resolve_data_config(pretrained_cfg=cfg, use_test_size=tested) for tested in (False, True))
+    train, test = (data.resolve_data_config(pretrained_cfg=cfg, use_test_size=tested) for tested in (False, True))
     return _values(train), _values(test)
 
 

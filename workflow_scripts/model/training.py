@@ -9,12 +9,12 @@ from collections.abc import Container, Generator, Iterable, Sequence
 
 import numpy as np
 import torch
-from timm.models import levit
 
 from core import processors
 from core.files import UserError
 from data.augment import Draw, TrainImages
 from model import synced_batchnorm
+from model.timm_modules import levit
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGEST = 1 << 30  # bytes of a tensor

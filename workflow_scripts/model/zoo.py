@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 
-import timm
 import torch
 
 from core import resolved
 from core.files import UserError
+from model.timm_modules import timm
 
 PROBLEMS = (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError, OSError, LookupError)
 
