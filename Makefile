@@ -19,6 +19,11 @@ APART := tests/runtimes
 T := tests
 TOGETHER = $(filter-out $(APART) $(APART)/%,$(T))
 ALONE = $(if $(filter tests,$(T)),$(APART),$(filter $(APART) $(APART)/%,$(T)))
+FIRST = $(PYTEST) $(TOGETHER) $(APART:%=--ignore=%) < /dev/null
+SECOND = $(PYTEST) -n 2 $(ALONE) < /dev/null
+# the short second part fills the waits of the first, and is printed after it
+AT_ONCE = mkdir -p .cache; $(SECOND) > .cache/second.log 2>&1 & second=$$!; trap "kill $$second" INT; \
+  $(FIRST); status=$$?; wait $$second || status=$$?; cat .cache/second.log; exit $$status
 MEASURED := $(patsubst %,results/LeViT-128S.%.json,fp32.cpu bf16.cpu int8_ptq.cpu int8_qat.cpu fp32.ort int8_qat.ort)
 
 BOARD := .cache/ssh/ready-$(shell cksum < envs/ssh.apt | cut -d' ' -f1)
@@ -44,8 +49,7 @@ docs: $(READY) $(READYDOCS)  ## build the documentation: .cache/site/site/index.
 	cd .cache/site && $(CURDIR)/.venv-docs/bin/zensical build --strict --clean
 
 test: $(READY) $(READY7) $(READY8) $(READYDOCS) $(BOARD) $(S3)  ## run the suite, format and lint included, or T="tests/core tests/..."
-	$(if $(TOGETHER),$(PYTEST) $(TOGETHER) $(APART:%=--ignore=%) < /dev/null)
-	$(if $(ALONE),$(PYTEST) $(ALONE) < /dev/null)
+	@$(if $(and $(TOGETHER),$(ALONE)),$(AT_ONCE),$(if $(TOGETHER),$(FIRST),$(SECOND)))
 
 check: FAST :=
 check: $(NVCC) $(CHROMIUM) $(TRITON) test  ## run the suite with the tests that are too slow for every change

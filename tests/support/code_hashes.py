@@ -1,6 +1,7 @@
-"""The hashes of this repository's code, computed once for all jobs of a server of forks (fork_server.py)."""
+"""What all jobs of a server of forks (fork_server.py) share: hashes of this repository's code, and what it imports."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow_scripts"
@@ -19,7 +20,21 @@ def _table():
     return {path.read_bytes(): code_hash(path) for path in SCRIPTS.rglob("*.py")}
 
 
+def _import():
+    """Import what the commands import, without the modules of the repository: a job imports those of its own folder."""
+    sys.path.insert(0, str(SCRIPTS))
+    before = set(sys.modules)
+    for path in SCRIPTS.glob("*.py"):
+        importlib.import_module(path.stem)
+    sys.path.remove(str(SCRIPTS))
+    for name in set(sys.modules) - before:
+        paths = [getattr(sys.modules[name], "__file__", None) or "", *getattr(sys.modules[name], "__path__", [])]
+        if any(path.startswith(str(SCRIPTS)) for path in paths):
+            del sys.modules[name]
+
+
 TABLE = _table()
+_import()
 
 
 def look_up():

@@ -1,5 +1,6 @@
 """A copy of the workflow in a folder of its own, and what Snakemake plans and does there."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -153,10 +154,11 @@ class Workflow:
 
 
 def copied(source, target):
-    """Copy a file, or link it where it is code: most of a workflow's files are."""
-    if SHARED.isdisjoint(Path(source).parts):
-        return shutil.copy2(source, target)
-    return os.link(source, target)
+    """Copy a file, or link it where it is code, as most of a workflow's files are, and on one file system."""
+    if not SHARED.isdisjoint(Path(source).parts):
+        with contextlib.suppress(OSError):
+            return os.link(source, target)
+    return shutil.copy2(source, target)
 
 
 @functools.cache

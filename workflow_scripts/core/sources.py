@@ -25,8 +25,9 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @functools.lru_cache(maxsize=None)
 def _files(root):
-    paths = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
-    return {os.path.relpath(path, root) for path in paths if path.endswith(".py")}
+    found = ((folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(".py"))
+    start = len(os.path.join(root, ""))  # os.path.relpath of each took most of the time
+    return {os.path.join(folder, name)[start:] for folder, name in found}
 
 
 def _found(name, files):
