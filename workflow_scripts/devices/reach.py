@@ -69,11 +69,6 @@ def onnx_models(tables: Tables) -> list[str]:
     return [] if tables.on_device or probe.unreachable(ONNX) else tables.listed("model")
 
 
-def onnx_identity() -> dict:
-    """Return the identity of the runtime that evaluates exported graphs."""
-    return probe.identity(ONNX) or ONNX
-
-
 @functools.lru_cache(maxsize=None)
 def identity(tables: Tables, target: str) -> dict:
     """Return a target's identity: probed where it is this machine, else as recorded, else from its row."""

@@ -85,8 +85,7 @@ class JobLines:
             self._print()
             return
         self.makers.update(dict.fromkeys(outputs, rule))
-        if not self._omits("rules"):
-            self._print(job.name + ("" if self._omits("reason") else f": {shortened(reason, self.makers)}"))
+        self._print(job.name + ("" if self._omits("reason") else f": {shortened(reason, self.makers)}"), "rules")
 
     def finish(self, jobid: int) -> None:
         """Print the line of a finished job, and the warnings that it has logged."""
@@ -96,8 +95,7 @@ class JobLines:
         self.stored += is_stored
         self.done.append(job)
         how = "from the store" if is_stored else "kept timing" if KEPT.search(text) else "made"
-        if not self._omits("progress"):
-            self._print(f"{self._count()} {job.name}: {how} in {duration(time.time() - job.began)}")
+        self._print(f"{self._count()} {job.name}: {how} in {duration(time.time() - job.began)}", "progress")
         for line in dict.fromkeys(WARNINGS.findall(text)):
             self._print(f"  {line}")
 
@@ -109,8 +107,7 @@ class JobLines:
         text = job.text()
         named = ERRORS.findall(text)
         where = f", its log is {job.log}" if job.log else ""
-        if not self._omits("progress"):
-            self._print(f"{self._count(1)} {job.name}: failed after {duration(time.time() - job.began)}{where}")
+        self._print(f"{self._count(1)} {job.name}: failed after {duration(time.time() - job.began)}{where}", "progress")
         for line in () if named else text.splitlines()[-TAIL:]:
             self._print(f"  {line}")
         self.errors += named[:1] or [f"error: {job.rule} ended without a message{status}{where}"]
@@ -124,8 +121,8 @@ class JobLines:
         """Print the errors of a run that failed, each once."""
         if self.interrupted:
             self._print("interrupted: the same command continues")
-        elif self.errors and not self._omits("progress"):
-            self._print(f"{len(self.done)} of {self.total} jobs are done; the same command continues")
+        elif self.errors:
+            self._print(f"{len(self.done)} of {self.total} jobs are done; the same command continues", "progress")
         for line in dict.fromkeys(self.errors):
             self._print(line)
 
@@ -149,22 +146,22 @@ class JobLines:
 
     def note(self, text: str) -> None:
         """Print what Snakemake says besides."""
-        if "all" not in self.quiet:
-            self._print(text)
+        self._print(text, "all")
 
     def _print_counts(self):
-        if not self._omits("progress"):
-            self._print(f"{_several(self.total, 'job')} would run: {self.counts}")
+        self._print(f"{_several(self.total, 'job')} would run: {self.counts}", "progress")
 
     def _omits(self, kind):
-        return not self.quiet.isdisjoint({kind, "all"})
+        return bool(kind) and not self.quiet.isdisjoint({kind, "all"})
 
     def _count(self, ahead=0):
         width = len(str(self.total))
         return f"[{len(self.done) + ahead:>{width}}/{self.total}]"
 
-    def _print(self, text=None):
-        """Print a line; on a terminal, over the line of the job at work, which follows again."""
+    def _print(self, text=None, kind=""):
+        """Print a line, unless its kind is omitted; on a terminal, over the line of the job at work, which follows."""
+        if self._omits(kind):
+            return
         is_terminal = self.stream.isatty()
         block = (CLEAR if is_terminal else "") + ("" if text is None else f"{text}\n")
         if is_terminal and self.running and not self._omits("progress"):

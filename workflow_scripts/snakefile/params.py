@@ -19,7 +19,7 @@ from core import addresses, resolved, sources
 from core.files import UserError, canonical, system_text
 from core.objective import DEFAULT
 from core.user_files import sha256_of
-from devices import reach
+from devices import probe, reach
 from devices import toolchain as compilers
 from snakefile import image_stamp
 
@@ -115,7 +115,7 @@ split = Slice(lambda tables, w: SCORED[w.scores])  # that the scores in a folder
 runtime_identity = Slice(lambda tables, w: reach.identity(tables, w.target))
 toolchain = Slice(lambda tables, w: None if reach.board(tables, w.target) else compilers.facts())  # None: not asked
 version = Slice(lambda tables, w: runtime_identity(tables, w).get("version") or "")  # of the runtime, where known
-onnx_identity = Slice(lambda tables, w: reach.onnx_identity())  # of what evaluates exported graphs
+onnx_identity = Slice(lambda tables, w: probe.identity(reach.ONNX) or reach.ONNX)  # of what evaluates exported graphs
 engine_graph = Slice(lambda tables, w: tables.row("graph", tables.graph_variant(w.precision, w.target)))
 engine_placement = Slice(lambda tables, w: engine_graph(tables, w)["placement"])
 chained = Slice(lambda tables, w: tables.row("graph", w.graph).get("chained", OMITTED))

@@ -125,11 +125,10 @@ def start(dag: Any, tables: Tables) -> None:
         if rule_facts.device_purpose(job.rule):
             purposes[job.wildcards.target].add(rule_facts.device_purpose(job.rule))
     preflight.check({target: sorted(several) for target, several in sorted(purposes.items())}, tables)
-    for target in (job.wildcards.target for job in jobs if UNVERSIONED in str(getattr(job.params, "options", ""))):
-        raise UserError(
-            f"a calibration cache for {target} names TensorRT's version, which is not known here: give it in the "
-            f"target's row (targets.{target}.version), or copy the target's results/targets/{target}.json here"
-        )
+    unversioned = [job.wildcards.target for job in jobs if UNVERSIONED in str(getattr(job.params, "options", ""))]
+    for target in unversioned[:1]:
+        remedy = f"give it in targets.{target}.version, or copy the target's results/targets/{target}.json here"
+        raise UserError(f"a calibration cache for {target} names TensorRT's version, which is not known here: {remedy}")
     for target in sorted({job.wildcards.target for job in jobs if rule_facts.is_timed(job.rule)}):
         _check_power_mode(target, tables.row("target", target))
     uploads.start()
