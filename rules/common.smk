@@ -9,7 +9,7 @@ import sys
 from configuration import checks
 from configuration.tables import SCORED
 from core import history, sources, trained
-from devices import reach
+from devices import probe, reach
 from snakefile import cluster, command_lines, device_site, job_list, nodes, run_checks
 from snakefile import signatures, snakemake_log, staleness
 from snakefile import params as slices
@@ -188,7 +188,7 @@ def result_inputs(w):
         "trtexec": tables.row("target", w.target)["trtexec"] and active(f"trtexec/{engine}.json"),
         "plugin": has_plugin(w) and f"results/plugins/{w.target}.json",
         "fused": has_plugin(w) and tables.engine_graph(tables.active, w.model, w.precision, w.target, fused=True),
-        "dla": tables.is_dla(w.precision) and active(f"dla/{engine}.built.json"),
+        "dla": tables.row("precision", w.precision)["dla"] and active(f"dla/{engine}.built.json"),
     }
     return {name: path for name, path in paths.items() if path}
 
@@ -251,13 +251,14 @@ def listed(path, holds=lambda p, t: True, on_request=False):
 
 
 def listed_onnx_accuracies(wildcards):
-    """Return the accuracy of each listed model's exported graph."""
-    return [active(f"accuracy/{model}.onnx.json") for model in reach.onnx_models(tables)]
+    """Return the accuracy of each listed model's exported graph, where it can be evaluated here."""
+    models = [] if tables.on_device or probe.unreachable(reach.ONNX) else tables.listed("model")
+    return [active(f"accuracy/{model}.onnx.json") for model in models]
 
 
 def listed_dla(suffix):
     """Return a function of wildcards: the DLA-fit reports (json, svg) of listed results on a DLA; they need no device."""
-    dla = [triple for triple in tables.valid(tables.listed) if tables.is_dla(triple[1])]
+    dla = [triple for triple in tables.valid(tables.listed) if tables.row("precision", triple[1])["dla"]]
     return lambda wildcards: [active(f"dla/{m}.{p}.{t}.{suffix}") for m, p, t in dla]
 
 

@@ -211,7 +211,8 @@ class Tables:
 
     def is_implicit(self, precision: str, target: str) -> bool:
         """Return whether INT8 comes from a calibration cache: a DLA takes no Q/DQ nodes (before TensorRT 11.4)."""
-        return self.is_dla(precision) and self.is_calibrated(precision) and not self.row("target", target)["typed"]
+        on_dla = self.row("precision", precision)["dla"]
+        return on_dla and self.is_calibrated(precision) and not self.row("target", target)["typed"]
 
     def has_plugin(self, precision: str, target: str) -> bool:
         """Return whether an engine, or one that a precision chooses from, takes the plugin where the target has it."""
@@ -222,10 +223,6 @@ class Tables:
             return any(self.has_plugin(name, target) for name in self.chooses_from(precision))
         served = self.row("graph", place["fused_graph"])["precisions"]
         return row["compute"] in served and not (row["dla"] or row.get("graph"))
-
-    def is_dla(self, precision: str) -> bool:
-        """Return whether a precision's engines run on a deep learning accelerator."""
-        return self.row("precision", precision)["dla"]
 
     def is_calibrated(self, precision: str) -> bool:
         """Return whether a precision has quantizers."""

@@ -55,10 +55,7 @@ class Entry(NamedTuple):
 
 
 class Entries:
-    """What a store does wherever its entries are; subclasses read, put and remove them.
-
-    name: of the store in messages; read_only: whether nothing may be written to it, nor removed.
-    """
+    """What a store does wherever its entries are; name: in messages; read_only: nothing is written or removed."""
 
     def __init__(self, name: str, read_only: bool = False) -> None:
         self.name, self.read_only = name, read_only

@@ -18,10 +18,7 @@ def modes(root: str = "/") -> dict[str, int]:
 
 
 def current(root: str = "/") -> str | None:
-    """Return the name of a board's current mode, or None where it is unknown.
-
-    nvpmodel prints the mode even where it then fails for lack of root; without the program, its status file is read.
-    """
+    """Return a board's current mode, or None where it is unknown; nvpmodel prints it, then may fail for lack of root."""
     match = CURRENT.search(system_output("nvpmodel", "-q"))
     if match:
         return match.group(1)

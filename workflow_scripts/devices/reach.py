@@ -64,11 +64,6 @@ def reachable_results(tables: Tables) -> list[tuple]:
     return [triple for triple in tables.valid(tables.listed) if not away[triple[2]]]
 
 
-def onnx_models(tables: Tables) -> list[str]:
-    """Return the listed models whose exported graph can be evaluated here."""
-    return [] if tables.on_device or probe.unreachable(ONNX) else tables.listed("model")
-
-
 @functools.lru_cache(maxsize=None)
 def identity(tables: Tables, target: str) -> dict:
     """Return a target's identity: probed where it is this machine, else as recorded, else from its row."""
@@ -107,10 +102,7 @@ def slots(tables: Tables) -> dict[str, tuple[int, dict[str, int]]]:
 
 
 def environment(tables: Tables, python: str) -> dict[str, str]:
-    """Return the environment of jobs, which decides no content: interpreters, boards, store, lock.
-
-    LEVIT_PYTHON, where it is set already, replaces Snakemake's own interpreter `python` for all jobs.
-    """
+    """Return the environment of jobs, which decides no content; LEVIT_PYTHON, where it is set, replaces `python`."""
     config, python = tables.config, os.environ.get("LEVIT_PYTHON") or python
     reached = {target: board(tables, target) for target in config["targets"]}
     return {

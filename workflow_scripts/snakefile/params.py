@@ -147,10 +147,7 @@ def published(tables: Tables, w: Any) -> dict[str, float]:
 
 
 def carried(tables: Tables, w: Any) -> dict[str, str | None]:
-    """Return {path: SHA-256} of the listed results that are here though their targets are out of reach.
-
-    They came from another machine and cannot be made here: as inputs they would have to be made again where stale.
-    """
+    """Return {path: SHA-256} of listed results of targets out of reach: as inputs they would be made again if stale."""
     reachable = reach.reachable_results(tables)
     paths = [f"results/{m}.{p}.{t}.json" for m, p, t in tables.valid(tables.listed) if (m, p, t) not in reachable]
     return {path: sha256_of(path) for path in paths if os.path.exists(path)}

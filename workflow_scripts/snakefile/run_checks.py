@@ -143,10 +143,7 @@ def _check_power_mode(target, row):
 
 
 def lock(on_cluster: bool = False) -> None:
-    """Take the exclusive lock of this folder's runs; the kernel releases it when this process dies.
-
-    Each job holds a shared lock (core/command.py): a starting run refuses while jobs of a killed run are at work.
-    """
+    """Take the lock of this folder's runs; refuse while jobs of a killed run hold theirs (core/command.py)."""
     _locks.append(_exclusive(RUN_LOCK, "another snakemake is at work in this folder"))
     if on_cluster:
         orphans.adopt()
