@@ -18,7 +18,7 @@ def modes(root: str = "/") -> dict[str, int]:
 
 
 def current(root: str = "/") -> str | None:
-    """Return a board's current mode, or None where it is unknown; nvpmodel prints it, then may fail for lack of root."""
+    """Return a board's current mode, None: unknown; nvpmodel prints it and may then fail for lack of root."""
     match = CURRENT.search(system_output("nvpmodel", "-q"))
     if match:
         return match.group(1)
