@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
 
 from core.store import Entries, Store, Unreachable, log, manifest
 
@@ -32,8 +31,13 @@ class Tiers:
     def fetch(self, key: str, outputs: dict[str, str]) -> dict | None:
         """Copy an entry's files to `outputs` and return its manifest, as Entries.fetch does; keep it locally."""
         entry = self.local.fetch(key, outputs)
-        if entry is None:
-            entry = self.reach(lambda: self.shared.fetch(key, outputs))
+        if entry is None and not self.is_away():
+            try:
+                entry = self.shared.fetch(key, outputs)
+                self.forget_away()
+            except Unreachable as problem:
+                if self.note_away():
+                    log.warning(self.complaint(problem))
             if entry:
                 self.local.keep(key, outputs, entry["parts"])
                 self._shrink()
@@ -69,19 +73,6 @@ class Tiers:
                 self.shared.put(key, {name: str(folder / name) for name in entry["outputs"]}, entry["parts"])
         with contextlib.suppress(FileNotFoundError):
             (self.pending / key).unlink()
-
-    def reach(self, request: Callable[[], dict | None]) -> dict | None:
-        """Return the answer to a request to the shared store, or None where that cannot be reached."""
-        try:
-            if self.is_away():
-                return None
-            answer = request()
-            self.forget_away()
-            return answer
-        except Unreachable as problem:
-            if self.note_away():
-                log.warning(self.complaint(problem))
-            return None
 
     def complaint(self, problem: object) -> str:
         """Return the warning of a run that cannot reach the shared store."""
