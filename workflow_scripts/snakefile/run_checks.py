@@ -125,8 +125,9 @@ def start(dag: Any, tables: Tables) -> None:
         if rule_facts.device_purpose(job.rule):
             purposes[job.wildcards.target].add(rule_facts.device_purpose(job.rule))
     preflight.check({target: sorted(several) for target, several in sorted(purposes.items())}, tables)
-    unversioned = [job.wildcards.target for job in jobs if UNVERSIONED in str(getattr(job.params, "options", ""))]
-    for target in unversioned[:1]:
+    unversioned = (job.wildcards.target for job in jobs if UNVERSIONED in str(getattr(job.params, "options", "")))
+    target = next(unversioned, None)
+    if target:
         remedy = f"give it in targets.{target}.version, or copy the target's results/targets/{target}.json here"
         raise UserError(f"a calibration cache for {target} names TensorRT's version, which is not known here: {remedy}")
     for target in sorted({job.wildcards.target for job in jobs if rule_facts.is_timed(job.rule)}):
