@@ -140,7 +140,7 @@ def test_a_network_learns_in_other_formats(stripes, tmp_path, compute):  # noqa:
 def steps(kind, factor, count=3):
     """Return a weight after steps whose gradients are that small or large, and the optimizer."""
     weight = torch.nn.Parameter(torch.ones(4))
-    optimizer = Optimizer([{"params": [weight], "weight_decay": 0.0}], 10, 0.1, kind=kind)
+    optimizer = Optimizer([{"params": [weight], "weight_decay": 0.0}], 10, {"learning_rate": 0.1}, kind)
     for _ in range(count):
         loss = (weight.to(kind or torch.float32).float() * factor).sum()
         optimizer.step(loss, "it diverged")
@@ -159,7 +159,7 @@ def test_the_scale_keeps_gradients_that_float16_has_not():
 def test_a_step_whose_scaled_gradients_overflow_is_skipped_at_half_the_scale():
     weight, optimizer = steps(torch.float16, 2.0, count=2)
     assert torch.equal(weight, torch.ones(4)) and optimizer.state()["scaler"]["scale"] == 65536 / 4
-    other = Optimizer([{"params": [weight], "weight_decay": 0.0}], 10, 0.1, kind=torch.float16)
+    other = Optimizer([{"params": [weight], "weight_decay": 0.0}], 10, {"learning_rate": 0.1}, torch.float16)
     other.restore(optimizer.state())
     assert other.scaler.get_scale() == 65536 / 4
 

@@ -50,7 +50,11 @@ def write(
     count = max(1, min(workers or processors.available(), len(missing) // SHARE))
     fill = functools.partial(_fill, table, images, digests, geometry)
     with contextlib.closing(processes.imap(fill, missing, f"decode {name}", "image", count)) as messages:
-        _check(list(itertools.islice(filter(None, messages), BAD)))
+        problems = sorted(itertools.islice(filter(None, messages), BAD))
+    for problem in problems[1:]:
+        log.warning(problem)
+    if problems:
+        raise UserError(problems[0] + (f" (and {len(problems) - 1} others)" if problems[1:] else ""))
     table.finish(path)
     return len(missing)
 
@@ -65,15 +69,6 @@ def _fill(table, images, digests, geometry, position):
     except MemoryError:
         return f"no memory left at image {images[position]}: use fewer --workers"
     return None
-
-
-def _check(problems):
-    """Raise UserError with the first of some errors' texts, after the others are logged."""
-    if problems:
-        first, *others = sorted(problems)
-        for problem in others:
-            log.warning(problem)
-        raise UserError(first + (f" (and {len(others)} others)" if others else ""))
 
 
 def read(path: str | os.PathLike, count: int | None = None) -> np.ndarray:

@@ -127,10 +127,7 @@ def _hashed(root, images, positions):
 
 
 def _digest(image):
-    """Return (hex SHA-256 of an image's bytes, whether it has more than 8 bits a channel).
-
-    Raises UserError if their format is not read.
-    """
+    """Return (hex SHA-256 of an image's bytes, whether it has over 8 bits a channel); UserError for other formats."""
     content = preprocess.content(image)
     is_known = image_formats.has_magic(content[: image_formats.HEAD])
     mode = "" if is_known and not content.startswith(DEEP) else preprocess.mode(content, image)

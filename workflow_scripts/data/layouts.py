@@ -86,8 +86,10 @@ def _places(root, row, left_out):
         others = [name for name in walk.folders(root) if SPLIT.fullmatch(name) and below(root, name) != places["train"]]
         hint = _named_halves(others) or "`val: FOLDER` in its row names a folder of another name"
         raise UserError(f"dataset folder {root} has train/ but no val/: add it, or use the class folders; {hint}")
-    if len(places) == 2:
-        _check_apart(*places.values())
+    real = [os.path.join(os.path.realpath(place), "") for place in places.values()]
+    if len(real) == 2 and (real[0].startswith(real[1]) or real[1].startswith(real[0])):
+        both = " and ".join(places.values())
+        raise UserError(f"{both} share images: `train` and `val` of the dataset must be separate folders")
     if places:
         left_out[OUTSIDE] += _outside(root, row, places)
     return places or {None: root}
@@ -96,13 +98,6 @@ def _places(root, row, left_out):
 def _missing(path):
     """Return what is wrong with a path that does not exist."""
     return f"is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else "does not exist"
-
-
-def _check_apart(train, val):
-    """Raise UserError if one half contains the other: they would share images."""
-    one, other = (os.path.join(os.path.realpath(place), "") for place in (train, val))
-    if one.startswith(other) or other.startswith(one):
-        raise UserError(f"{train} and {val} share images: `train` and `val` of the dataset must be separate folders")
 
 
 def _outside(root, row, places):

@@ -33,7 +33,11 @@ def fuse_attention(graph: gs.Graph) -> gs.Graph:
     for softmax in [n for n in graph.nodes if n.op == "Softmax"]:
         match = _match(softmax)
         if match:
-            _fuse(graph, *match)
+            sources, attributes, last, module = match
+            result, op = last.outputs[0], OPS[len(sources) - 1]
+            last.outputs.clear()
+            name = surgery.free_name(graph, f"{module}/{op}")
+            graph.nodes.append(gs.Node(op, name, attributes, sources, [result], domain=DOMAIN))
     return declare(graph.cleanup().toposort())
 
 
@@ -126,11 +130,3 @@ def _sources(operands, heads):
     if not placed or (first == 0 and q.depth != q.size) or q.size % DIVISOR or v.size % DIVISOR:
         return None
     return [k.source] if first else [k.source, q.source]
-
-
-def _fuse(graph, sources, attributes, last, module):
-    """Replace the nodes that lead to `last` by one; the activation keeps its name."""
-    result, op = last.outputs[0], OPS[len(sources) - 1]
-    last.outputs.clear()
-    node = gs.Node(op, surgery.free_name(graph, f"{module}/{op}"), attributes, sources, [result], domain=DOMAIN)
-    graph.nodes.append(node)

@@ -138,7 +138,8 @@ def linear_to_gemm(graph: gs.Graph) -> gs.Graph:
         bias = surgery.added_bias(add)
         if bias is not None and isinstance(weight, gs.Constant) and len(weight.shape) == 2:
             _as_gemm(graph, node, add.outputs[0], bias)
-    return _flat_between(graph)
+    graph = merge_reshapes(_sink_reshapes(merge_reshapes(graph.cleanup().toposort())))
+    return drop_noops(merge_reshapes(_share_reshapes(graph)))  # none is left around skip connections either
 
 
 def _as_gemm(graph, node, result, bias):
@@ -166,12 +167,6 @@ def gemm_to_matmul(graph: gs.Graph) -> gs.Graph:
         total = surgery.append(graph, "Add", f"{name}/Add", [product, bias], [rows, 1, columns])
         surgery.supersede(graph, result, surgery.reshape(graph, total, result.shape, f"{name}/Narrow"))
     return graph.cleanup()
-
-
-def _flat_between(graph):
-    """Return the graph without the Reshapes between linear layers, those around skip connections included."""
-    graph = merge_reshapes(_sink_reshapes(merge_reshapes(graph.cleanup().toposort())))
-    return drop_noops(merge_reshapes(_share_reshapes(graph)))
 
 
 def _sink_reshapes(graph):

@@ -53,14 +53,10 @@ class Observation(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if not self.paused:
-            self._record(function, _tensors((args, kwargs)), _tensors(result))
-        return result
-
-    def _record(self, function, inputs, outputs):
-        shared = set() if function._schema.is_mutable else {_storage(tensor) for tensor in outputs}
-        for key in {_storage(tensor) for tensor in inputs} - shared:
-            if key in self.watched:
+            shared = set() if function._schema.is_mutable else set(map(_storage, _tensors(result)))
+            for key in (set(map(_storage, _tensors((args, kwargs)))) - shared) & self.watched.keys():
                 self.readers[key].append(self.running[-1] if self.running else None)
+        return result
 
     def pairs(self, images: torch.Tensor) -> dict[nn.Module, nn.Module]:
         """Run the network and return {BatchNorm: the layer whose output it alone reads}."""

@@ -18,13 +18,7 @@ from torch import nn
 from core.files import UserError
 from model import formats, mismatch, unreadable
 
-DAMAGE: tuple[type[Exception], ...] = (
-    pickle.UnpicklingError,
-    safetensors.SafetensorError,
-    OSError,
-    RuntimeError,
-    EOFError,
-)
+DAMAGE: tuple = (pickle.UnpicklingError, safetensors.SafetensorError, OSError, RuntimeError, EOFError)
 DAMAGE += (LookupError, ValueError, TypeError, AttributeError)
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")  # of the files that the error for a folder suggests
 LISTED = 6  # names of each kind in an error
@@ -44,7 +38,7 @@ def load_into(model: nn.Module, path: str | os.PathLike, new_heads: bool = False
     _check_kinds(state, path)
     _check_alone(state, names, path)
     state = {name: _as_wide(value, shapes.get(name)) for name, value in state.items()}
-    new = other_heads(state, names, model) if new_heads else []
+    new = _other_heads(state, names, model) if new_heads else []
     remedy = functools.partial(mismatch.hint, state=state, names=names, model=model, heads=classifiers(model))
     _check(_without(state, new), _without(shapes, new), path, remedy)
     model.load_state_dict({target: (tensors[target] if name in new else state[name]) for name, target in names.items()})
@@ -58,11 +52,8 @@ def load_state(model: nn.Module, state: dict, path: str | os.PathLike) -> nn.Mod
     return model
 
 
-def other_heads(state: dict, names: dict[str, str], model: nn.Module) -> list[str]:
-    """Return the names of a file's classifier tensors whose number of classes differs from the model's.
-
-    state: the file's tensors; names: {name in the file: name in the model}.
-    """
+def _other_heads(state, names, model):
+    """Return the names of a file's classifier tensors whose number of classes differs from the model's."""
     tensors, heads = model.state_dict(), classifiers(model)
     pairs = {name: (state[name].shape, tensors[target].shape) for name, target in names.items() if name in state}
     tensors = [name for name, target in names.items() if target.rpartition(".")[0] in heads and name in pairs]

@@ -67,19 +67,13 @@ def device_kind(device: str) -> str:
     """Return cpu or cuda for a device name; `auto` is a CUDA GPU if torch sees one."""
     if device != "auto":
         return device.partition(":")[0]
-    if not _has_driver():
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
         return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _has_driver():
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def _dtype(kind, compute):

@@ -8,10 +8,7 @@ import torch
 
 @contextlib.contextmanager
 def hooked(modules: Mapping[str, torch.nn.Module], function: Callable) -> Iterator[None]:
-    """Call function(name, inputs, output) when a module has computed, within the context.
-
-    modules: {name: module}. A result other than None replaces the output.
-    """
+    """Within the context, call function(name, inputs, output) after each of {name: module}; a result replaces it."""
     with contextlib.ExitStack() as hooks:
         for name, module in modules.items():
             hook = module.register_forward_hook(lambda _, inputs, out, name=name: function(name, inputs, out))

@@ -11,7 +11,7 @@ from data import augment
 from model import training
 from model.training_loop import TrainingLoop
 
-DEFAULTS = {"small_epochs": 0, "small_size": 1.0, "smoothing": 0.0, "betas": [0.9, 0.999], "flip": 0.0, "freeze": []}
+DEFAULTS = {"small_epochs": 0, "small_size": 1.0, "smoothing": 0.0, "flip": 0.0, "freeze": []}
 
 
 def freeze(model: torch.nn.Module, patterns: list[str]) -> list[torch.nn.Module]:
@@ -42,8 +42,7 @@ class Trainer(TrainingLoop):
         super().__init__(model.to(memory_format=torch.channels_last), images, recipe, row)  # faster for convolutions
         self.frozen = freeze(model, recipe["freeze"])
         groups = training.parameter_groups(model, recipe["weight_decay"])
-        options = {name: recipe[name] for name in ("learning_rate", "warmup", "clip", "betas")}
-        self.optimizer = training.Optimizer(groups, self.steps, **options, kind=self.kind)
+        self.optimizer = training.Optimizer(groups, self.steps, recipe, self.kind)
 
     def state(self) -> dict:
         """Return everything that an epoch changes, as tensors and plain values."""

@@ -18,6 +18,7 @@ from model.timm_modules import levit
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGEST = 1 << 30  # bytes of a tensor
+OPTIONS = {"warmup": 0.1, "clip": 1.0, "betas": (0.9, 0.999)}  # share of all steps; largest norm of all gradients
 SMALLEST_SCALE = 2.0**-14  # of a loss; below it, no step had finite gradients for long
 
 
@@ -73,24 +74,17 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 class Optimizer:
     """AdamW over a fixed number of steps: linear warm-up, then cosine; gradients clipped by norm."""
 
-    def __init__(
-        self,
-        groups: list[dict],
-        steps: int,
-        learning_rate: float,
-        warmup: float = 0.1,
-        clip: float = 1.0,
-        betas: Sequence[float] = (0.9, 0.999),
-        kind: torch.dtype | None = None,
-    ) -> None:
-        """Prepare. groups: AdamW's; warmup: share of all steps; clip: largest norm of all gradients.
+    def __init__(self, groups: list[dict], steps: int, recipe: dict, kind: torch.dtype | None = None) -> None:
+        """Prepare. groups: AdamW's; recipe: {learning_rate, and any of OPTIONS}.
 
         kind: of the matrix products; float16 needs its loss scaled, as its smallest gradients are zero otherwise.
         """
+        self.recipe = recipe = {**OPTIONS, **recipe}
         self.parameters = [parameter for group in groups for parameter in group["params"]]
-        self.adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: rate_at(step, steps, warmup))
-        self.clip = clip
+        self.adamw = torch.optim.AdamW(groups, lr=recipe["learning_rate"], betas=recipe["betas"], fused=True)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.adamw, lambda step: rate_at(step, steps, recipe["warmup"])
+        )
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=kind is torch.float16)
         self._parts = {"optimizer": self.adamw, "scheduler": self.scheduler, "scaler": self.scaler}
         self._last, self._diverged = None, ""
@@ -107,7 +101,7 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.adamw)
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe["clip"])
         self.scaler.step(self.adamw)
         self.scaler.update()
         self.scheduler.step()

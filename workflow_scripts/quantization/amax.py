@@ -66,11 +66,7 @@ def load(model: torch.nn.Module, ranges: dict) -> None:
 
 
 def split_state(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict]:
-    """Return (weights, {quantizer: amax}) of a quantized network's state dict.
-
-    Reads the keys that modelopt and pytorch-quantization 2.2.1 write, `{module}.{x}_quantizer._amax`; the latter puts
-    an underscore before x.
-    """
+    """Return (weights, {quantizer: amax}) of a quantized network's state dict, that of either backend (KEY)."""
     matches = {name: KEY.fullmatch(name) for name in tensors}
     ranges = {f"{m[1]}.{m[3]}": tensors[name].flatten() for name, m in matches.items() if m}
     weights = {name: value for name, value in tensors.items() if "_quantizer._" not in name}

@@ -100,7 +100,7 @@ class QatTrainer(TrainingLoop):
         if scales is not None:
             rate = recipe["scale_learning_rate"]
             groups.append({"params": list(scales.parameters()), "weight_decay": 0.0, "lr": rate})
-        self.optimizer = training.Optimizer(groups, self.steps, recipe["learning_rate"], kind=self.kind)
+        self.optimizer = training.Optimizer(groups, self.steps, recipe, self.kind)
         self.ema = EMA(self.optimizer.parameters, recipe["ema"])
 
     def _scales(self, student):

@@ -22,10 +22,7 @@ LEAST = 1e-4  # of the largest channel: smaller channels are scaled as if they w
 
 
 def find(model: torch.nn.Module, histograms: dict[str, Histogram], recipe: dict) -> dict[str, dict]:
-    """Return the scaling of a calibration recipe: `equalize` (queries and keys), `smoothing` (streams; its alpha).
-
-    histograms: {quantizer: Histogram} of the unscaled folded network.
-    """
+    """Return the scaling of a recipe's `equalize` and `smoothing` (alpha); histograms: of the unscaled network."""
     scaling = _queries_and_keys(model, histograms) if recipe.get("equalize") else {}
     if recipe.get("smoothing"):
         for writers, readers in streams(model):
