@@ -129,7 +129,5 @@ def check_known(names: Iterable[str], order: Order, root: str) -> None:
     strange = sorted(set(names) - set(known))
     if strange:
         key = "class_order" if order.name == "file" else "synsets"
-        raise UserError(
-            f"dataset folder {root}: `{key}` has no class {', '.join(strange[:5])}: correct either "
-            f"({nearest(strange[0], known)})"
-        )
+        first, hint = ", ".join(strange[:5]), nearest(strange[0], known)
+        raise UserError(f"dataset folder {root}: `{key}` has no class {first}: correct either ({hint})")

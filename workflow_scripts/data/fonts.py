@@ -22,6 +22,7 @@ from core.files import UserError, sha256_file
 from data import processes
 
 SUFFIXES = (".ttf", ".otf")
+REMEDY = "`make fonts`, or correct `drawing.fonts` in config.yaml"  # where fonts are missing
 EM = 96  # pixels of the em
 SHAPE = 16  # glyphs are compared at SHAPE x SHAPE pixels
 LEGIBLE = 0.3  # least share of a face's glyphs that are nearest to the mean of their own character over all faces
@@ -61,7 +62,7 @@ def find(folder: str, classes: list[str]) -> list[list[Face]]:
     classes: the characters of each class. Raises UserError if the folder does not exist.
     """
     if not os.path.isdir(folder):
-        raise UserError(f"font folder {folder} does not exist: `make fonts`, or correct `drawing.fonts` in config.yaml")
+        raise UserError(f"font folder {folder} does not exist: {REMEDY}")
     names = sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
     faces = processes.imap(_inspect, [(folder, name, classes) for name in names], "read fonts", "font")
     different = list({face.digest: face for face in reversed(list(faces)) if face}.values())  # the first of equal ones

@@ -52,10 +52,8 @@ def _halves(drawing):
     """Return {half: [[Face]]}: the families in the order of their first file's hash."""
     families = sorted(fonts.find(drawing["fonts"], list(CLASSES.values())), key=lambda faces: faces[0].sha256)
     if len(families) < FEWEST:
-        raise UserError(
-            f"font folder {drawing['fonts']} holds {len(families)} usable families, at least {FEWEST} are needed: "
-            "`make fonts`, or correct `drawing.fonts` in config.yaml"
-        )
+        counts = f"{len(families)} usable families, at least {FEWEST} are needed"
+        raise UserError(f"font folder {drawing['fonts']} holds {counts}: {fonts.REMEDY}")
     families = families[: drawing.get("families")]
     count = max(1, round(VAL * len(families)))
     return {"val": families[:count], "train": families[count:]}

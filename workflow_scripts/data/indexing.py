@@ -83,10 +83,8 @@ def _split(root, images, labels, sizes, seed):
         raise UserError(f"dataset folder {root} has no train/ and val/: add `val: N` to its `splits` in config.yaml")
     wanted = (0 if own_val else sizes["val"]) + sizes["select"]
     if wanted + max(sizes["calib"], 1) > len(rest):
-        raise UserError(
-            f"dataset folder {root}: `splits` takes {wanted} images from training and {sizes['calib']} for calib, "
-            f"there are {len(rest)}: lower `splits` in config.yaml"
-        )
+        asks = f"`splits` takes {wanted} images from training and {sizes['calib']} for calib, there are {len(rest)}"
+        raise UserError(f"dataset folder {root}: {asks}: lower `splits` in config.yaml")
 
     def take(candidates, count, name):
         return splits.balanced(candidates, labels, keys, count, f"{seed}/{name}")

@@ -74,10 +74,8 @@ def assign(
         raise UserError(f"{path}: some lines name a file and some do not: write `file class` or `class` on each line")
     strange = sorted(set(assigned) - set(assigned if names is None else names))
     if strange:
-        raise UserError(
-            f"{path} has the class {strange[0]}, which the dataset does not have: {nearest(strange[0], names or ())} "
-            "(`synsets` may name all classes)"
-        )
+        hint = f"{nearest(strange[0], names or ())} (`synsets` may name all classes)"
+        raise UserError(f"{path} has the class {strange[0]}, which the dataset does not have: {hint}")
     return assigned
 
 
@@ -159,8 +157,7 @@ def chosen(text: str, names: list[str]) -> set[int]:
         elif span and int(span[1]) <= int(span[2] or span[1]) < len(names):
             numbers.update(range(int(span[1]), int(span[2] or span[1]) + 1))
         else:
-            raise UserError(
-                f"subset.classes: {part} is not a class: 0 to {len(names) - 1}, a range of them, or a name "
-                f"({nearest(part, names) if not span else 'numbers count in class order'})"
-            )
+            hint = "numbers count in class order" if span else nearest(part, names)
+            last = len(names) - 1
+            raise UserError(f"subset.classes: {part} is not a class: 0 to {last}, a range of them, or a name ({hint})")
     return numbers

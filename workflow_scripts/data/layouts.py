@@ -254,10 +254,8 @@ def _check_halves(root, of_half, order, flat):
         class_order.check_known(set().union(*names.values()), order, root)
     elif len(of_half) == 2 and not flat and names["train"] != names["val"]:
         odd = ", ".join(sorted(names["train"] ^ names["val"])[:5])
-        raise UserError(
-            f"dataset folder {root}: classes differ between train/ and val/: {odd}: add what is missing, or list all "
-            "classes in a file (`class_order`)"
-        )
+        remedy = "add what is missing, or list all classes in a file (`class_order`)"
+        raise UserError(f"dataset folder {root}: classes differ between train/ and val/: {odd}: {remedy}")
 
 
 def _all_names(images, of_half, row, order):

@@ -40,10 +40,8 @@ def _library():
     try:
         import nncf
     except ImportError as error:
-        raise UserError(
-            f"calibration.backend nncf is not installed here ({error}): install it as envs/host.txt pins it, or take "
-            "out `backend`"
-        ) from None
+        remedy = "install it as envs/host.txt pins it, or take out `backend`"
+        raise UserError(f"calibration.backend nncf is not installed here ({error}): {remedy}") from None
     nncf.set_log_level(logging.ERROR)
     return nncf
 

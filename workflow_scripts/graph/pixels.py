@@ -72,9 +72,8 @@ def _normalize(graph, images, factor, offset):
     if np.ndim(factor):
         factor = _constant("normalize/factor", _channels(factor))
         value = surgery.append(graph, "Mul", "normalize/Mul", [value, factor], images.shape)
-    value = surgery.append(
-        graph, "Add", "normalize/Add", [value, _constant("normalize/offset", _channels(offset))], images.shape
-    )
+    offset = _constant("normalize/offset", _channels(offset))
+    value = surgery.append(graph, "Add", "normalize/Add", [value, offset], images.shape)
     value.inputs[0].outputs = [images]
     graph.inputs = [pixels]
     graph.cleanup().toposort()

@@ -169,10 +169,8 @@ def _check_alone(state, names, path):
     """Raise UserError if the weights have a common prefix and other tensors stand beside them."""
     prefix, others = formats.beside(state, names.keys())
     if others:
-        raise UserError(
-            f"{path}: its weights are under {prefix}, with {len(others)} others beside them ({_some(others)}): save "
-            "the network's own state_dict() alone"
-        )
+        beside = f"{len(others)} others beside them ({_some(others)})"
+        raise UserError(f"{path}: its weights are under {prefix}, with {beside}: save the network's own state_dict()")
 
 
 def _check(state, expected, path, hint=lambda names: ""):

@@ -63,10 +63,8 @@ def check(model: nn.Module, folded: nn.Module, images: torch.Tensor, moved: Cont
     changes = f"changes the network's logits of {len(images)} images by {largest}"
     where = _first(model, folded, images, moved)  # before the network becomes float64
     if _is_rounding(model, exact, images, error):
-        raise UserError(
-            f"float32 rounding alone {changes}, as its weights amplify it: are they trained, and are size, mean and "
-            "std what they were trained with?"
-        )
+        doubts = "are they trained, and are size, mean and std what they were trained with?"
+        raise UserError(f"float32 rounding alone {changes}, as its weights amplify it: {doubts}")
     raise UserError(f"folding BatchNorm {changes}, first at {where}: use another network, this one cannot be deployed")
 
 

@@ -63,10 +63,8 @@ def _pytorch_quantization():
         from pytorch_quantization.nn import TensorQuantizer
         from pytorch_quantization.tensor_quant import QuantDescriptor
     except ImportError as error:
-        raise UserError(
-            f"calibration.backend pytorch_quantization is not installed here ({error}): install 2.2.1 from NVIDIA's "
-            "index, or take out `backend` (modelopt)"
-        ) from None
+        remedy = "install 2.2.1 from NVIDIA's index, or take out `backend` (modelopt)"
+        raise UserError(f"calibration.backend pytorch_quantization is not installed here ({error}): {remedy}") from None
     return TensorQuantizer, QuantDescriptor
 
 

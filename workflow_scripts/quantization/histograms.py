@@ -118,14 +118,11 @@ def _divided(count):
 def _check(histograms):
     broken = [name for name, h in histograms.items() if not math.isfinite(h.highest - h.lowest)]
     if broken:
-        raise UserError(
-            f"calibration: {len(broken)} activations are NaN or infinite, the first at {broken[0]}: "
-            "check the checkpoint and the images"
-        )
+        where = f"{len(broken)} activations are NaN or infinite, the first at {broken[0]}"
+        raise UserError(f"calibration: {where}: check the checkpoint and the images")
     constant = [name for name, h in histograms.items() if h.lowest == h.highest]
     constant = [name for name in constant if not name.endswith("av.a_quantizer")]  # a softmax over one token is 1
     if constant:
-        raise UserError(
-            f"calibration: {len(constant)} activations are constant, the first at {constant[0]} "
-            f"({histograms[constant[0]].lowest:g} everywhere): calibrate on other images, or check the checkpoint"
-        )
+        where = f"the first at {constant[0]} ({histograms[constant[0]].lowest:g} everywhere)"
+        remedy = "calibrate on other images, or check the checkpoint"
+        raise UserError(f"calibration: {len(constant)} activations are constant, {where}: {remedy}")
