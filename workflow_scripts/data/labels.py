@@ -132,16 +132,15 @@ def _stem(file):
     return os.path.splitext(os.path.basename(file))[0]
 
 
-def lines_of(path: str, *keys: str) -> list[str]:
-    """Return the stripped, non-empty lines of a text file; keys: of a row that may name it, for errors."""
-    named = " or ".join(f"`{key}`" for key in keys)
+def lines_of(path: str, key: str) -> list[str]:
+    """Return the stripped, non-empty lines of a text file; key: of the row that names it, for errors."""
     try:
         with open(path, encoding="utf-8-sig") as stream:
             lines = [line.strip() for line in stream if line.strip()]
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: correct {named} in config.yaml") from None
+        raise UserError(f"{path} does not exist: correct `{key}` in config.yaml") from None
     except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a text file ({error}): {named} must be one") from None
+        raise UserError(f"{path} is not a text file ({error}): `{key}` must be one") from None
     if not lines:
         raise UserError(f"{path} is empty: it needs one line per image, or per class")
     return lines

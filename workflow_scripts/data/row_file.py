@@ -54,15 +54,12 @@ class Rows:
         key, image, checksum, done = self.state[position].tolist()
         if not done or not image or (key, image) != (self.key, self.images[position]):
             return False
-        return zlib.crc32(os.pread(self.descriptor, self.bytes, self._place(position))) == checksum
-
-    def _place(self, position):
-        return self.offset + position * self.bytes
+        return zlib.crc32(os.pread(self.descriptor, self.bytes, self.offset + position * self.bytes)) == checksum
 
     def put(self, position: int, pixels: np.ndarray) -> None:
         """Write a row; any process may call this."""
         row = pixels.tobytes()
-        os.pwrite(self.descriptor, row, self._place(position))  # a memory map would count as this process's memory
+        os.pwrite(self.descriptor, row, self.offset + position * self.bytes)  # a memory map would count as ours
         self.state[position] = (self.key, self.images[position], zlib.crc32(row), 1)
 
     def finish(self, path: str | os.PathLike) -> None:

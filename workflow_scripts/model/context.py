@@ -19,8 +19,6 @@ from core.files import UserError, system_text
 # instruction sets that select kernels
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
 BFLOAT16 = ("avx512_bf16", "amx_bf16")  # those with fast bfloat16 products
-
-
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # of a row's `compute`
 
 

@@ -171,15 +171,13 @@ def _of_any(model, images):
     return model, moved
 
 
-def _of_levit(model):
+def _folded(model, images):
+    model = copy.deepcopy(model)
+    if not isinstance(model, levit.Levit):
+        return _of_any(model, images)
     model = _average_heads(_replace(_on_tokens(model)))
     scaled = [f"{name}.{part}" for name, m in model.named_modules() if isinstance(m, Attention) for part in SCALED]
     return model, ["head", "head_dist", *scaled]
-
-
-def _folded(model, images):
-    model = copy.deepcopy(model)
-    return _of_levit(model) if isinstance(model, levit.Levit) else _of_any(model, images)
 
 
 @torch.no_grad()

@@ -63,14 +63,10 @@ def without_prefixes(state: dict, wanted: Set[str]) -> dict:
 
 def beside(state: dict, wanted: Set[str]) -> tuple[str, list[str]]:
     """Return (prefix of most wanted names, names without it), or ("", [])."""
-    tally = collections.Counter(name[: -len(inner)] for name in state for inner in _tails(name) if inner in wanted)
+    splits = ((name, name.split(".", depth)[-1]) for name in state for depth in range(1, min(name.count(".") + 1, 4)))
+    tally = collections.Counter(name[: -len(inner)] for name, inner in splits if inner in wanted)
     prefix, count = tally.most_common(1)[0] if tally else ("", 0)
     return (prefix, [name for name in state if not name.startswith(prefix)]) if 2 * count > len(wanted) else ("", [])
-
-
-def _tails(name):
-    parts = name.split(".")
-    return [".".join(parts[start:]) for start in range(1, min(len(parts), 4))]
 
 
 def expected(state: dict, model: nn.Module) -> tuple[dict[str, str], dict]:

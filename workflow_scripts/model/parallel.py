@@ -112,21 +112,25 @@ def group(device: torch.device, threads: int) -> Iterator[tuple[int, int, torch.
 
     threads: CPU threads of all processes together (0: all cores); each process has its own GPU.
     """
-    if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(RUN):  # someone else's torchrun may run the workflow
-        with _loading():
-            yield 0, 1, device
-        return
-    local, processes = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    torch.set_num_threads(max(1, (threads or processors.available()) // processes))
-    if device.type == "cuda":
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    rank, processes = 0, 1
+    if os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(RUN):  # someone else's torchrun may run the workflow
+        local, processes = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        torch.set_num_threads(max(1, (threads or processors.available()) // processes))
+        if device.type == "cuda":
+            device = torch.device("cuda", local)
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        rank, processes = dist.get_rank(), dist.get_world_size()
     try:
-        with _loading():
-            yield dist.get_rank(), dist.get_world_size(), device
+        yield rank, processes, device
+    except RuntimeError as error:  # torch finds out at any time that a process which loads images was killed
+        if "DataLoader worker" not in str(error):
+            raise
+        perhaps = "perhaps because memory or /dev/shm is full (docker run --shm-size=8g): run again to go on"
+        raise UserError(f"a process that loads images was killed, {perhaps}") from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def averaged(model: torch.nn.Module) -> torch.nn.Module:
@@ -134,15 +138,3 @@ def averaged(model: torch.nn.Module) -> torch.nn.Module:
     kind = torch.nn.parallel.DistributedDataParallel
     names = inspect.signature(kind.__init__).parameters  # torch 2.11 has only the older name
     return kind(model, **{"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False})
-
-
-@contextlib.contextmanager
-def _loading():
-    """Raise UserError where a process that loads images is killed, which torch finds out at any time."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        perhaps = "perhaps because memory or /dev/shm is full (docker run --shm-size=8g): run again to go on"
-        raise UserError(f"a process that loads images was killed, {perhaps}") from None

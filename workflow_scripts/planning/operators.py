@@ -32,12 +32,6 @@ def _gemm(node, a, b, c=None):
     return [product if c is None else product + c]
 
 
-def _split(node, value, sizes=None):
-    axis = node.attrs.get("axis", 0)
-    lengths = node.attrs["split"] if sizes is None else sizes.tolist()
-    return list(value.split(lengths, dim=axis))
-
-
 def _slice(node, value, starts, ends, axes, steps):
     cuts = [slice(None)] * value.ndim
     for start, end, axis, step in zip(*(t.tolist() for t in (starts, ends, axes, steps))):
@@ -60,17 +54,8 @@ def _largest(node, value):
     return [functional.max_pool2d(wide, node.attrs["kernel_shape"], node.attrs["strides"])]
 
 
-def _axes(node, axes, ndim):
-    return sorted(axis % ndim for axis in (node.attrs["axes"] if axes is None else axes.tolist()))
-
-
-def _squeeze(node, value, axes=None):
-    gone = _axes(node, axes, value.ndim)
-    return [value.reshape([size for dim, size in enumerate(value.shape) if dim not in gone])]
-
-
-def _unsqueeze(node, value, axes=None):
-    for axis in _axes(node, axes, value.ndim + len(node.attrs["axes"] if axes is None else axes)):
+def _unsqueeze(node, value, axes):
+    for axis in sorted(axis % (value.ndim + len(axes)) for axis in axes.tolist()):
         value = value.unsqueeze(axis)
     return [value]
 
@@ -132,9 +117,9 @@ OPERATORS: dict[str, Callable] = {
     "Sigmoid": lambda node, value: [value.sigmoid()],
     "Slice": _slice,
     "Softmax": lambda node, value: [value.softmax(node.attrs.get("axis", -1))],
-    "Split": _split,
+    "Split": lambda node, value, sizes: list(value.split(sizes.tolist(), dim=node.attrs.get("axis", 0))),
     "Sqrt": lambda node, value: [value.sqrt()],
-    "Squeeze": _squeeze,
+    "Squeeze": lambda node, value, axes: [value.squeeze(axes.tolist())],
     "Sub": lambda node, a, b: [a - b],
     "Tanh": lambda node, value: [value.tanh()],
     "Transpose": lambda node, value: [value.permute(node.attrs["perm"])],

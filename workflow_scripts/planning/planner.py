@@ -81,7 +81,7 @@ class _Planner:
         self._measure(members)
         forced = [name for name, node in self.ranges.items() if node["overflows"]]
         search = Search(self._verdict(SEARCH_IMAGES), self.costs, forced)
-        order = search.ordered(self._effects(members), members)
+        order = search.ordered({name: self.effects[name]["effect"] for name in members}, members)
         groups = search.smallest(order, members)
         if groups:
             groups = self._single_nodes(search, sorted({node for group in groups for node in members[group]}))
@@ -124,9 +124,6 @@ class _Planner:
             merged = ranges.merged([*tensors, *more], self.network.constants)
             self.ranges = {node.name: ranges.of_node(node, merged) for node in self.network.nodes}
 
-    def _effects(self, names):
-        return {name: self.effects[name]["effect"] for name in names}
-
     def _chunks(self, images):
         return [lambda s=start: self._normalized(images[s : s + CHUNK]) for start in range(0, len(images), CHUNK)]
 
@@ -158,7 +155,8 @@ class _Planner:
         """Return the nodes of the chosen groups that are needed."""
         members = {name: [name] for name in nodes if name not in search.forced}
         self._measure(members, within=0)
-        return search.smallest(search.ordered(self._effects(members), members), members)
+        order = search.ordered({name: self.effects[name]["effect"] for name in members}, members)
+        return search.smallest(order, members)
 
     def _grown(self, search, nodes, order):
         """Return (nodes, verdict on the whole split); add groups while the set accepted by the search misses there."""

@@ -31,12 +31,9 @@ class Search:
 
     def ordered(self, effects: Mapping[str, float | None], members: Members) -> list[str]:
         """Return the groups by effect per cost, the largest first; an effect of None is infinite."""
-
-        def worth(name):
-            effect = effects[name]
-            return (math.inf if effect is None else effect) / self.costs.more(self.forced, members[name])
-
-        return sorted(members, key=lambda name: (-worth(name), name))
+        costs = {name: self.costs.more(self.forced, nodes) for name, nodes in members.items()}
+        worth = {n: (math.inf if (effect := effects[n]) is None else effect) / cost for n, cost in costs.items()}
+        return sorted(members, key=lambda name: (-worth[name], name))
 
     def smallest(self, order: Sequence[str], members: Members) -> list[str] | None:
         """Return the groups of `order` that are needed, or None if not even all of them meet the criterion.
