@@ -12,6 +12,7 @@ from core.files import UserError, read_json, sha256_file
 from devices.power_modes import is_same
 from reporting import comparison, result_file
 
+CHOICE = ("chosen", "chosen_batch", "objective", "candidates", "paired_benchmark")  # of choose_precision.py's results
 SCORES = ("num_images", "top1", "agreement_with_fp32")  # of the select split
 PREPROCESSING = (*resolved.GEOMETRY, *resolved.NORMALIZATION, "sources", "contradicts")
 ERRORS = ("max_abs_logit_error", "logit_error_over_spread")
@@ -24,41 +25,39 @@ MAX_DEVIATION = 0.03  # relative, of our median compute time from trtexec's
 
 def run(args: Job) -> None:
     engine, accuracy, timing = (read_json(p) for p in (args.description, args.accuracy, args.benchmark))
-    identity, other = read_json(args.identity), read_json(args.trtexec) if args.trtexec else None
-    rival = read_json(args.pytorch) if args.pytorch else None
-    check_engine(
-        args.engine, {args.accuracy: accuracy, args.benchmark: timing, args.trtexec: other, args.pytorch: rival}
-    )
+    index, other, rival = read_json(args.index), _read(args.trtexec), _read(args.pytorch)
+    measured = {args.accuracy: accuracy, args.benchmark: timing, args.trtexec: other, args.pytorch: rival}
+    check_engine(args.engine, measured)
     result = {
         "schema_version": result_file.VERSION,
         "model": args.model,
         "precision": args.precision,
         "target": args.target,
-        "chosen": None,
-        "chosen_batch": None,
-        "objective": None,
-        "candidates": None,
-        "dataset": dataset_of(args.dataset, accuracy, read_json(args.index)),
+        **dict.fromkeys(CHOICE),
+        "dataset": dataset_of(args.dataset, accuracy, index),
         "preprocessing": resolved.read(args.resolved, PREPROCESSING),
         "accuracy": accuracy_of(accuracy, args.budget),
         "benchmark": timing["benchmark"],
-        "paired_benchmark": None,
         "over_pytorch": over_pytorch_of(rival),
         "trtexec": trtexec_of(other, timing["benchmark"]),
         "dla": dla_of(args.dla),
         "engine": engine_of(args.engine, engine, graph_of(args, engine)),
-        "plan": plan_of(engine, read_json(args.typed) if args.typed else None),
+        "plan": plan_of(engine, _read(args.typed)),
         "checkpoint_bytes": os.path.getsize(args.checkpoint),
-        "target_identity": identity,
+        "target_identity": read_json(args.identity),
         "provenance": provenance_of(args, engine),
     }
     result["notes"] = [
         *notes_of(result["provenance"]["trained"]),
-        *index_notes(read_json(args.index), args.recipe),
-        *plugin_notes(read_json(args.plugin) if args.plugin else None),
+        *index_notes(index, args.recipe),
+        *plugin_notes(_read(args.plugin)),
     ]
     result_file.write(args.result, result)
     log_summary(result)
+
+
+def _read(path):
+    return read_json(path) if path else None
 
 
 def check_engine(engine: str, measured: dict[str, dict | None]) -> None:
@@ -168,12 +167,13 @@ def plan_of(described: dict, typed: dict | None) -> dict | None:
 def provenance_of(args: Job, described: dict) -> dict:
     """Return the provenance of a result: hashes, recipe, versions (the runtime's from the engine's description)."""
     here, made = described["fingerprint"], lineage_of(args, described)
+    parts = (record.get("context", {}).get("weights") for record in made.values())  # which state dict of a user's file
     return {
         "checkpoint_sha256": sha256_file(args.checkpoint),
         "graph_sha256": sha256_file(graph_of(args, described)),
         "calibration_sha256": sha256_file(args.calibration) if args.calibration else None,
         "recipe": args.recipe,
-        "weights_part": part_of(made),
+        "weights_part": next(filter(None, parts), None),
         "versions": {**versions_of(made), here["runtime"]: here["version"]},
         "trained": {path: _trained(record) for path, record in made.items() if record.get("trained")},
         "git_commit": git_commit(),
@@ -190,12 +190,6 @@ def lineage_of(args: Job, described: dict) -> dict[str, dict]:
     merged = [path for path in (args.checkpoint, args.calibration, graph_of(args, described), args.engine) if path]
     made = provenance.lineage({path: provenance.read(path) for path in merged})
     return dict(sorted(made.items(), key=lambda item: (not item[1].get("trained"), item[0] in merged, item[0])))
-
-
-def part_of(made: dict[str, dict]) -> str | None:
-    """Return which state dict of the user's file the weights are, from records; None if there was no choice."""
-    parts = [record.get("context", {}).get("weights") for record in made.values()]
-    return next((part for part in parts if part), None)
 
 
 def versions_of(made: dict[str, dict]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from core import resolved
 from core.command import Command, Job, engine_command, log
-from core.files import UserError, sha256_file
+from core.files import UserError, with_digest
 from reporting import result_file
 
 PREPROCESSING = (*resolved.GEOMETRY, *resolved.NORMALIZATION)
@@ -26,10 +26,13 @@ def run(args: Job) -> None:
     from deployment import archive, card, classify, requirements
 
     result, names = result_file.current(args.result), class_names(args)
+    engine = with_digest(result["engine"].get("sha256"), args.engines)
+    if engine is None:
+        raise UserError(f"{args.result} is of none of the engines {', '.join(args.engines)}: run again")
     files = {
         **archive.client(args.runtime),
         **sample_files(args.samples),
-        "model.engine": Path(chosen(args, result)).read_bytes(),
+        "model.engine": Path(engine).read_bytes(),
         "classes.txt": "".join(f"{' '.join(name.split())}\n" for name in names).encode(errors="backslashreplace"),
         "preprocess.json": text({key: result["preprocessing"][key] for key in PREPROCESSING}),
         "result.json": Path(args.result).read_bytes(),
@@ -47,14 +50,6 @@ def run(args: Job) -> None:
 def text(value: object) -> bytes:
     """Return a value as the bytes of indented JSON."""
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
-
-
-def chosen(args: Job, result: dict) -> str:
-    """Return which of the engines is the result's; raise UserError if none is."""
-    for path in args.engines:
-        if sha256_file(path) == result["engine"].get("sha256"):
-            return path
-    raise UserError(f"{args.result} is of none of the engines {', '.join(args.engines)}: run again")
 
 
 def class_names(args: Job) -> list[str]:

@@ -10,15 +10,13 @@ import glob
 import os
 import shutil
 import subprocess
+import tempfile
 
 from core.command import Command, Job, engine_command, log
 from core.files import UserError
 from core.sources import ROOT
 
-PLACES = (
-    "/opt/nvidia/nsight-systems/*/bin/nsys",
-    "/opt/nvidia/nsight-systems-cli/*/bin/nsys",
-)  # JetPack's, not on PATH
+PLACES = [f"/opt/nvidia/nsight-systems{kind}/*/bin/nsys" for kind in ("", "-cli")]  # JetPack's, not on PATH
 TRACED = "cuda,nvtx,cudnn,cublas,osrt"
 
 
@@ -36,11 +34,11 @@ def run(args: Job) -> None:
     if program is None:
         raise UserError("nsys is not installed here (neither on PATH nor in /opt/nvidia): ask for the timeline's .svg")
     runtimes.load(args.runtime, args.plugin)  # the process that is captured loads it as well
-    stem = f"{args.capture}.new"  # nsys adds its own suffix
-    command = [program, "profile", f"--trace={TRACED}", "--force-overwrite=true", f"--output={stem}"]
-    command += queries.command(args.runtime, args.engine, args.recipe)
-    try:
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with tempfile.TemporaryDirectory(".partial", dir=os.path.dirname(os.path.abspath(args.capture))) as folder:
+        stem = os.path.join(folder, "capture")  # nsys adds its own suffix
+        command = [program, "profile", f"--trace={TRACED}", f"--output={stem}"]
+        command += queries.command(args.runtime, args.engine, args.recipe)
         environment = {**os.environ, "PYTHONPATH": path}
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
         output = done.stdout.decode("utf-8", "replace").strip()
@@ -49,10 +47,6 @@ def run(args: Job) -> None:
             last = (output.splitlines() or ["it printed nothing"])[-1]
             raise UserError(f"{program} failed with status {done.returncode}: {last}")
         os.replace(f"{stem}.nsys-rep", args.capture)
-    finally:
-        for left in (f"{stem}.nsys-rep", f"{stem}.qdstrm"):
-            if os.path.exists(left):
-                os.unlink(left)
 
 
 def command() -> Command:

@@ -113,7 +113,6 @@ def _identity(target):
 
 
 def _archive(path, kit, files):
-    """Write a tar of a kit's description and some files."""
     with tarfile.open(path, "w") as archive, tempfile.TemporaryDirectory() as folder:
         write_json(os.path.join(folder, KIT), kit)
         archive.add(os.path.join(folder, KIT), KIT)

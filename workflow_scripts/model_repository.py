@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from core.command import Command, Job, log
-from core.files import UserError, sha256_file
+from core.files import UserError, with_digest
 
 
 def run(args: Job) -> None:
@@ -28,12 +28,10 @@ def run(args: Job) -> None:
 
 def graph(args: Job, result: dict) -> bytes | None:
     """Return the graph that the result's engine was built from, or None where none is given."""
-    for path in args.graphs:
-        if sha256_file(path) == result["provenance"]["graph_sha256"]:
-            return Path(path).read_bytes()
-    if args.graphs:
+    path = with_digest(result["provenance"]["graph_sha256"], args.graphs)
+    if args.graphs and path is None:
         raise UserError(f"{args.bundle} is of none of the graphs {', '.join(args.graphs)}: run again")
-    return None
+    return Path(path).read_bytes() if path else None
 
 
 def command() -> Command:

@@ -6,8 +6,6 @@ this sum if there are gaps between layers, and less if layers run concurrently.
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from core.command import Command, Job, engine_command, log
 from core.files import UserError, sha256_file, write_json
 
@@ -40,10 +38,8 @@ def profile(batch: int, layers: list[dict]) -> dict:
 
 def sums(layers: list[dict], key: str) -> dict[str, float]:
     """Return {value of a key: milliseconds of the layers that have it}."""
-    milliseconds: dict[str, float] = defaultdict(float)
-    for layer in layers:
-        milliseconds[layer[key]] += layer["ms"]
-    return dict(milliseconds)
+    values = dict.fromkeys(layer[key] for layer in layers)
+    return {value: sum(layer["ms"] for layer in layers if layer[key] == value) for value in values}
 
 
 def log_summary(entry: dict) -> None:

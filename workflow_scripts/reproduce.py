@@ -22,6 +22,7 @@ from pathlib import Path
 from core import sources
 from core.files import UserError, one_line, read_json
 from reporting import result_file
+from reporting.comparison import path_of
 
 ROOT = sources.ROOT.parent
 TIMINGS = ("benchmark", "paired_benchmark", "trtexec", "candidates", "engine.build_seconds", "provenance.git_commit")
@@ -37,22 +38,22 @@ FILES = (  # keys of rows whose values are paths, relative to the repository
 
 def rebuild(result: dict, folder: Path, snakemake: list[str]) -> dict:
     """Rebuild a parsed result in an empty folder and return the new one; raise UserError where that is impossible."""
-    commit = result["provenance"]["git_commit"]
+    commit, path = result["provenance"]["git_commit"], path_of(result)
     if result["chosen"]:
-        raise UserError(f"{name_of(result)} chose another result: reproduce {name_of(result, result['chosen'])}")
+        raise UserError(f"{path} chose another result: reproduce {path_of({**result, 'precision': result['chosen']})}")
     if not commit:
-        raise UserError(f"{name_of(result)} was not built in a git repository: its code is unknown")
+        raise UserError(f"{path} was not built in a git repository: its code is unknown")
     if commit.endswith("-dirty"):
         print(f"note: built with changes that were not committed: {commit[:12]} is built without them")
     _extract(commit.partition("-")[0], folder)
     write_config(folder / "config.yaml", result)
     own = {name: value for name, value in os.environ.items() if name not in ("LEVIT_STORE", "LEVIT_JOBS")}
-    for path, options, environment in [*trainings(result), (name_of(result), [], {})]:
-        command = [*snakemake, *options, "--quiet", "rules", "--", path]
+    for output, options, environment in [*trainings(result), (path, [], {})]:
+        command = [*snakemake, *options, "--quiet", "rules", "--", output]
         done = subprocess.run(command, cwd=folder, env={**own, **environment})
-        if not (folder / path).exists():
-            raise UserError(f"{path} was not rebuilt: snakemake ended with status {done.returncode}")
-    return read_json(folder / name_of(result))
+        if not (folder / output).exists():
+            raise UserError(f"{output} was not rebuilt: snakemake ended with status {done.returncode}")
+    return read_json(folder / path)
 
 
 def trainings(result: dict) -> list[tuple[str, list[str], dict]]:
@@ -64,11 +65,6 @@ def trainings(result: dict) -> list[tuple[str, list[str], dict]]:
         options = ["--cores", str(context["threads"])] if context.get("threads") else []
         steps.append((path, options, {**hidden, "LEVIT_PROCESSES": str(context.get("processes") or "")}))
     return steps
-
-
-def name_of(result: dict, precision: str | None = None) -> str:
-    """Return the path of a result, or of its counterpart with another precision."""
-    return f"results/{result['model']}.{precision or result['precision']}.{result['target']}.json"
 
 
 def _extract(commit, folder):

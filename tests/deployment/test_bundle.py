@@ -309,16 +309,16 @@ def test_a_class_file_of_another_length(bundle, classify):
 )
 def test_another_machine_is_refused(changes, problem):
     with pytest.raises(UserError, match=re.escape(problem)) as refused:
-        compatibility.compare(HERE, {**HERE, **changes})
+        compatibility.check(HERE, {**HERE, **changes})
     assert str(refused.value).startswith("the engine was built for openvino 1 on A")
 
 
 def test_another_device_is_a_warning():
-    assert compatibility.compare(HERE, HERE) == []
-    (warning,) = compatibility.compare(HERE, {**HERE, "device": "B"})
+    assert compatibility.check(HERE, HERE) == []
+    (warning,) = compatibility.check(HERE, {**HERE, "device": "B"})
     assert "device is B here, and was A: run selftest" in warning
     portable = {**HERE, "runtime": "pytorch"}
-    assert len(compatibility.compare(portable, {**portable, "isa": [], "architecture": "aarch64"})) == 0
+    assert len(compatibility.check(portable, {**portable, "isa": [], "architecture": "aarch64"})) == 0
 
 
 def test_another_runtime_is_refused_by_the_client(bundle, classify):

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -55,6 +55,11 @@ def sha256_file(path: str | Path) -> str:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def with_digest(digest: str | None, paths: Iterable[str]) -> str | None:
+    """Return the first of some files whose SHA-256 is `digest`, or None."""
+    return next((path for path in paths if sha256_file(path) == digest), None)
 
 
 def canonical(value: Any) -> str:

@@ -12,6 +12,7 @@ from core import resolved
 from core.files import UserError, read_json
 from data import preprocess
 from deployment import compatibility
+from devices import probe
 
 ENGINE, PLUGIN, CLASSES = "model.engine", "plugin.so", "classes.txt"
 PREPROCESS, RESULT, SAMPLES = "preprocess.json", "result.json", "samples/samples.json"
@@ -33,22 +34,19 @@ class Classifier:
         """
         self.folder, self.result = folder, _read(folder, RESULT, ("target_identity", "provenance", "benchmark"))
         self.preprocessing = _read(folder, PREPROCESS, (*resolved.GEOMETRY, *resolved.NORMALIZATION))
-        self.warnings = [] if session else self._differences()
+        self.warnings: list[str] = []
         self.session = session or self._load(threads)
         self.batches, self.size = self.session.batches, self.preprocessing["size"]
         self.classes = _classes(os.path.join(folder, CLASSES))
         self._check_classes(self.session.outputs)
 
-    def _row(self):
-        return self.result["provenance"]["recipe"]["target"]
-
-    def _differences(self):
-        return compatibility.check(self.result["target_identity"], self._row())
-
     def _load(self, threads):
+        row = self.result["provenance"]["recipe"]["target"]
+        here = probe.facts(row["runtime"], row.get("device"))
+        self.warnings = compatibility.check(self.result["target_identity"], here)
         path, plugin = (os.path.join(self.folder, name) for name in (ENGINE, PLUGIN))
-        runtime = runtimes.load(self._row()["runtime"], plugin if os.path.exists(plugin) else None)
-        return runtime.load(path, self._row().get("threads", 0) if threads is None else threads)
+        runtime = runtimes.load(row["runtime"], plugin if os.path.exists(plugin) else None)
+        return runtime.load(path, row.get("threads", 0) if threads is None else threads)
 
     def _check_classes(self, outputs):
         count = next(iter(outputs.values()))[-1]

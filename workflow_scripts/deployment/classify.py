@@ -62,8 +62,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _positive(kind):
-    """Return a function that reads a positive number of a type."""
-
     def read(text):
         value = kind(text)
         if not 0 < value < float("inf"):

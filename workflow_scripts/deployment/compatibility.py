@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from core.files import UserError
-from devices import probe
 
 DEMANDED = ("version", "architecture", "compute_capability", "isa")  # facts that an engine depends on
 PORTABLE = {  # runtime: those of them that its engines do not depend on
@@ -13,16 +12,11 @@ PORTABLE = {  # runtime: those of them that its engines do not depend on
 NOTED = ("device", "driver", "compute_capability")  # facts that may change speed and logits
 
 
-def check(recorded: dict, row: dict) -> list[str]:
+def check(recorded: dict, here: dict) -> list[str]:
     """Return warnings on how this machine differs from the recorded one; raise UserError if the engine demands it.
 
-    recorded: the identity of the target in the result; row: of the target, {"runtime", "device"?}.
+    recorded: the identity of the target in the result; here: the facts of this machine for its runtime.
     """
-    return compare(recorded, probe.facts(row["runtime"], row.get("device")))
-
-
-def compare(recorded: dict, here: dict) -> list[str]:
-    """Return and raise as `check` does, for the facts of this machine."""
     made = f"the engine was built for {recorded['runtime']} {recorded['version']} on {recorded['device']}"
     if here["version"] is None:
         raise UserError(f"{made}, and {recorded['runtime']} is not installed here: requirements.txt has it")

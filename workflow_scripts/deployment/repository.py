@@ -90,7 +90,6 @@ def _served(engines, bundle):
 
 
 def _folder(config, parts, bundle):
-    """Return the files of a model: its configuration, the labels of its output, its version."""
     root = f"{MODELS}/{config['name']}"
     listed = {f"{root}/{VERSION}/{path}": data for path, data in parts.items()}
     if "label_filename" in config["output"][0]:

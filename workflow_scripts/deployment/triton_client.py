@@ -75,7 +75,6 @@ class Server:
 
 
 def _reason(error):
-    """Return what the body of an error's answer says, as one line."""
     text = error.read().decode(errors="replace")
     try:
         text = json.loads(text)["error"]
@@ -188,8 +187,6 @@ def benchmark(server: Server, args: argparse.Namespace) -> int:
 
 
 def _positive(kind):
-    """Return a function that reads a positive number of a type."""
-
     def read(text):
         value = kind(text)
         if not 0 < value < float("inf"):

@@ -71,7 +71,6 @@ def _ticks(root):
 
 
 def _used(own, root):
-    """Return the ticks that processes have computed."""
     texts = [system_text(os.path.join(root, str(process), "stat")) for process in own]
     fields = [text.rsplit(")", 1)[1].split() for text in texts if ")" in text]
     return sum(int(words[UTIME]) + int(words[STIME]) for words in fields)

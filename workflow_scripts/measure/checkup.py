@@ -98,7 +98,6 @@ def _some(names):
 
 
 def _room(rows) -> Iterator[dict]:
-    """Yield findings on free disk space and memory; rows: of the targets that this machine is."""
     free = shutil.disk_usage(".").free
     remedy = "remove old engines and images: results/, .cache/, or a board's work folder (docs/remote.md)"
     yield _amount("disk", free, DISK, remedy)
@@ -119,7 +118,6 @@ def _amount(topic, free, needed, remedy):
 
 
 def _gpu() -> Iterator[dict]:
-    """Yield findings on the NVIDIA GPU and what comes with it, none where there is no GPU."""
     here = probe.facts("tensorrt")
     if here["device"] is None:
         return
@@ -140,7 +138,6 @@ def _gpu() -> Iterator[dict]:
 
 
 def _jetson() -> Iterator[dict]:
-    """Yield findings on a Jetson's access, power mode, clocks and rails, none on another machine."""
     if probe.jetpack() is None:
         return
     root = probe.SYSTEM
@@ -169,7 +166,6 @@ def _jetson() -> Iterator[dict]:
 
 
 def _target(name, row, is_asked) -> Iterator[dict]:
-    """Yield findings on this machine as the target of a row."""
     topic, reason = f"target {name}", probe.unreachable(row)
     if reason is None:
         here = probe.facts(row["runtime"], row.get("device"))
@@ -194,7 +190,6 @@ def _remedy(name, row, reason):
 
 
 def _importing(runtime):
-    """Return a finding on the import of a runtime's module in a process of its own."""
     program = f"import {MODULES[runtime]}"
     command = [sys.executable, "-c", program]
     try:

@@ -67,7 +67,6 @@ class EngineProcess:
 
 
 def _serve(pipe, runtime, engine, threads):
-    """Load an engine and time it as often as asked, until the other end is closed."""
     try:
         session = runtimes.load(runtime).load(engine, threads)
         pipe.send(({**session.facts, "on_gpu": session.on_gpu}, None))

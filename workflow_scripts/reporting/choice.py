@@ -115,7 +115,6 @@ def name(one: dict) -> str:
 
 
 def _ratio(one, other):
-    """Return {ratio, low, high}: how much better a candidate is than another one."""
     return paired.speed_ratio(one["rounds"], other["rounds"])
 
 
@@ -132,7 +131,6 @@ def _behind(one, winner):
 
 
 def _verdict(one, winner, reason, objective, budget):
-    """Return why a candidate was chosen or was not."""
     loss = f"loses {one['lost']:.2f} top-1 points on the select split, the budget is {budget:.2f}"
     doubt = "" if one["stable"] or not one["paired"] else UNSTABLE
     if one is winner:
@@ -163,5 +161,4 @@ def _too_slow(several, able, objective):
 
 
 def _text(ratio, metric):
-    """Return a ratio and its interval as a text."""
     return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) {metric.over}"

@@ -66,7 +66,6 @@ def _row(results, result, entry):
 
 
 def _named(result):
-    """Return the cells of an engine's name and target."""
     name, link = f"{result['model']} {result['precision']}", comparison.link_of(comparison.path_of(result))
     return {"engine": Cell(name, name, link=link), "target": text(result["target"])}
 

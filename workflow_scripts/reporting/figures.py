@@ -109,7 +109,6 @@ def _energy(results, result, entry, name):
 
 
 def _by(key):
-    """Return a function that sorts the rows of a chart by a figure."""
     return lambda rows, width: sorted(rows, key=lambda row: row[key])
 
 

@@ -39,7 +39,6 @@ def _maps(result, described, profiled, timelines):
 
 
 def _timed(entry, name):
-    """Return the chart of a profile at a batch size, and its slowest layers."""
     rows = _bars([(layer["type"], layer["precision"], layer["ms"]) for layer in entry["layers"]], "{:.3f} ms")
     title = f"{entry['total_ms']:.2f} ms in {len(entry['layers'])} layers at batch {entry['batch']}"
     chart = charts.draw("layers", rows, title, axis="milliseconds")
@@ -59,7 +58,6 @@ def _row(layer):
 
 
 def _counted(layers):
-    """Return the chart of an engine's layers by their number."""
     rows = _bars([(layer["type"], layer["precision"], 1) for layer in layers], "{:.0f} layers")
     title = f"{len(layers)} layers by type and precision"
     return {"title": title, "chart": charts.draw("layers", rows, title, axis="layers"), "slowest": None}

@@ -74,7 +74,6 @@ def render(paths: Iterable[str], top1s: dict[str, float], **evidence: Iterable[s
 
 
 def _evidence(results, top1s, evidence):
-    """Return what stands below the engines: choices, plans, layers, ranges, DLAs, published accuracies."""
     found = {name: _parsed(evidence.get(name, ())) for name in ("plans", "bisects", "descriptions", "profiles")}
     planned = plans.table_of(results, found["plans"], found["bisects"])
     timelines = list(map(str, evidence.get("timelines", ())))
@@ -107,7 +106,6 @@ def _part(name):
 
 
 def _group(results, images, number, look):
-    """Return what is shown of the results on the same images."""
     here = [result for result in results if comparison.images_of(result) == images]
     dataset, count = comparison.format_dataset(here[0]), here[0]["accuracy"]["num_images"]
     caption = (
@@ -122,7 +120,6 @@ def _group(results, images, number, look):
 
 
 def _csv(results):
-    """Return the summary's rows as CSV."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, [*comparison.COLUMNS, *over_pytorch.COLUMNS], lineterminator="\n")
     writer.writeheader()

@@ -59,7 +59,6 @@ def _picture(path, plan):
 
 
 def _in_order(plan):
-    """Return a plan's groups in the order of their first nodes."""
     position = {name: number for number, name in enumerate(plan.get("graph", ()))}
     return sorted(plan.get("groups", ()), key=lambda group: min(position.get(name, 0) for name in group["nodes"]))
 

@@ -27,7 +27,6 @@ def recommendations(results: list[dict]) -> list[dict[str, Any]]:
 
 
 def _pick(group):
-    """Return the recommended result of a group, and why."""
     chosen = [result for result in group if result["chosen"]]
     if chosen:
         return chosen[0], _reason(chosen[0])
@@ -43,7 +42,6 @@ def _pick(group):
 
 
 def _reason(result):
-    """Return the verdict on the chosen candidate, with what it was chosen from and for."""
     candidates = result["candidates"] or []
     own = next((one["verdict"] for one in candidates if one["verdict"].startswith("chosen")), "")
     precisions = sorted({one["precision"] for one in candidates})

@@ -52,7 +52,6 @@ def _layer(layer, x, width):
 
 
 def _slowest(layers):
-    """Return the slowest layers in order of execution."""
     slowest = sorted(range(len(layers)), key=lambda n: (-layers[n]["ms"], n))[:SHOWN]
     return [layers[n] for n in sorted(slowest)]
 
@@ -77,6 +76,5 @@ def _ticks(total, scale):
 
 
 def _kinds(profiles):
-    """Return the kinds of layers that the legend explains."""
     present = {layer["precision"] for profile in profiles for layer in profile["layers"]}
     return [kind for kind in COLORED if kind in present] + ["other"] * bool(present - {*COLORED}) + ["moving"]

@@ -28,7 +28,6 @@ def int8_share(onnx: str, layers: list[dict] | None) -> float | None:
 
 
 def _precision(node, layers):
-    """Return the precision of the layer that computes a node, or None."""
     name = re.compile(rf"(?<![\w.]){re.escape(node)}(_token_\d+)?(?![\w.])")  # a suffix of ONNX Runtime's
     computing = (layer for layer in layers if layer["type"] not in CONVERSIONS and name.search(layer["name"]))
     return next((layer["precision"] for layer in computing), None)
@@ -52,7 +51,6 @@ def _macs(node, shapes):
 
 
 def _macs_of_fused(heads, key_dim, val_dim, queries, keys):
-    """Return the MACs of the scores and of the product with the values."""
     return heads * queries * keys * (key_dim + val_dim)
 
 
@@ -65,7 +63,6 @@ def _node(message):
 
 
 def _tensor(message):
-    """Return (name, shape) of an initializer."""
     fields = _fields(message)
     return _text(dict(fields)[8]), [value for field, value in fields if field == 1]
 
@@ -93,5 +90,4 @@ def _only(message, *path):
 
 
 def _fields(message):
-    """Return [(number, value)] of a message's fields."""
     return [(number, value) for number, value, _ in _protobuf.fields(message)]

@@ -292,7 +292,6 @@ def _type_of(tensor):
 
 
 def _layer_of_text(text):
-    """Return a layer's row from text that is not JSON."""
     entries = layers_of_json(f'{{"Layers": [{text.strip().rstrip(",")}]}}')
     if entries:
         return entries[0]

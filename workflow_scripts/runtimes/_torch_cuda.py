@@ -47,7 +47,6 @@ class CudaSession(Session):
         self.stream = self.Stream()
 
     def _logits(self, images):
-        """Return the network's logits on the current stream."""
         with self.torch.inference_mode():
             return self.network(images)
 

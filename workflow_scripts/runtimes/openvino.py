@@ -106,7 +106,6 @@ def _import(path, header, parts, batch, threads, **extra):
 
 
 def _reason(error):
-    """Return the informative lines of an OpenVINO error as one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
     return " ".join(telling or lines)[:400]

@@ -99,7 +99,6 @@ def profile(engine: str, batch: int, threads: int = 0, queries: int = 20) -> lis
 
 
 def _read(engine):
-    """Return (header, program) of an engine file."""
     header, parts = _container.read(engine, probe.facts(NAME))
     _check_device(header["device"])
     if header.get("fused_attention"):
@@ -124,7 +123,6 @@ def _prepare(header, threads):
 
 
 def _size(program):
-    """Return the [3, height, width] of a program's images."""
     return [int(size) for size in _inputs(program)[0].meta["val"].shape[1:]]
 
 
@@ -134,7 +132,6 @@ def _inputs(program):
 
 
 def _converted(program, compute, device):
-    """Return a program whose weights and operators have another precision, on a device."""
     torch, dtype = _program.library(), DTYPES[compute]
     if device != "cpu":
         passes = import_library("torch.export.passes", _program.REMEDY)  # torch 2.11 does not import it itself

@@ -122,7 +122,6 @@ def profile(engine: str, batch: int, threads: int = 0, queries: int = 20) -> lis
 
 
 def _check(trt, recipe, plan, calibration):
-    """Raise UserError where this version lacks what the recipe asks for."""
     version, computes = f"TensorRT {trt.__version__}", DLA_COMPUTES if recipe.get("dla") else PRECISIONS
     check_recipe(version, recipe, computes)
     for kind in requested_precisions(recipe):
