@@ -107,8 +107,8 @@ def trtexec_of(timed: dict | None, benchmark: list[dict]) -> list[dict] | None:
     names = ("batch", "throughput_qps", "latency_ms", "compute_ms", "machine")
     entries = [{name: entry[name] for name in names} for entry in (timed or {}).get("trtexec", ())]
     for entry in entries:
-        own = ours.get((entry["batch"], entry["machine"]))
-        entry["median_compute_ratio"] = own and own["median"] / entry["compute_ms"]["median"]
+        compute = ours.get((entry["batch"], entry["machine"]))
+        entry["median_compute_ratio"] = compute and compute["median"] / entry["compute_ms"]["median"]
     return entries or None
 
 

@@ -70,14 +70,14 @@ def commands(args: Job, folder: str) -> tuple[list[str], list[str]]:
     loader = os.path.join(folder, "load.py")
     with open(loader, "w", encoding="utf-8") as stream:
         stream.write(LOADER.format(path=os.path.join(folder, "image.npy")))
-    onnx, kept = os.path.abspath(args.onnx), ["--load-inputs", "inputs.json", "--load-outputs", "outputs.json"]
+    onnx, recorded = os.path.abspath(args.onnx), ["--load-inputs", "inputs.json", "--load-outputs", "outputs.json"]
     saved = ["--save-inputs", "inputs.json", "--save-outputs", "outputs.json"]
     reference = [TOOL, "run", onnx, "--onnxrt", "--data-loader-script", loader, *saved]
     shape = f"input_0:[{','.join(map(str, image.shape))}]"
     shapes = [text for bound in ("min", "opt", "max") for text in (f"--trt-{bound}-shapes", shape)]
-    held = [TOOL, "run", ENGINE, "--trt", *kept, "--atol", TOLERANCE, "--rtol", TOLERANCE]
+    comparison = [TOOL, "run", ENGINE, "--trt", *recorded, "--atol", TOLERANCE, "--rtol", TOLERANCE]
     search = [TOOL, "debug", "precision", onnx, "--mode", "bisect", "--dir", "forward", "-p", "float32"]
-    return reference, [*search, *flags(args), *shapes, "--check", *held]
+    return reference, [*search, *flags(args), *shapes, "--check", *comparison]
 
 
 def flags(args: Job) -> list[str]:
@@ -113,14 +113,14 @@ def described(text: str, seconds: float) -> dict:
     if not builds or not tried:
         raise UserError(f"{TOOL} debug precision printed no iterations: this version of it is not supported")
     sufficient = FOUND.findall(text)
-    kept = int(sufficient[-1]) if sufficient else None
+    first = int(sufficient[-1]) if sufficient else None
     return {
         "builds": int(builds[-1]),
         "seconds": round(seconds, 3),
         "layers": max(tried),
-        "kept": kept,
-        "met": kept is not None,
-        "error": None if kept is not None else next(iter(ERROR.findall(text)), None),
+        "kept": first,
+        "met": first is not None,
+        "error": None if first is not None else next(iter(ERROR.findall(text)), None),
     }
 
 

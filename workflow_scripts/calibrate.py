@@ -19,8 +19,8 @@ def run(args: Job) -> None:
     passes = 2 if is_scaled(chosen) else 1
     with progress.bar(passes * len(pixels), "calibrate") as bar:
         calibrator = Calibrator(folded, pixels, bar.update)
-        own = (lambda network: imported_ranges.ranges(args.imported, network, source)) if args.imported else None
-        calibration, _ = calibrator.calibrate(chosen, own)
+        ranges = (lambda network: imported_ranges.ranges(args.imported, network, source)) if args.imported else None
+        calibration, _ = calibrator.calibrate(chosen, ranges)
     write_json(args.calibration, {"method": chosen["method"], "images": len(pixels), "recipe": chosen, **calibration})
     log.info("%d quantizers, %s over %d images", len(calibration["amax"]), format_recipe(chosen), len(pixels))
 

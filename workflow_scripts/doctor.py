@@ -68,8 +68,8 @@ def _here(rows, is_asked):
     pythons = sorted({row.get("python") or "" for row in rows.values()} | ({""} if not is_asked else set()))
     interpreters = {}
     for python in pythons:
-        own = {name: row for name, row in rows.items() if (row.get("python") or "") == python}
-        request = {"rows": own, "pins": pins(), "is_asked": is_asked or bool(python)}
+        of_python = {name: row for name, row in rows.items() if (row.get("python") or "") == python}
+        request = {"rows": of_python, "pins": pins(), "is_asked": is_asked or bool(python)}
         interpreters[f"this machine{python and f', {python}'}"] = _of_interpreter(python, request)
     return interpreters
 
@@ -132,16 +132,16 @@ def public(machines: dict) -> dict:
     """Return examinations as a bug report may carry them."""
     report = {}
     for number, (machine, answer) in enumerate(machines.items()):
-        shown = [{**each, "text": "-"} if each["topic"] == CONNECTION else each for each in answer["findings"]]
+        findings = [{**each, "text": "-"} if each["topic"] == CONNECTION else each for each in answer["findings"]]
         name = machine if "," not in machine else f"this machine, interpreter {number}"
-        report[name] = {"findings": shown, "identities": answer.get("identities", {})}
+        report[name] = {"findings": findings, "identities": answer.get("identities", {})}
     return anonymous(report)
 
 
 def write_archive(path: str, machines: dict) -> None:
     """Write examinations as report.txt and report.json into a tar archive."""
-    shown = public(machines)
-    texts = {"report.txt": "\n".join(lines(shown)) + "\n", "report.json": json.dumps(shown, indent=2) + "\n"}
+    report = public(machines)
+    texts = {"report.txt": "\n".join(lines(report)) + "\n", "report.json": json.dumps(report, indent=2) + "\n"}
     with replacing(path) as partial, tarfile.open(partial, "w:gz") as archive:
         for name, text in texts.items():
             entry = tarfile.TarInfo(f"doctor/{name}")

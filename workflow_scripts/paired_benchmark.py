@@ -82,10 +82,10 @@ def take(pairs: list[tuple], loaded: dict, recipe: dict, meter: Any) -> dict:
 
 def part(batch: int, summaries: list[dict]) -> dict:
     """Return {batch, stable, engines} of a batch size; an engine alone there is compared with the first one."""
-    own = [one for one in summaries if one["batch"] == batch]
-    compared = own if len(own) > 1 else [*own, summaries[0]]
+    of_batch = [one for one in summaries if one["batch"] == batch]
+    compared = of_batch if len(of_batch) > 1 else [*of_batch, summaries[0]]
     steady = paired.is_stable([one["median_ms"] for one in compared])
-    engines = [{key: value for key, value in one.items() if key != "batch"} for one in own]
+    engines = [{key: value for key, value in one.items() if key != "batch"} for one in of_batch]
     return {"batch": batch, "stable": steady, "engines": engines}
 
 

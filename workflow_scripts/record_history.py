@@ -6,10 +6,10 @@ from core.files import UserError, write_json
 
 
 def run(args: Job) -> None:
-    own = history.entries_of(args.result)
-    if not own:
+    entries = history.entries_of(args.result)
+    if not entries:
         raise UserError(f"{args.result} is not a result: delete it and run again")
-    write_json(args.history, {"entries": history.merged(history.saved_entries(args.result), own)})
+    write_json(args.history, {"entries": history.merged(history.saved_entries(args.result), entries)})
 
 
 def command() -> Command:

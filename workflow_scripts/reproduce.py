@@ -47,10 +47,10 @@ def rebuild(result: dict, folder: Path, snakemake: list[str]) -> dict:
         print(f"note: built with changes that were not committed: {commit[:12]} is built without them")
     _extract(commit.partition("-")[0], folder)
     write_config(folder / "config.yaml", result)
-    own = {name: value for name, value in os.environ.items() if name not in ("LEVIT_STORE", "LEVIT_JOBS")}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("LEVIT_STORE", "LEVIT_JOBS")}
     for output, options, environment in [*trainings(result), (path, [], {})]:
         command = [*snakemake, *options, "--quiet", "rules", "--", output]
-        done = subprocess.run(command, cwd=folder, env={**own, **environment})
+        done = subprocess.run(command, cwd=folder, env={**inherited, **environment})
         if not (folder / output).exists():
             raise UserError(f"{output} was not rebuilt: snakemake ended with status {done.returncode}")
     return read_json(folder / path)

@@ -41,11 +41,11 @@ class NoConnection(UserError):
 
 def patience(board: Board) -> float:
     """Return for how many seconds a job waits for its board: $LEVIT_SSH_PATIENCE, or what the board's row says."""
-    asked = os.environ.get("LEVIT_SSH_PATIENCE") or board.patience
+    seconds = os.environ.get("LEVIT_SSH_PATIENCE") or board.patience
     try:
-        return float(asked)
+        return float(seconds)
     except ValueError:
-        raise UserError(f"LEVIT_SSH_PATIENCE={asked}: give a number of seconds, or nothing") from None
+        raise UserError(f"LEVIT_SSH_PATIENCE={seconds}: give a number of seconds, or nothing") from None
 
 
 def retry(board: Board, step: Callable[[], T]) -> T:

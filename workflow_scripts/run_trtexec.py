@@ -54,8 +54,8 @@ def queries(args: Job, batches: list[int]) -> list[tuple[int, str | None, int]]:
     session = runtimes.load(args.runtime, args.plugin).load(args.engine)
     name, shape = next(iter(session.inputs.items()))
     texts = {batch: "x".join(str(size) for size in [batch, *list(shape)[1:]]) for batch in batches}
-    given = {batch: f"{name}:{text}" if shape[0] < 0 else None for batch, text in texts.items()}
-    return [(batch, shapes, session.optimization_profile(batch)) for batch, shapes in given.items()]
+    shapes_of = {batch: f"{name}:{text}" if shape[0] < 0 else None for batch, text in texts.items()}
+    return [(batch, shapes, session.optimization_profile(batch)) for batch, shapes in shapes_of.items()]
 
 
 def entry(batch: int, tool: Any, query: tuple) -> dict:

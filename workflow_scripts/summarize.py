@@ -76,8 +76,8 @@ def _speed(results, result, batch):
     entry = comparison.timing(result, batch) if result else None
     if entry is None:
         return ""
-    own = f"{entry['images_per_second']:.0f}" + comparison.marks_of(entry)
-    return f"{own} {comparison.format_ratio(comparison.ratio(results, result, batch))}".strip()
+    speed = f"{entry['images_per_second']:.0f}" + comparison.marks_of(entry)
+    return f"{speed} {comparison.format_ratio(comparison.ratio(results, result, batch))}".strip()
 
 
 def _print(table):

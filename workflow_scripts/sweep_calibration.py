@@ -29,14 +29,14 @@ def run(args: Job) -> None:
     row = resolved.read(args.model, resolved.VISION)
     labels = index.labels(index.read(args.index), "select")
     pixels = calibration_images.CalibrationImages(args.images, args.recipe["images"], row)
-    shown = calibration_images.CalibrationImages(args.select, len(labels), row)
+    split = calibration_images.CalibrationImages(args.select, len(labels), row)
     source = checkpoint.load_into(zoo.create(row, args.classes), args.checkpoint)
     model = deploy.fold(source, equivalence.images(args.images, row))
-    calibrator, reference, candidates = Calibrator(model, pixels), logits(model, shown), []
+    calibrator, reference, candidates = Calibrator(model, pixels), logits(model, split), []
     for candidate in progress.over(args.recipe["candidates"], "sweep", "recipe"):
-        candidates.append({"recipe": candidate, **judge(calibrator.calibrate(candidate)[1], shown, labels, reference)})
+        candidates.append({"recipe": candidate, **judge(calibrator.calibrate(candidate)[1], split, labels, reference)})
         log.info("%-60s KL %.6f top-1 %.2f %%", format_recipe(candidate), candidates[-1]["kl"], candidates[-1]["top1"])
-    top1 = judge(model, shown, labels, reference)["top1"]
+    top1 = judge(model, split, labels, reference)["top1"]
     write_json(args.sweep, summary(candidates, len(pixels), len(labels), top1))
 
 

@@ -8,12 +8,12 @@ def run(args: Job) -> None:
     from planning import plan
 
     kind, graph = args.recipe.get("high_precision") or args.recipe["compute"], onnx_io.load(args.onnx)
-    kept = plan.names(plan.read(args.plan), "fp32") if args.plan else ()
-    plan.check_names(sorted(kept), {node.name for node in graph.nodes}, args.plan)
-    graph = strongly_typed.cast(graph, kind, kept)
+    fp32_nodes = plan.names(plan.read(args.plan), "fp32") if args.plan else ()
+    plan.check_names(sorted(fp32_nodes), {node.name for node in graph.nodes}, args.plan)
+    graph = strongly_typed.cast(graph, kind, fp32_nodes)
     onnx_io.save(graph, args.typed)
     casts = sum(node.op == "Cast" for node in graph.nodes)
-    log.info("%d nodes, %d of them Casts, in %s; %d in fp32", onnx_io.count(graph), casts, kind, len(kept))
+    log.info("%d nodes, %d of them Casts, in %s; %d in fp32", onnx_io.count(graph), casts, kind, len(fp32_nodes))
 
 
 def command() -> Command:

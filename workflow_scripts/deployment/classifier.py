@@ -51,8 +51,8 @@ class Classifier:
     def _check_classes(self, outputs):
         count = next(iter(outputs.values()))[-1]
         if count not in (-1, len(self.classes)):
-            given = f"{CLASSES} has {len(self.classes)} classes, and the engine {count}"
-            raise UserError(f"{given}: give one line for each")
+            classes = f"{CLASSES} has {len(self.classes)} classes, and the engine {count}"
+            raise UserError(f"{classes}: give one line for each")
 
     def tensors(self) -> dict:
         """Return the engine's tensors: {"input", "output", "dtype", "shape", "batches"}, -1 where a size is free."""

@@ -121,8 +121,8 @@ def _end(buffer):
         else:
             place += 2 + int.from_bytes(buffer[place + 2 : place + 4], "big")
             if kind == START_OF_SCAN:
-                found = MARKER.search(buffer, place)
-                if found is None:
+                marker = MARKER.search(buffer, place)
+                if marker is None:
                     return None
-                place = found.start()
+                place = marker.start()
     return None

@@ -55,10 +55,10 @@ class Bundle:
 
 def files(bundle: Bundle) -> dict[str, bytes]:
     """Return {path: content} of a model repository, with a client, a way to serve it and SHA256SUMS."""
-    serving, kept = SERVING.get(bundle.runtime, _by_client), bundle.files.items()
+    serving, bundled = SERVING.get(bundle.runtime, _by_client), bundle.files.items()
     listed = {
         **_served(serving(bundle), bundle),
-        **{name: data for name, data in kept if name.startswith(KEPT)},
+        **{name: data for name, data in bundled if name.startswith(KEPT)},
         "CARD.md": bundle.files["README.md"],
         "requirements.txt": _requirements(bundle),
         "client.py": TEMPLATE.with_name("triton_client.py").read_bytes(),
@@ -104,9 +104,9 @@ def _python(bundle, parts=(ENGINE, PLUGIN), preferred=None, runtime=None, **more
     source = model_config.tensor(PIXELS, "UINT8", [bundle.image, bundle.image, 3])
     target = model_config.logits(LOGITS, bundle.classes)
     config = model_config.model(f"{bundle.name}.engine", PYTHON, bundle.most, source, target)
-    kept = {name: bundle.files[name] for name in (*parts, CLASSES, PREPROCESS, RESULT) if name in bundle.files}
+    bundled = {name: bundle.files[name] for name in (*parts, CLASSES, PREPROCESS, RESULT) if name in bundle.files}
     program = archive.program("triton_engine.py", "model.py", runtime)
-    return [({**config, **model_config.batching(preferred, bundle.sizes[-1])}, {**program, **kept, **more})]
+    return [({**config, **model_config.batching(preferred, bundle.sizes[-1])}, {**program, **bundled, **more})]
 
 
 def _by_client(bundle):
@@ -145,10 +145,10 @@ SERVING = {"tensorrt": _tensorrt, "onnxruntime": _onnx}  # by Triton's own backe
 def _requirements(bundle):
     """Return the packages of the models in Python: a runtime that Triton brings is none of them."""
     lines = bundle.files["requirements.txt"].decode().splitlines()
-    taken = [line for line in lines if "==" in line and not line.startswith("numpy==")]
+    pins = [line for line in lines if "==" in line and not line.startswith("numpy==")]
     if bundle.runtime in SERVING:
-        taken = [line for line in taken if line.startswith("pillow==")]
-    return "\n".join([*taken, NUMPY, ""]).encode()
+        pins = [line for line in pins if line.startswith("pillow==")]
+    return "\n".join([*pins, NUMPY, ""]).encode()
 
 
 def _readme(bundle, listed):

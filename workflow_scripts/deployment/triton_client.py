@@ -56,10 +56,10 @@ class Server:
 
     def _ensemble(self):
         names = {model["name"] for model in self._get("v2/repository/index", b"{}")}
-        found = sorted(name for name in names if name + PREPROCESS in names)
-        if len(found) != 1:
-            raise Problem(f"{self.url} serves {', '.join(found) or 'no such model'}: name one with --model")
-        return found[0]
+        ensembles = sorted(name for name in names if name + PREPROCESS in names)
+        if len(ensembles) != 1:
+            raise Problem(f"{self.url} serves {', '.join(ensembles) or 'no such model'}: name one with --model")
+        return ensembles[0]
 
     def logits(self, images: list[bytes]) -> list[list[float]]:
         """Return the logits of each of some image files, at most `most`; raise Problem with the server's reason."""
@@ -100,10 +100,10 @@ def files(sources: list[str]) -> Iterator[Path]:
     """Yield the images of some files and folders; raise Problem for what is neither."""
     for source in map(Path, sources):
         if source.is_dir():
-            found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-            if not found:
+            images = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            if not images:
                 raise Problem(f"{source} has no images")
-            yield from found
+            yield from images
         elif source.exists():
             yield source
         else:
@@ -135,8 +135,8 @@ def classify(server: Server, args: argparse.Namespace) -> int:
                 print(f"error: {path}: {answer}", file=sys.stderr)
                 continue
             best = top(answer, classes, args.top)
-            found = ", ".join(f"{one['class']} {one['probability']:.1%}" for one in best)
-            print(json.dumps({"image": str(path), "top": best}) if args.json else f"{path}: {found}", flush=True)
+            text = f"{path}: " + ", ".join(f"{one['class']} {one['probability']:.1%}" for one in best)
+            print(json.dumps({"image": str(path), "top": best}) if args.json else text, flush=True)
     return failed
 
 
@@ -168,19 +168,19 @@ def benchmark(server: Server, args: argparse.Namespace) -> int:
     count = min(args.batch or 1, max(server.most, 1))
 
     def client(number):
-        source, taken, end = itertools.cycle(images), [], time.monotonic() + args.seconds
+        source, latencies, end = itertools.cycle(images), [], time.monotonic() + args.seconds
         while time.monotonic() < end:
             start = time.perf_counter()
             server.logits(list(itertools.islice(source, count)))
-            taken.append(1000 * (time.perf_counter() - start))
-        return taken
+            latencies.append(1000 * (time.perf_counter() - start))
+        return latencies
 
     list(ThreadPoolExecutor().map(lambda image: server.logits([image]), images[:1]))
     begin = time.perf_counter()
     with ThreadPoolExecutor(args.clients) as pool:
-        taken = sorted(ms for one in pool.map(client, range(args.clients)) for ms in one)
-    rate = count * len(taken) / (time.perf_counter() - begin)
-    median, p99 = (taken[min(int(len(taken) * share), len(taken) - 1)] for share in (0.5, 0.99))
+        latencies = sorted(ms for one in pool.map(client, range(args.clients)) for ms in one)
+    rate = count * len(latencies) / (time.perf_counter() - begin)
+    median, p99 = (latencies[min(int(len(latencies) * share), len(latencies) - 1)] for share in (0.5, 0.99))
     what = f"{args.clients} clients, {count} images a query"
     print(f"{rate:10.1f} images/s from {what}: median {median:.2f} ms, p99 {p99:.2f} ms")
     return 0

@@ -21,10 +21,10 @@ STUB = "triton_python_backend_stub"
 
 def server() -> Path:
     """Return the wheel's folder of tritonserver."""
-    found = importlib.util.find_spec("pytriton")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("pytriton")
+    if package is None or not package.submodule_search_locations:
         sys.exit("error: nvidia-pytriton is not installed: python3 -m pip install --no-deps nvidia-pytriton")
-    return Path(found.submodule_search_locations[0], "tritonserver")
+    return Path(package.submodule_search_locations[0], "tritonserver")
 
 
 def backends(source: Path) -> Path:
@@ -47,10 +47,10 @@ def main() -> None:
         "LD_LIBRARY_PATH": os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]),
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
     }
-    given = [f"--model-repository={HERE / 'models'}", f"--backend-directory={backends(source)}", *sys.argv[1:]]
+    arguments = [f"--model-repository={HERE / 'models'}", f"--backend-directory={backends(source)}", *sys.argv[1:]]
     program = str(source / "bin/tritonserver")
     os.chmod(program, 0o755)
-    os.execve(program, [program, *given], environment)
+    os.execve(program, [program, *arguments], environment)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ def correct(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 
 def _correct(logits, labels, k):
-    own = logits[np.arange(len(labels)), labels][:, None]
+    of_label = logits[np.arange(len(labels)), labels][:, None]
     before = np.arange(logits.shape[1])[None, :] < labels[:, None]
-    ahead = ~(logits <= own) | ((logits == own) & before)
-    return (ahead.sum(axis=1) < k) & ~np.isnan(own[:, 0])
+    ahead = ~(logits <= of_label) | ((logits == of_label) & before)
+    return (ahead.sum(axis=1) < k) & ~np.isnan(of_label[:, 0])
 
 
 def _by_rows(function, *arrays):

@@ -68,19 +68,19 @@ class BenchmarkCache:
         `timing_key`, which is null where nothing can be cached.
         """
         parts = {**self.common, **facts}
-        taken = {"machine": parts["machine"]}
+        place = {"machine": parts["machine"]}
         if not self.folder or not parts["machine"]:
-            return {**measure(), **taken, "timed": NEW, "timing_key": None}
+            return {**measure(), **place, "timed": NEW, "timing_key": None}
         key = digest_of(parts)
         path = os.path.join(self.folder, f"{key}.json")
         entry = self._read(path, parts)
         if entry:
             log.info("kept timing of %s: the same engine, recipe, code and machine", entry["date"])
-            return {**entry["timing"], **taken, "timed": KEPT, "timing_key": key}
+            return {**entry["timing"], **place, "timed": KEPT, "timing_key": key}
         timing = measure()
         if timing["stable"]:
             _write(path, parts, timing)
-        return {**timing, **taken, "timed": NEW, "timing_key": key}
+        return {**timing, **place, "timed": NEW, "timing_key": key}
 
     def _read(self, path, parts):
         """Return an entry; drop one that is timed anew; a damaged one counts as absent."""

@@ -65,9 +65,9 @@ def _software(pins, is_remote) -> Iterator[dict]:
     name = _pins_of_this_machine()
     pinned = PIN.findall(pins.get(name, ""))
     wanted = {package: version for package, version in pinned if package in OF_JOBS or not is_remote}
-    found = {package: probe.version([package]) for package in wanted}
-    absent = [f"{package}=={wanted[package]}" for package, version in found.items() if version is None]
-    others = {package: version for package, version in found.items() if version not in (None, wanted[package])}
+    installed = {package: probe.version([package]) for package in wanted}
+    absent = [f"{package}=={wanted[package]}" for package, version in installed.items() if version is None]
+    others = {package: version for package, version in installed.items() if version not in (None, wanted[package])}
     if absent:
         yield finding("packages", MISSING, f"not installed: {_some(absent)}", _pip(absent, name))
     if others:

@@ -55,8 +55,8 @@ def candidates(result: dict, score: dict, timed: dict, objective: Objective) -> 
         if engine["precision"] == precision
     }
     return [
-        {"precision": precision, "batch": own["batch"], **_timing(own, turns.get(own["batch"]), objective), **score}
-        for own in result["benchmark"]
+        {"precision": precision, "batch": one["batch"], **_timing(one, turns.get(one["batch"]), objective), **score}
+        for one in result["benchmark"]
     ]
 
 

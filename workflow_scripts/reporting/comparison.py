@@ -194,19 +194,19 @@ def explanations(results: list[dict]) -> dict[str, str]:
     ratios = [ratio(results, r, entry["batch"]) for r in results for entry in r["benchmark"]]
     marks = "".join(one.mark for one in ratios if one)
     entries = [entry for r in results for entry in (*r["benchmark"], *(r.get("paired_benchmark") or ()))]
-    taken = max((beside.taken_percent(entry.get("beside")) or 0.0 for entry in entries), default=0.0)
+    busy = max((beside.taken_percent(entry.get("beside")) or 0.0 for entry in entries), default=0.0)
     again = unstable(results)
     remedy = f"; on an idle machine: make retime RESULT={path_of(again[0])}" if again else ""
     lines = {
         UNSTABLE: f"timing not stable: other work was running, or the clocks moved{remedy}",
-        BUSY: f"other work took up to {taken:.0f} % of the processors during the timing",
+        BUSY: f"other work took up to {busy:.0f} % of the processors during the timing",
         SEPARATE: "not timed in turns, so the ratio proves little: a result of `auto` times its finalists in turns",
         ELSEWHERE: "timed on another board than FP32, so that the ratio is that of the boards as well",
         LEVEL: "timed in turns, and which is faster is not known: the interval of the ratio contains 1",
         BARELY_INT8: "less than half of the engine's multiply-accumulates are INT8: engine.int8_share_of_macs",
     }
     marks += UNSTABLE * bool(again) + BARELY_INT8 * any(map(is_barely_int8, results))
-    marks += BUSY * (taken > beside.QUIET)
+    marks += BUSY * (busy > beside.QUIET)
     return {mark: line for mark, line in lines.items() if mark in marks}
 
 

@@ -16,12 +16,12 @@ def placed(rows: list[dict], width: int) -> list[dict]:
     A label without room is left out: its point is named in the table, and to a screen reader.
     """
     points = list(zip(_pixels(rows, width), rows))
-    taken = [_box(x, y, 2 * POINT, 2 * POINT) for (x, y), _ in points]
-    found = []
+    occupied = [_box(x, y, 2 * POINT, 2 * POINT) for (x, y), _ in points]
+    labelled = []
     for (x, y), row in sorted(points, key=lambda one: not one[1]["front"]):
-        place = _place(x, y, LETTER * len(row["name"]), width, taken)
-        found.append({**row, "dx": place and place[0], "dy": place and place[1]})
-    return found
+        place = _place(x, y, LETTER * len(row["name"]), width, occupied)
+        labelled.append({**row, "dx": place and place[0], "dy": place and place[1]})
+    return labelled
 
 
 def _pixels(rows, width):
@@ -37,13 +37,13 @@ def _scaled(value, low, high, size, margin):
     return margin + (value - low) / (high - low) * (size - 2 * margin) if high > low else size / 2
 
 
-def _place(x, y, length, width, taken):
+def _place(x, y, length, width, occupied):
     """Return (dx, dy) of the first place that is free, which is then taken, or None."""
     for dx, dy in _places(x, length, width):
         box = _box(x + dx, y + dy, length, LINE)
         within = box[0] > -1 and box[2] < max(width, length) + 1 and box[1] > -LINE and box[3] < HEIGHT
-        if within and not any(_meet(box, other) for other in taken):
-            taken.append(box)
+        if within and not any(_meet(box, other) for other in occupied):
+            occupied.append(box)
             return dx, dy
     return None
 

@@ -23,8 +23,8 @@ def maps_of(results: list[dict], described: dict, profiled: dict, timelines: lis
 
     described, profiled: {path: parsed file}; timelines: paths of pictures.
     """
-    own = [result for result in results if not result["chosen"]]
-    return [entry for result in own for entry in _maps(result, described, profiled, timelines)]
+    engines = [result for result in results if not result["chosen"]]
+    return [entry for result in engines for entry in _maps(result, described, profiled, timelines)]
 
 
 def _maps(result, described, profiled, timelines):
@@ -69,10 +69,10 @@ def _bars(layers, form):
     for kind, _, value in layers:
         types[kind] += value
     largest = sorted(types, key=lambda kind: (-types[kind], kind))
-    shown = largest if len(largest) <= TYPES else largest[: TYPES - 1]
+    types_of_bars = largest if len(largest) <= TYPES else largest[: TYPES - 1]
     for kind, precision, value in layers:
-        sums[kind if kind in shown else REST, precision if precision in PRECISIONS else "none"] += value
-    order = {kind: n for n, kind in enumerate([*shown, REST])}
+        sums[kind if kind in types_of_bars else REST, precision if precision in PRECISIONS else "none"] += value
+    order = {kind: n for n, kind in enumerate([*types_of_bars, REST])}
     kinds = [*PRECISIONS, "none"]
     return [
         {"type": kind, "value": value, "color": _color(precision), "order": kinds.index(precision)}

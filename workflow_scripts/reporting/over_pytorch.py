@@ -71,10 +71,10 @@ def format_over(over: Over | None) -> str:
 def notes(results: list[dict]) -> list[str]:
     """Return the lines that explain the ratios over PyTorch, where the results have any; one names what is slower."""
     timed = [(r, e["batch"], over_pytorch(results, r, e["batch"])) for r in results for e in r["benchmark"]]
-    found = [(f"{r['precision']}.{r['target']} @{batch}", over) for r, batch, over in timed if over]
-    slower = [name for name, over in found if over.ratio.value < 1]
+    ratios = [(f"{r['precision']}.{r['target']} @{batch}", over) for r, batch, over in timed if over]
+    slower = [name for name, over in ratios if over.ratio.value < 1]
     lines = [f"slower than PyTorch: {', '.join(slower)}"] if slower else []
-    if any(SEPARATE in over.ratio.mark for _, over in found):
+    if any(SEPARATE in over.ratio.mark for _, over in ratios):
         lines.append("over PyTorch, not in turns: `pytorch: fp32.torch` in a target's row times both in turns")
     return lines
 
@@ -86,5 +86,5 @@ def table_of(results: list[dict]) -> list[dict[str, Any]]:
 
 
 def _columns(over):
-    taken = over and ("apart" if over.ratio.low is None else "in turns")
-    return dict(zip(COLUMNS, (over and over.ratio.value, over and over.name, taken)))
+    way = over and ("apart" if over.ratio.low is None else "in turns")
+    return dict(zip(COLUMNS, (over and over.ratio.value, over and over.name, way)))

@@ -74,17 +74,17 @@ def render(paths: Iterable[str], top1s: dict[str, float], **evidence: Iterable[s
 
 
 def _evidence(results, top1s, evidence):
-    found = {name: _parsed(evidence.get(name, ())) for name in ("plans", "bisects", "descriptions", "profiles")}
-    planned = plans.table_of(results, found["plans"], found["bisects"])
+    parsed = {name: _parsed(evidence.get(name, ())) for name in ("plans", "bisects", "descriptions", "profiles")}
+    planned = plans.table_of(results, parsed["plans"], parsed["bisects"])
     timelines = list(map(str, evidence.get("timelines", ())))
     return {
         "published": published.table_of(results, top1s),
         "candidates": choices.tables_of(results),
         "planned": plans.table(planned),
         "bisections": plans.bisections(planned),
-        "effects": plans.pictures(found["plans"]),
-        "layers": layers.maps_of(results, found["descriptions"], found["profiles"], timelines),
-        "layer_legend": layers.legend(found["descriptions"], found["profiles"]),
+        "effects": plans.pictures(parsed["plans"]),
+        "layers": layers.maps_of(results, parsed["descriptions"], parsed["profiles"], timelines),
+        "layer_legend": layers.legend(parsed["descriptions"], parsed["profiles"]),
         "ranges": ranges.charts_of(_parsed(evidence.get("calibrations", ()))),
         "pictures": [_picture(str(path)) for path in evidence.get("pictures", ())],
     }

@@ -120,9 +120,9 @@ def bisections(rows: list[dict]) -> dict[str, Any] | None:
 
 
 def _bisected(result, bisect):
-    engine, kept = result["engine"], text(f"{_kept(result['plan'])} nodes")
+    engine, nodes = result["engine"], text(f"{_kept(result['plan'])} nodes")
     ways = [
-        ("plan", engine["engine_builds"], engine["build_seconds"], kept),
+        ("plan", engine["engine_builds"], engine["build_seconds"], nodes),
         ("bisection", bisect["builds"], bisect["seconds"], _outcome(bisect)),
     ]
     for way, builds, seconds, outcome in ways:

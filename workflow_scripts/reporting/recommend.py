@@ -43,11 +43,11 @@ def _pick(group):
 
 def _reason(result):
     candidates = result["candidates"] or []
-    own = next((one["verdict"] for one in candidates if one["verdict"].startswith("chosen")), "")
+    verdict = next((one["verdict"] for one in candidates if one["verdict"].startswith("chosen")), "")
     precisions = sorted({one["precision"] for one in candidates})
     among = f"; chosen for {result['objective']}" if result["objective"] else ""
     among += f" among {', '.join(precisions)}" if len(precisions) > 1 else ""
-    return (own[len(CHOSEN) :] if own.startswith(CHOSEN) else own) + among
+    return (verdict[len(CHOSEN) :] if verdict.startswith(CHOSEN) else verdict) + among
 
 
 def _entry(result):
@@ -58,8 +58,8 @@ def _described(results, result, why):
     entry, accuracy = _entry(result), result["accuracy"]
     over = over_pytorch.over_pytorch(results, result, entry["batch"])
     over = over if over and comparison.UNSTABLE not in over.ratio.mark else None
-    own = result if not result["chosen"] else _own(results, result)
-    base = comparison.ratio(results, own, entry["batch"]) if own["precision"] != comparison.BASELINE else None
+    engine = result if not result["chosen"] else _own(results, result)
+    base = comparison.ratio(results, engine, entry["batch"]) if engine["precision"] != comparison.BASELINE else None
     again = comparison.unstable([result]) if result["chosen"] else not entry["stable"]
     return {
         **{"result": result, "entry": entry, "why": why, "device": comparison.device(result)},

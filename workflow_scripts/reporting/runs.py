@@ -70,13 +70,13 @@ def _row(entry, before, batch):
 
 def changes(before: dict, entry: dict) -> list[str]:
     """Return what differs between two entries: artifacts by their hashes, versions of packages, device, choice."""
-    found = [name for key, name in HASHES.items() if before[key] != entry[key]]
-    found += ["engine"] if before["engine"]["sha256"] != entry["engine"]["sha256"] else []
+    changed = [name for key, name in HASHES.items() if before[key] != entry[key]]
+    changed += ["engine"] if before["engine"]["sha256"] != entry["engine"]["sha256"] else []
     old, new = before["versions"] or {}, entry["versions"] or {}
-    found += [f"{name} {old[name]} to {new[name]}" for name in sorted(old.keys() & new) if old[name] != new[name]]
-    found += [f"{key}: {entry[key]}" for key in ("dataset", "device", "chosen") if before[key] != entry[key]]
-    found += [f"{name}: {value}" for name, value in _moved(before, entry).items()]
-    return found or ["timing alone"]
+    changed += [f"{name} {old[name]} to {new[name]}" for name in sorted(old.keys() & new) if old[name] != new[name]]
+    changed += [f"{key}: {entry[key]}" for key in ("dataset", "device", "chosen") if before[key] != entry[key]]
+    changed += [f"{name}: {value}" for name, value in _moved(before, entry).items()]
+    return changed or ["timing alone"]
 
 
 def _moved(before, entry):

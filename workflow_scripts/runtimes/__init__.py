@@ -112,11 +112,11 @@ def missing_precisions(recipe: dict, layers: list[dict] | None) -> list[str]:
 
     A warning says where the layers cannot be read back (None).
     """
-    asked = requested_precisions(recipe)
+    requested = requested_precisions(recipe)
     if not layers:
-        return [f"whether any layer computes in {' or '.join(asked)} is not known: they cannot be read back"]
+        return [f"whether any layer computes in {' or '.join(requested)} is not known: they cannot be read back"]
     present = {layer["precision"] for layer in layers if layer["type"] not in CONVERSIONS}
-    return [f"the recipe asks for {name}, and no layer computes in it" for name in asked if name not in present]
+    return [f"the recipe asks for {name}, and no layer computes in it" for name in requested if name not in present]
 
 
 @contextlib.contextmanager

@@ -59,8 +59,8 @@ def reference(tokens: Any, own_queries: Any, bias: Any, key_dim: int, val_dim: i
         queries = own_queries.unflatten(2, (heads, -1)).permute(0, 2, 1, 3)
         keys, values = parts.split([key_dim, val_dim], dim=3)
     scores = queries @ keys.transpose(2, 3) + bias
-    found = (scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2)
-    return _program.library().nn.functional.hardswish(found)
+    weighted = (scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2)
+    return _program.library().nn.functional.hardswish(weighted)
 
 
 def _on_gpu(tokens, own_queries, bias, key_dim, val_dim):
@@ -99,11 +99,11 @@ def fuse(program: Any, size: int, device: str) -> Any:
 
 def _fuse(node, module, fused):
     """Replace an attention that ends in a node; return whether there is one."""
-    found = _captured(node, QUERIES_OF_TOKENS) or _captured(node, OWN_QUERIES)
-    if found is None:
+    parts = _captured(node, QUERIES_OF_TOKENS) or _captured(node, OWN_QUERIES)
+    if parts is None:
         return False
-    sizes = found["sizes"]
-    arguments = (found["tokens"], found.get("own_queries"), found["bias"], sizes[0], sizes[-1])
+    sizes = parts["sizes"]
+    arguments = (parts["tokens"], parts.get("own_queries"), parts["bias"], sizes[0], sizes[-1])
     with module.graph.inserting_before(node):
         new = module.graph.call_function(fused, arguments)
     new.meta.update(node.args[0].meta)
@@ -113,15 +113,15 @@ def _fuse(node, module, fused):
 
 def _captured(node, pattern):
     """Return what a pattern captures of the operators that end in a node, or None where they differ."""
-    found: dict[str, Any] = {}
-    return found if _matches(node, pattern, found) else None
+    parts: dict[str, Any] = {}
+    return parts if _matches(node, pattern, parts) else None
 
 
-def _matches(value, pattern, found):
+def _matches(value, pattern, parts):
     if isinstance(pattern, str):
-        return found.setdefault(pattern, value) == value
+        return parts.setdefault(pattern, value) == value
     if not isinstance(pattern, tuple) or getattr(value, "op", None) != "call_function":
         return value == pattern
     if _program.operator(value).replace("reshape", "view") != pattern[0]:
         return False
-    return len(value.args) == len(pattern) - 1 and all(map(_matches, value.args, pattern[1:], itertools.repeat(found)))
+    return len(value.args) == len(pattern) - 1 and all(map(_matches, value.args, pattern[1:], itertools.repeat(parts)))

@@ -33,16 +33,16 @@ def place(trt: Any, config: Any, network: Any) -> dict:
     """
     layers = _layers.layers_of(network)
     nodes = [_node(trt, config, layer) for layer in layers]
-    found = partition.candidates([node._replace(supported=node.offered) for node in nodes])
-    placed = partition.heaviest([sum(nodes[p].weight for p in positions) for positions in found], LOADABLES)
+    candidates = partition.candidates([node._replace(supported=node.offered) for node in nodes])
+    placed = partition.heaviest([sum(nodes[p].weight for p in positions) for positions in candidates], LOADABLES)
     if not placed:
         raise UserError("the DLA here can take no convolution of this network: leave out precisions with dla: true")
-    on_dla = {position for number in placed for position in found[number]}
+    on_dla = {position for number in placed for position in candidates[number]}
     for position, layer in enumerate(layers):
         if position not in on_dla:
             config.set_device_type(layer, trt.DeviceType.GPU)
     supported = sum(node.supported for node in nodes)
-    subgraphs = [[nodes[position].name for position in found[number]] for number in placed]
+    subgraphs = [[nodes[position].name for position in candidates[number]] for number in placed]
     return {"layers": len(layers), "supported": supported, "subgraphs": subgraphs}
 
 

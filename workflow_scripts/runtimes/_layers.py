@@ -80,9 +80,9 @@ def _sums(layers, origins, kinds):
     TensorRT fuses both. With the product alone in FP32, 8.5.3 lost a residual stream to an overflow that the product
     does not have (docs/measurements/plans-h200.md).
     """
-    held = {t.name: kind for n, kind in kinds.items() if _op(origins[n]) in PRODUCTS for t in outputs_of(layers[n])}
+    products = {t.name: kind for n, kind in kinds.items() if _op(origins[n]) in PRODUCTS for t in outputs_of(layers[n])}
     sums = [number for number, origin in enumerate(origins) if number not in kinds and _op(origin) == "Add"]
-    return {number: held[t.name] for number in sums for t in inputs_of(layers[number]) if t.name in held}
+    return {number: products[t.name] for number in sums for t in inputs_of(layers[number]) if t.name in products}
 
 
 def _op(node):
