@@ -47,10 +47,11 @@ def run(args: Job) -> None:
         "target_identity": read_json(args.identity),
         "provenance": provenance_of(args, engine),
     }
+    plugin = _read(args.plugin)
     result["notes"] = [
         *notes_of(result["provenance"]["trained"]),
         *index_notes(index, args.recipe),
-        *plugin_notes(_read(args.plugin)),
+        *([f"the engine has no attention plugin: {plugin['reason']}"] if plugin and plugin["reason"] else []),
     ]
     result_file.write(args.result, result)
     log_summary(result)
@@ -87,11 +88,6 @@ def index_notes(index: dict, recipe: dict) -> list[str]:
 
     is_trained = recipe.get("dataset", {}).get("weights") == "train"
     return list(filter(None, [None if is_trained else class_order.warning(index), *doubts.warnings(index)]))
-
-
-def plugin_notes(plugin: dict | None) -> list[str]:
-    """Return why an engine has no plugin where its target's row wants one; plugin: build_plugin.py's description."""
-    return [f"the engine has no attention plugin: {plugin['reason']}"] if plugin and plugin["reason"] else []
 
 
 def accuracy_of(accuracy: dict, budget: float) -> dict:

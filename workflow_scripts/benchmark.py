@@ -39,10 +39,9 @@ def entry(session: Session, batch: int, recipe: dict) -> dict:
     """Time a batch size and return its entry of the result JSON."""
     from measure import stats, timing
 
-    meter, options = meters.meter_of(session.on_gpu), timing.options_of(recipe)
-    loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"], options, meter)
+    meter = meters.meter_of(session.on_gpu)
+    loop = timing.Loop(recipe["warmup_ms"], recipe["duration_ms"], recipe["iterations"], recipe, meter)
     before, window = meter.state(), beside.Window([os.getpid()])
-    meters.check_power_mode(recipe, before["power_mode"])
     times = session.time(timing.images_for(session, batch), loop)
     ran, after = window.end(), meter.state()
     count, latency = len(times.latency), times.latency.tolist()

@@ -100,11 +100,8 @@ def run() -> None:
 def _read_by(argv, outputs):
     """Return the artifacts that a command line names and does not write."""
     named = {word.rpartition("=")[2] for word in argv}
-    return sorted(path for path in named - {*outputs} if path.startswith("results/") and _is_read(path))
-
-
-def _is_read(path):
-    return not path.startswith("results/logs/") and os.path.isfile(path)
+    artifacts = {path for path in named - {*outputs} if path.startswith("results/") and os.path.isfile(path)}
+    return sorted(path for path in artifacts if not path.startswith("results/logs/"))
 
 
 def _identity(target):

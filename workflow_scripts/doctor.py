@@ -30,7 +30,6 @@ from measure import checkup
 from measure.checkup import MISSING, NOTE, OK, finding
 
 REPOSITORY = ROOT.parent
-PRIVATE = ("ssh", "ssh_config", "workdir", "python")  # keys of a target's row that say where a board is
 CONNECTION = "connection"  # the topic of what ssh says, which may name hosts
 SKEW = 2  # seconds that a board's clock may differ without a note
 CLOCK = "sudo timedatectl set-ntp true; results carry dates, and nothing else depends on clocks"

@@ -112,7 +112,7 @@ class BoardJob:
             if "missing" in reply:
                 reply = self._send(reply)
             if reply.get("exit") is not None and self._fetch(reply):
-                retry(self.board, self._forget)
+                retry(board, lambda: board.ask("forget", key=self.request["key"], client=board.client))
                 return reply
         raise UserError(
             f"{self.board.name}: {TRIES} tries failed without a status: is the board losing power, or out of memory?"
@@ -143,9 +143,6 @@ class BoardJob:
     def _run(self):
         state: dict = {"sizes": self.sizes, "client": self.board.client, "token": self.token, "offset": self.offset}
         return self.board.ask("run", _LogStream(self), job=self.request, **state)
-
-    def _forget(self):
-        return self.board.ask("forget", key=self.request["key"], client=self.board.client)
 
     def _fetch(self, reply):
         """Fetch outputs to their `.partial` paths and rename all if all are intact; return whether they were."""

@@ -35,17 +35,13 @@ def timing_code(*scripts: str) -> dict[str, str]:
     return {str(path.relative_to(sources.ROOT)): sources.code_hash(path) for path in sorted(modules)}
 
 
-def is_retimed(output: str) -> bool:
-    """Return whether LEVIT_RETIME lists a command's output."""
-    return output in filter(None, os.environ.get(RETIME, "").split(os.pathsep))
-
-
 class BenchmarkCache:
     """The cached timings of one command's engines."""
 
     def __init__(self, scripts: tuple[str, ...], output: str, **facts: Any):
         """scripts: the code that times; output: the command's output; facts: the rest of the key, as JSON."""
-        self.folder, self.retime = os.environ.get(FOLDER), is_retimed(output)
+        self.folder = os.environ.get(FOLDER)
+        self.retime = output in os.environ.get(RETIME, "").split(os.pathsep)
         self.common = {"code": timing_code(*scripts), "machine": machine(), **facts}
         self.common["processors"] = processors.available()  # fewer by taskset or in a container
 

@@ -89,14 +89,14 @@ def _turn(session, batch, loop, options):
 def in_rounds(pairs: Sequence[tuple[EngineProcess, int]], recipe: dict) -> list[list[Turn]]:
     """Return the turns of each (engine, batch), one a round; each pair is timed as long as a benchmark would take."""
     warmup_ms, iterations = (math.ceil(recipe[key] / ROUNDS) for key in ("warmup_ms", "iterations"))
-    loop, options = (warmup_ms, recipe["duration_ms"] / ROUNDS, iterations), timing.options_of(recipe)
+    loop = (warmup_ms, recipe["duration_ms"] / ROUNDS, iterations)
     for engine, batch in pairs:
-        engine.time(batch, (recipe["warmup_ms"], 0, 1), options)
+        engine.time(batch, (recipe["warmup_ms"], 0, 1), recipe)
     turns: list[list[Turn]] = [[] for _ in pairs]
     for number in range(ROUNDS):
         for place in order(len(pairs), number):
             engine, batch = pairs[place]
-            turns[place].append(engine.time(batch, loop, options))
+            turns[place].append(engine.time(batch, loop, recipe))
     return turns
 
 

@@ -10,8 +10,6 @@ import numpy as np
 from measure import meters
 from runtimes import Session, without_gc
 
-OPTIONS = ("cuda_graph", "spin_wait", "transfers")  # keys of a recipe that decide how a query runs
-
 
 def images_for(session: Session, batch: int) -> np.ndarray:
     """Return a batch of noise of a session's shape and dtype: what an image shows does not change its time."""
@@ -21,15 +19,10 @@ def images_for(session: Session, batch: int) -> np.ndarray:
     return random.standard_normal(shape, dtype=np.float32)
 
 
-def options_of(recipe: dict) -> dict:
-    """Return the part of a recipe that decides how a query runs."""
-    return {name: recipe[name] for name in OPTIONS if name in recipe}
-
-
 class Loop:
     """How long to time: at least `iterations` queries and `duration_ms`, after `warmup_ms` of queries.
 
-    options: {"cuda_graph", "spin_wait", "transfers"} for the runtimes that have them, where they are given.
+    options: a recipe, of which a runtime reads what it has of "cuda_graph", "spin_wait" and "transfers".
     meter: the meter of the device's energy, or None.
     """
 

@@ -8,12 +8,8 @@ from reporting import comparison, tables
 from reporting.tables import BAD, GREY, Cell, Row, number, percent, text, throughput
 
 
-def tables_of(results: list[dict]) -> list[dict[str, Any] | None]:
-    """Return the table of candidates of each result that chooses."""
-    return [_table(result) for result in results if result["candidates"]]
-
-
-def _table(result):
+def table_of(result: dict) -> dict[str, Any] | None:
+    """Return the table of candidates of a result that chooses."""
     name = f"choice-{comparison.name_of(result)}".replace(".", "-")
     caption = (
         f"{comparison.chosen_of(result)}, on {result['target']}, {comparison.format_dataset(result)}. "

@@ -47,7 +47,8 @@ def band(report: dict) -> dict[str, Any]:
     rows = report["nodes"]
     step = (WIDTH - 2 * MARGIN) / max(len(rows), 1)
     most = max((row["macs"] for row in rows), default=0) or 1
-    nodes = [{**row, "x": _x(number, step), "height": _height(row["macs"], most)} for number, row in enumerate(rows)]
+    heights = [round(SHORT + (TALL - SHORT) * math.sqrt(row["macs"] / most), 1) for row in rows]
+    nodes = [{**row, "x": _x(n, step), "height": height} for n, (row, height) in enumerate(zip(rows, heights))]
     ends = {row["name"]: number for number, row in enumerate(rows)}
     spans = [_span(subgraph, ends, step) for subgraph in report["subgraphs"]]
     return {"step": round(step, 2), "nodes": nodes, "spans": spans, "moves": _moves(report, step)}
@@ -55,10 +56,6 @@ def band(report: dict) -> dict[str, Any]:
 
 def _x(number, step):
     return round(MARGIN + number * step, 2)
-
-
-def _height(macs, most):
-    return round(SHORT + (TALL - SHORT) * math.sqrt(macs / most), 1)
 
 
 def _span(subgraph, ends, step):

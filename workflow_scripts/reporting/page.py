@@ -64,7 +64,7 @@ def render(paths: Iterable[str], top1s: dict[str, float], **evidence: Iterable[s
         doubts=DOUBTS,
         **_evidence(results, top1s, evidence),
         provenance=made.table_of(results, runs.dates(histories)),
-        histories=runs.histories_of(histories),
+        histories=[runs.history_of(*item) for item in sorted(histories.items()) if len(item[1]) > 1],
         compared=compared,
         style=_part("style.css"),
         script=script,
@@ -79,13 +79,13 @@ def _evidence(results, top1s, evidence):
     timelines = list(map(str, evidence.get("timelines", ())))
     return {
         "published": published.table_of(results, top1s),
-        "candidates": choices.tables_of(results),
+        "candidates": [choices.table_of(result) for result in results if result["candidates"]],
         "planned": plans.table(planned),
         "bisections": plans.bisections(planned),
         "effects": plans.pictures(parsed["plans"]),
         "layers": layers.maps_of(results, parsed["descriptions"], parsed["profiles"], timelines),
         "layer_legend": layers.legend(parsed["descriptions"], parsed["profiles"]),
-        "ranges": ranges.charts_of(_parsed(evidence.get("calibrations", ()))),
+        "ranges": [ranges.chart_of(*item) for item in sorted(_parsed(evidence.get("calibrations", ())).items())],
         "pictures": [_picture(str(path)) for path in evidence.get("pictures", ())],
     }
 

@@ -10,12 +10,8 @@ from reporting import charts, comparison
 WEIGHT = "weight_quantizer"
 
 
-def charts_of(calibrations: dict[str, dict]) -> list[dict[str, Any]]:
-    """Return a chart for each calibration: {name, link, recipe, chart}; calibrations: {path: parsed file}."""
-    return [_described(path, calibration) for path, calibration in sorted(calibrations.items())]
-
-
-def _described(path, calibration):
+def chart_of(path: str, calibration: dict) -> dict[str, Any]:
+    """Return the chart of a calibration's file: {name, link, recipe, chart, count}."""
     name = Path(path).stem.replace(".", " ")
     ranges = sorted(calibration["amax"].items(), key=lambda item: _position(item[0]))  # stem, stages, head
     rows = [row for position, item in enumerate(ranges) for row in _points(position, *item)]

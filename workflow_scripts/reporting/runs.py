@@ -24,13 +24,8 @@ def dates(histories: dict[str, list[dict]]) -> dict[str, str]:
     return {f"results/{name}.json": entries[-1]["date"] for name, entries in histories.items() if entries}
 
 
-def histories_of(histories: dict[str, list[dict]]) -> list[dict[str, Any]]:
-    """Return {name, chart, table} of each name with more than one entry."""
-    return [_history(name, entries) for name, entries in sorted(histories.items()) if len(entries) > 1]
-
-
-def _history(name, entries):
-    """Return the table and the chart of a name, at the batch size that its last entry is fastest at."""
+def history_of(name: str, entries: list[dict]) -> dict[str, Any]:
+    """Return {name, chart, table, count} of a name, at the batch size that its last entry is fastest at."""
     batch = comparison.best_batch(entries[-1])
     rows = [_row(*pair, batch) for pair in zip(entries, [None, *entries])]
     points = [point for one in entries for point in _points(one, batch)]

@@ -39,14 +39,10 @@ def table(name: str, caption: str, rows: Iterable[Row]) -> dict[str, Any] | None
     if not rows:
         return None
     columns = {label: [row.cells[label] for row in rows] for label in rows[0].cells}
-    filled = {label: cells for label, cells in columns.items() if any(map(_is_filled, cells))}
+    filled = {label: cells for label, cells in columns.items() if any(c.text or c.small or c.command for c in cells)}
     heads = [{"label": label, "kind": _kind(cells)} for label, cells in filled.items()]
     lean = [row._replace(cells={label: row.cells[label] for label in filled}) for row in rows]
     return {"name": name, "caption": caption, "columns": heads, "rows": lean}
-
-
-def _is_filled(cell):
-    return bool(cell.text or cell.small or cell.command)
 
 
 def _kind(cells):

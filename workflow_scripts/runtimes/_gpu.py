@@ -286,22 +286,17 @@ def profile(session: GpuSession, layers: list[dict], batch: int, queries: int) -
     layers: as the inspector names them; a layer that the profiler names otherwise has the precision `unknown`.
     """
     number = session.optimization_profile(batch)
-    images, times = np.zeros([batch] + session.inputs[session.source][1:], session.dtype), _profiler(session.trt)
+    images = np.zeros([batch] + session.inputs[session.source][1:], session.dtype)
+    trt, times = session.trt, {}
+
+    class Profiler(trt.IProfiler):  # type: ignore[name-defined]
+        def report_layer_time(self, name, ms):
+            times[name] = times.get(name, 0.0) + ms
+
+    profiler = Profiler()
     session.run(images)
-    session.context(number).profiler = times
+    session.context(number).profiler = profiler
     for _ in range(queries):
         session.run(images)
     rows, unknown = {layer["name"]: layer for layer in layers}, {"type": "unknown", "precision": "unknown"}
-    return [{**rows.get(name, {"name": name, **unknown}), "ms": sum(ms) / queries} for name, ms in times.rows.items()]
-
-
-def _profiler(trt):
-    class Profiler(trt.IProfiler):  # type: ignore[name-defined]
-        def __init__(self):
-            trt.IProfiler.__init__(self)
-            self.rows = {}
-
-        def report_layer_time(self, name, ms):
-            self.rows.setdefault(name, []).append(ms)
-
-    return Profiler()
+    return [{**rows.get(name, {"name": name, **unknown}), "ms": ms / queries} for name, ms in times.items()]

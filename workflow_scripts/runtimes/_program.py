@@ -48,15 +48,12 @@ def named_as(program: Any, source: Any) -> Any:
 
     Conversions to another type are the program's own; all other operators are the source's, in their order.
     """
-    new, old = (list(filter(_is_of_network, one.graph.nodes)) for one in (program, source))
+    calls = ([node for node in one.graph.nodes if node.op == "call_function"] for one in (program, source))
+    new, old = ([node for node in several if operator(node) not in CONVERTING] for several in calls)
     for node, known in zip(new, old) if len(new) == len(old) else ():
         if known.meta.get("nn_module_stack"):
             node.meta["nn_module_stack"] = known.meta["nn_module_stack"]
     return program
-
-
-def _is_of_network(node):
-    return node.op == "call_function" and operator(node) not in CONVERTING
 
 
 def operator(node: Any) -> str:
