@@ -369,6 +369,47 @@ def test_split_linear_layers_keep_the_numbers_and_the_scales_of_their_channels(e
     assert products and all(node.i(side).op == "DequantizeLinear" for node in products for side in (0, 1))
 
 
+def test_merged_pairs_keep_the_codes_and_there_is_one_for_each_split(exported):
+    """Roundings may flip: the weights that a pair reads are scaled."""
+    clean = passes.apply(onnx_io.from_model(exported), [*CLASS_PASSES["cpu"], "merge_transposes"])
+    quantized = qdq.insert(clean, amax_of(clean), EVERYTHING)
+    expected, count = logits(quantized, images(2)), pairs(quantized)
+    merged = passes.transform(quantized.copy(), ["merge_pairs"])
+    assert np.abs(logits(merged, images(2)) - expected).max() <= 0.05 * np.abs(expected).max()
+    splits = [node for node in merged.nodes if node.op == "Split"]
+    assert splits and count - pairs(merged) == sum(len(split.outputs) - 1 for split in splits)
+    for split in splits:
+        assert {reader.op for part in split.outputs for reader in part.outputs} <= {"Transpose", "MatMul"}
+    again = passes.transform(merged.copy(), ["merge_pairs"])
+    assert pairs(again) == pairs(merged)
+
+
+def pairs(graph):
+    return sum(node.op == "QuantizeLinear" for node in graph.nodes)
+
+
+@pytest.mark.parametrize("module", ["qk", "av"])
+def test_parts_without_a_pair_stay_as_they_are(exported, module):
+    clean = passes.apply(onnx_io.from_model(exported), CLASS_PASSES["cpu"])
+    excluded = {name for name in map(qdq.module_of, clean.nodes) if name.endswith(f".{module}")}
+    quantized = qdq.insert(clean, amax_of(clean), EVERYTHING, excluded)
+    expected = logits(quantized, images(2))
+    merged = passes.transform(quantized.copy(), ["merge_pairs"])
+    assert excluded and pairs(merged) == pairs(quantized)
+    assert (logits(merged, images(2)) == expected).all()
+
+
+def test_hardswish_is_lifted_with_its_pair_to_heads_of_64_channels_alone(exported):
+    clean = passes.apply(onnx_io.from_model(exported), CLASS_PASSES["cpu"])
+    graph = qdq.insert(clean.copy(), amax_of(clean), EVERYTHING)
+    lifted = passes.apply(graph.copy(), ["lift_hardswish"])
+    joined = [node for node in lifted.nodes if node.op == "Transpose" and "Transpose_3" in node.name]
+    wide = [node.inputs[0].shape[-1] % 64 == 0 for node in joined]
+    assert set(wide) == {True, False} and pairs(lifted) == pairs(graph)
+    assert [node.i().op == "DequantizeLinear" for node in joined] == wide
+    assert onnx_io.to_model(passes.transform(clean.copy(), ["lift_hardswish"])) == onnx_io.to_model(clean)
+
+
 def test_a_network_that_no_onnx_file_holds_is_refused():
     with torch.device("meta"):
         large = torch.nn.Linear(30_000, 20_000)

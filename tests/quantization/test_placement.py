@@ -80,7 +80,14 @@ def layers_of(clean, tmp_path):
 def products(graph, quantized):
     """Return the names of a graph's convolutions and linear layers that read a Q/DQ pair, or read none."""
     linear = [node for node in graph.nodes if node.op in PRODUCTS and _has_weight(node)]
-    return {n.name for n in linear if (n.inputs[0].inputs and n.i(0).op == "DequantizeLinear") == quantized}
+    return {n.name for n in linear if _is_dequantized(n.inputs[0]) == quantized}
+
+
+def _is_dequantized(tensor):
+    """Return whether a pair writes a tensor, which may be moved behind it."""
+    while tensor.inputs and tensor.inputs[0].op in ("Reshape", "Transpose"):
+        tensor = tensor.inputs[0].inputs[0]
+    return bool(tensor.inputs) and tensor.inputs[0].op == "DequantizeLinear"
 
 
 def _has_weight(node):

@@ -1,7 +1,8 @@
 """The surgeon's passes: small named functions graph -> graph, listed for each graph variant in config.yaml.
 
 Every pass is exact: `apply` runs the graph before and after it and compares the logits. Passes do not move
-QuantizeLinear and DequantizeLinear, so they accept quantized graphs as well.
+QuantizeLinear and DequantizeLinear, so they accept quantized graphs as well; but for those of attention_pairs.py, which
+change nothing in a graph without pairs.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from core.command import log
 from core.files import UserError
-from graph import attention, dla_passes, onnx_io, projections, qdq, shapes, surgery
+from graph import attention, attention_pairs, dla_passes, onnx_io, projections, qdq, shapes, surgery
 
 TOLERANCE = 1e-5  # of the logits after an exact pass, relative to the largest
 ELEMENTWISE = {"Add", "Mul", "HardSigmoid", "HardSwish", "Relu", "Sigmoid", "Clip"}
@@ -244,8 +245,9 @@ def transform(graph: gs.Graph, names: Sequence[str]) -> gs.Graph:
 FOLDING = (fold_constants, fold_shapes, drop_noops, share_initializers)
 MERGING = (merge_reshapes, merge_slices, merge_transposes, merge_hardswish)
 LAYERS = (linear_to_gemm, gemm_to_matmul, attention.fuse_attention, projections.split_linear, quantize)
+PAIRS = (attention_pairs.merge_pairs, attention_pairs.lift_hardswish)
 DLA = (dla_passes.linear_to_conv, dla_passes.mean_to_pool, dla_passes.split_to_slices, dla_passes.hardswish_to_clip)
-PASSES = {function.__name__: function for function in (*FOLDING, *MERGING, *LAYERS, *DLA)}
+PASSES = {function.__name__: function for function in (*FOLDING, *MERGING, *LAYERS, *PAIRS, *DLA)}
 
 
 def apply(graph: gs.Graph, names: Sequence[str]) -> gs.Graph:
