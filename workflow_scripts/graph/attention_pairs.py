@@ -37,7 +37,7 @@ def _linear(split):
     add = surgery.producer(heads.inputs[0], "Add") if heads else None
     bias, last = surgery.added_bias(add), len(source.shape) - 1
     along = split.attrs["axis"] in (-1, last) and (swapped is None or swapped.attrs["perm"][-1] == last)
-    if bias is None or not along:
+    if add is None or bias is None or not along:
         return None, None
     return surgery.producer(next(t for t in add.inputs if t is not bias), "MatMul"), add
 
@@ -61,7 +61,7 @@ def _merge(graph, split, product, add, pairs, factors):
     scale, zero = pairs[-1][0].inputs[1:]
     ratios = [quantize.inputs[1].values / scale.values for quantize, _ in pairs]
     head = np.repeat(1 / np.array(ratios), [part.shape[-1] for part in split.outputs]).astype(np.float32)
-    bias = surgery.added_bias(add)
+    bias: Any = surgery.added_bias(add)
     channels = np.tile(head, bias.values.size // head.size)
     surgery.reconnect(product, product.inputs[1], _scaled(graph, product.inputs[1], channels))
     surgery.reconnect(add, bias, gs.Constant(f"{bias.name}_scaled", bias.values * channels))
