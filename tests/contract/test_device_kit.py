@@ -94,7 +94,7 @@ def test_a_later_kit_in_the_same_folder_is_run_anew_where_it_differs(travelled, 
     elif changed == "input":
         workflow.config(lambda config: config["datasets"]["digits"]["training"].update(learning_rate=0.002))
     else:
-        with workflow.own("workflow_scripts/benchmark.py").open("a") as code:
+        with workflow.path("workflow_scripts/benchmark.py").open("a") as code:
             code.write("OTHER = 1\n")
     workflow.build(*kit(workflow.folder, workflow.environment(), "needs", RESULT)[1].split())
     if changed == "code":

@@ -140,7 +140,7 @@ def test_carried_there_and_back(host, device, tmp_path):
     status, output = carry(host, "from", device.folder)
     assert status == 1 and "was built there with another config.yaml: make both alike" in output
     host.config(lambda config: config["targets"]["gpu"].update(iterations=100))
-    with host.own("workflow_scripts/runtimes/_gpu.py").open("a") as code:
+    with host.path("workflow_scripts/runtimes/_gpu.py").open("a") as code:
         code.write("OTHER = 1\n")
     status, output = carry(host, "from", device.folder)
     assert status == 1 and " was made there by other code than is here: make both alike" in output, output

@@ -43,7 +43,7 @@ def code_of_a_script(workflow):
 @change(QAT, [RETRAINING, QAT_PLAN, *builds("int8_qat.cpu")], slow=True)
 def code_of_a_script_dated_back(workflow):
     code_of_a_script(workflow)
-    os.utime(workflow.own("workflow_scripts/train_qat.py"), (1e9, 1e9))
+    os.utime(workflow.path("workflow_scripts/train_qat.py"), (1e9, 1e9))
 
 
 @change(
@@ -52,7 +52,7 @@ def code_of_a_script_dated_back(workflow):
 )
 def code_of_a_shared_module_dated_back(workflow):
     code_of_a_shared_module(workflow)
-    os.utime(workflow.own("workflow_scripts/graph/passes.py"), (1e9, 1e9))
+    os.utime(workflow.path("workflow_scripts/graph/passes.py"), (1e9, 1e9))
 
 
 @change(ALL)

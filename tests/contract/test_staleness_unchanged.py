@@ -72,7 +72,7 @@ def touched_outputs(workflow):
 
 @change([])
 def touched_script(workflow):
-    os.utime(workflow.own("workflow_scripts/train.py"))
+    os.utime(workflow.path("workflow_scripts/train.py"))
 
 
 @change([])

@@ -46,27 +46,27 @@ class Workflow:
         return cls(folder, **options)
 
     def copy(self, folder):
-        """Copy this workflow with all that it built, times included; code is shared until it is edited."""
+        """Copy this workflow with all that it built, times included; code is shared until `path` names it."""
         shutil.copytree(self.folder, folder, symlinks=True, copy_function=copied, dirs_exist_ok=True)
         return Workflow(folder, self.snakemake)
 
     # Editing
 
     def path(self, name):
-        return self.folder / name
+        """Return a path in the folder; a file of code there is no longer shared with other copies."""
+        path = self.folder / name
+        if not SHARED.isdisjoint(path.parts) and path.is_file() and path.stat().st_nlink > 1:
+            own = path.with_name(f"{path.name}.own")
+            shutil.copy2(path, own)
+            own.replace(path)
+        return path
 
     def edit(self, name, old, new):
         """Replace the first of a text that must be in a file."""
-        path = self.own(name)
+        path = self.path(name)
         text = path.read_text()
         assert old in text, f"{name} has no {old!r}"
         path.write_text(text.replace(old, new, 1))
-
-    def own(self, name):
-        """Return the path of a file that no other copy shares any longer."""
-        path, mine = self.path(name), self.path(f"{name}.own")
-        shutil.copy2(path, mine)
-        return mine.replace(path)
 
     def config(self, change, sort_keys=False):
         """Let a function change the parsed config.yaml, then write it."""
