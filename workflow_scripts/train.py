@@ -5,8 +5,7 @@ If the other weights have another number of classes, the classifiers alone start
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core import progress, resolved
 from core.command import Command, Job, log
@@ -15,7 +14,6 @@ from data import index
 if TYPE_CHECKING:
     import torch
 
-    from data import augment
     from model.trainer import Trainer
 
 
@@ -31,18 +29,17 @@ def train(args: Job) -> None:
 
     device, resume = training.start(args.seed, args.threads, args.device), parallel.resume_of(args, "checkpoint")
     with parallel.group(device, args.threads) as (rank, processes, device):
-        trainer, clean = setup(args, device)
-        total = args.training["epochs"] * len(trainer.images) + len(clean)
+        trainer = setup(args, device)
+        total = (args.training["epochs"] + 1) * len(trainer.images)  # the last time for BatchNorm
         with progress.bar(total, f"train {trainer.row['timm']}", disable=rank > 0) as bar:
             trainer.run(rank, processes, resume, bar)
-            recalibrate(trainer, clean, args, bar, rank, processes)
             if rank == 0:
                 checkpoint.save(trainer.model.state_dict(), args.checkpoint)
                 resume.remove()
 
 
-def setup(args: Job, device: torch.device) -> tuple[Trainer, augment.TrainImages]:
-    """Return the trainer, and the training images under evaluation preprocessing."""
+def setup(args: Job, device: torch.device) -> Trainer:
+    """Return the trainer."""
     from data import augment
     from model import checkpoint, zoo
     from model.trainer import DEFAULTS, Trainer
@@ -54,28 +51,7 @@ def setup(args: Job, device: torch.device) -> tuple[Trainer, augment.TrainImages
     geometry = {name: row[name] for name in resolved.GEOMETRY}
     recipe = {**DEFAULTS, **args.training}
     images = augment.TrainImages(listing, args.index, geometry, recipe, args.seed)
-    clean = augment.TrainImages(listing, args.index, geometry, None, args.seed)
-    return Trainer(model.to(device), images, recipe, row), clean
-
-
-def recalibrate(
-    trainer: Trainer, clean: augment.TrainImages, args: Job, bar: Any, rank: int = 0, processes: int = 1
-) -> None:
-    """Re-estimate BatchNorm statistics under evaluation preprocessing; processes take whole batches in turn."""
-    from data import augment
-    from model import training
-
-    order = augment.order(len(clean), args.seed, "clean")
-    draws = augment.shares(order, args.training["batch"], "clean", trainer.row["size"])
-    own = itertools.islice(draws, rank, None, processes)
-    batches = training.batches(clean, own, trainer.row, trainer.device)
-    training.recalibrate_batchnorm(trainer.model, _inputs(batches, bar, processes), trainer.frozen)
-
-
-def _inputs(batches, bar, processes):
-    for inputs, labels in batches:
-        yield inputs
-        bar.update(len(labels) * processes)
+    return Trainer(model.to(device), images, recipe, row)
 
 
 def context(args: Job) -> dict:

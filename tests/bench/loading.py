@@ -11,7 +11,7 @@ number, and then those of --workers.
 """
 
 import argparse
-import contextlib
+import faulthandler
 import itertools
 import os
 import statistics
@@ -36,6 +36,7 @@ from model.trainer import Trainer  # noqa: E402
 
 CLASSES, PROMISED = 10, 0.9  # of the speed with images in memory, on a GPU
 FIRST, SAMPLE = 8, 0.2  # batches before a timing; seconds between samples of a GPU's utilization
+PATIENCE = 60  # seconds until each process tells what it does
 ROW = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "timm": "levit_128s"}
 RECIPE = {
     "epochs": 1, "batch": 64, "learning_rate": 1e-4, "weight_decay": 0.025, "warmup": 0.1, "clip": 1.0,
@@ -68,9 +69,10 @@ def made(folder, count, photo):
     return index.read(folder / "index.json"), folder / "index.json"
 
 
-def images_of(found, args, in_memory):
+def images_of(found, args, in_memory, **more):
     listing, path = found
-    images = augment.TrainImages(listing, path, {"size": args.size, "interpolation": "bicubic"}, RECIPE, 0)
+    geometry = {"size": args.size, "interpolation": "bicubic"}
+    images = augment.TrainImages(listing, path, geometry, {**RECIPE, **more}, 0)
     images.in_memory = in_memory
     return images
 
@@ -83,22 +85,27 @@ def draws(images, args):
         yield from augment.shares(whole, args.batch, epoch, args.size, args.rank, args.processes)
 
 
-def speed(batches, seconds, each, processes):
-    """Return images a second of `each(batch)` in all processes, this one's milliseconds an image, and its GPU's use."""
-    for batch in itertools.islice(batches, FIRST):
-        last = each(batch)
+def speed(batches, args):
+    """Return images a second of args.each(batch) in all processes, this one's milliseconds an image, and its GPU's use.
+
+    What was loaded before is used up first.
+    """
+    for batch in itertools.islice(batches, args.first):
+        last = args.each(batch)
+    finish(last)
     begin = time.monotonic()
     for batch in itertools.islice(batches, FIRST):
-        last = each(batch)
+        last = args.each(batch)
     finish(last)
-    steps = agreed(seconds / max(time.monotonic() - begin, 1e-3) * FIRST, processes)
+    steps = agreed(args.seconds / max(time.monotonic() - begin, 1e-3) * FIRST, args.processes)
     count, start, own, used = 0, time.monotonic(), time.process_time(), Utilization()
     with used:
         for batch in itertools.islice(batches, steps):
-            last = each(batch)
+            last = args.each(batch)
             count += len(batch[1])
         finish(last)
-    return count * processes / (time.monotonic() - start), 1000 * (time.process_time() - own) / count, used.median()
+    spent = time.process_time() - own
+    return count * args.processes / (time.monotonic() - start), 1000 * spent / count, used.median()
 
 
 def finish(last):
@@ -141,9 +148,9 @@ def in_turns(cases, args):
     """Print each case's images a second, the median over rounds, and its ratio to the first one's; write the rounds."""
     speeds, costs, used = ({name: [] for name in cases} for _ in "abc")
     for _ in range(args.rounds):
-        for name, begin in cases.items():
-            with contextlib.closing(begin()) as batches:
-                found = speed(batches, args.seconds, args.each, args.processes)
+        for name, batches in cases.items():
+            found = speed(batches, args)
+            print(f"process {args.rank}, {name}: {found[0]:.0f} images/s", flush=True)
             for values, value in zip((speeds, costs, used), found):
                 values[name].append(value)
     if args.rank:
@@ -163,12 +170,12 @@ def words(args):
 
 
 def loaded(images, args, workers=None):
-    return lambda: training.batches(images, draws(images, args), ROW, args.device, workers)
+    return training.batches(images, draws(images, args), ROW, args.device, workers)
 
 
 def repeated(images, args):
-    batch = next(loaded(images, args)())
-    return lambda: (batch for _ in itertools.count())
+    batch = next(loaded(images, args, 0))
+    return itertools.repeat(batch)
 
 
 def stepper(args, images):
@@ -189,21 +196,31 @@ def stepper(args, images):
 
 def train(args, found):
     """Time training steps in one of the processes."""
+    faulthandler.dump_traceback_later(PATIENCE, repeat=True)
     with parallel.group(args.device, 0) as (args.rank, args.processes, args.device):
         kept, files = (images_of(found, args, in_memory) for in_memory in (True, False))
-        kept.decode()
-        args.each = stepper(args, kept)
-        cases = {"in memory": loaded(kept, args), "JPEG files": loaded(files, args)}
+        cases = {}
+        if not args.no_loading:
+            kept.decode()
+            cases = {"in memory": loaded(kept, args), "JPEG files": loaded(files, args)}
+        if args.gpu_decoder:
+            cases["JPEG files, decoder: gpu"] = loaded(images_of(found, args, False, decoder="gpu"), args)
         cases.update({f"JPEG files, {n} workers": loaded(files, args, n) for n in args.workers or ()})
+        args.first = FIRST + 2 * torch.get_num_threads()
+        parallel.connect(args.processes, args.device)
+        args.each = stepper(args, kept)
         with synced_batchnorm.synced(args.processes):
             in_turns({**cases, "on the device already": repeated(kept, args)}, args)
+        for batches in cases.values():
+            batches.close()
+    faulthandler.cancel_dump_traceback_later()
 
 
 def load(args, found):
     """Time loading alone."""
     kept, files = (images_of(found, args, in_memory) for in_memory in (True, False))
     kept.decode()
-    args.each = lambda batch: None
+    args.each, args.first = lambda batch: None, FIRST
     workers = args.workers or (0, 1, 2)
     cases = {f"in memory, {n} workers": loaded(kept, args, n) for n in workers}
     in_turns({**cases, **{f"JPEG files, {n} workers": loaded(files, args, n) for n in workers}}, args)
@@ -221,6 +238,8 @@ def main():
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--model", default="LeViT-128S")
     parser.add_argument("--processes", type=int, default=1, help="that train, one for each GPU")
+    parser.add_argument("--no-loading", action="store_true", help="time training on a batch on the device alone")
+    parser.add_argument("--gpu-decoder", action="store_true", help="compare `decoder: gpu` as well")
     parser.add_argument("--compute", choices=context.DTYPES)
     parser.add_argument("--json", help="file that gets the images a second of each round")
     parser.add_argument("--device", type=torch.device, default="cpu")

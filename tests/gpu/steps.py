@@ -297,68 +297,48 @@ class Steps:
         command = [HERE / "qat.py", self.staged, self.out / f"{name}.json", device, processes]
         return Step(name, "torch", 90, (f"{name}.json",), (), command, gpus=processes, shares=processes == 1)
 
-    def speed(self, model, processes, *more):
+    def speed(self, model, processes, kind="speed", *options):
         """Train on images of JPEG files and on the same images in memory, with batch 256 on each GPU."""
-        name = f"{'workers' if more else 'speed'}.{model}.{processes}"
-        command = [
-            ROOT / "tests/bench/loading.py",
-            "--train",
-            "--device",
-            "cuda",
-            "--images",
-            2048,
-            "--rounds",
-            2,
-            "--seconds",
-            4,
-        ]
-        command += [
-            "--json",
-            self.out / f"{name}.json",
-            "--model",
-            model,
-            "--batch",
-            256 * processes,
-            "--compute",
-            "bf16",
-        ]
-        command += ["--processes", processes, *(["--workers", *more] if more else [])]
-        return Step(name, "torch", 75 + 15 * len(more), (f"{name}.json",), (), command, gpus=processes)
+        name = f"{kind}.{model}.{processes}"
+        command = [ROOT / "tests/bench/loading.py", "--train", "--device", "cuda", "--images", 2048, "--rounds", 2]
+        command += ["--seconds", 3, "--json", self.out / f"{name}.json", "--model", model, "--batch", 256 * processes]
+        command += ["--compute", "bf16", "--processes", processes, *options]
+        return Step(name, "torch", 80, (f"{name}.json",), (), command, gpus=processes)
 
     def decoder(self):
         """Decode JPEGs by nvJPEG."""
         command = [ROOT / "tests/bench/gpu_decoder.py", "--json", self.out / "decoder.json"]
         return Step("decoder", "torch", 45, ("decoder.json",), (), command)
 
-    def accuracy(self, dataset, processes, seeds, seconds, compute=None, **training):
-        """Train from scratch with several seeds."""
-        name = ".".join(["accuracy", dataset, str(processes), *([compute] if compute else [])])
+    def accuracy(self, dataset, processes, seeds, compute=None, **training):
+        """Train from scratch with one seed or several."""
+        together = "," in seeds
+        name = ".".join(["accuracy", dataset, str(processes), *([compute] if compute else []), seeds.replace(",", "-")])
         recipe = {**training, **({"compute": compute} if compute else {})}
-        command = [
-            HERE / "accuracy.py",
-            self.staged / DATASETS[dataset],
-            self.out / f"{name}.json",
-            "cuda",
-            processes,
-            seeds,
-        ]
-        command += ["--dataset", dataset, "--training", json.dumps(recipe)]
-        together = processes == 1 and dataset == "digits"
+        command = [HERE / "accuracy.py", self.staged / DATASETS[dataset], self.out / f"{name}.json", "cuda", processes]
+        command += [seeds, "--dataset", dataset, "--training", json.dumps(recipe)]
         command += ["--together"] if together else []
-        return Step(name, "torch", seconds, (f"{name}.json",), (), command, gpus=processes, shares=together)
+        return Step(name, "torch", 75, (f"{name}.json",), (), command, gpus=processes, shares=together)
 
     def several(self):
         """Return the steps of training on several GPUs."""
-        pairs = [(FIRST, 4), (SECOND, 4), (FIRST, 1), (SECOND, 1), (FIRST, 2), (SECOND, 2)]
-        every = [self.speed(*pair) for pair in pairs]
+        every = [self.speed(FIRST, 2, "device", "--no-loading")]
         for count in (2, 4, 1):
-            every += [
-                self.accuracy("digits", count, "0,1,2", 130, **LARGE),
-                self.accuracy("glyphs", count, "0,1", 120, **SHORT),
-            ]
-        every += [self.accuracy("digits", 1, "0,1,2", 130, kind, **LARGE) for kind in ("fp16", "fp32")]
-        every += [self.qat("cuda", 2), self.parallel(2, "fp16"), self.parallel(2, "killed,again,parent")]
-        return [*every, self.speed(FIRST, 1, 8, 12), self.decoder()]
+            every += [self.speed(model, count) for model in (FIRST, SECOND)]
+        for seed in "012":
+            every += [self.accuracy("digits", count, seed, **LARGE) for count in (2, 4)]
+            every += [self.accuracy("glyphs", count, seed, **SHORT) for count in (2, 4, 1)]
+        every += [self.accuracy("digits", 1, "0,1,2", kind, **LARGE) for kind in (None, "fp16", "fp32")]
+        every += [self.accuracy("digits", 2, "0", "fp16", **LARGE)]
+        every += [
+            self.qat("cuda", 2),
+            self.parallel(2, "killed"),
+            self.parallel(2, "again"),
+            self.parallel(2, "parent"),
+        ]
+        every += [self.speed(model, 1, "nvjpeg", "--gpu-decoder") for model in (FIRST, SECOND)]
+        every += [self.speed(FIRST, 2, "nvjpeg", "--gpu-decoder"), self.speed(FIRST, 1, "wide")]
+        return [*every, self.speed(FIRST, 1, "workers", "--workers", 8, 12), self.decoder()]
 
     def all(self):
         """Return the steps, those first that others wait for and that take long."""

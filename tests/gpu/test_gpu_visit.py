@@ -98,9 +98,10 @@ def test_a_step_ends_with_the_budget(tmp_path, monkeypatch):
         "gpus": "0",
         "back": None,
         "wait_for": None,
+        "limit": 60,
     }
     one = visit.Visit(types.SimpleNamespace(**args, python="", torch_python=""), [slow])
-    assert one.run() == [] and one.done["slow"]["status"] == -9 and one.done["slow"]["seconds"] < 10
+    assert one.run() == [] and one.done["slow"]["status"] == -6 and one.done["slow"]["seconds"] < 10
     (tmp_path / "out/x").write_text("what a step that failed has left")
     assert not one.is_done(slow)
 
@@ -131,7 +132,15 @@ def test_a_step_takes_as_many_gpus_as_it_needs(tmp_path, monkeypatch):
     assert planned[3:9] == [(1, name, "5") for name in "abcdef"], "no more share a GPU"
     assert {name for begin, name, _ in planned[9:] if begin == 2} == {"after", "g"}
     assert gpus.free == ["3", "5"] and not gpus.shared
-    args = {"out": out, "dir": tmp_path, "budget_seconds": 60, "gpus": "3,5", "back": None, "wait_for": None}
+    args = {
+        "out": out,
+        "dir": tmp_path,
+        "budget_seconds": 60,
+        "gpus": "3,5",
+        "back": None,
+        "wait_for": None,
+        "limit": 60,
+    }
     one = visit.Visit(types.SimpleNamespace(**args, python="", torch_python=""), every)
     assert one.run() == ["four"] and sorted(one.done) == sorted([*"abcdefg", "after", "first", "host", "pair"])
     assert (out / "pair").read_text() == "3,5\n" and (out / "host").read_text() == "\n"
@@ -221,9 +230,10 @@ def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
     speeds = {"in memory": [1000.0, 1100.0], "JPEG files": [912.4, 920.0]}
     found = {"images_per_s": speeds, "gpu_percent": dict.fromkeys(speeds, [97.0, 98.0]), "cores": 16}
     (tmp_path / "speed.M.2.json").write_text(json.dumps(found))
-    recipe = {"training": {"batch": 32}, "images_per_s": {"0": [500, 700], "1": []}, "top1": {"0": 98.0, "1": 97.0}}
-    found = {"dataset": "digits", "processes": 2, **recipe}
-    (tmp_path / "accuracy.digits.2.json").write_text(json.dumps(found))
+    for seed, score, speeds in (("0", 98.0, [500, 700]), ("1", 97.0, [])):
+        found = {"training": {"batch": 32}, "images_per_s": {seed: speeds}, "top1": {seed: score}}
+        found.update(dataset="digits", processes=2)
+        (tmp_path / f"accuracy.digits.2.{seed}.json").write_text(json.dumps(found))
     (tmp_path / "visit.json").write_text(json.dumps({"kernel": {"status": 0, "seconds": 3.5, "gpu": "0"}}))
     (tmp_path / "memcheck.txt").write_text("text\n========= ERROR SUMMARY: 0 errors\n")
     over = {"ratio": 0.8, "low": 0.75, "high": 0.85}
@@ -250,7 +260,7 @@ def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
     assert "| cuda | 1 | 9 | cuda: 98.50 % |" in page and "| LeViT-384 | cuda | 70.5 | 97.50 % |" in page
     assert "| M | 2 | 512 | [900] |" in page
     assert "| finetune bf16, 2 | 9.5 | 98.5 | [90, 88] |" in page
-    assert "| M | 2 | 16 | JPEG files | 912, 920 | 0.87x | 97, 98 |" in page
+    assert "| speed | M | 2 | 16 | JPEG files | 912, 920 | 0.87x | 97, 98 |" in page
     assert "| digits | 2 | bf16 | 32 | 98.00, 97.00 | 97.50 | 600 |" in page
 
 

@@ -37,6 +37,7 @@ LARGEST = 4 << 20  # bytes of a figure that comes back
 BUNDLE = ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH")  # of the Python that has TensorRT, and not of PyTorch's
 PIECES = 3  # of the kit's outputs that one call brings back
 POLL = 1  # seconds between looks at what else is there
+GRACE = 1  # seconds between asking a step to end and ending it
 SPARE = 5  # seconds of the budget for the last archive
 
 
@@ -105,8 +106,10 @@ class Visit:
                 start_new_session=True,
             )
             try:
-                status = child.wait(timeout=max(self.end - begin, 1))
+                status = child.wait(timeout=max(min(self.end - begin, self.args.limit), 1))
             except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGABRT)  # Python tells in the log where it is
+                time.sleep(GRACE)
                 os.killpg(child.pid, signal.SIGKILL)
                 status = child.wait()
         self.note(step.name, {"status": status, "seconds": round(time.monotonic() - begin, 1), "gpu": gpu})
@@ -126,6 +129,7 @@ class Visit:
         plugin = self.out / "plugin.so"
         more = {
             "CUDA_VISIBLE_DEVICES": gpu,
+            "PYTHONFAULTHANDLER": "1",
             "LEVIT_TIMING_CACHES": str((self.out / "timing").resolve()),
             "TORCHINDUCTOR_CACHE_DIR": str((self.out / "inductor").resolve()),
             "TORCH_PYTHON": self.args.torch_python,
@@ -251,6 +255,7 @@ def main():
         parser_of_steps.add_argument(
             "--only", default="", help="names of steps, or how they begin, in the order wanted"
         )
+    two.add_argument("--limit", type=float, default=600, help="seconds of a step")
     two.add_argument("--back", help="folder that gets visit.tar.gz")
     two.add_argument("--wait-for", help="file that is there once the Python with TensorRT is")
     two.add_argument("--python", default=sys.executable, help="with TensorRT")

@@ -5,6 +5,7 @@ import statistics
 from collections import defaultdict
 
 FACTS = {"device": "Device", "version": "TensorRT", "driver": "driver"}
+SPEEDS = ("speed", "nvjpeg", "device", "wide", "workers")  # steps of tests/bench/loading.py
 LAYERS = 8  # kinds of layer in a table
 WAYS = {"eager": "CUDA graph", "fused": "CUDA graph, attention in Triton", "compiled": "torch.compile"}
 WAYS["both"] = "torch.compile, attention in Triton"
@@ -28,8 +29,8 @@ def table(columns, rows):
 
 def heading(folder):
     found = read(folder / "tensorrt.json") or {}
-    facts = (f"{name} {found[key]}" for key, name in FACTS.items() if found.get(key))
-    return f"# LeViT on a GPU\n\n{', '.join(facts)}. Written by `python tests/gpu/visit.py tables {folder}`."
+    facts = ", ".join(f"{name} {found[key]}" for key, name in FACTS.items() if found.get(key))
+    return f"# LeViT on a GPU\n\n{facts + '. ' if facts else ''}Written by `python tests/gpu/visit.py tables {folder}`."
 
 
 def notes(folder):
@@ -264,13 +265,14 @@ def several(folder):
 
 def accuracy(folder):
     """Write the top-1 of trainings with several seeds on one GPU and on several (accuracy.py)."""
-    rows = []
+    scores, speeds = defaultdict(list), defaultdict(list)
     for found in map(read, sorted(folder.glob("accuracy.*.json"))):
-        recipe, scores = found["training"], found["top1"].values()
-        shown = ", ".join(f"{score:.2f}" for score in scores)
-        row = [found["dataset"], found["processes"], recipe.get("compute") or "bf16", recipe["batch"], shown]
-        speeds = [speed for epochs in found["images_per_s"].values() for speed in epochs]
-        rows.append([*row, f"{statistics.mean(scores):.2f}", round(statistics.median(speeds)) if speeds else "-"])
+        recipe = found["training"]
+        row = found["dataset"], found["processes"], recipe.get("compute") or "bf16", recipe["batch"]
+        scores[row] += found["top1"].values()
+        speeds[row] += [speed for epochs in found["images_per_s"].values() for speed in epochs]
+    rows = [[*row, ", ".join(f"{score:.2f}" for score in scores[row]), f"{statistics.mean(scores[row]):.2f}",
+             round(statistics.median(speeds[row])) if speeds[row] else "-"] for row in scores]  # fmt: skip
     columns = ["dataset", "GPUs", "products in", "batch", "top-1 of each seed, %", "mean", "images/s"]
     return rows and "## Trainings from scratch\n\n" + table(columns, rows)
 
@@ -278,14 +280,15 @@ def accuracy(folder):
 def loading(folder):
     """Write the images a second of trainings by where their images are (tests/bench/loading.py)."""
     rows = []
-    for path in sorted([*folder.glob("speed.*.json"), *folder.glob("workers.*.json")]):
-        found, model, gpus = read(path), *path.name.split(".")[1:3]
-        for source, speeds in found["images_per_s"].items():
-            ratio = statistics.median(speeds) / statistics.median(found["images_per_s"]["in memory"])
+    for path in sorted(path for kind in SPEEDS for path in folder.glob(f"{kind}.*.json")):
+        found, (kind, model, gpus) = read(path), path.name.split(".")[:3]
+        every = found["images_per_s"]
+        base = statistics.median(every.get("in memory", next(iter(every.values()))))
+        for source, speeds in every.items():
             busy = ", ".join(f"{value:.0f}" for value in found["gpu_percent"][source] if value is not None)
-            rows.append([model, gpus, found["cores"], source, ", ".join(f"{speed:.0f}" for speed in speeds)])
-            rows[-1] += [f"{ratio:.2f}x", busy]
-    columns = ["", "GPUs", "processors", "images", "images/s of each round", "over memory", "first GPU busy, %"]
+            row = [kind, model, gpus, found["cores"], source, ", ".join(f"{speed:.0f}" for speed in speeds)]
+            rows.append([*row, f"{statistics.median(speeds) / base:.2f}x", busy])
+    columns = ["step", "", "GPUs", "processors", "images", "images/s of each round", "over memory", "a GPU busy, %"]
     return rows and "## Speed of training\n\n" + table(columns, rows)
 
 

@@ -1,5 +1,6 @@
 """Training in several processes is that of one: batches, BatchNorm, going on after a kill; other number formats."""
 
+import functools
 import logging
 import os
 import re
@@ -10,11 +11,14 @@ import time
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from test_train import ROW, command_of, stripes, top1, train  # noqa: F401 (stripes is a fixture)
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import ROOT
 from core import provenance
-from model import checkpoint, parallel, zoo
+from model import checkpoint, parallel, synced_batchnorm, zoo
 from model.training import Optimizer
 
 FORKED = str(ROOT / "tests/support/forked_processes.py")
@@ -121,6 +125,35 @@ def test_another_launcher_around_the_workflow_changes_nothing(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with parallel.group(torch.device("cpu"), 1) as found:
         assert found == (0, 1, torch.device("cpu"))
+
+
+class Backward(TorchDispatchMode):
+    """Notes the arguments of BatchNorm's backward."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.native_batch_norm_backward.default:
+            self.seen = args
+        return function(*args, **(kwargs or {}))
+
+
+def test_batchnorm_of_one_process_that_shares(monkeypatch):
+    """CUDA's backward refuses statistics that are given as running ones alone: no CPU tells."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(6, 4, 3, 3, generator=generator, requires_grad=True)
+        norms = [torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4)]
+        (wanted,) = torch.autograd.grad(norms[0](inputs).pow(3).sum(), inputs)
+        monkeypatch.setattr(F, "batch_norm", functools.partial(synced_batchnorm._batch_norm, F.batch_norm))
+        with Backward() as backward:
+            (found,) = torch.autograd.grad(norms[1](inputs).pow(3).sum(), inputs)
+    finally:
+        dist.destroy_process_group()
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.allclose(norms[0].running_var, norms[1].running_var)
+    assert torch.equal(backward.seen[3], backward.seen[5]) and torch.allclose(
+        backward.seen[6], (backward.seen[4] + norms[1].eps).rsqrt()
+    )
 
 
 @pytest.mark.parametrize(("text", "shown"), [("RuntimeError: Broken pipe", False), ("RuntimeError: shapes", True)])

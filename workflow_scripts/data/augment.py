@@ -1,5 +1,7 @@
 """Training images: decoded, lightly augmented; the seed alone decides them, not the number of workers."""
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,7 @@ from data import index as index_file
 from data import integrity, preprocess
 
 IN_MEMORY = 64 << 20  # bytes of image files up to which decoded images stay in memory
+CLEAN = "clean"  # in place of an epoch: evaluation preprocessing
 KEPT = 2  # times the network's size that a crop of a JPEG has at least, where it is decoded at a fraction of its size
 
 
@@ -43,12 +46,16 @@ class TrainImages:
         return len(self.files)
 
     def __getitem__(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-        geometry, label = dict(self.geometry, size=draw.size), self.labels[draw.position]
-        if self.recipe is None:
-            return preprocess.prepare(self._image(draw.position), geometry), label
-        rng = random.Random(f"{self.seed}/{draw.epoch}/{draw.position}")
-        crop = Crop(rng, geometry, self.recipe)
+        label = self.labels[draw.position]
+        if self.recipe is None or draw.epoch == CLEAN:
+            return preprocess.prepare(self._image(draw.position), dict(self.geometry, size=draw.size)), label
+        crop = self.crop(draw)
         return crop.of(self._image(draw.position, crop.enough)), label
+
+    def crop(self, draw: Draw) -> Crop:
+        """Return the crop of a draw, from an image that is still to be read."""
+        rng = random.Random(f"{self.seed}/{draw.epoch}/{draw.position}")
+        return Crop(rng, dict(self.geometry, size=draw.size), self.recipe)
 
     def decode(self) -> None:
         """Decode all images, to keep them in memory."""
@@ -71,13 +78,13 @@ class Crop:
         """Prepare without an image; recipe: of TrainImages."""
         self.rng, self.size, self.recipe = rng, geometry["size"], recipe
         self.filter = preprocess.filter_of(geometry["interpolation"])
-        self._whole, self._box = (0, 0), (0.0, 0.0, 0.0, 0.0)
+        self._whole, self.box = (0, 0), (0.0, 0.0, 0.0, 0.0)  # left, top, right, bottom
 
     def enough(self, width: int, height: int) -> tuple[int, int]:
         """Choose the crop of an image of width x height; return the width and height from which it can be resized."""
         self._whole = width, height
-        self._box = random_box(self.rng, width, height, self.recipe["crop_scale"], self.recipe["crop_ratio"])
-        left, top, right, bottom = self._box
+        self.box = random_box(self.rng, width, height, self.recipe["crop_scale"], self.recipe["crop_ratio"])
+        left, top, right, bottom = self.box
         spare = max(1.0, min(right - left, bottom - top) / (self.size * KEPT))
         return math.ceil(width / spare), math.ceil(height / spare)
 
@@ -86,9 +93,13 @@ class Crop:
         if not any(self._whole):
             self.enough(*image.size)
         shrunk = round(max(self._whole) / max(image.size))
-        box = tuple(edge / shrunk for edge in self._box)
+        box = tuple(edge / shrunk for edge in self.box)
         pixels = preprocess.rgb(image.resize((self.size, self.size), self.filter, box=box))
-        return pixels[:, ::-1].copy() if self.rng.random() < self.recipe["flip"] else pixels
+        return pixels[:, ::-1].copy() if self.mirrored() else pixels
+
+    def mirrored(self) -> bool:
+        """Decide whether the crop is mirrored, after it was chosen."""
+        return self.rng.random() < self.recipe["flip"]
 
 
 def random_box(

@@ -108,19 +108,18 @@ def _member(function, *arguments):
 
 @contextlib.contextmanager
 def group(device: torch.device, threads: int) -> Iterator[tuple[int, int, torch.device]]:
-    """Join the processes that `launch` started; yield (rank, number of processes, device), or (0, 1, device) if alone.
+    """Yield (rank, number of processes, device) of a process that `launch` started, or (0, 1, device) if alone.
 
-    threads: CPU threads of all processes together (0: all cores); each process has its own GPU.
+    threads: CPU threads of all processes together (0: all cores); each process has its own GPU. Once its processes that
+    load images have started, `connect` connects it with the others.
     """
     rank, processes = 0, 1
     if os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(RUN):  # someone else's torchrun may run the workflow
-        local, processes = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        rank, processes = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         torch.set_num_threads(max(1, (threads or processors.available()) // processes))
         if device.type == "cuda":
-            device = torch.device("cuda", local)
+            device = torch.device("cuda", rank)
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        rank, processes = dist.get_rank(), dist.get_world_size()
     try:
         yield rank, processes, device
     except RuntimeError as error:  # torch finds out at any time that a process which loads images was killed
@@ -131,6 +130,15 @@ def group(device: torch.device, threads: int) -> Iterator[tuple[int, int, torch.
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def connect(processes: int, device: torch.device) -> None:
+    """Connect the processes with each other, for collectives.
+
+    Processes that are forked later inherit what the threads of NCCL hold at that moment, and wait for it forever.
+    """
+    if processes > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
 def averaged(model: torch.nn.Module) -> torch.nn.Module:

@@ -65,12 +65,12 @@ class _Shared(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple:
         """Return the gradients of this process's share; DistributedDataParallel averages the parameters'."""
         inputs, weight, mean, variance = ctx.saved_tensors
-        saved = (inputs, weight, mean, variance, None, None, False, ctx.eps, [True, True, True])
+        spread = (variance + ctx.eps).rsqrt()
+        saved = (inputs, weight, mean, variance, mean, spread, False, ctx.eps, [True, True, True])  # twice, for CUDA
         fixed, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(grads[0].contiguous(), *saved)
         sums = torch.stack([by_weight, by_bias])
         dist.all_reduce(sums)
         sums /= inputs.numel() // len(mean) * dist.get_world_size()
-        spread = (variance + ctx.eps).rsqrt()
         slope = -weight * spread.square() * sums[0]  # of what the statistics of the batch add, over the inputs
         offset = -weight * spread * sums[1] - slope * mean
         shape = [1, -1] + [1] * (inputs.ndim - 2)

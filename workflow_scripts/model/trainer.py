@@ -1,7 +1,8 @@
 """Supervised training of a classifier; a killed job continues after its last epoch."""
 
 import fnmatch
-from typing import Any
+import itertools
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -53,10 +54,16 @@ class Trainer(TrainingLoop):
         self.model.load_state_dict(state["model"], strict=True)
         self.optimizer.restore(state)
 
-    def run(self, *arguments: Any) -> None:
-        """Train as TrainingLoop does; the network then takes images of its own size."""
-        super().run(*arguments)
+    def last_draws(self, rank: int, processes: int) -> Iterable[list[augment.Draw]]:
+        """Return the Draws of all images under evaluation preprocessing; processes take whole batches in turn."""
+        order = augment.order(len(self.images), self.images.seed, augment.CLEAN)
+        draws = augment.shares(order, self.recipe["batch"], augment.CLEAN, self.row["size"])
+        return itertools.islice(draws, rank, None, processes)
+
+    def end(self, inputs: Iterable[torch.Tensor]) -> None:
+        """Estimate BatchNorm statistics on images of the network's own size."""
         self._resize(self.row["size"])
+        training.recalibrate_batchnorm(self.model, inputs, self.frozen)
 
     def begin(self, epoch: int, rank: int) -> None:
         """Set training mode, with a loss for each head of a distilled network; frozen BatchNorms stay in eval mode."""

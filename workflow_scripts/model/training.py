@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import os
 from collections.abc import Container, Generator, Iterable, Sequence
 
 import numpy as np
@@ -13,11 +14,12 @@ import torch
 from core import processors
 from core.files import UserError
 from data.augment import Draw, TrainImages
-from model import synced_batchnorm
+from model import gpu_decoder, synced_batchnorm
 from model.timm_modules import levit
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGEST = 1 << 30  # bytes of a tensor
+NICER = 5  # processes that load leave the processors to the one that keeps a GPU busy
 OPTIONS = {"warmup": 0.1, "clip": 1.0, "betas": (0.9, 0.999)}  # share of all steps; largest norm of all gradients
 SMALLEST_SCALE = 2.0**-14  # of a loss; below it, no step had finite gradients for long
 
@@ -137,24 +139,44 @@ class Optimizer:
 def batches(
     images: TrainImages, draws: Iterable[list[Draw]], row: dict, device: torch.device, workers: int | None = None
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-    """Yield (inputs float32 [N, 3, S, S], labels int64 [N]) on the device.
+    """Start to load; return a generator of (inputs float32 [N, 3, S, S], labels int64 [N]) on the device.
 
     draws: of each batch, which may be of many epochs: loading does not pause between them; row: of `models` (mean,
     std); workers: processes that load, which change no batch (0: this one; None: as many as threads, where it helps).
     """
-    gpu = device.type == "cuda"
+    gpu, by_gpu = device.type == "cuda", (images.recipe or {}).get("decoder") == "gpu"
     if workers is None:
         workers = torch.get_num_threads() if gpu or not images.in_memory else 0
-    if workers and images.in_memory:
+    if by_gpu:
+        gpu_decoder.check(device)
+    elif workers and images.in_memory:
         images.decode()  # once, for all of them
-    loader = torch.utils.data.DataLoader(
-        images, batch_sampler=draws, num_workers=workers, collate_fn=stacked, pin_memory=gpu
-    )
+    source = gpu_decoder.Files(images) if by_gpu else images
+    options = {"collate_fn": gathered, "pin_memory": gpu and not by_gpu}
+    if workers and gpu:
+        options["worker_init_fn"] = _step_back
+    loader = torch.utils.data.DataLoader(source, batch_sampler=draws, num_workers=workers, **options)
+    loaded = iter(loader)  # its processes start here
+    if by_gpu:
+        loaded = gpu_decoder.batches(loaded, images.geometry["interpolation"], device)
+    return _inputs(loaded, row, device)
+
+
+def _inputs(loaded, row, device):
     try:
-        for pixels, labels in loader:
+        for pixels, labels in loaded:
             yield to_input(pixels, row["mean"], row["std"], device), labels.to(device, non_blocking=True)
     except UserError as error:  # a loading process adds its traceback to the text
         raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+
+
+def _step_back(worker):
+    os.nice(NICER)
+
+
+def gathered(items: list) -> tuple[torch.Tensor, torch.Tensor] | gpu_decoder.Batch:
+    """Return a batch of what a dataset of images returns."""
+    return gpu_decoder.gathered(items) if isinstance(items[0], gpu_decoder.Item) else stacked(items)
 
 
 def stacked(items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -38,27 +38,35 @@ class TrainingLoop:
         if saved:
             self.restore(saved)
             bar.update(first * batch)
-        model = parallel.averaged(self.model) if processes > 1 else self.model
-        draws = itertools.islice(self._draws(first // self.per_epoch, rank, processes), first % self.per_epoch, None)
-        loader = training.batches(self.images, draws, self.row, self.device)
-        with synced_batchnorm.synced(processes), contextlib.closing(loader) as batches:
-            for step in range(first, self.steps):
-                epoch, done = step // self.per_epoch, step + 1
-                if step % self.per_epoch == 0:
-                    self.begin(epoch, rank)
-                loss = self.step(model, *next(batches), step)
-                bar.set_postfix_str(f"epoch {epoch + 1}/{self.epochs} loss {loss:.5f}", refresh=False)
-                bar.update(batch)
-                if rank == 0 and (done % self.per_epoch == 0 or (self.EVERY and done % self.EVERY == 0)):
-                    resume.save({"step": done, **self.state()})
-        self.optimizer.finish()
+        draws = itertools.chain(self._draws(first, rank, processes), self.last_draws(rank, processes))
+        with contextlib.closing(training.batches(self.images, draws, self.row, self.device)) as batches:
+            parallel.connect(processes, self.device)
+            model = parallel.averaged(self.model) if processes > 1 else self.model
+            with synced_batchnorm.synced(processes):
+                for step in range(first, self.steps):
+                    epoch, done = step // self.per_epoch, step + 1
+                    if step % self.per_epoch == 0:
+                        self.begin(epoch, rank)
+                    loss = self.step(model, *next(batches), step)
+                    bar.set_postfix_str(f"epoch {epoch + 1}/{self.epochs} loss {loss:.5f}", refresh=False)
+                    bar.update(batch)
+                    if rank == 0 and (done % self.per_epoch == 0 or (self.EVERY and done % self.EVERY == 0)):
+                        resume.save({"step": done, **self.state()})
+            self.optimizer.finish()
+            self.end(_inputs(batches, bar, processes))
 
     def _draws(self, first, rank, processes):
-        """Yield the Draws of this process in each batch, from an epoch on."""
-        batch = self.recipe["batch"]
-        for epoch in range(first, self.epochs):
-            order = augment.order(len(self.images), self.images.seed, f"{self.PREFIX}{epoch}")[: self.per_epoch * batch]
-            yield from augment.shares(order, batch, epoch, self.size_at(epoch), rank, processes)
+        """Yield the Draws of this process in each batch, from a step on."""
+        batch, count = self.recipe["batch"], len(self.images)
+        for epoch in range(first // self.per_epoch, self.epochs):
+            order = augment.order(count, self.images.seed, f"{self.PREFIX}{epoch}")
+            begin, end = (min(max(step - epoch * self.per_epoch, 0), self.per_epoch) for step in (first, self.steps))
+            part = order[begin * batch : end * batch]
+            yield from augment.shares(part, batch, epoch, self.size_at(epoch), rank, processes)
+
+    def last_draws(self, rank: int, processes: int) -> Iterable[list[augment.Draw]]:
+        """Return the Draws of this process in batches after the last step."""
+        return ()
 
     def size_at(self, epoch: int) -> int:
         """Return the size of an epoch's images."""
@@ -66,3 +74,12 @@ class TrainingLoop:
 
     def begin(self, epoch: int, rank: int) -> None:
         """Prepare the network for an epoch."""
+
+    def end(self, inputs: Iterable[torch.Tensor]) -> None:
+        """Finish the network after the last step; inputs: of `last_draws`, float32 [N, 3, S, S]."""
+
+
+def _inputs(batches, bar, processes):
+    for inputs, labels in batches:
+        yield inputs
+        bar.update(len(labels) * processes)

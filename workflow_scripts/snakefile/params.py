@@ -94,7 +94,7 @@ TIMING = (
 FACTS = target[" ".join(reach.FACTS)]
 TRAINING = dataset.training.less(PLACE) | dataset["checkpoint_key"]
 QAT = precision.qat.less(PLACE)
-AUGMENTATION = dataset.training["crop_scale crop_ratio flip"]  # what QAT has of it
+AUGMENTATION = dataset.training["crop_scale crop_ratio flip decoder"]  # what QAT has of it
 
 seed = Slice(lambda tables, w: tables.config["seed"])  # of splits and trainings
 
