@@ -1,6 +1,7 @@
 """train.py on a small network and pictures it can tell apart, and the parts it is made of."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -251,6 +252,9 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path):
 
 
 def test_a_killed_loading_process_is_said(stripes, monkeypatch):
+    """It is a fork also where other processes are spawned, as those of a training are."""
+    spawning = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", spawning)
     monkeypatch.setattr(augment, "IN_MEMORY", 0)
     images = augment.TrainImages(index.read(stripes), stripes, ROW, RECIPE, 0)
     monkeypatch.setattr(images.reader, "read", lambda position: os.kill(os.getpid(), signal.SIGKILL))

@@ -153,6 +153,8 @@ def batches(
         images.decode()  # once, for all of them
     source = gpu_decoder.Files(images) if by_gpu else images
     options = {"collate_fn": gathered, "pin_memory": gpu and not by_gpu}
+    if workers:  # a process of several is spawned, and would spawn in turn: each would import torch and get all images
+        options["multiprocessing_context"] = "fork"
     if workers and gpu:
         options["worker_init_fn"] = _step_back
     loader = torch.utils.data.DataLoader(source, batch_sampler=draws, num_workers=workers, **options)
