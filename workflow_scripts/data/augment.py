@@ -55,7 +55,7 @@ class TrainImages:
     def crop(self, draw: Draw) -> Crop:
         """Return the crop of a draw, from an image that is still to be read."""
         rng = random.Random(f"{self.seed}/{draw.epoch}/{draw.position}")
-        return Crop(rng, dict(self.geometry, size=draw.size), self.recipe)
+        return Crop(rng, dict(self.geometry, size=draw.size), self.recipe or {})
 
     def decode(self) -> None:
         """Decode all images, to keep them in memory."""
