@@ -285,6 +285,7 @@ def test_the_rate_rises_then_falls_to_zero():
     course = [training.rate_at(step, 100, 0.1) for step in range(101)]
     assert course[0] == pytest.approx(0.1) and max(course) == course[9] == 1.0
     assert course[9:] == sorted(course[9:], reverse=True) and course[100] == pytest.approx(0, abs=1e-9)
+    assert [training.rate_at(step, 100, 0.1, "linear") for step in (9, 10, 55, 100)] == [1, 1, 0.5, 0]
 
 
 def test_only_matrices_and_kernels_decay():

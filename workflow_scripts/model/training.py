@@ -20,7 +20,7 @@ from model.timm_modules import levit
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGEST = 1 << 30  # bytes of a tensor
 NICER = 5  # processes that load leave the processors to the one that keeps a GPU busy
-OPTIONS = {"warmup": 0.1, "clip": 1.0, "betas": (0.9, 0.999)}  # share of all steps; largest norm of all gradients
+OPTIONS = {"warmup": 0.1, "decay": "cosine", "clip": 1.0, "betas": (0.9, 0.999)}  # as in the schema
 SMALLEST_SCALE = 2.0**-14  # of a loss; below it, no step had finite gradients for long
 
 
@@ -55,12 +55,13 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
     return torch.autocast(device.type, dtype=dtype) if dtype is not None else contextlib.nullcontext()
 
 
-def rate_at(step: int, steps: int, warmup: float) -> float:
-    """Return the factor of the learning rate at a step: linear over the `warmup` share of all steps, then cosine."""
+def rate_at(step: int, steps: int, warmup: float, decay: str = "cosine") -> float:
+    """Return the factor of the learning rate at a step: linear over the `warmup` share of all steps, then `decay`."""
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    past = (step - rising) / max(1, steps - rising)
+    return 1 - past if decay == "linear" else 0.5 * (1 + math.cos(math.pi * past))
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
@@ -74,7 +75,7 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 class Optimizer:
-    """AdamW over a fixed number of steps: linear warm-up, then cosine; gradients clipped by norm."""
+    """AdamW over a fixed number of steps: linear warm-up, then a decay; gradients clipped by norm."""
 
     def __init__(self, groups: list[dict], steps: int, recipe: dict, kind: torch.dtype | None = None) -> None:
         """Prepare. groups: AdamW's; recipe: {learning_rate, and any of OPTIONS}.
@@ -85,7 +86,7 @@ class Optimizer:
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.adamw = torch.optim.AdamW(groups, lr=recipe["learning_rate"], betas=recipe["betas"], fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.adamw, lambda step: rate_at(step, steps, recipe["warmup"])
+            self.adamw, lambda step: rate_at(step, steps, recipe["warmup"], recipe["decay"])
         )
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=kind is torch.float16)
         self._parts = {"optimizer": self.adamw, "scheduler": self.scheduler, "scaler": self.scaler}
