@@ -45,7 +45,8 @@ def test_from_a_dry_run_to_an_error(workflow):
         stream.write("x")
     status, lines = printed(workflow, "--", GRAPH)
     assert status == 1 and lines[-1].startswith(f"error: {CHECKPOINT} is not what train wrote"), lines
-    assert len(lines) == 3 and ": failed after " in lines[0] and "jobs are done" in lines[1], lines
+    assert all(": failed after " in line for line in lines[:-2]) and "jobs are done" in lines[-2], lines
+    assert 3 <= len(lines) <= 4, lines  # two jobs that read it may start at once
     assert printed(workflow, "--quiet", "all", "--", GRAPH) == (1, lines[-1:])
 
 

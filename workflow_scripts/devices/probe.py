@@ -83,8 +83,8 @@ def mismatch(row: dict) -> str | None:
 
 def _jetpack(here):
     """Return a Jetson's JetPack in brackets, or nothing for another machine."""
-    driver = here.get("driver") or ""
-    return f" ({driver}: JetPack {jetpack() or 'unknown'})" if driver.startswith("L4T") else ""
+    release = re.match(r"L4T (\d+)", here.get("driver") or "")
+    return f" ({here['driver']}: JetPack {JETPACKS.get(release.group(1), 'unknown')})" if release else ""
 
 
 def jetpack() -> int | None:
