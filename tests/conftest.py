@@ -58,5 +58,6 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Leave what was imported out of all garbage collections, and its pages shared with forks."""
+    """Leave what was imported out of all garbage collections, and its pages shared with forks; collect seldom."""
     gc.freeze()
+    gc.set_threshold(100_000, 20, 20)

@@ -166,6 +166,7 @@ def main(address, *modules):
     path = sys.path[1:]
     gc.collect()
     gc.freeze()  # else a child's first collection copies every page
+    gc.set_threshold(100_000, 20, 20)  # a child ends before garbage matters
     print("ready", flush=True)
     request = server.serve()
     if request is None:
