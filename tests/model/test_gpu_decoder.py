@@ -1,4 +1,4 @@
-"""Images that a GPU decodes, on a CPU: crops, filters and labels are those of the processes; what cannot be is said."""
+"""Images that a GPU decodes, on a CPU: crops, filters and labels equal those of loading processes."""
 
 import numpy as np
 import pytest

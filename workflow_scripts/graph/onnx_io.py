@@ -67,8 +67,7 @@ def observer(graph: gs.Graph, threads: int = 0) -> onnxruntime.InferenceSession:
     model = to_model(graph.copy())
     outputs = {value.name for value in model.graph.output}
     names = [name for node in model.graph.node for name in node.output if name and name not in outputs]
-    inferred = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    model.graph.output.extend(inferred.get(name, onnx.ValueInfoProto(name=name)) for name in names)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)  # ONNX Runtime infers their types
     return runner(model, threads)
 
 

@@ -74,7 +74,7 @@ class Files(torch.utils.data.Dataset):
 
 
 def _sides(data):
-    """Return an image's width and height, or None if the GPU does not decode it; a damaged one is told later."""
+    """Return an image's width and height, or None if the GPU cannot decode it. Decoding reports a damaged file."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.size if image.mode in DECODED.get(image.format or "", ()) else None
