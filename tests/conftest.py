@@ -1,5 +1,6 @@
 """Put the workflow's scripts where their own command lines find them: first on the module path."""
 
+import compileall
 import functools
 import gc
 import os
@@ -28,6 +29,7 @@ if "code_hashes" in sys.modules:  # in a fork (fork_server.py)
 
 def pytest_xdist_setupnodes(config, specs):
     """Start the test processes as forks of one that has imported torch, but those of OpenVINO, which shares none."""
+    compileall.compile_dir(ROOT / "workflow_scripts", quiet=1)  # once: copies of a workflow share what is compiled
     if any("runtimes" in argument for argument in config.args):
         return
     os.environ["PYTEST_XDIST_TESTRUNUID"] = config.pluginmanager.getplugin("dsession").nodemanager.testrunuid
