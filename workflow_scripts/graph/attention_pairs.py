@@ -1,6 +1,5 @@
 """Q/DQ pairs around attention for OpenVINO: its inputs and outputs stay in INT8, in few layers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ def _merge(graph, split, product, add, pairs, factors):
         dequantize.outputs.clear()
     tokens = add.outputs[0]
     readers = list(tokens.outputs)
-    values = _pair(graph, tokens, [scale, zero], {})
+    values = qdq.add_pair(graph, tokens, [scale, zero], {}, f"{tokens.name}.q")
     for reader in readers:
         surgery.reconnect(reader, tokens, values)
 
@@ -84,16 +83,8 @@ def _scaled(graph, weight, channels):
     quantize = surgery.producer(surgery.producer(weight, "DequantizeLinear").inputs[0], "QuantizeLinear")
     source, scale, zero = quantize.inputs
     scale = gs.Constant(f"{scale.name}_scaled", scale.values * channels)
-    return _pair(graph, _scaled(graph, source, channels), [scale, zero], {"axis": 1})
-
-
-def _pair(graph: gs.Graph, tensor: Any, parameters: Sequence, attrs: dict) -> gs.Variable:
-    """Add a Q/DQ pair with a scale and a zero point and return its output."""
-    codes = gs.Variable(f"{tensor.name}.q_codes", dtype=parameters[1].dtype, shape=tensor.shape)
-    values = gs.Variable(f"{tensor.name}.q_values", dtype=np.float32, shape=tensor.shape)
-    for op, short, source, result in zip(qdq.PAIR, ("Q", "DQ"), (tensor, codes), (codes, values)):
-        graph.nodes.append(gs.Node(op, f"{tensor.name}.q/{short}", dict(attrs), [source, *parameters], [result]))
-    return values
+    scaled = _scaled(graph, source, channels)
+    return qdq.add_pair(graph, scaled, [scale, zero], {"axis": 1}, f"{scaled.name}.q")
 
 
 def _scale_back(graph, product, factor):

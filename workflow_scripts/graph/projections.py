@@ -56,8 +56,4 @@ def _columns(graph, weight, chosen):
     before = surgery.producer(after.inputs[0], "QuantizeLinear")
     source = _columns(graph, before.inputs[0], chosen)
     scale, zero = (gs.Constant(f"{t.name}_{chosen[0]}", t.values[chosen]) for t in before.inputs[1:])
-    codes = gs.Variable(f"{source.name}_codes", dtype=zero.dtype, shape=source.shape)
-    values = gs.Variable(f"{source.name}_values", dtype=np.float32, shape=source.shape)
-    graph.nodes.append(gs.Node("QuantizeLinear", f"{source.name}/Q", {"axis": 1}, [source, scale, zero], [codes]))
-    graph.nodes.append(gs.Node("DequantizeLinear", f"{source.name}/DQ", {"axis": 1}, [codes, scale, zero], [values]))
-    return values
+    return qdq.add_pair(graph, source, [scale, zero], {"axis": 1}, source.name)

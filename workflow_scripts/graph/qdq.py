@@ -183,3 +183,12 @@ def quantize(
     attrs = {} if axis is None else {"axis": axis}
     graph.nodes.append(gs.Node("QuantizeLinear", f"{label}/Q", attrs, [tensor, *parameters], [codes]))
     return codes
+
+
+def add_pair(graph: gs.Graph, tensor: gs.Tensor, parameters: list, attrs: dict, label: str) -> gs.Variable:
+    """Add a Q/DQ pair of a tensor and return its output; parameters: [scale, zero point]; label: as of `quantize`."""
+    codes = gs.Variable(f"{label}_codes", dtype=parameters[1].dtype, shape=tensor.shape)
+    values = gs.Variable(f"{label}_values", dtype=np.float32, shape=tensor.shape)
+    for op, short, source, result in zip(PAIR, ("Q", "DQ"), (tensor, codes), (codes, values)):
+        graph.nodes.append(gs.Node(op, f"{label}/{short}", dict(attrs), [source, *parameters], [result]))
+    return values
