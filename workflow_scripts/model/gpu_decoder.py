@@ -1,14 +1,17 @@
 """JPEGs of training images decoded by a GPU (nvJPEG, by torchvision), where processors alone cannot keep up with it.
 
-The processors keep every other image as their share. The crops are those of data/augment.py; two matrix products with
+The processors keep some of the images as their share. The crops are those of data/augment.py; two matrix products with
 the coefficients of Pillow's filter crop, resize and mirror the images of a batch. Pixels differ from Pillow's by what
 rounding and the decoders make.
+
+A thread receives and decodes batches ahead, on a CUDA stream of its own. Each of its calls of torch can make the thread
+that launches training steps wait for Python's lock: a batch takes as few, however many images it has.
 """
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
-import functools
 import importlib.util
 import io
 from collections.abc import Generator, Iterable
@@ -17,14 +20,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from torch._utils import _flatten_dense_tensors
 
 from core.files import UserError
 from data import augment, preprocess
 
 AHEAD = 2  # batches that are decoded while an earlier one trains
-LARGEST = 1 << 28  # bytes of images that are resized at once
+LARGEST = 1 << 26  # bytes of images that are resized at once
 DECODED = {"JPEG": ("RGB", "L")}  # formats and modes that a GPU decodes; processes decode the others
-SHARES = 2  # one in so many images is the GPU's
+SHARE = (1, 2)  # so many of so many images are the GPU's
 
 
 class Item(NamedTuple):
@@ -38,19 +42,15 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Items in one tensor, which travels between processes at once."""
+    """Items as few tensors, since each that another process made costs a connection to it."""
 
-    data: torch.Tensor  # uint8, all items' data one after the other
-    shapes: list[tuple[int, ...]]
-    boxes: torch.Tensor  # float32 [N, 6]
-    mirrored: torch.Tensor  # bool [N]
-    labels: torch.Tensor  # int64 [N]
-    size: int
-
-    def items(self) -> list[torch.Tensor]:
-        """Return each item's data, a view."""
-        sizes = [int(np.prod(shape)) for shape in self.shapes]
-        return [part.view(shape) for part, shape in zip(self.data.split(sizes), self.shapes)]
+    pixels: torch.Tensor  # uint8 [M, size, size, 3], made by the processors
+    files: torch.Tensor  # uint8 [bytes]: K JPEGs, one after the other
+    lengths: list[int]  # of the JPEGs
+    boxes: np.ndarray  # float32 [K, 6]
+    mirrored: np.ndarray  # bool [K]
+    places: np.ndarray  # int64 [M + K]: where each item is, among the pixels and then the JPEGs
+    labels: np.ndarray  # int64 [M + K]
 
 
 class Files(torch.utils.data.Dataset):
@@ -64,7 +64,7 @@ class Files(torch.utils.data.Dataset):
         if draw.epoch == augment.CLEAN:
             return self.images[draw]
         data = self.images.reader.read(draw.position)
-        sides = None if draw.position % SHARES else _sides(data)
+        sides = _sides(data) if draw.position % SHARE[1] < SHARE[0] else None
         if sides is None:
             return Item(self.images[draw][0], nothing, False, label, draw.size)
         crop = self.images.crop(draw)
@@ -84,11 +84,21 @@ def _sides(data):
 
 def gathered(items: list[Item]) -> Batch:
     """Return items as a batch."""
-    data, boxes, mirrored, labels, sizes = zip(*items)
-    flat = torch.empty(sum(part.size for part in data), dtype=torch.uint8)
-    np.concatenate([part.reshape(-1) for part in data], out=flat.numpy())
-    shapes, kinds = [part.shape for part in data], torch.tensor([int(one) for one in labels])
-    return Batch(flat, shapes, torch.tensor(boxes, dtype=torch.float32), torch.tensor(mirrored), kinds, sizes[0])
+    made, files = ([item for item in items if item.data.ndim == sides] for sides in (3, 1))
+    pixels = np.empty((len(made), items[0].size, items[0].size, 3), np.uint8)
+    for place, item in zip(pixels, made):
+        place[:] = item.data
+    joined = np.concatenate([item.data for item in files]) if files else np.empty(0, np.uint8)
+    is_file = np.array([item.data.ndim == 1 for item in items])
+    return Batch(
+        torch.from_numpy(pixels),
+        torch.from_numpy(joined),
+        [len(item.data) for item in files],
+        np.array([item.box for item in files], np.float32).reshape(-1, 6),
+        np.array([item.mirrored for item in files], bool),
+        np.where(is_file, len(made) - 1 + is_file.cumsum(), (~is_file).cumsum() - 1),
+        np.array([int(item.label) for item in items]),
+    )
 
 
 def check(device: torch.device) -> None:
@@ -100,79 +110,88 @@ def check(device: torch.device) -> None:
 
 
 def batches(
-    loader: Iterable[Batch], interpolation: str, device: torch.device
+    loader: Iterable[Batch | tuple], interpolation: str, device: torch.device
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-    """Yield (uint8 [N, size, size, 3] on the device, labels int64 [N]); a thread decodes batches ahead."""
-    stream = torch.cuda.Stream(device)
+    """Yield (uint8 [N, size, size, 3], labels int64 [N]), on the device but for what the loader has made itself."""
+    loaded, stream = iter(loader), torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def work(batch):
-        with torch.cuda.device(device), torch.cuda.stream(stream):
-            return made(batch, interpolation, device), stream.record_event()
+    def work():
+        batch = next(loaded, None)
+        if not isinstance(batch, Batch):
+            return batch, None
+        with torch.cuda.stream(stream):
+            labels = torch.from_numpy(batch.labels).to(device, non_blocking=True)
+            return (made(batch, interpolation, device), labels), stream and stream.record_event()
 
-    waiting: list = []
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        for batch in loader:
-            ahead = isinstance(batch, Batch)
-            waiting.append((pool.submit(work, batch), batch.labels) if ahead else batch)
-            while len(waiting) > (AHEAD if ahead else 0):
-                yield ready(*waiting.pop(0))
-        for pair in waiting:
-            yield ready(*pair)
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    waiting = collections.deque(pool.submit(work) for _ in range(AHEAD))
+    try:
+        while (found := waiting.popleft().result())[0] is not None:
+            waiting.append(pool.submit(work))
+            yield ready(*found)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def ready(found: concurrent.futures.Future | torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a batch for use on the current stream."""
-    if isinstance(found, torch.Tensor):
-        return found, labels
-    pixels, event = found.result()
-    current = torch.cuda.current_stream(pixels.device)
-    current.wait_event(event)
-    pixels.record_stream(current)
-    return pixels, labels
+def ready(pair: tuple[torch.Tensor, torch.Tensor], event: torch.cuda.Event | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a batch for use on the current stream, which waits for the event."""
+    if event:
+        current = torch.cuda.current_stream(pair[0].device)
+        current.wait_event(event)
+        for tensor in pair:
+            tensor.record_stream(current)
+    return pair
 
 
 def made(batch: Batch, interpolation: str, device: torch.device) -> torch.Tensor:
     """Return uint8 [N, size, size, 3] on the device: decoded, cropped, resized and mirrored."""
-    items = batch.items()
-    places = [place for place, item in enumerate(items) if item.ndim == 1]
-    pixels = torch.empty((len(items), batch.size, batch.size, 3), dtype=torch.uint8)
-    for place, item in enumerate(items):
-        if item.ndim == 3:
-            pixels[place] = item
-    pixels = pixels.to(device, non_blocking=True)
-    if places:
-        images = decoded([items[place] for place in places], device)
-        sides = (batch.boxes[places, 4:].max(0).values + 1).tolist()
-        count = max(1, int(LARGEST // (3 * sides[0] * sides[1])))
-        boxes, mirrored = batch.boxes[places].to(device), batch.mirrored[places].to(device)
+    parts = []
+    if batch.lengths:
+        images = decoded(list(batch.files.split(batch.lengths)), device)
+        boxes, mirrored = (torch.from_numpy(part).to(device) for part in (batch.boxes, batch.mirrored))
+        width, height = batch.boxes[:, 4:].max(0)
+        count = max(1, int(LARGEST // (3 * width * height)))
         for first in range(0, len(images), count):
             part = slice(first, first + count)
-            done = resized(images[part], boxes[part], mirrored[part], batch.size, interpolation)
-            pixels[places[part]] = done.permute(0, 2, 3, 1)
-    return pixels
+            parts.append(resized(images[part], boxes[part], mirrored[part], batch.pixels.shape[1], interpolation))
+    parts.insert(0, batch.pixels.to(device))
+    return torch.cat(parts)[torch.from_numpy(batch.places).to(device)]
 
 
 def resized(
     images: list[torch.Tensor], boxes: torch.Tensor, mirrored: torch.Tensor, size: int, interpolation: str
 ) -> torch.Tensor:
-    """Return uint8 [N, 3, size, size] of images uint8 [3, height, width]."""
+    """Return uint8 [N, size, size, 3] of images uint8 [3, height, width] with those sides in boxes float32 [N, 6]."""
     left, top, right, bottom, widths, heights = boxes.unbind(1)
-    shape = (len(images), 3, max(image.shape[1] for image in images), max(image.shape[2] for image in images))
-    padded = images[0].new_zeros(shape)
-    for place, image in zip(padded, images):
-        place[:, : image.shape[1], : image.shape[2]] = image
-    weigh = functools.partial(coefficients, size=size, interpolation=interpolation)
-    across, down = weigh(left, right, widths, shape[3]), weigh(top, bottom, heights, shape[2])
+    padded = _padded(images)
+    across = coefficients(left, right, widths, padded.shape[3], size, interpolation)
+    down = coefficients(top, bottom, heights, padded.shape[2], size, interpolation)
     across = torch.where(mirrored[:, None, None], across.flip(1), across)
     kind = torch.float16 if padded.is_cuda else torch.float32
     pixels = down.to(kind)[:, None] @ (padded.to(kind) @ across.to(kind).transpose(1, 2)[:, None])
-    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _padded(images):
+    """Return images as uint8 [N, 3, height, width] of the largest; what is beside an image belongs to others."""
+    flat, sides = _flatten_dense_tensors(images), [image.shape for image in images]
+    starts = np.cumsum([0, *(3 * height * width for _, height, width in sides[:-1])])
+    table = np.stack([starts, *np.array(sides).T[1:]])
+    starts, heights, widths = torch.from_numpy(table).to(flat.device)[:, :, None, None, None]
+    channels, rows, columns = (torch.arange(count, device=flat.device) for count in (3, *table[1:].max(1).tolist()))
+    places = channels[:, None, None] * (heights * widths) + rows[:, None] * widths + columns + starts
+    return flat.take(places.clamp_(max=flat.numel() - 1))
 
 
 def decoded(files: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    """Return uint8 [3, height, width] of each JPEG on the device; raise UserError for what nvJPEG cannot decode."""
+    """Return uint8 [3, height, width] of each JPEG on the device; raise UserError for what nvJPEG cannot decode.
+
+    nvJPEG writes on a stream of its own, into memory that the current stream has freed: that stream finishes first.
+    """
     from torchvision import io as images
 
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
     try:
         return images.decode_jpeg(files, mode=images.ImageReadMode.RGB, device=device)
     except RuntimeError as error:

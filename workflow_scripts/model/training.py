@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import math
 import os
 from collections.abc import Container, Generator, Iterable, Sequence
@@ -90,7 +91,8 @@ class Optimizer:
         )
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=kind is torch.float16)
         self._parts = {"optimizer": self.adamw, "scheduler": self.scheduler, "scaler": self.scaler}
-        self._last, self._diverged = None, ""
+        self._last: _Reading | None = None
+        self._diverged = ""
 
     def step(self, loss: torch.Tensor, diverged: str) -> float:
         """Take one step on a scalar loss; return the last loss that is known: this one's on a CPU, else the one before.
@@ -98,8 +100,9 @@ class Optimizer:
         A GPU that had to tell this step's loss would have nothing to do meanwhile. Raises UserError with the text
         `diverged` if that loss is not finite; `state` and `finish` check the last one.
         """
-        known = loss.detach() if loss.device.type == "cpu" or self._last is None else self._last
-        self._last, self._diverged = loss.detach(), diverged
+        now = _Reading(loss.detach())
+        known = now if loss.device.type == "cpu" or self._last is None else self._last
+        self._last, self._diverged = now, diverged
         value = self._finite(known)
         self.adamw.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -117,8 +120,8 @@ class Optimizer:
         if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
             raise UserError(self._text())
 
-    def _finite(self, loss):
-        value = loss.item()
+    def _finite(self, reading):
+        value = reading.value()
         if not math.isfinite(value):
             raise UserError(self._text())
         return value
@@ -135,6 +138,19 @@ class Optimizer:
         """Restore what `state` returned; other keys are ignored."""
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
+
+
+class _Reading:
+    """A scalar on its way from a device: reading it later does not wait for what the device was given since."""
+
+    def __init__(self, scalar):
+        self._copy = scalar.to("cpu", non_blocking=True)
+        self._copied = torch.cuda.current_stream(scalar.device).record_event() if scalar.is_cuda else None
+
+    def value(self):
+        if self._copied:
+            self._copied.synchronize()
+        return self._copy.item()
 
 
 def batches(
@@ -191,8 +207,13 @@ def stacked(items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, t
 def to_input(batch: torch.Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> torch.Tensor:
     """Return uint8 [N, H, W, 3] as float32 [N, 3, H, W] on the device, like `preprocess.normalize`."""
     scaled = batch.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
-    centers, spreads = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
-    return scaled.div_(255).sub_(centers).div_(spreads)
+    return scaled.div_(255).sub_(_channels(tuple(mean), device)).div_(_channels(tuple(std), device))
+
+
+@functools.lru_cache
+def _channels(values, device):
+    """Return float32 [1, C, 1, 1], made once: a GPU's own copy of them would wait for all it has to do."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 def recalibrate_batchnorm(
