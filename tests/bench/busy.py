@@ -4,7 +4,8 @@
 
 A spinning thread whose partner has no processor wastes its own share as well. Both settings have a process each, which
 compute in turns, on a quiet machine and beside busy loops; ratios are medians over the rounds, with the smallest and
-the largest round. `evaluate_*` run engines of `make bench`.
+the largest round. Libraries by themselves train on the threads of one process, our jobs in a process for each
+micro-batch. `evaluate_*` run engines of `make bench`.
 """
 
 import argparse
@@ -26,7 +27,8 @@ from core import spinning  # noqa: E402
 
 SIZE, CLASSES = 224, 10
 QUERY = 16  # images of an engine's query
-SETTINGS = {"as libraries do": {}, "as our jobs do": spinning.OURS}
+LIBRARIES, OURS = "as libraries do", "as our jobs do"
+SETTINGS = {LIBRARIES: {}, OURS: spinning.OURS}
 PROMISED = {"quiet": 0.90, "busy": 0.35}  # over the quiet speed of the libraries' own
 ENGINE = ROOT / "results/digits/engines/LeViT-128S.fp32"
 
@@ -43,30 +45,30 @@ def images(count):
     return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
-def train():
-    """Return a training step of LeViT-128S, of a batch of its recipe."""
+def train(processes):
+    """Return a training step of LeViT-128S, of a process's share of a batch of its recipe."""
     import timm
     import torch
 
     model = timm.create_model("levit_128s", num_classes=CLASSES, distilled=False).train()
     model = model.to(memory_format=torch.channels_last)
-    count = recipe("datasets", "digits", "training", "batch")
-    return stepper(model, count, lambda logits: logits.logsumexp(1).sum(), model.parameters(), 1e-3)
+    count = TRAININGS["train"]()["batch"] // processes
+    return stepper(model, count, lambda logits: logits.logsumexp(1).sum(), 1e-3, processes)
 
 
-def qat():
-    """Return a step of QAT with learned scales, of a batch of its recipe."""
+def qat(processes):
+    """Return a step of QAT with learned scales, of a process's share of a batch of its recipe."""
     from quantization.calibrator import Calibrator
     from quantization.lsq import LearnedScales
+    from quantization.qat import Observed
 
     _, network = Calibrator(folded(), images(16)).calibrate({"method": "max"})
-    scales = LearnedScales(network, images(2))
-    parameters = [*network.parameters(), *scales.parameters()]
-    count = recipe("precisions", "int8_qat", "qat", "batch")
-    return stepper(network, count, lambda logits: logits.square().mean(), parameters, 1e-5)
+    model = Observed(network, LearnedScales(network, images(2)))
+    count = TRAININGS["qat"]()["batch"] // processes
+    return stepper(model, count, lambda outputs: outputs[0].square().mean(), 1e-5, processes)
 
 
-def calibrate():
+def calibrate(_):
     """Return the collection of the histograms of two batches of calibration, which threads share."""
     from quantization import backends, histograms
 
@@ -79,7 +81,7 @@ def calibrate():
     return step
 
 
-def plan():
+def plan(_):
     """Return the simulation of chunks of images in FP16, one on each thread."""
     from graph import onnx_io, passes
     from model import export
@@ -102,7 +104,7 @@ def plan():
 def evaluate(target, runtime):
     """Return a function that returns a query of an engine of `make bench`."""
 
-    def task():
+    def task(_):
         import numpy as np
 
         import runtimes
@@ -121,16 +123,17 @@ def folded():
     return deploy.fold(zoo.create({"timm": "levit_128s", "size": SIZE}, CLASSES), images(2))
 
 
-def stepper(model, count, loss, parameters, rate):
-    """Return a function that takes a step on loss(logits of `count` images), with products in our trainings' type.
+def stepper(model, count, loss, rate, processes):
+    """Return a function that takes a step on loss(outputs of `count` images), with products in our trainings' type.
 
     The images are drawn anew each time, which takes one thread about as long as loading them.
     """
     import torch
 
-    from model import context, training
+    from model import context, parallel, training
 
-    device, optimizer = torch.device("cpu"), torch.optim.AdamW(parameters, rate, fused=True)
+    device, optimizer = torch.device("cpu"), torch.optim.AdamW(model.parameters(), rate, fused=True)
+    model = parallel.averaged(model) if processes > 1 else model
 
     def step():
         optimizer.zero_grad()
@@ -138,39 +141,81 @@ def stepper(model, count, loss, parameters, rate):
             value = loss(model(images(count)))
         value.backward()
         optimizer.step()
-        return count
+        return count * processes
 
     return step
 
 
-TRAININGS = {"train": train, "qat": qat, "calibrate": calibrate}  # on threads of OpenMP
+TRAININGS = {
+    "train": functools.partial(recipe, "datasets", "digits", "training"),
+    "qat": functools.partial(recipe, "precisions", "int8_qat", "qat"),
+}
 EVALUATIONS = {"evaluate_cpu": evaluate("cpu", "openvino"), "evaluate_ort": evaluate("ort", "onnxruntime")}
-TASKS = {**TRAININGS, "plan": plan, **EVALUATIONS}
+TASKS = {"train": train, "qat": qat, "calibrate": calibrate, "plan": plan, **EVALUATIONS}
 
 
-def serve(task):
+def serve(task, setting):
     """Print the images a second of a task's steps, which return their number of images, for the seconds on stdin."""
-    if task not in EVALUATIONS:  # OpenVINO and torch share no process
-        from model import training
+    if task in EVALUATIONS:  # OpenVINO and torch share no process
+        answer(sys.stdin, TASKS[task](1), lambda seconds: seconds)
+        return
+    from core import processors
+    from model import context, parallel, training
 
-        training.start(0, 0, "cpu")
-    step = TASKS[task]()
+    shared = task in TRAININGS and setting == OURS
+    processes = context.processes_of(0, TRAININGS[task](), "cpu", processors.available()) if shared else 1
+    training.start(0, 1 if shared else 0, "cpu")
+    if processes > 1:
+        parallel.launch(member, processes, "fork", task, os.dup(sys.stdin.fileno()))
+    else:
+        answer(sys.stdin, TASKS[task](1), lambda seconds: seconds)
+
+
+def member(task, questions):
+    """Serve a task in one of several processes, of which the first one is asked."""
+    import torch
+    import torch.distributed as dist
+
+    from model import parallel
+
+    def agreed(seconds):
+        value = torch.tensor(float(seconds))
+        dist.broadcast(value, 0)
+        return float(value)
+
+    with parallel.group(torch.device("cpu"), 0) as (rank, processes, device), open(questions) as lines:
+        parallel.connect(processes, device)
+        step = TASKS[task](processes)
+        answer(lines if rank == 0 else None, step, agreed)
+
+
+def answer(lines, step, agreed):
+    """Step for the seconds of each line, and print the images a second; agreed(x): the x of the process that is asked.
+
+    lines: None in the others, which take as many steps.
+    """
     step()
-    print("ready", flush=True)
-    for line in sys.stdin:
+    if lines:
+        print("ready", flush=True)
+    while True:
+        seconds = agreed(float((lines and lines.readline()) or 0))
+        if not seconds:
+            return
         done, start = 0, time.monotonic()
-        while time.monotonic() - start < float(line):
+        while agreed(time.monotonic() - start) < seconds:
             done += step()
-        print(done / (time.monotonic() - start), flush=True)
+        if lines:
+            print(done / (time.monotonic() - start), flush=True)
 
 
 @contextlib.contextmanager
-def server(task, variables):
-    """Yield a process that serves a task with these environment variables."""
+def server(task, setting):
+    """Yield a process that serves a task in a setting."""
     ours = (*spinning.OURS, "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
-    command, pipes = [sys.executable, __file__, "--serve", task], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env={**environment, **variables}, text=True, **pipes) as process:
+    command = [sys.executable, __file__, "--serve", task, setting]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env={**environment, **SETTINGS[setting]}, text=True, **pipes) as process:
         while process.stdout.readline() != "ready\n":
             if process.poll() is not None:
                 raise SystemExit(f"error: {task} ended with status {process.returncode}")
@@ -195,7 +240,7 @@ def compare(task, rounds, seconds, loops):
     cases = [(name, state) for state in ("quiet", "busy") for name in SETTINGS]
     speeds = {case: [] for case in cases}
     with contextlib.ExitStack() as stack:
-        served = {name: stack.enter_context(server(task, variables)) for name, variables in SETTINGS.items()}
+        served = {name: stack.enter_context(server(task, name)) for name in SETTINGS}
         for _ in range(rounds):
             for name, state in cases:
                 speeds[name, state].append(measured(served[name], loops if state == "busy" else 0, seconds))
@@ -214,10 +259,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--loops", type=int, default=2)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--serve", choices=TASKS, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(args.serve)
+        serve(*args.serve)
         return
     for task in args.tasks:
         compare(task, args.rounds, args.seconds, args.loops)

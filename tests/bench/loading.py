@@ -209,7 +209,7 @@ def train(args, found):
         args.first = FIRST + 2 * torch.get_num_threads()
         parallel.connect(args.processes, args.device)
         args.each = stepper(args, kept)
-        with synced_batchnorm.synced(args.processes):
+        with synced_batchnorm.synced(1, args.processes):
             in_turns({**cases, "on the device already": repeated(kept, args)}, args)
         for batches in cases.values():
             batches.close()
@@ -253,7 +253,7 @@ def main():
             return
         print(f"training {args.model}: {args.processes} x {args.device}, batch {args.batch}; promised: {PROMISED:g}x")
         if args.processes > 1:
-            parallel.launch(train, args.processes, args, found)
+            parallel.launch(train, args.processes, "spawn", args, found)
         else:
             train(args, found)
 

@@ -18,19 +18,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import ROOT
 from core import provenance
-from model import checkpoint, parallel, synced_batchnorm, zoo
+from core.files import UserError
+from model import checkpoint, context, parallel, synced_batchnorm, zoo
 from model.training import Optimizer
 
-FORKED = str(ROOT / "tests/support/forked_processes.py")
 KILLED = "error: one of 2 processes .*was killed.*, perhaps because memory ran out: run again to go on"
 EPOCHS = {"epochs": 3, "small_epochs": 1, "compute": "fp32"}
 PROCESSES = pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 
 
-def shared(listing, target, processes, forked=True, **recipe):
-    """Return the command line of a training in several processes, which start as forks, and its environment."""
-    line, environment = command_of(listing, target, options=["--processes", str(processes)], **recipe)
-    return [line[0], *[FORKED][: int(forked)], *line[1:]], environment
+def shared(listing, target, processes, **recipe):
+    """Return the command line of a training in several processes, and its environment."""
+    return command_of(listing, target, options=["--processes", str(processes)], **recipe)
 
 
 def run(listing, target, processes, **recipe):
@@ -68,6 +67,14 @@ def apart(one, other):
 def test_any_number_of_processes_trains_the_same_network(alone, stripes, tmp_path, processes):  # noqa: F811
     """Statistics of BatchNorm included: a share of two images has others than its batch of eight."""
     assert apart(alone, run(stripes, tmp_path / "m.pth", processes, **EPOCHS)) < 0.02
+
+
+@PROCESSES
+def test_micro_batches_train_the_same_network_in_any_number_of_processes(alone, stripes, tmp_path, processes):  # noqa: F811
+    """Two micro-batches: one process has both, or two have one each, or four share them in pairs."""
+    halves = {**EPOCHS, "micro_batch": 4}
+    one, several = (run(stripes, tmp_path / f"{count}.pth", count, **halves) for count in (1, processes))
+    assert apart(one, several) < 0.02 < apart(one, alone)
 
 
 @pytest.fixture
@@ -144,7 +151,8 @@ def test_batchnorm_of_one_process_that_shares(monkeypatch):
         inputs = torch.randn(6, 4, 3, 3, generator=generator, requires_grad=True)
         norms = [torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4)]
         (wanted,) = torch.autograd.grad(norms[0](inputs).pow(3).sum(), inputs)
-        monkeypatch.setattr(F, "batch_norm", functools.partial(synced_batchnorm._batch_norm, F.batch_norm))
+        exchanged = functools.partial(synced_batchnorm._exchanged, dist.group.WORLD)
+        monkeypatch.setattr(F, "batch_norm", functools.partial(synced_batchnorm._batch_norm, F.batch_norm, exchanged))
         with Backward() as backward:
             (found,) = torch.autograd.grad(norms[1](inputs).pow(3).sum(), inputs)
     finally:
@@ -154,6 +162,41 @@ def test_batchnorm_of_one_process_that_shares(monkeypatch):
     assert torch.equal(backward.seen[3], backward.seen[5]) and torch.allclose(
         backward.seen[6], (backward.seen[4] + norms[1].eps).rsqrt()
     )
+
+
+@pytest.mark.parametrize("inputs", [torch.randn(6, 4, 3, 3), torch.randn(12, 4)], ids=["images", "tokens"])
+def test_each_micro_batch_has_statistics_of_its_own(inputs):
+    norm = (torch.nn.BatchNorm2d if inputs.ndim == 4 else torch.nn.BatchNorm1d)(4)
+    with synced_batchnorm.synced(2, 1):
+        found = norm(inputs)
+        evaluated = norm.eval()(inputs)
+    half = len(inputs) // 2
+    wanted = [norm.train()(part) for part in (inputs[:half], inputs[half:])]
+    assert torch.equal(found, torch.cat(wanted)) and not torch.allclose(found, norm(inputs), atol=1e-3)
+    assert not torch.allclose(evaluated, found, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "threads", "processes"),
+    [
+        ({"batch": 32}, 8, 1),
+        ({"batch": 32, "micro_batch": 16}, 8, 2),
+        ({"batch": 32, "micro_batch": 16}, 1, 1),
+        ({"batch": 64, "micro_batch": 16}, 3, 2),
+    ],
+)
+def test_a_cpu_has_a_process_for_each_micro_batch_or_core(recipe, threads, processes):
+    assert context.processes_of(0, recipe, "cpu", threads) == processes
+
+
+@pytest.mark.parametrize(("wanted", "fits"), [(2, True), (4, True), (12, True), (3, False), (5, False)])
+def test_processes_have_whole_micro_batches_or_share_one(wanted, fits):
+    recipe = {"batch": 24, "micro_batch": 6}
+    if fits:
+        assert context.processes_of(wanted, recipe, "cpu", 1) == wanted
+        return
+    with pytest.raises(UserError, match="cannot share batch 24 of 4 micro-batches evenly: set LEVIT_PROCESSES="):
+        context.processes_of(wanted, recipe, "cpu", 1)
 
 
 @pytest.mark.parametrize(("text", "shown"), [("RuntimeError: Broken pipe", False), ("RuntimeError: shapes", True)])

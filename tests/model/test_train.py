@@ -228,12 +228,11 @@ def test_training_images_do_not_depend_on_who_reads_them(stripes, monkeypatch, i
 
 
 def test_processes_share_every_batch_without_repeats_or_loss():
-    order = augment.order(50, 0, 1)
+    order = augment.order(48, 0, 1)
     parts = [list(augment.shares(order, 12, 1, 64, rank, 3)) for rank in range(3)]
     for number, shares in enumerate(zip(*parts, strict=True)):
-        positions = sorted(draw.position for share in shares for draw in share)
-        assert positions == sorted(order[12 * number : 12 * number + 12])
-    assert [len(share) for share in parts[0]] == [4, 4, 4, 4, 1]
+        assert [draw.position for share in shares for draw in share] == order[12 * number : 12 * number + 12]
+        assert [len(share) for share in shares] == [4, 4, 4]
 
 
 def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path):

@@ -20,7 +20,6 @@ from quantization.lsq import LearnedScale, LearnedScales
 from quantizing import VISION, Digits, calibrated, quantized, random_images
 from workflow import REPOSITORY
 
-FORKED = str(REPOSITORY / "tests/support/forked_processes.py")
 AUGMENTATION = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.9, 1.1], "flip": 0.0}
 FROZEN = {"scales": "frozen", "scale_learning_rate": 3e-4, "features": 0.0, "ema": 0.0}
 QAT = {"epochs": 1, "batch": 32, "learning_rate": 3e-4, "temperature": 1.0, **FROZEN}
@@ -231,14 +230,10 @@ def test_distillation_is_zero_for_equal_logits_and_grows():
 # Going on after a kill, and several processes
 
 
-# how the processes of one training start: as forks of it, or as users' do, with imports of their own
-STARTS = pytest.mark.parametrize("start", [[FORKED], pytest.param([], marks=pytest.mark.slow)], ids=["fork", "spawn"])
-
-
-def command_of(given, start=()):
+def command_of(given):
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
     script = str(REPOSITORY / "workflow_scripts/train_qat.py")
-    return [forks.python_with_torch(), *start, script, *(f"--{name}={text}" for name, text in texts.items())]
+    return [forks.python_with_torch(), script, *(f"--{name}={text}" for name, text in texts.items())]
 
 
 @pytest.mark.slow  # test_finetune.py kills the other training, which goes on by the same state
@@ -280,12 +275,11 @@ def test_a_state_that_is_not_this_jobs_is_not_used(digits, damage):
     assert not state.exists()
 
 
-@STARTS
-def test_two_processes_average_their_gradients(digits, start):
+def test_two_processes_average_their_gradients(digits):
     epoch = {**SHORT, "epochs": 1}
     alone = checkpoint.read(trained(digits, "alone.pth", **epoch))
     given = {**options(digits, "shared.pth", **epoch), "processes": "2"}
-    done = subprocess.run(command_of(given, start), capture_output=True, text=True)
+    done = subprocess.run(command_of(given), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     shared = checkpoint.read(digits["shared.pth"])
     calibration = json.loads((digits.folder / "clipped.json").read_text())
@@ -301,9 +295,8 @@ def distance(one, other):
     return torch.cat([(one[name] - other[name]).abs().flatten() for name in weights]).mean().item()
 
 
-@STARTS
-def test_what_goes_wrong_in_a_process_is_one_line(digits, start):
+def test_what_goes_wrong_in_a_process_is_one_line(digits):
     given = {**options(digits, "bad.pth", temperature=1e-40, batch=300), "processes": "2"}
-    done = subprocess.run(command_of(given, start), capture_output=True, text=True)
+    done = subprocess.run(command_of(given), capture_output=True, text=True)
     assert done.returncode == 1
     assert "error: one of 2 processes failed: QAT diverged in epoch" in done.stderr.splitlines()[-1]

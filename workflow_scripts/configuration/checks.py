@@ -103,6 +103,8 @@ def _dataset(row, tables) -> Iterator[str]:
     for key in ("crop_scale", "crop_ratio"):
         if training[key][0] > training[key][1]:
             yield f".training.{key}: {training[key]} is not [least, most]"
+    for problem in _micro_batch(training):
+        yield f".training.{problem}"
     small, epochs = training["small_epochs"], training["epochs"]
     if small > epochs:
         yield f".training.small_epochs is {small}, more than all {epochs} epochs"
@@ -163,6 +165,8 @@ def _precision(row, tables) -> Iterator[str]:
         yield ": an engine on a DLA has one batch (batches: [1])"
     if "qat" in row and "calibration" not in row:
         yield ": qat needs a calibration to start from"
+    for problem in _micro_batch(row.get("qat", {})):
+        yield f".qat.{problem}"
     if row["fallback"] != "none" and row.get("compute") not in PLANNED:
         yield f": {row.get('compute', 'what chooses')} has no plans, only {' and '.join(PLANNED)} (fallback)"
     if row["fallback"] != "none" and row["dla"] and row.get("calibration"):
@@ -173,6 +177,11 @@ def _precision(row, tables) -> Iterator[str]:
         yield f".calibration: {problem}"
     if "compute" in row and ("calibration" in row) != (row["compute"] == "int8"):
         yield ": compute: int8 and a calibration need each other"
+
+
+def _micro_batch(row):
+    if row.get("batch", 0) % row.get("micro_batch", 1):
+        yield f"micro_batch: {row['micro_batch']} does not divide `batch`, {row['batch']}: give a divisor of it"
 
 
 def _objective(row):

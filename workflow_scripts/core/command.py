@@ -159,7 +159,7 @@ class Command:
         self.param("--seed", type=int, required=True)
         self.untracked("--threads", type=int, default=0, help="CPU threads (0: all cores)")
         self.untracked("--device", default="auto", help="auto, cpu or cuda")
-        return self.untracked("--processes", type=int, default=0, help="that share each batch; 0: one per GPU")
+        return self.untracked("--processes", type=int, default=0, help="that share a batch; 0: all that help")
 
     def whole_inputs(self, args: Job) -> dict[str, list[str]]:
         """Return {name: paths} of the present inputs of which every byte decides the outputs."""

@@ -126,6 +126,10 @@ def order(count: int, seed: int, epoch: int | str) -> list[int]:
 def shares(
     order: Sequence[int], batch: int, epoch: int | str, size: int, rank: int = 0, processes: int = 1
 ) -> Iterator[list[Draw]]:
-    """Yield what one of several processes has of each batch: every image goes to one of them, once."""
-    for start in range(0, len(order), batch):
-        yield [Draw(position, epoch, size) for position in order[start + rank : start + batch : processes]]
+    """Yield what one of several processes has of each batch: `batch` / `processes` images that follow each other.
+
+    order: positions, of whole batches where several processes share them.
+    """
+    share = batch // processes
+    for start in range(rank * share, len(order), batch):
+        yield [Draw(position, epoch, size) for position in order[start : start + share]]

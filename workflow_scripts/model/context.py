@@ -26,10 +26,10 @@ def of_training(args: Namespace, recipe: dict) -> dict:
     """Return what the bytes of trained weights depend on besides inputs, parameters and code.
 
     args: device (auto, cpu or cuda), threads (0: all cores) and processes (0: as many as `processes_of` says); recipe:
-    {batch, compute} of a training.
+    {batch, micro_batch?, compute?} of a training.
     """
-    kind = device_kind(args.device)
-    processes = processes_of(args.processes, recipe["batch"], kind)
+    kind, threads = device_kind(args.device), args.threads or processors.available()
+    processes = processes_of(args.processes, recipe, kind, threads)
     if kind == "cuda":
         return {"device": "cuda", "dtype": _dtype("cuda", recipe.get("compute")), "processes": processes}
     return {
@@ -37,17 +37,19 @@ def of_training(args: Namespace, recipe: dict) -> dict:
         "dtype": _dtype("cpu", recipe.get("compute")),
         "instructions": instructions(),
         "processes": processes,
-        "threads": args.threads or processors.available(),
+        "threads": threads,
     }
 
 
-def processes_of(wanted: int, batch: int, device: str) -> int:
+def processes_of(wanted: int, recipe: dict, device: str, threads: int) -> int:
     """Return the number of processes that share each batch.
 
-    wanted: their number, or 0 for one per GPU (one on a CPU), fewer if they cannot share a batch evenly; batch: images
-    per step; device: cpu or cuda. Raises UserError for a wanted number that cannot share it or has too few GPUs.
+    wanted: their number, or 0 for one per GPU, and on a CPU one for each micro-batch, at most `threads`; fewer if they
+    cannot share a batch evenly; recipe: as of `of_training`; device: cpu or cuda. Raises UserError for a wanted number
+    that cannot share it or has too few GPUs.
     """
-    most = wanted or 1
+    batch, parts = recipe["batch"], micro_batches(recipe)
+    most = wanted or min(parts, threads)
     if device == "cuda":
         import torch
 
@@ -55,10 +57,18 @@ def processes_of(wanted: int, batch: int, device: str) -> int:
         most = wanted or max(1, gpus)
         if 0 < gpus < wanted:
             raise UserError(f"--processes {wanted}: each needs a GPU, and there are {gpus}: set LEVIT_PROCESSES={gpus}")
-    if wanted and batch % wanted:
-        fewer = next(number for number in range(min(wanted, batch), 0, -1) if batch % number == 0)
-        raise UserError(f"--processes {wanted}: they cannot share batch {batch} evenly: set LEVIT_PROCESSES={fewer}")
-    return next(number for number in range(most, 0, -1) if batch % number == 0)
+    even = (n for n in range(min(most, batch), 0, -1) if batch % n == 0 and (parts % n == 0 or n % parts == 0))
+    number = next(even)
+    if wanted and number != wanted:
+        several = f" of {parts} micro-batches" if parts > 1 else ""
+        remedy = f"set LEVIT_PROCESSES={number}"
+        raise UserError(f"--processes {wanted}: they cannot share batch {batch}{several} evenly: {remedy}")
+    return number
+
+
+def micro_batches(recipe: dict) -> int:
+    """Return the number of micro-batches of a step."""
+    return recipe["batch"] // (recipe.get("micro_batch") or recipe["batch"])
 
 
 def device_kind(device: str) -> str:

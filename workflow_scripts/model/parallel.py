@@ -34,20 +34,20 @@ LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe") 
 def run(train: Callable, args: Job, recipe: dict, name: str, output: str) -> str:
     """Call train(args) in one process or several; return what was trained on what, as a text for the log.
 
-    recipe: {batch, compute}, a part of config.yaml with this name; output: the argument whose file is trained. Raises
-    UserError where the dataset does not fit the arguments.
+    recipe: a part of config.yaml with this name, as of `context.of_training`; output: the argument whose file is
+    trained. Raises UserError where the dataset does not fit the arguments.
     """
     listing = index.read(args.index)
     if len(listing["classes"]) != args.classes:
         raise UserError(f"--classes {args.classes}: {args.index} has {len(listing['classes'])} classes")
-    device, images = training.start(args.seed, args.threads, args.device), index.count(listing, "train")
+    images, processes = index.count(listing, "train"), args.context["processes"]
     if images < recipe["batch"]:
         raise UserError(f"{name}.batch {recipe['batch']} is more than the {images} training images")
-    processes = args.context["processes"]
+    device = training.start(args.seed, 1, args.device)  # no threads of OpenMP yet, which a fork would lose
     before = resume_of(args, output)
     before.load()
     if processes > 1:
-        launch(train, processes, args)
+        launch(train, processes, "fork" if device.type == "cpu" else "spawn", args)
     else:
         train(args)
     others = [number for number in before.history if number != processes]
@@ -61,8 +61,10 @@ def resume_of(args: Job, output: str) -> Resume:
     return Resume(args.final(output), args.key_without("processes"), args.context["processes"])
 
 
-def launch(function: Callable, processes: int, *arguments: object) -> None:
+def launch(function: Callable, processes: int, method: str, *arguments: object) -> None:
     """Run function(*arguments) in several processes; raise UserError with the text of the first failure.
+
+    method: fork, which takes over what this process has imported, or spawn, which a process with CUDA needs.
 
     The launcher is that of torchrun, called from here: the command stays one process, which has the store's key and the
     outputs, and torchrun's own command line would start it several times.
@@ -71,6 +73,7 @@ def launch(function: Callable, processes: int, *arguments: object) -> None:
     rendezvous = {"run_id": f"{RUN}{uuid.uuid4().hex}", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     for name in (f"{multiprocessing.__name__}.api", "torch.multiprocessing.spawn"):
         logging.getLogger(name).addFilter(_unexpected)
+    rendezvous["start_method"] = method
     config = api.LaunchConfig(1, 1, processes, max_restarts=0, local_addr="localhost", **rendezvous)
     try:
         api.elastic_launch(config, _member)(function, *arguments)
@@ -102,6 +105,8 @@ def _failure(error):
 @record  # passes an error's text to the launcher
 def _member(function, *arguments):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in place of the launcher's, which prints a traceback here
+    if os.environ["RANK"] != "0":
+        logging.disable(logging.INFO)  # the first one says what all of them see
     end_with_parent()  # in place of torch's SIGINT, which a process that waits for NCCL does not see
     function(*arguments)
 

@@ -1,4 +1,7 @@
-"""BatchNorm over the whole batch where several processes share it: each normalizes its images as one process would."""
+"""BatchNorm over each micro-batch of a batch, whatever the number of processes that share the batch.
+
+Statistics of small parts of a batch ("ghost batches") are those of Hoffer et al., 2017.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,19 @@ import torch.nn.functional as F
 
 
 @contextlib.contextmanager
-def synced(processes: int) -> Iterator[None]:
-    """Within the context, training-mode BatchNorm uses the statistics of all processes' equal shares of a batch."""
-    plain = F.batch_norm
-    if processes > 1:
-        F.batch_norm = functools.partial(_batch_norm, plain)
+def synced(micro_batches: int, processes: int) -> Iterator[None]:
+    """Within the context, training-mode BatchNorm normalizes each of a batch's equal micro-batches by itself.
+
+    Processes have several whole ones each, one each, or share one among several that follow each other.
+    """
+    plain, training = F.batch_norm, None
+    if micro_batches > processes:
+        training = functools.partial(_in_parts, plain, micro_batches // processes)
+    elif processes > micro_batches:
+        group, _ = dist.new_subgroups(processes // micro_batches)
+        training = functools.partial(_exchanged, group)
+    if training:
+        F.batch_norm = functools.partial(_batch_norm, plain, training)
     try:
         yield
     finally:
@@ -25,16 +36,23 @@ def synced(processes: int) -> Iterator[None]:
 
 
 def _batch_norm(
-    plain, inputs, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+    plain, chosen, inputs, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ):
-    if not training:
-        return plain(inputs, running_mean, running_var, weight, bias, False, momentum, eps)
+    function = chosen if training else functools.partial(plain, training=False)
+    return function(inputs, running_mean, running_var, weight, bias, momentum=momentum, eps=eps)
+
+
+def _in_parts(plain, count, inputs, *parameters, **options):
+    return torch.cat([plain(part, *parameters, training=True, **options) for part in inputs.chunk(count)])
+
+
+def _exchanged(group, inputs, running_mean, running_var, weight, bias, momentum, eps):
     kind = inputs.dtype if weight is None else weight.dtype
     scale, shift = (torch.full(inputs.shape[1:2], value, dtype=kind, device=inputs.device) for value in (1.0, 0.0))
     scale, shift = scale if weight is None else weight, shift if bias is None else bias
-    outputs, mean, variance = _Shared.apply(inputs, scale, shift, eps)
+    outputs, mean, variance = _Shared.apply(inputs, scale, shift, eps, group)
     if running_mean is not None:
-        count = inputs.numel() // inputs.shape[1] * dist.get_world_size()
+        count = inputs.numel() // inputs.shape[1] * group.size()
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((variance * (count / max(1, count - 1))).to(running_var.dtype), momentum)
@@ -45,18 +63,20 @@ class _Shared(torch.autograd.Function):
     """The normalization: (inputs [N, C, ...], weight [C], bias [C]) -> (outputs, mean [C], biased variance [C])."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> tuple:
-        """Gather each process's mean and variance, and normalize with those of all: Chan et al., 1983."""
+    def forward(
+        ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, group: Any
+    ) -> tuple:
+        """Gather each process's mean and variance, and normalize with those of the group: Chan et al., 1983."""
         axes = [0, *range(2, inputs.ndim)]
         variance, mean = torch.var_mean(inputs.to(weight.dtype), axes, correction=0)
-        every = mean.new_zeros(dist.get_world_size(), 2, len(mean))
-        every[dist.get_rank()] = torch.stack([mean, variance])
-        dist.all_reduce(every)
+        every = mean.new_zeros(group.size(), 2, len(mean))
+        every[group.rank()] = torch.stack([mean, variance])
+        dist.all_reduce(every, group=group)
         means, variances = every.unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
         ctx.save_for_backward(inputs, weight, mean, variance)
-        ctx.eps = eps
+        ctx.eps, ctx.group = eps, group
         ctx.mark_non_differentiable(mean, variance)
         outputs = torch.batch_norm(inputs, weight, bias, mean, variance, False, 0.0, eps, False)
         return outputs, mean, variance
@@ -69,13 +89,13 @@ class _Shared(torch.autograd.Function):
         saved = (inputs, weight, mean, variance, mean, spread, False, ctx.eps, [True, True, True])  # twice, for CUDA
         fixed, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(grads[0].contiguous(), *saved)
         sums = torch.stack([by_weight, by_bias])
-        dist.all_reduce(sums)
-        sums /= inputs.numel() // len(mean) * dist.get_world_size()
+        dist.all_reduce(sums, group=ctx.group)
+        sums /= inputs.numel() // len(mean) * ctx.group.size()
         slope = -weight * spread.square() * sums[0]  # of what the statistics of the batch add, over the inputs
         offset = -weight * spread * sums[1] - slope * mean
         shape = [1, -1] + [1] * (inputs.ndim - 2)
         through = torch.addcmul(offset.view(shape), inputs.to(weight.dtype), slope.view(shape))
-        return fixed + through.to(fixed.dtype), by_weight, by_bias, None
+        return fixed + through.to(fixed.dtype), by_weight, by_bias, None, None
 
 
 def average(norms: Sequence[torch.nn.Module], batches: int) -> None:

@@ -23,7 +23,10 @@ class TrainingLoop:
     restore: Callable[[dict], None]
 
     def __init__(self, model: torch.nn.Module, images: augment.TrainImages, recipe: dict, row: dict) -> None:
-        """Prepare. model: on its device; recipe: {batch, epochs or steps, compute?, ...}; row: of `models`."""
+        """Prepare. model: on its device; recipe: {batch, micro_batch?, epochs or steps, compute?, ...}.
+
+        row: of `models`.
+        """
         self.model, self.images, self.recipe, self.row = model, images, recipe, row
         self.device = next(model.parameters()).device
         self.kind = context.product_type(self.device, recipe.get("compute"))
@@ -42,7 +45,7 @@ class TrainingLoop:
         with contextlib.closing(training.batches(self.images, draws, self.row, self.device)) as batches:
             parallel.connect(processes, self.device)
             model = parallel.averaged(self.model) if processes > 1 else self.model
-            with synced_batchnorm.synced(processes):
+            with synced_batchnorm.synced(context.micro_batches(self.recipe), processes):
                 for step in range(first, self.steps):
                     epoch, done = step // self.per_epoch, step + 1
                     if step % self.per_epoch == 0:
