@@ -2,7 +2,9 @@
 
     python tests/bench/loading.py [--images 400] [--workers 0 1 2] [--rounds 3] [--seconds 5] [--size 224]
     python tests/bench/loading.py --train --device cuda --images 4000 --batch 256 [--compute bf16]     (on a GPU host)
-        [--processes 2]     one for each GPU, which share the batch
+        [--gpu-decoder 1/2 1/1]     `decoder: gpu` with those shares of the images
+        [--processes 2]     one for each GPU, which share the batch; each has a micro-batch
+        [--exchange]     and the same with BatchNorm over the whole batch
 
 Images are like ImageNet's (imagenet_images.py); --photo makes them 3000 x 2000. Each case loads in turns with the
 others. --train takes training steps of --model on the loaded batches, and compares three sources: files, memory, and a
@@ -31,12 +33,14 @@ sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
 from core.files import write_json  # noqa: E402
 from data import augment, index, indexing, processes  # noqa: E402
-from model import context, parallel, synced_batchnorm, training, zoo  # noqa: E402
+from model import context, gpu_decoder, parallel, synced_batchnorm, training, zoo  # noqa: E402
 from model.trainer import Trainer  # noqa: E402
 
 CLASSES, PROMISED = 10, 0.9  # of the speed with images in memory, on a GPU
 FIRST, SAMPLE = 8, 0.2  # batches before a timing; seconds between samples of a GPU's utilization
 PATIENCE = 60  # seconds until each process tells what it does
+REPEATED = "on the device already"
+EXCHANGED = f"{REPEATED}, BatchNorm over all"
 ROW = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "timm": "levit_128s"}
 RECIPE = {
     "epochs": 1, "batch": 64, "learning_rate": 1e-4, "weight_decay": 0.025, "warmup": 0.1, "clip": 1.0,
@@ -86,7 +90,7 @@ def draws(images, args):
 
 
 def speed(batches, args):
-    """Return images a second of args.each(batch) in all processes, this one's milliseconds an image, and its GPU's use.
+    """Return what a timing of args.each(batch) says, with images a second of all processes, and else of this one.
 
     What was loaded before is used up first.
     """
@@ -98,14 +102,29 @@ def speed(batches, args):
         last = args.each(batch)
     finish(last)
     steps = agreed(args.seconds / max(time.monotonic() - begin, 1e-3) * FIRST, args.processes)
-    count, start, own, used = 0, time.monotonic(), time.process_time(), Utilization()
+    waits, start, own, used = [], time.monotonic(), time.process_time(), Utilization()
     with used:
-        for batch in itertools.islice(batches, steps):
+        for batch in timed(itertools.islice(batches, steps), waits):
             last = args.each(batch)
-            count += len(batch[1])
         finish(last)
-    spent = time.process_time() - own
-    return count * args.processes / (time.monotonic() - start), 1000 * spent / count, used.median()
+    count, spent, own = args.batch // args.processes * steps, time.monotonic() - start, time.process_time() - own
+    return {
+        "images_per_s": count * args.processes / spent,
+        "own_ms": 1000 * own / count,  # of processors, by all threads
+        "wait_ms": 1000 * sum(waits) / count,  # for the next batch
+        "gpu_percent": used.median(),
+    }
+
+
+def timed(batches, waits):
+    """Yield batches; append the seconds until each was there."""
+    while True:
+        begin = time.monotonic()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        waits.append(time.monotonic() - begin)
+        yield batch
 
 
 def finish(last):
@@ -146,23 +165,25 @@ class Utilization:
 
 def in_turns(cases, args):
     """Print each case's images a second, the median over rounds, and its ratio to the first one's; write the rounds."""
-    speeds, costs, used = ({name: [] for name in cases} for _ in "abc")
+    rows = {}
     for _ in range(args.rounds):
         for name, batches in cases.items():
-            found = speed(batches, args)
-            print(f"process {args.rank}, {name}: {found[0]:.0f} images/s", flush=True)
-            for values, value in zip((speeds, costs, used), found):
-                values[name].append(value)
+            with synced_batchnorm.synced(1 if name == EXCHANGED else args.processes, args.processes):
+                found = speed(batches, args)
+            print(f"process {args.rank}, {name}: {found['images_per_s']:.0f} images/s", flush=True)
+            for key, value in found.items():
+                rows.setdefault(key, {}).setdefault(name, []).append(value)
     if args.rank:
         return
     if args.json:
-        rows = {"images_per_s": speeds, "own_ms": costs, "gpu_percent": used}
         write_json(args.json, {**rows, "cores": len(os.sched_getaffinity(0)), "arguments": words(args)})
-    base = statistics.median(next(iter(speeds.values())))
+    speeds, base = rows["images_per_s"], None
     for name, values in speeds.items():
         middle, ends = statistics.median(values), f"{min(values):.0f} to {max(values):.0f}"
-        own = f"{statistics.median(costs[name]):6.2f} processor ms an image here, GPU {used[name]} %"
-        print(f"  {name:<28} {middle:8.1f} images/s ({ends})  {middle / base:5.2f}x  {own}", flush=True)
+        base = base or middle
+        own = f"{statistics.median(rows['own_ms'][name]):6.2f} processor ms an image here"
+        own += f", {statistics.median(rows['wait_ms'][name]):.2f} ms of waiting, GPU {rows['gpu_percent'][name]} %"
+        print(f"  {name:<42} {middle:8.1f} images/s ({ends})  {middle / base:5.2f}x  {own}", flush=True)
 
 
 def words(args):
@@ -194,26 +215,38 @@ def stepper(args, images):
     return step
 
 
+def sources(args, found):
+    """Return {name: batches} of what a training reads, loading."""
+    kept, files = (images_of(found, args, in_memory) for in_memory in (True, False))
+    kept.decode()
+    cases = {"in memory": loaded(kept, args), "JPEG files": loaded(files, args)}
+    for share in args.gpu_decoder or ():
+        gpu_decoder.SHARE = share
+        name = f"JPEG files, {share[0]}/{share[1]} by the GPU"
+        cases[name] = loaded(images_of(found, args, False, decoder="gpu"), args)
+    return {**cases, **{f"JPEG files, {n} workers": loaded(files, args, n) for n in args.workers or ()}}
+
+
 def train(args, found):
     """Time training steps in one of the processes."""
     faulthandler.dump_traceback_later(PATIENCE, repeat=True)
     with parallel.group(args.device, 0) as (args.rank, args.processes, args.device):
-        kept, files = (images_of(found, args, in_memory) for in_memory in (True, False))
-        cases = {}
-        if not args.no_loading:
-            kept.decode()
-            cases = {"in memory": loaded(kept, args), "JPEG files": loaded(files, args)}
-        if args.gpu_decoder:
-            cases["JPEG files, decoder: gpu"] = loaded(images_of(found, args, False, decoder="gpu"), args)
-        cases.update({f"JPEG files, {n} workers": loaded(files, args, n) for n in args.workers or ()})
-        args.first = FIRST + 2 * torch.get_num_threads()
+        cases = {} if args.no_loading else sources(args, found)
+        args.first = FIRST + 2 * torch.get_num_threads() if cases else FIRST
+        images = images_of(found, args, True)
         parallel.connect(args.processes, args.device)
-        args.each = stepper(args, kept)
-        with synced_batchnorm.synced(1, args.processes):
-            in_turns({**cases, "on the device already": repeated(kept, args)}, args)
+        args.each = stepper(args, images)
+        again = {name: repeated(images, args) for name in (REPEATED, EXCHANGED)[: 1 + args.exchange]}
+        in_turns({**cases, **again}, args)
         for batches in cases.values():
             batches.close()
     faulthandler.cancel_dump_traceback_later()
+
+
+def share(text):
+    """Return (images of the GPU, images) of a text such as 1/2."""
+    some, every = map(int, text.split("/"))
+    return some, every
 
 
 def load(args, found):
@@ -239,7 +272,8 @@ def main():
     parser.add_argument("--model", default="LeViT-128S")
     parser.add_argument("--processes", type=int, default=1, help="that train, one for each GPU")
     parser.add_argument("--no-loading", action="store_true", help="time training on a batch on the device alone")
-    parser.add_argument("--gpu-decoder", action="store_true", help="compare `decoder: gpu` as well")
+    parser.add_argument("--gpu-decoder", nargs="+", type=share, help="shares of `decoder: gpu` to compare, such as 1/2")
+    parser.add_argument("--exchange", action="store_true", help="compare BatchNorm over all processes' images as well")
     parser.add_argument("--compute", choices=context.DTYPES)
     parser.add_argument("--json", help="file that gets the images a second of each round")
     parser.add_argument("--device", type=torch.device, default="cpu")

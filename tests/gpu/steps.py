@@ -30,7 +30,7 @@ BUILD_SECONDS = {"fp16": 200, "fp16-fused": 95, "fp32": 80, "fp32-fused": 70, "i
 CACHED = 0.7  # of these, with the timing caches of an earlier visit
 KIT = {"fp16": 190, "fp32": 150, "int8_qat": 120, "int8_ptq": 120}  # the choice's candidates, and seconds of each build
 DATASETS = {"digits": "data", "glyphs": "glyphs/data"}  # and their folders
-LARGE = {"batch": 32, "learning_rate": 0.002}  # of trainings whose batch several GPUs share
+SHARES = ("1/2", "2/3", "3/4", "1/1")  # of JPEGs that a GPU decodes
 SHORT = {"epochs": 6, "small_epochs": 3}  # of a training on glyphs, whose recipe has twice as many
 SANITIZERS = {"memcheck": ["1,40"], "racecheck": ["1", "128S"]}  # and the batches and the model that they check
 
@@ -297,13 +297,27 @@ class Steps:
         command = [HERE / "qat.py", self.staged, self.out / f"{name}.json", device, processes]
         return Step(name, "torch", 90, (f"{name}.json",), (), command, gpus=processes, shares=processes == 1)
 
-    def speed(self, model, processes, kind="speed", *options):
-        """Train on images of JPEG files and on the same images in memory, with batch 256 on each GPU."""
+    def speed(self, kind, model, processes, seconds, *options):
+        """Train on images from several sources, in turns, with batch 256 on each GPU."""
         name = f"{kind}.{model}.{processes}"
-        command = [ROOT / "tests/bench/loading.py", "--train", "--device", "cuda", "--images", 2048, "--rounds", 2]
-        command += ["--seconds", 3, "--json", self.out / f"{name}.json", "--model", model, "--batch", 256 * processes]
+        command = [ROOT / "tests/bench/loading.py", "--train", "--device", "cuda", "--images", 2048, "--rounds", 3]
+        command += ["--seconds", 2.5, "--json", self.out / f"{name}.json", "--model", model, "--batch", 256 * processes]
         command += ["--compute", "bf16", "--processes", processes, *options]
-        return Step(name, "torch", 80, (f"{name}.json",), (), command, gpus=processes)
+        return Step(name, "torch", seconds, (f"{name}.json",), (), command, gpus=processes)
+
+    def device(self, model, processes):
+        """Train on a batch that is on the GPUs already."""
+        exchange = ["--exchange"] if processes > 1 else []
+        return self.speed("device", model, processes, 60, "--no-loading", *exchange)
+
+    def files(self, model, processes):
+        """Train on JPEG files, which processors and GPUs decode, and on the same images in memory."""
+        return self.speed("files", model, processes, 120, "--gpu-decoder", *SHARES)
+
+    def batchnorm(self):
+        """Compare BatchNorm over the shares of two GPUs with that of all images on one."""
+        command = [HERE / "batchnorm.py", self.out / "batchnorm.json"]
+        return Step("batchnorm", "torch", 40, ("batchnorm.json",), (), command, gpus=2)
 
     def decoder(self):
         """Decode JPEGs by nvJPEG."""
@@ -322,23 +336,14 @@ class Steps:
 
     def several(self):
         """Return the steps of training on several GPUs."""
-        every = [self.speed(FIRST, 2, "device", "--no-loading")]
-        for count in (2, 4, 1):
-            every += [self.speed(model, count) for model in (FIRST, SECOND)]
+        every = [self.device(model, count) for count in (2, 4, 1) for model in (FIRST, SECOND)]
+        every += [self.files(model, count) for count in (1, 2) for model in (FIRST, SECOND)]
         for seed in "012":
-            every += [self.accuracy("digits", count, seed, **LARGE) for count in (2, 4)]
-            every += [self.accuracy("glyphs", count, seed, **SHORT) for count in (2, 4, 1)]
-        every += [self.accuracy("digits", 1, "0,1,2", kind, **LARGE) for kind in (None, "fp16", "fp32")]
-        every += [self.accuracy("digits", 2, "0", "fp16", **LARGE)]
-        every += [
-            self.qat("cuda", 2),
-            self.parallel(2, "killed"),
-            self.parallel(2, "again"),
-            self.parallel(2, "parent"),
-        ]
-        every += [self.speed(model, 1, "nvjpeg", "--gpu-decoder") for model in (FIRST, SECOND)]
-        every += [self.speed(FIRST, 2, "nvjpeg", "--gpu-decoder"), self.speed(FIRST, 1, "wide")]
-        return [*every, self.speed(FIRST, 1, "workers", "--workers", 8, 12), self.decoder()]
+            every += [self.accuracy("digits", count, seed) for count in (2, 4)]
+            every += [self.accuracy("glyphs", count, seed, **SHORT) for count in (2, 1)]
+        every += [self.accuracy("digits", 1, "0,1,2", kind) for kind in (None, "fp16", "fp32")]
+        every += [self.qat("cuda", 2), *(self.parallel(2, case) for case in ("killed", "again", "parent"))]
+        return [*every, self.accuracy("digits", 2, "0", "fp16"), self.batchnorm(), self.decoder()]
 
     def all(self):
         """Return the steps, those first that others wait for and that take long."""

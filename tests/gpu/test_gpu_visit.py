@@ -229,7 +229,7 @@ def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
     (tmp_path / "parallel.2.json").write_text(json.dumps({"device": "cuda", "processes": 2, **cases}))
     speeds = {"in memory": [1000.0, 1100.0], "JPEG files": [912.4, 920.0]}
     found = {"images_per_s": speeds, "gpu_percent": dict.fromkeys(speeds, [97.0, 98.0]), "cores": 16}
-    (tmp_path / "speed.M.2.json").write_text(json.dumps(found))
+    (tmp_path / "files.M.2.json").write_text(json.dumps(found))
     for seed, score, speeds in (("0", 98.0, [500, 700]), ("1", 97.0, [])):
         found = {"training": {"batch": 32}, "images_per_s": {seed: speeds}, "top1": {seed: score}}
         found.update(dataset="digits", processes=2)
@@ -260,7 +260,7 @@ def test_engines_in_turns_become_a_page(fake, tmp_path, monkeypatch):
     assert "| cuda | 1 | 9 | cuda: 98.50 % |" in page and "| LeViT-384 | cuda | 70.5 | 97.50 % |" in page
     assert "| M | 2 | 512 | [900] |" in page
     assert "| finetune bf16, 2 | 9.5 | 98.5 | [90, 88] |" in page
-    assert "| speed | M | 2 | 16 | JPEG files | 912, 920 | 0.87x | 97, 98 |" in page
+    assert "| files | M | 2 | 16 | JPEG files | 912, 920 | 0.87x | 97, 98 |" in page
     assert "| digits | 2 | bf16 | 32 | 98.00, 97.00 | 97.50 | 600 |" in page
 
 

@@ -5,7 +5,7 @@ import statistics
 from collections import defaultdict
 
 FACTS = {"device": "Device", "version": "TensorRT", "driver": "driver"}
-SPEEDS = ("speed", "nvjpeg", "device", "wide", "workers")  # steps of tests/bench/loading.py
+SPEEDS = ("device", "files")  # steps of tests/bench/loading.py
 LAYERS = 8  # kinds of layer in a table
 WAYS = {"eager": "CUDA graph", "fused": "CUDA graph, attention in Triton", "compiled": "torch.compile"}
 WAYS["both"] = "torch.compile, attention in Triton"

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from model import fused_batchnorm
+
 
 @contextlib.contextmanager
 def synced(micro_batches: int, processes: int) -> Iterator[None]:
@@ -25,7 +27,7 @@ def synced(micro_batches: int, processes: int) -> Iterator[None]:
     if micro_batches > processes:
         training = functools.partial(_in_parts, plain, micro_batches // processes)
     elif processes > micro_batches:
-        group, _ = dist.new_subgroups(processes // micro_batches)
+        group = dist.group.WORLD if micro_batches == 1 else dist.new_subgroups(processes // micro_batches)[0]
         training = functools.partial(_exchanged, group)
     if training:
         F.batch_norm = functools.partial(_batch_norm, plain, training)
@@ -50,6 +52,8 @@ def _exchanged(group, inputs, running_mean, running_var, weight, bias, momentum,
     kind = inputs.dtype if weight is None else weight.dtype
     scale, shift = (torch.full(inputs.shape[1:2], value, dtype=kind, device=inputs.device) for value in (1.0, 0.0))
     scale, shift = scale if weight is None else weight, shift if bias is None else bias
+    if inputs.is_cuda:
+        return fused_batchnorm.batch_norm(group, inputs, running_mean, running_var, scale, shift, momentum, eps)
     outputs, mean, variance = _Shared.apply(inputs, scale, shift, eps, group)
     if running_mean is not None:
         count = inputs.numel() // inputs.shape[1] * group.size()
@@ -60,7 +64,7 @@ def _exchanged(group, inputs, running_mean, running_var, weight, bias, momentum,
 
 
 class _Shared(torch.autograd.Function):
-    """The normalization: (inputs [N, C, ...], weight [C], bias [C]) -> (outputs, mean [C], biased variance [C])."""
+    """The normalization on CPUs: (inputs [N, C, ...], weight [C], bias [C]) -> (outputs, mean [C], variance [C])."""
 
     @staticmethod
     def forward(
@@ -86,7 +90,7 @@ class _Shared(torch.autograd.Function):
         """Return the gradients of this process's share; DistributedDataParallel averages the parameters'."""
         inputs, weight, mean, variance = ctx.saved_tensors
         spread = (variance + ctx.eps).rsqrt()
-        saved = (inputs, weight, mean, variance, mean, spread, False, ctx.eps, [True, True, True])  # twice, for CUDA
+        saved = (inputs, weight, mean, variance, None, None, False, ctx.eps, [True, True, True])
         fixed, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(grads[0].contiguous(), *saved)
         sums = torch.stack([by_weight, by_bias])
         dist.all_reduce(sums, group=ctx.group)
