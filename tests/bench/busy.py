@@ -131,15 +131,18 @@ def stepper(model, count, loss, rate, processes):
     import torch
 
     from model import context, parallel, training
+    from model.shared_gradients import SharedGradients
 
     device, optimizer = torch.device("cpu"), torch.optim.AdamW(model.parameters(), rate, fused=True)
-    model = parallel.averaged(model) if processes > 1 else model
+    exchange = SharedGradients(parallel._gradients, list(model.parameters())).average if processes > 1 else None
 
     def step():
         optimizer.zero_grad()
         with training.autocast(device, context.product_type(device)):
             value = loss(model(images(count)))
         value.backward()
+        if exchange:
+            exchange()
         optimizer.step()
         return count * processes
 

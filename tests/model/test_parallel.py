@@ -18,7 +18,7 @@ from test_train import ROW, command_of, stripes, top1, train  # noqa: F401 (stri
 from conftest import ROOT
 from core import provenance
 from core.files import UserError
-from model import checkpoint, context, parallel, synced_batchnorm, zoo
+from model import checkpoint, context, parallel, shared_gradients, synced_batchnorm, zoo
 from model.training import Optimizer
 
 KILLED = "error: one of 2 processes .*was killed.*, perhaps because memory ran out: run again to go on"
@@ -149,6 +149,31 @@ def test_batchnorm_of_one_process_that_shares(monkeypatch):
     assert torch.allclose(norms[0].running_var, norms[1].running_var)
 
 
+@pytest.fixture
+def connected():
+    """Connect this process, alone, for collectives."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_shared_gradients_keep_their_layout(connected):
+    """Optimizers that are fused go through memory, whatever the order of its dimensions."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    network.to(memory_format=torch.channels_last)
+    parameters = [*network.parameters(), torch.nn.Parameter(torch.ones(3))]
+    shared = shared_gradients.SharedGradients(shared_gradients.file(), parameters)
+    for seed in range(2):
+        network.zero_grad()
+        images = torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
+        network(images).square().sum().backward()
+        wanted = [value.grad.clone() for value in parameters[:-1]]
+        shared.average()
+        for value, grad in zip(parameters, wanted):
+            assert torch.equal(value.grad, grad) and value.grad.stride() == value.stride()
+        assert parameters[-1].grad is None
+
+
 @pytest.mark.parametrize("inputs", [torch.randn(6, 4, 3, 3), torch.randn(12, 4)], ids=["images", "tokens"])
 def test_each_micro_batch_has_statistics_of_its_own(inputs):
     norm = (torch.nn.BatchNorm2d if inputs.ndim == 4 else torch.nn.BatchNorm1d)(4)
@@ -231,4 +256,4 @@ def test_buffers_stay_apart_with_older_torch_too(monkeypatch, name):
     scope = {}
     exec(text, scope)
     monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", scope["Wrapper"])
-    assert parallel.averaged(torch.nn.Identity()).given is False
+    assert parallel.averaged(torch.nn.Identity(), optimizer=None).given is False

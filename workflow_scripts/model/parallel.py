@@ -1,7 +1,9 @@
 """Data-parallel training in several processes of one machine, started by torchrun's launcher.
 
-DistributedDataParallel averages gradients, by NCCL between GPUs and by gloo between CPU processes.
+DistributedDataParallel averages gradients by NCCL between GPUs; processes of a CPU do it in memory that they share.
 """
+
+from __future__ import annotations
 
 import contextlib
 import inspect
@@ -24,11 +26,12 @@ from core.command import Job
 from core.files import UserError
 from data import index
 from data.processes import end_with_parent
-from model import training
+from model import shared_gradients, training
 from model.resume import Resume
 
 RUN = "levit-"  # how the names of our own launches begin
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of gloo
+_gradients: int | None = None  # descriptor of the file for shared gradients, which forks inherit
 
 
 def run(train: Callable, args: Job, recipe: dict, name: str, output: str) -> str:
@@ -69,6 +72,8 @@ def launch(function: Callable, processes: int, method: str, *arguments: object) 
     The launcher is that of torchrun, called from here: the command stays one process, which has the store's key and the
     outputs, and torchrun's own command line would start it several times.
     """
+    global _gradients
+    _gradients = shared_gradients.file() if method == "fork" else None
     os.environ["NCCL_NVLS_ENABLE"] = "0"  # no NVLink multicast: some hosts report it and lack it
     rendezvous = {"run_id": f"{RUN}{uuid.uuid4().hex}", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     for name in (f"{multiprocessing.__name__}.api", "torch.multiprocessing.spawn"):
@@ -146,8 +151,11 @@ def connect(processes: int, device: torch.device) -> None:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
-def averaged(model: torch.nn.Module) -> torch.nn.Module:
-    """Return a network whose gradients the processes average, while buffers stay each process's own."""
+def averaged(model: torch.nn.Module, optimizer: training.Optimizer) -> torch.nn.Module:
+    """Return the network to call, of which the processes average gradients, while buffers stay each process's own."""
+    if _gradients is not None:
+        optimizer.exchange = shared_gradients.SharedGradients(_gradients, optimizer.parameters).average
+        return model
     kind = torch.nn.parallel.DistributedDataParallel
     names = inspect.signature(kind.__init__).parameters  # torch 2.11 has only the older name
     return kind(model, **{"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False})

@@ -7,7 +7,7 @@ import ctypes
 import functools
 import math
 import os
-from collections.abc import Container, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -91,6 +91,7 @@ class Optimizer:
         )
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=kind is torch.float16)
         self._parts = {"optimizer": self.adamw, "scheduler": self.scheduler, "scaler": self.scaler}
+        self.exchange: Callable[[], None] | None = None  # averages gradients over processes, before they are clipped
         self._last: _Reading | None = None
         self._diverged = ""
 
@@ -106,6 +107,8 @@ class Optimizer:
         value = self._finite(known)
         self.adamw.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        if self.exchange:
+            self.exchange()
         self.scaler.unscale_(self.adamw)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe["clip"])
         self.scaler.step(self.adamw)

@@ -44,7 +44,7 @@ class TrainingLoop:
         draws = itertools.chain(self._draws(first, rank, processes), self.last_draws(rank, processes))
         with contextlib.closing(training.batches(self.images, draws, self.row, self.device)) as batches:
             parallel.connect(processes, self.device)
-            model = parallel.averaged(self.model) if processes > 1 else self.model
+            model = parallel.averaged(self.model, self.optimizer) if processes > 1 else self.model
             with synced_batchnorm.synced(context.micro_batches(self.recipe), processes):
                 for step in range(first, self.steps):
                     epoch, done = step // self.per_epoch, step + 1
