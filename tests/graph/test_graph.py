@@ -200,7 +200,45 @@ def test_a_damaged_graph_is_one_clear_error(tmp_path):
         onnx_io.load(tmp_path / "x.onnx")
 
 
-def test_measured_shapes_tell_the_batch_from_the_rest(clean):
+def test_a_pass_that_changes_nothing_runs_no_graph(exported, monkeypatch):
+    graph, run, models = passes.apply(onnx_io.from_model(exported), CLASS_PASSES["gpu"]), onnx_io.runner, []
+    monkeypatch.setattr(onnx_io, "runner", lambda model, *args: models.append(model) or run(model, *args))
+    passes.apply(graph, ["merge_slices", "drop_noops", "quantize"])
+    assert len(models) == 1, "the graph that is given"
+    passes.apply(graph, ["hardswish_to_clip", "quantize"])
+    assert len(models) == 3
+
+
+def shapes_of(graph, monkeypatch, inferred):
+    """Return the shapes and types of a graph, inferred or measured; a call that would do the other fails."""
+    with monkeypatch.context() as patch:
+        if inferred:
+            patch.setattr(onnx_io, "observer", None)
+        else:
+            patch.setattr(shapes, "_inferred", lambda model, batch: None)
+        return shapes.at_batches(graph)
+
+
+def test_shapes_are_inferred_as_a_run_has_them(clean, monkeypatch):
+    for graph in (clean, qdq.insert(clean.copy(), amax_of(clean), EVERYTHING)):
+        assert shapes_of(graph, monkeypatch, True) == shapes_of(graph, monkeypatch, False)
+
+
+def test_shapes_that_onnx_does_not_infer_are_measured():
+    """The target of a Reshape comes from a Where, whose result ONNX does not follow."""
+    source, output = gs.Variable("input_0", np.float32, ["batch", 6, 4]), gs.Variable("output_0", np.float32)
+    size, chosen = gs.Variable("size", np.int64), gs.Variable("chosen", np.int64)
+    choice = [gs.Constant("mask", np.array([True, False, True])), size, gs.Constant("other", np.array([0, 6, 0]))]
+    nodes = [
+        gs.Node("Shape", "s", inputs=[source], outputs=[size]),
+        gs.Node("Where", "w", inputs=choice, outputs=[chosen]),
+        gs.Node("Reshape", "r", inputs=[source, chosen], outputs=[output]),
+    ]
+    graph = shapes.annotate(gs.Graph(nodes, inputs=[source], outputs=[output], opset=13))
+    assert graph.outputs[0].shape == ["batch", 6, 4] and graph.tensors()["chosen"].shape == [3]
+
+
+def test_symbolic_shapes_tell_the_batch_from_the_rest():
     assert shapes.symbolic([[2, 8, 4], [3, 8, 4]]) == ["batch", 8, 4]
     assert shapes.symbolic([[32, 4], [48, 4]]) == ["batch*16", 4]
     assert shapes.target(["batch*16", 4]) == [-1, 4] and shapes.target(["batch", "batch"]) is None

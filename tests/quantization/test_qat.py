@@ -117,7 +117,8 @@ def test_the_graph_has_the_pairs_of_the_calibrated_one(digits):
         digits.run("quantize_onnx", **given, qat=qat_state)
         graph = onnx_io.load(digits["q.onnx"])
         pairs.append(sorted(node.name for node in graph.nodes if node.op == "QuantizeLinear"))
-        assert onnx_io.outputs(graph, 2)[0].shape == (2, CLASSES)
+        images = {onnx_io.INPUT: onnx_io.random_batch(graph, 2)}
+        assert onnx_io.runner(onnx_io.to_model(graph)).run(None, images)[0].shape == (2, CLASSES)
     assert len(pairs[0]) > 50 and pairs[0] == pairs[1]
 
 

@@ -1,5 +1,6 @@
 """Read, write and run ONNX graphs: what the graph modules share."""
 
+import math
 import os
 from collections.abc import Iterable
 
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, update_import_domains
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from core.files import UserError
@@ -15,7 +17,8 @@ G_LOGGER.severity = G_LOGGER.ERROR
 onnxruntime.set_default_logger_severity(4)  # ONNX Runtime warns about graphs that no pass has cleaned yet
 
 INPUT, OUTPUT = "input_0", "output_0"
-FLOAT = onnx.TensorProto.FLOAT
+FLOAT, IR_VERSION = onnx.TensorProto.FLOAT, 8
+SMALL = 1024  # elements of a constant that a shape may depend on
 
 
 def load(path: str | os.PathLike) -> gs.Graph:
@@ -47,9 +50,28 @@ def save(graph: gs.Graph, path: str | os.PathLike) -> None:
 def to_model(graph: gs.Graph) -> onnx.ModelProto:
     """Return the ONNX model of a graph, in an IR version that TensorRT 8.5 and ONNX Runtime can parse."""
     model = gs.export_onnx(graph.toposort())
-    model.ir_version = min(model.ir_version, 8)
+    model.ir_version = min(model.ir_version, IR_VERSION)
     model.producer_name, model.producer_version = "LeViT-TensorRT", ""
     return model
+
+
+def skeleton(graph: gs.Graph) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Return a graph's model without outputs and types, and with its large constants as inputs; and {name: constant}.
+
+    Large are constants of more than SMALL elements: no shape depends on them, and they need no copy.
+    """
+    unsorted = graph.nodes
+    nodes = [OnnxExporter.export_node(node) for node in graph.toposort(mode="nodes", recurse_functions=False).nodes]
+    graph.nodes = unsorted
+    constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+    large = [tensor for tensor in constants if math.prod(tensor.shape) > SMALL]
+    small = [OnnxExporter.export_tensor_proto(tensor) for tensor in constants if math.prod(tensor.shape) <= SMALL]
+    inputs = [OnnxExporter.export_value_info_proto(tensor, False) for tensor in (*graph.inputs, *large)]
+    body = onnx.helper.make_graph(nodes, graph.name, inputs, [], small)
+    functions = [OnnxExporter.export_function(function) for function in graph.functions]
+    imports = update_import_domains(graph)
+    model = onnx.helper.make_model(body, functions=functions, opset_imports=imports, ir_version=IR_VERSION)
+    return model, {tensor.name: tensor.values for tensor in large}
 
 
 def runner(model: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
@@ -106,12 +128,6 @@ def random_batch(graph: gs.Graph, batch: int, seed: int = 0) -> np.ndarray:
     """Return standard normal images, float32 [batch, 3, H, W], of the graph's input size."""
     shape = graph.inputs[0].shape[1:]
     return np.random.default_rng(seed).standard_normal((batch, *shape), dtype=np.float32)
-
-
-def outputs(graph: gs.Graph, *batches: int) -> list[np.ndarray]:
-    """Return the graph's logits of random images, float32 [batch, classes] for each batch."""
-    session = runner(to_model(graph))
-    return [session.run(None, {INPUT: random_batch(graph, batch)})[0] for batch in batches]
 
 
 def count(graph: gs.Graph) -> int:

@@ -1,10 +1,11 @@
-"""The actual shapes of tensors, measured by running the graph at two batch sizes.
+"""The shapes of tensors at two batch sizes, as ONNX infers them, or measured in a run where it leaves one open.
 
 A symbolic shape is a list of ints, and of `batch` or `batch*k` for a dimension that scales with the batch.
 """
 
 from collections.abc import Callable, Sequence
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from graph import onnx_io
@@ -12,14 +13,40 @@ from graph import onnx_io
 BATCHES = (2, 3)  # coprime, so that a dimension that scales with the batch differs from one that does not
 
 
-def measured(graph: gs.Graph, batches: Sequence[int] = BATCHES) -> tuple[dict, dict]:
-    """Return {tensor name: [shape at each batch]} and {tensor name: dtype}, from a run of the graph at each batch."""
-    session, shapes, dtypes = onnx_io.observer(graph), {}, {}
-    for batch in batches:
-        for name, value in onnx_io.activations(session, onnx_io.random_batch(graph, batch)).items():
-            shapes.setdefault(name, []).append(list(value.shape))
-            dtypes[name] = value.dtype
-    return shapes, dtypes
+def at_batches(graph: gs.Graph, batches: Sequence[int] = BATCHES) -> tuple[dict, dict]:
+    """Return {tensor name: [shape at each batch]} and {tensor name: dtype} of the input and of what nodes write."""
+    model, _ = onnx_io.skeleton(graph)
+    found = [_inferred(model, batch) for batch in batches]
+    if None in found:
+        session = onnx_io.observer(graph)
+        found = [_measured(session, onnx_io.random_batch(graph, batch)) for batch in batches]
+    shapes = {name: [described[name][0] for described in found] for name in found[0]}
+    return shapes, {name: dtype for name, (_, dtype) in found[0].items()}
+
+
+def _inferred(model, batch):
+    """Return {tensor name: (shape, dtype)} by ONNX's inference, or None where it leaves a shape open."""
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    types = {value.name: value.type.tensor_type for value in (inferred.input[0], *inferred.value_info)}
+    written = {name for node in model.graph.node for name in node.output if name}
+    known = written <= types.keys() and all(map(_is_known, types.values()))
+    return {name: _described(each) for name, each in types.items()} if known else None
+
+
+def _is_known(tensor_type):
+    return tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in tensor_type.shape.dim)
+
+
+def _described(tensor_type):
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor_type.elem_type)
+    return [dimension.dim_value for dimension in tensor_type.shape.dim], dtype
+
+
+def _measured(session, images):
+    """Return {tensor name: (shape, dtype)} of a run of a session of `onnx_io.observer`."""
+    values = onnx_io.activations(session, images)
+    return {name: (list(value.shape), value.dtype) for name, value in values.items()}
 
 
 def symbolic(pair: Sequence[list[int]]) -> list[int | str]:
@@ -52,7 +79,7 @@ def fix(graph: gs.Graph, batch: int) -> gs.Graph:
 
 
 def _write(graph: gs.Graph, batches: Sequence[int], shape_of: Callable) -> gs.Graph:
-    shapes, dtypes = measured(graph, batches)
+    shapes, dtypes = at_batches(graph, batches)
     for name, tensor in graph.tensors().items():
         if name in shapes and not isinstance(tensor, gs.Constant):
             tensor.shape, tensor.dtype = shape_of(shapes[name]), dtypes[name]

@@ -16,8 +16,8 @@ HEADROOM = 1.0  # bits that an activation must stay below HIGHEST on these image
 def of_tensor(value: torch.Tensor) -> tuple[float, int, int]:
     """Return (largest magnitude, count of non-zero values, count of those below FP16's smallest normal)."""
     magnitude = value.float().abs()
-    nonzero, tiny = magnitude > 0, magnitude < SMALLEST_NORMAL
-    return float(magnitude.max()), int(nonzero.sum()), int((nonzero & tiny).sum())
+    nonzero, below = int(torch.count_nonzero(magnitude)), int(torch.count_nonzero(magnitude < SMALLEST_NORMAL))
+    return float(magnitude.max()), nonzero, below - (magnitude.numel() - nonzero)
 
 
 def of_chunk(values: Mapping[str, torch.Tensor]) -> dict[str, tuple]:
