@@ -8,7 +8,7 @@ from core.files import read_json, write_json
 def run(args: Job) -> None:
     from model import checkpoint, deploy, equivalence, training, zoo
     from quantization import calibration_images, imported_ranges
-    from quantization.calibrator import Calibrator, format_recipe, is_scaled
+    from quantization.calibrator import Calibrator, format_recipe, is_scaled, needs_counts
 
     training.start(0, args.threads, "cpu")
     row = resolved.read(args.model, resolved.VISION)
@@ -18,7 +18,7 @@ def run(args: Job) -> None:
     folded = deploy.fold(source, equivalence.images(args.images, row))
     passes = 2 if is_scaled(chosen) else 1
     with progress.bar(passes * len(pixels), "calibrate") as bar:
-        calibrator = Calibrator(folded, pixels, bar.update)
+        calibrator = Calibrator(folded, pixels, bar.update, needs_counts(chosen))
         ranges = (lambda network: imported_ranges.ranges(args.imported, network, source)) if args.imported else None
         calibration, _ = calibrator.calibrate(chosen, ranges)
     write_json(args.calibration, {"method": chosen["method"], "images": len(pixels), "recipe": chosen, **calibration})

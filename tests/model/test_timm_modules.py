@@ -1,4 +1,4 @@
-"""timm comes without torch's compiler, which is whole afterwards for what uses it."""
+"""timm and modelopt come without torch's compiler, which is whole afterwards for what uses it."""
 
 import subprocess
 import sys
@@ -11,6 +11,9 @@ IMPORTED = """
 import sys
 import torch
 from model.timm_modules import levit, timm
+assert "huggingface_hub" not in sys.modules
+from quantization import backends
+assert len(list(backends.add(torch.nn.Sequential(torch.nn.Linear(2, 2)), {}).modules())) == 4, "two quantizers"
 assert "torch._dynamo" not in sys.modules, "the compiler is imported"
 import torchvision
 boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])

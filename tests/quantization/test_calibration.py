@@ -83,6 +83,15 @@ def test_any_number_of_threads_counts_the_same(folded, batch, monkeypatch):
         assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(shared[name][key])) for key in one), name
 
 
+def test_bounds_alone_give_the_same_ranges_by_max(folded, batch):
+    recipe = {"method": "max", "bias_correction": True}
+    assert not calibrator.needs_counts(recipe) and calibrator.needs_counts({**recipe, "equalize": True})
+    found = [calibrator.Calibrator(folded, batch, counted=counted).calibrate(recipe)[0] for counted in (True, False)]
+    assert found[0] == found[1]
+    uncounted = histograms.collect(quantized(folded), batch, counted=False)
+    assert all(each.largest > 0 and not each.counts.any() for each in uncounted.values())
+
+
 def test_statistics_are_collected_once_for_all_methods(folded, batch):
     counted = []
     calibrations = calibrator.Calibrator(folded, batch, counted.append)

@@ -17,9 +17,15 @@ from quantization.calibration_images import Images
 class Calibrator:
     """A folded network and its calibration images; histograms are collected once for each scaling of the network."""
 
-    def __init__(self, model: torch.nn.Module, images: Images, progress: Callable = lambda count: None):
-        """Collect nothing yet. images: float32 [N, 3, H, W] by slices; progress: called with each batch's size."""
-        self.model, self.images, self.progress = model, images, progress
+    def __init__(
+        self, model: torch.nn.Module, images: Images, progress: Callable = lambda count: None, counted: bool = True
+    ):
+        """Collect nothing yet.
+
+        images: float32 [N, 3, H, W] by slices; progress: called with each batch's size; counted: False where no recipe
+        `needs_counts`.
+        """
+        self.model, self.images, self.progress, self.counted = model, images, progress, counted
         self._histograms = {}
 
     def calibrate(self, recipe: dict, imported: Callable | None = None) -> tuple[dict, torch.nn.Module]:
@@ -41,7 +47,8 @@ class Calibrator:
         """Return {quantizer: Histogram} of the network under a scaling."""
         key = canonical(scale)
         if key not in self._histograms:
-            self._histograms[key] = histograms.collect(self._quantized(scale, recipe), self.images, self.progress)
+            network = self._quantized(scale, recipe)
+            self._histograms[key] = histograms.collect(network, self.images, self.progress, self.counted)
         return self._histograms[key]
 
     def _quantized(self, scale, recipe):
@@ -51,6 +58,11 @@ class Calibrator:
 def is_scaled(recipe: dict) -> bool:
     """Return whether a calibration recipe scales the network, which takes a second pass over the images."""
     return bool(recipe.get("equalize") or recipe.get("smoothing"))
+
+
+def needs_counts(recipe: dict) -> bool:
+    """Return whether a calibration recipe takes more than the bounds of activations."""
+    return recipe["method"] != "max" or is_scaled(recipe)
 
 
 def ranges(model: torch.nn.Module, collected: dict[str, histograms.Histogram], recipe: dict) -> dict:

@@ -19,10 +19,12 @@ BATCH = 32
 class Histogram:
     """Magnitudes of one activation: the number in each of BINS equal bins from 0 to `span`, a power of two.
 
-    lowest, highest: of the values themselves; channels: largest magnitude of each channel.
+    lowest, highest: of the values themselves; channels: largest magnitude of each channel. Only the first two are
+    known where `counted` is False.
     """
 
-    def __init__(self):
+    def __init__(self, counted: bool = True):
+        self.counted = counted
         self.counts, self.span = torch.zeros(BINS, dtype=torch.float64), 0.0
         self.lowest, self.highest, self.channels = math.inf, -math.inf, torch.zeros(1)
 
@@ -37,7 +39,7 @@ class Histogram:
         if not math.isfinite(low + high):
             low, high = -math.inf, math.inf  # NaN would not outlast the next minimum
         self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
-        if not 0 < self.largest < math.inf:
+        if not (self.counted and 0 < self.largest < math.inf):
             return
         magnitudes = values.abs()
         others = [dim for dim in range(values.ndim) if dim not in channels]
@@ -71,14 +73,16 @@ def channel_dims(name: str, values: torch.Tensor) -> tuple[int, ...]:
     return (1,) if values.ndim == 4 else (values.ndim - 1,)
 
 
-def collect(model: torch.nn.Module, images: Images, progress: Callable = lambda count: None) -> dict[str, Histogram]:
+def collect(
+    model: torch.nn.Module, images: Images, progress: Callable = lambda count: None, counted: bool = True
+) -> dict[str, Histogram]:
     """Return {quantizer of an activation: Histogram} of a quantized network that computes in float32.
 
     Each thread has every n-th batch, so that threads meet at the end alone.
 
-    images: float32 [N, 3, H, W], indexed by slices; progress: called with the number of images of each batch. Raises
-    UserError naming an activation that is NaN or infinite, or that is constant (as only a softmax over one token may
-    be).
+    images: float32 [N, 3, H, W], indexed by slices; progress: called with the number of images of each batch; counted:
+    False for bounds alone, in a fraction of the time. Raises UserError naming an activation that is NaN or infinite, or
+    that is constant (as only a softmax over one token may be).
     """
     names, thread, lock = list(amax.activations(model)), threading.local(), threading.Lock()
     starts = range(0, len(images), BATCH)
@@ -86,7 +90,7 @@ def collect(model: torch.nn.Module, images: Images, progress: Callable = lambda 
 
     @torch.no_grad()
     def part(number):
-        thread.histograms = {name: Histogram() for name in names}
+        thread.histograms = {name: Histogram(counted) for name in names}
         for start in starts[number::count]:
             batch = images[start : start + BATCH]
             model(batch)
