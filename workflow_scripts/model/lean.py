@@ -1,38 +1,34 @@
-"""Libraries imported without their costly parts that nothing here uses, torch's compiler above all."""
+"""torch's compiler, which takes more time to import than torch and which no training or quantization here uses."""
 
-import contextlib
+import importlib
 import sys
 import types
-from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from typing import Any
 
 import torch  # noqa: F401 - in whole, before its compiler is replaced
 
 COMPILER = "torch._dynamo"
-T = TypeVar("T")
+MARKS = {  # of functions that it is to leave alone: what torch, torchvision, timm and modelopt use without compiling
+    COMPILER: {"disable": lambda function=None, *_, **__: function or (lambda same: same), "graph_break": lambda: None},
+    f"{COMPILER}.utils": {"is_compile_supported": lambda device: False},
+}
 
 
-def load(imports: Callable[[], T], absent: Sequence[str] = ()) -> T:
-    """Return what a function that imports returns; it runs again, without replacements, where a version needs more.
+class _Postponed(types.ModuleType):
+    """A module of the compiler with its marks alone, which loads the compiler when anything else is asked of it."""
 
-    absent: modules that cannot be imported meanwhile.
-    """
-    with contextlib.suppress(ImportError, AttributeError), _replaced(absent):
-        return imports()
-    return imports()
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and (self.__name__, name) != (COMPILER, "__path__"):  # of its submodules
+            raise AttributeError(name)
+        for module in MARKS:
+            if isinstance(sys.modules.get(module), _Postponed):
+                del sys.modules[module]
+        return getattr(importlib.import_module(self.__name__), name)
 
 
-@contextlib.contextmanager
-def _replaced(absent: Sequence[str]) -> Generator[None, None, None]:
-    """Stand in for the compiler: timm marks functions for it, and torchvision asks it which devices it supports."""
-    compiler, utils = types.ModuleType(COMPILER), types.ModuleType(f"{COMPILER}.utils")
-    compiler.__dict__.update(disable=lambda function=None, *_, **__: function or (lambda same: same))
-    utils.__dict__.update(is_compile_supported=lambda device: False)
-    modules: dict = {} if COMPILER in sys.modules else {module.__name__: module for module in (compiler, utils)}
-    modules.update((name, None) for name in absent if name not in sys.modules)
-    sys.modules.update(modules)
-    try:
-        yield
-    finally:
-        for name in modules:
-            del sys.modules[name]
+def postpone_compiler() -> None:
+    """Let imports of torch's compiler load it only when it is used, unless it is loaded already."""
+    if COMPILER not in sys.modules:
+        for name, marks in MARKS.items():
+            sys.modules[name] = _Postponed(name)
+            vars(sys.modules[name]).update(marks)

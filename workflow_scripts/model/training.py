@@ -38,7 +38,7 @@ def start(seed: int, threads: int, device: str) -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {device}: torch {torch.__version__} finds no CUDA GPU: use cpu or auto")
     if device == "cpu":
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, which imports Inductor
         torch.utils.deterministic.fill_uninitialized_memory = False  # 5 to 10 times slower, without effect
     return torch.device(device)
 

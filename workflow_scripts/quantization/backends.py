@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 
 from core.files import UserError
-from model import lean
 from model.deploy import MatMul, ResidualAdd
 
 
@@ -54,13 +53,8 @@ def _modelopt():
     uncompiled = mock.patch.object(torch, "compile", lambda **_: lambda function: function)  # else it imports Inductor
     with warnings.catch_warnings(), uncompiled:
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # modelopt calls it
-        return lean.load(_modelopt_classes)
-
-
-def _modelopt_classes():
-    from modelopt.torch.quantization.config import QuantizerAttributeConfig
-    from modelopt.torch.quantization.nn import TensorQuantizer
-
+        from modelopt.torch.quantization.config import QuantizerAttributeConfig
+        from modelopt.torch.quantization.nn import TensorQuantizer
     return TensorQuantizer, QuantizerAttributeConfig
 
 
