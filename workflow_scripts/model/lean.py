@@ -8,7 +8,9 @@ from typing import Any
 import torch  # noqa: F401 - in whole, before its compiler is replaced
 
 COMPILER = "torch._dynamo"
-MARKS = {  # of functions that it is to leave alone: what torch, torchvision, timm and modelopt use without compiling
+MARKS: dict[
+    str, dict[str, Any]
+] = {  # of functions that it is to leave alone: what torch, torchvision, timm and modelopt use without compiling
     COMPILER: {"disable": lambda function=None, *_, **__: function or (lambda same: same), "graph_break": lambda: None},
     f"{COMPILER}.utils": {"is_compile_supported": lambda device: False},
 }
