@@ -206,10 +206,11 @@ def stepper(args, images):
     recipe = {**RECIPE, "batch": args.batch, **({"compute": args.compute} if args.compute else {})}
     trainer = Trainer(zoo.create(row, CLASSES).to(args.device), images, recipe, row)
     trainer.begin(0, 0)
-    model = parallel.averaged(trainer.model, trainer.optimizer) if args.processes > 1 else trainer.model
+    if args.processes > 1:
+        parallel.average_gradients(trainer.optimizer)
 
     def step(batch):
-        trainer.step(model, *batch, 0)
+        trainer.step(*batch, 0)
         return batch[1]
 
     return step

@@ -42,7 +42,7 @@ def error(name, kind, rank, device):
     with synced_batchnorm.synced(1, PROCESSES):
         found = computed(inputs.chunk(PROCESSES)[rank], grads.chunk(PROCESSES)[rank], parameters)
     wanted[:2] = (part.chunk(PROCESSES)[rank] for part in wanted[:2])
-    for gradient in found[2:4]:  # of the parameters: DistributedDataParallel averages them
+    for gradient in found[2:4]:  # of the parameters: an optimizer averages them
         dist.all_reduce(gradient)
     return max(norm(a - b) / norm(b) for a, b in zip(found, wanted))
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import textwrap
 import time
+import types
 
 import pytest
 import torch
@@ -84,11 +85,11 @@ def dying(tmp_path):
         sys.path.insert(0, {folder!r})
         from model.trainer import Trainer
 
-        def step(self, model, inputs, labels, step, old=Trainer.step, seen=[]):
+        def step(self, inputs, labels, step, old=Trainer.step, seen=[]):
             seen.append(step // self.per_epoch)
             if seen.count(1) == 2 and os.environ["LOCAL_RANK"] == "1":
                 os.kill(os.getpid(), signal.SIGKILL)
-            return old(self, model, inputs, labels, step)
+            return old(self, inputs, labels, step)
 
         Trainer.step = step
         sys.argv = sys.argv[1:]
@@ -157,18 +158,21 @@ def connected():
     dist.destroy_process_group()
 
 
-def test_shared_gradients_keep_their_layout(connected):
+@pytest.mark.parametrize("shared", [True, False], ids=["in shared memory", "in one call"])
+def test_averaged_gradients_keep_their_layout(connected, monkeypatch, shared):
     """Optimizers that are fused go through memory, whatever the order of its dimensions."""
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4, 2))
     network.to(memory_format=torch.channels_last)
     parameters = [*network.parameters(), torch.nn.Parameter(torch.ones(3))]
-    shared = shared_gradients.SharedGradients(shared_gradients.file(), parameters)
+    monkeypatch.setattr(parallel, "_gradients", shared_gradients.file() if shared else None)
+    optimizer = types.SimpleNamespace(parameters=parameters)
+    parallel.average_gradients(optimizer)
     for seed in range(2):
         network.zero_grad()
         images = torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
         network(images).square().sum().backward()
         wanted = [value.grad.clone() for value in parameters[:-1]]
-        shared.average()
+        optimizer.exchange()
         for value, grad in zip(parameters, wanted):
             assert torch.equal(value.grad, grad) and value.grad.stride() == value.stride()
         assert parameters[-1].grad is None
@@ -248,12 +252,3 @@ def test_a_step_whose_scaled_gradients_overflow_is_skipped_at_half_the_scale():
     other = Optimizer([{"params": [weight], "weight_decay": 0.0}], 10, {"learning_rate": 0.1}, torch.float16)
     other.restore(optimizer.state())
     assert other.scaler.get_scale() == 65536 / 4
-
-
-@pytest.mark.parametrize("name", ["forward_sync_buffers", "broadcast_buffers"])
-def test_buffers_stay_apart_with_older_torch_too(monkeypatch, name):
-    text = f"class Wrapper:\n    def __init__(self, network, {name}=True):\n        self.given = {name}"
-    scope = {}
-    exec(text, scope)
-    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", scope["Wrapper"])
-    assert parallel.averaged(torch.nn.Identity(), optimizer=None).given is False

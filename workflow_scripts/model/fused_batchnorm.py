@@ -50,7 +50,7 @@ class _Shared(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple:
-        """Return the gradients of this process's share; DistributedDataParallel averages the parameters'."""
+        """Return the gradients of this process's share; those of parameters are averaged with all others."""
         inputs, weight, mean, spread = ctx.saved_tensors
         grad = _dense(grads[0])
         reduced = torch.batch_norm_backward_reduce(grad, inputs, mean, spread, weight, True, True, True)

@@ -26,7 +26,7 @@ from core.files import UserError
 from data import augment, preprocess
 
 AHEAD = 2  # batches that are decoded while an earlier one trains
-LARGEST = 1 << 26  # bytes of images that are resized at once
+LARGEST = 1 << 28  # bytes of images that are resized at once, in 7 times as much of a GPU's memory
 DECODED = {"JPEG": ("RGB", "L")}  # formats and modes that a GPU decodes; processes decode the others
 SHARE = (1, 2)  # so many of so many images are the GPU's
 
@@ -145,42 +145,48 @@ def ready(pair: tuple[torch.Tensor, torch.Tensor], event: torch.cuda.Event | Non
 
 def made(batch: Batch, interpolation: str, device: torch.device) -> torch.Tensor:
     """Return uint8 [N, size, size, 3] on the device: decoded, cropped, resized and mirrored."""
-    parts = []
+    parts, size = [batch.pixels.to(device)] if len(batch.pixels) else [], batch.pixels.shape[1]
     if batch.lengths:
         images = decoded(list(batch.files.split(batch.lengths)), device)
-        boxes, mirrored = (torch.from_numpy(part).to(device) for part in (batch.boxes, batch.mirrored))
         width, height = batch.boxes[:, 4:].max(0)
         count = max(1, int(LARGEST // (3 * width * height)))
         for first in range(0, len(images), count):
             part = slice(first, first + count)
-            parts.append(resized(images[part], boxes[part], mirrored[part], batch.pixels.shape[1], interpolation))
-    parts.insert(0, batch.pixels.to(device))
-    return torch.cat(parts)[torch.from_numpy(batch.places).to(device)]
+            parts.append(resized(images[part], batch.boxes[part], batch.mirrored[part], size, interpolation))
+    pixels = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return pixels[torch.from_numpy(batch.places).to(device)] if len(batch.pixels) and batch.lengths else pixels
 
 
 def resized(
-    images: list[torch.Tensor], boxes: torch.Tensor, mirrored: torch.Tensor, size: int, interpolation: str
+    images: list[torch.Tensor], boxes: np.ndarray, mirrored: np.ndarray, size: int, interpolation: str
 ) -> torch.Tensor:
-    """Return uint8 [N, size, size, 3] of images uint8 [3, height, width] with those sides in boxes float32 [N, 6]."""
-    left, top, right, bottom, widths, heights = boxes.unbind(1)
-    padded = _padded(images)
-    across = coefficients(left, right, widths, padded.shape[3], size, interpolation)
-    down = coefficients(top, bottom, heights, padded.shape[2], size, interpolation)
-    across = torch.where(mirrored[:, None, None], across.flip(1), across)
-    kind = torch.float16 if padded.is_cuda else torch.float32
-    pixels = down.to(kind)[:, None] @ (padded.to(kind) @ across.to(kind).transpose(1, 2)[:, None])
+    """Return uint8 [N, size, size, 3] of images uint8 [3, height, width], whose sides are in boxes float32 [N, 6].
+
+    mirrored: bool [N].
+    """
+    sides, ends = boxes[:, [5, 4]], np.stack([boxes[:, [1, 0]], boxes[:, [3, 2]]])
+    ends[:, mirrored, 1] = ends[::-1, mirrored, 1]
+    padded = _padded(images, sides.astype(np.int32))
+    low, high, lengths = torch.from_numpy(np.stack([*ends, sides])).to(padded.device)
+    weights = coefficients(low, high, lengths, max(padded.shape[2:]), size, interpolation)
+    weights = weights.to(torch.float16 if padded.is_cuda else torch.float32)
+    down, across = weights[:, 0, :, : padded.shape[2]], weights[:, 1, :, : padded.shape[3]]
+    pixels = down[:, None] @ (padded.to(weights.dtype) @ across.transpose(1, 2)[:, None])
     return pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _padded(images):
-    """Return images as uint8 [N, 3, height, width] of the largest; what is beside an image belongs to others."""
-    flat, sides = _flatten_dense_tensors(images), [image.shape for image in images]
-    starts = np.cumsum([0, *(3 * height * width for _, height, width in sides[:-1])])
-    table = np.stack([starts, *np.array(sides).T[1:]])
-    starts, heights, widths = torch.from_numpy(table).to(flat.device)[:, :, None, None, None]
-    channels, rows, columns = (torch.arange(count, device=flat.device) for count in (3, *table[1:].max(1).tolist()))
+def _padded(images, sides):
+    """Return images, of sides int32 [N, 2], as uint8 [N, 3, height, width] of the largest.
+
+    What is beside an image belongs to others.
+    """
+    flat, sizes = _flatten_dense_tensors(images), 3 * sides.prod(1)
+    table = np.column_stack([sides, sizes.cumsum() - sizes]).astype(np.int32)
+    heights, widths, starts = torch.from_numpy(table).to(flat.device).view(-1, 3, 1, 1, 1).unbind(1)
+    lengths = (3, *sides.max(0).tolist())
+    channels, rows, columns = (torch.arange(n, dtype=torch.int32, device=flat.device) for n in lengths)
     places = channels[:, None, None] * (heights * widths) + rows[:, None] * widths + columns + starts
-    return flat.take(places.clamp_(max=flat.numel() - 1))
+    return flat.index_select(0, places.clamp_(max=len(flat) - 1).view(-1)).view(places.shape)
 
 
 def decoded(files: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
@@ -201,17 +207,17 @@ def decoded(files: list[torch.Tensor], device: torch.device) -> list[torch.Tenso
 def coefficients(
     low: torch.Tensor, high: torch.Tensor, lengths: torch.Tensor, longest: int, size: int, interpolation: str
 ) -> torch.Tensor:
-    """Return float32 [N, size, longest]: the share of each source pixel along a side, as Pillow resizes.
+    """Return float32 [..., size, longest]: the share of each source pixel along sides, as Pillow resizes.
 
-    low, high, lengths [N]: the box along this side, and the side itself. The filter is stretched by what an image
-    shrinks, so that it is antialiased.
+    low, high, lengths [...]: where a box begins and ends along a side, and the side itself; a box that ends before it
+    begins is mirrored. The filter is stretched by what an image shrinks, so that it is antialiased.
     """
-    scale = (high - low) / size
-    centers = low[:, None] + (torch.arange(size, device=low.device) + 0.5) * scale[:, None]
+    scale = ((high - low) / size)[..., None]
+    centers = low[..., None] + (torch.arange(size, device=low.device) + 0.5) * scale
     places = torch.arange(longest, device=low.device)
-    x = ((places + 0.5 - centers[:, :, None]) / scale.clamp(min=1)[:, None, None]).abs()
-    found = FILTERS[interpolation](x) * (places < lengths[:, None, None])
-    return found / found.sum(2, keepdim=True)
+    x = ((places + 0.5 - centers[..., None]) / scale.abs().clamp(min=1)[..., None]).abs()
+    found = FILTERS[interpolation](x) * (places < lengths[..., None, None])
+    return found / found.sum(-1, keepdim=True)
 
 
 def _bilinear(x):

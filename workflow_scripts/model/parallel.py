@@ -1,12 +1,11 @@
 """Data-parallel training in several processes of one machine, started by torchrun's launcher.
 
-DistributedDataParallel averages gradients by NCCL between GPUs; processes of a CPU do it in memory that they share.
+Gradients are averaged by NCCL between GPUs, and in memory that they share between processes of a CPU.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import os
 import signal
@@ -151,11 +150,10 @@ def connect(processes: int, device: torch.device) -> None:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
-def averaged(model: torch.nn.Module, optimizer: training.Optimizer) -> torch.nn.Module:
-    """Return the network to call, of which the processes average gradients, while buffers stay each process's own."""
-    if _gradients is not None:
-        optimizer.exchange = shared_gradients.SharedGradients(_gradients, optimizer.parameters).average
-        return model
-    kind = torch.nn.parallel.DistributedDataParallel
-    names = inspect.signature(kind.__init__).parameters  # torch 2.11 has only the older name
-    return kind(model, **{"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False})
+def average_gradients(optimizer: training.Optimizer) -> None:
+    """Have an optimizer step on gradients averaged over the connected processes; buffers stay each process's own."""
+    parameters = optimizer.parameters
+    if _gradients is None:
+        optimizer.exchange = shared_gradients.FlatGradients(parameters).average
+    else:
+        optimizer.exchange = shared_gradients.SharedGradients(_gradients, parameters).average

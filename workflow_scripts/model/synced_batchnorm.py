@@ -87,7 +87,7 @@ class _Shared(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple:
-        """Return the gradients of this process's share; DistributedDataParallel averages the parameters'."""
+        """Return the gradients of this process's share; those of parameters are averaged with all others."""
         inputs, weight, mean, variance = ctx.saved_tensors
         spread = (variance + ctx.eps).rsqrt()
         saved = (inputs, weight, mean, variance, None, None, False, ctx.eps, [True, True, True])

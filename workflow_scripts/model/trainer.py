@@ -75,10 +75,10 @@ class Trainer(TrainingLoop):
         if hasattr(self.model, "set_distilled_training"):
             self.model.set_distilled_training(True)
 
-    def step(self, model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, step: int) -> float:
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor, step: int) -> float:
         """Take a step and return a loss, as Optimizer.step does."""
         with training.autocast(self.device, self.kind):
-            outputs = model(inputs)
+            outputs = self.model(inputs)
         heads = outputs if isinstance(outputs, tuple) else (outputs,)
         losses = [F.cross_entropy(head.float(), labels, label_smoothing=self.recipe["smoothing"]) for head in heads]
         diverged = f"training diverged in epoch {step // self.per_epoch + 1}: lower its learning_rate or raise warmup"

@@ -44,13 +44,14 @@ class TrainingLoop:
         draws = itertools.chain(self._draws(first, rank, processes), self.last_draws(rank, processes))
         with contextlib.closing(training.batches(self.images, draws, self.row, self.device)) as batches:
             parallel.connect(processes, self.device)
-            model = parallel.averaged(self.model, self.optimizer) if processes > 1 else self.model
+            if processes > 1:
+                parallel.average_gradients(self.optimizer)
             with synced_batchnorm.synced(context.micro_batches(self.recipe), processes):
                 for step in range(first, self.steps):
                     epoch, done = step // self.per_epoch, step + 1
                     if step % self.per_epoch == 0:
                         self.begin(epoch, rank)
-                    loss = self.step(model, *next(batches), step)
+                    loss = self.step(*next(batches), step)
                     bar.set_postfix_str(f"epoch {epoch + 1}/{self.epochs} loss {loss:.5f}", refresh=False)
                     bar.update(batch)
                     if rank == 0 and (done % self.per_epoch == 0 or (self.EVERY and done % self.EVERY == 0)):

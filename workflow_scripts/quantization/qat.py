@@ -129,12 +129,12 @@ class QatTrainer(TrainingLoop):
         if self.model.scales is not None:
             self.model.scales.release()
 
-    def step(self, model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, step: int) -> float:
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor, step: int) -> float:
         """Take a step towards the teacher's outputs and return a loss, as Optimizer.step does; labels are not used."""
         with training.autocast(self.device, self.kind):
             with torch.no_grad():
                 target = self.teacher(inputs)
-            outputs = model(inputs)
+            outputs = self.model(inputs)
         diverged = f"QAT diverged in epoch {step // self.per_epoch + 1}: lower qat.learning_rate"
         known = self.optimizer.step(loss_of(outputs, target, self.recipe), diverged)
         self.ema.update(step)
