@@ -8,9 +8,8 @@ from typing import Any
 import torch  # noqa: F401 - in whole, before its compiler is replaced
 
 COMPILER = "torch._dynamo"
-MARKS: dict[
-    str, dict[str, Any]
-] = {  # of functions that it is to leave alone: what torch, torchvision, timm and modelopt use without compiling
+# marks of functions that it leaves alone: all that torch, torchvision, timm and modelopt use without compiling
+MARKS: dict[str, dict[str, Any]] = {
     COMPILER: {"disable": lambda function=None, *_, **__: function or (lambda same: same), "graph_break": lambda: None},
     f"{COMPILER}.utils": {"is_compile_supported": lambda device: False},
 }

@@ -29,7 +29,7 @@ def convolve(node: Node, images: torch.Tensor, weight: torch.Tensor, bias: torch
 
 def _gemm(node, a, b, c=None):
     product = a @ (b.T if node.attrs.get("transB") else b)
-    return [product if c is None else product + c]
+    return [product if c is None else product.add_(c)]
 
 
 def _slice(node, value, starts, ends, axes, steps):
@@ -104,7 +104,7 @@ OPERATORS: dict[str, Callable] = {
     "Gather": _gather,
     "Gemm": _gemm,
     "GlobalAveragePool": lambda node, value: [value.mean(dim=(2, 3), keepdim=True)],
-    "HardSigmoid": lambda node, x: [(x * node.attrs.get("alpha", 0.2) + node.attrs.get("beta", 0.5)).clamp_(0, 1)],
+    "HardSigmoid": lambda node, x: [(x * node.attrs.get("alpha", 0.2)).add_(node.attrs.get("beta", 0.5)).clamp_(0, 1)],
     "HardSwish": lambda node, value: [functional.hardswish(value)],
     "MatMul": lambda node, a, b: [a @ b],
     "MaxPool": _largest,

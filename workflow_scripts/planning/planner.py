@@ -120,9 +120,12 @@ class _Planner:
             tensors, effects = sensitivity.measure(self.network, chunks, members, self.treatments, self.workers, bar)
         self.effects.update(effects)
         if within:
-            more = simulate.each(lambda c: ranges.of_chunk(self.network.tensors(c())), self._chunks(far), self.workers)
+            more = simulate.each(self._ranges, self._chunks(far), self.workers)
             merged = ranges.merged([*tensors, *more], self.network.constants)
             self.ranges = {node.name: ranges.of_node(node, merged) for node in self.network.nodes}
+
+    def _ranges(self, chunk):
+        return ranges.of_chunk(self.network.activations(chunk()))
 
     def _chunks(self, images):
         return [lambda s=start: self._normalized(images[s : s + CHUNK]) for start in range(0, len(images), CHUNK)]

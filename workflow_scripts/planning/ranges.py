@@ -1,7 +1,7 @@
 """Ranges of a graph's tensors on calibration images, and their fit into FP16."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -20,9 +20,9 @@ def of_tensor(value: torch.Tensor) -> tuple[float, int, int]:
     return float(magnitude.max()), nonzero, below - (magnitude.numel() - nonzero)
 
 
-def of_chunk(values: Mapping[str, torch.Tensor]) -> dict[str, tuple]:
+def of_chunk(activations: Iterable[tuple[str, torch.Tensor]]) -> dict[str, tuple]:
     """Return {tensor: of_tensor} of a chunk's activations; raise UserError naming the first that is not finite."""
-    ranges = {name: of_tensor(value) for name, value in values.items()}
+    ranges = {name: of_tensor(value) for name, value in activations}
     for name, (largest, _, _) in ranges.items():
         if not math.isfinite(largest):
             raise UserError(f"activation {name} is not finite in FP32: check the checkpoint and the images")

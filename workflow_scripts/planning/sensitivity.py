@@ -35,7 +35,7 @@ def measure(
                 change = network.logits(tensors, dict.fromkeys(names, treatment)) - reference
                 sums[group, label] = float(change.double().square().sum())
                 bar.update()
-        return ranges.of_chunk(tensors), sums, reference.double()
+        return ranges.of_chunk(tensors.items()), sums, reference.double()
 
     tensors, sums, references = zip(*simulate.each(of_chunk, chunks, workers))
     logits = torch.cat(references)

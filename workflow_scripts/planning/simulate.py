@@ -7,7 +7,7 @@ kernels on x86 and omits roundings between nodes, which halves the error), and t
 
 import concurrent.futures
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 import torch
@@ -46,12 +46,19 @@ class Network:
             raise UserError(f"no rule for the operators {', '.join(unknown)}: a plan needs a clean graph")
         self._last = {name: index for index, node in enumerate(self.nodes) for name in node.inputs}
 
+    def activations(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (name, activation in FP32) for images [N, 3, H, W], the input first; keep what is still to be read."""
+        values = {self.input: images}
+        yield self.input, images
+        for index, node in enumerate(self.nodes):
+            outputs = dict(zip(node.outputs, compute(node, self._inputs(node, values, {}))))
+            yield from outputs.items()
+            values.update(outputs)
+            self._drop_read(values, index)
+
     def tensors(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return {name: tensor} of all activations in FP32 for images [N, 3, H, W]."""
-        values = {self.input: images}
-        for node in self.nodes:
-            values.update(zip(node.outputs, compute(node, self._inputs(node, values, {}))))
-        return values
+        return dict(self.activations(images))
 
     def logits(self, known: Mapping[str, torch.Tensor], treatments: Mapping[str, Callable]) -> torch.Tensor:
         """Return the logits [N, C] with some nodes treated.
@@ -65,10 +72,14 @@ class Network:
             if treatment or node.outputs[0] not in known or any(name in changed for name in node.inputs):
                 outputs = (treatment or compute)(node, self._inputs(node, known, changed))
                 changed.update(zip(node.outputs, outputs))
-                for name in node.inputs:
-                    if self._last.get(name) == index:
-                        changed.pop(name, None)
+                self._drop_read(changed, index)
         return changed.get(self.output, known.get(self.output))
+
+    def _drop_read(self, values, index):
+        """Remove the values that no node behind this one reads."""
+        for name in self.nodes[index].inputs:
+            if self._last[name] == index:
+                values.pop(name, None)
 
     def _inputs(self, node, known, changed):
         sources = (changed, known, self.constants)
