@@ -213,7 +213,7 @@ def shapes_of(graph, monkeypatch, inferred):
     """Return the shapes and types of a graph, inferred or measured; a call that would do the other fails."""
     with monkeypatch.context() as patch:
         if inferred:
-            patch.setattr(onnx_io, "observer", None)
+            patch.setattr(shapes, "_measured", None)
         else:
             patch.setattr(shapes, "_inferred", lambda model, batch: None)
         return shapes.at_batches(graph)
@@ -420,6 +420,16 @@ def test_merged_pairs_keep_the_codes_and_there_is_one_for_each_split(exported):
         assert {reader.op for part in split.outputs for reader in part.outputs} <= {"Transpose", "MatMul"}
     again = passes.transform(merged.copy(), ["merge_pairs"])
     assert pairs(again) == pairs(merged)
+
+
+def test_products_of_one_module_are_scaled_back_by_nodes_of_different_names(exported):
+    """As in EfficientFormer, whose attention has no modules for its products."""
+    clean = passes.apply(onnx_io.from_model(exported), CLASS_PASSES["cpu"])
+    quantized = qdq.insert(clean, amax_of(clean), EVERYTHING)
+    for node in quantized.nodes:
+        node.name = node.name.replace(".qk/MatMul", "/MatMul").replace(".av/MatMul", "/MatMul_1")
+    found = [node.name for node in passes.transform(quantized, ["merge_pairs"]).nodes]
+    assert len(found) == len(set(found)) and "stages.0.blocks.0.attn/Mul_" in found
 
 
 def pairs(graph):

@@ -92,7 +92,8 @@ def _scale_back(graph, product, factor):
     result, raw = product.outputs[0], gs.Variable(f"{product.name}_raw", np.float32, product.outputs[0].shape)
     product.outputs = [raw]
     factor = gs.Constant(f"{product.name}_factor", np.array(factor, dtype=np.float32))
-    graph.nodes.append(gs.Node("Mul", f"{qdq.module_of(product)}/Mul", {}, [raw, factor], [result]))
+    name = surgery.free_name(graph, f"{qdq.module_of(product)}/Mul")
+    graph.nodes.append(gs.Node("Mul", name, {}, [raw, factor], [result]))
 
 
 def lift_hardswish(graph: gs.Graph) -> gs.Graph:

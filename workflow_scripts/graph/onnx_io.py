@@ -93,10 +93,15 @@ def observer(graph: gs.Graph, threads: int = 0) -> onnxruntime.InferenceSession:
     return runner(model, threads)
 
 
-def activations(session: onnxruntime.InferenceSession, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return {tensor name: value} of a session of `observer`, its input included; images: float32 [N, 3, H, W]."""
+def activations(
+    session: onnxruntime.InferenceSession, images: np.ndarray, weights: dict[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Return {tensor name: value} of a session's outputs, its input included.
+
+    images: float32 [N, 3, H, W]; weights: further inputs, as of `skeleton`.
+    """
     names = [output.name for output in session.get_outputs()]
-    return {INPUT: images, **dict(zip(names, session.run(names, {INPUT: images})))}
+    return {INPUT: images, **dict(zip(names, session.run(names, {INPUT: images, **(weights or {})})))}
 
 
 def magnitudes(graph: gs.Graph, batches: Iterable[np.ndarray], threads: int = 0) -> dict[str, float]:

@@ -15,11 +15,10 @@ BATCHES = (2, 3)  # coprime, so that a dimension that scales with the batch diff
 
 def at_batches(graph: gs.Graph, batches: Sequence[int] = BATCHES) -> tuple[dict, dict]:
     """Return {tensor name: [shape at each batch]} and {tensor name: dtype} of the input and of what nodes write."""
-    model, _ = onnx_io.skeleton(graph)
+    model, weights = onnx_io.skeleton(graph)
     found = [_inferred(model, batch) for batch in batches]
     if None in found:
-        session = onnx_io.observer(graph)
-        found = [_measured(session, onnx_io.random_batch(graph, batch)) for batch in batches]
+        found = _measured(model, weights, [onnx_io.random_batch(graph, batch) for batch in batches])
     shapes = {name: [described[name][0] for described in found] for name in found[0]}
     return shapes, {name: dtype for name, (_, dtype) in found[0].items()}
 
@@ -29,8 +28,7 @@ def _inferred(model, batch):
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     types = {value.name: value.type.tensor_type for value in (inferred.input[0], *inferred.value_info)}
-    written = {name for node in model.graph.node for name in node.output if name}
-    known = written <= types.keys() and all(map(_is_known, types.values()))
+    known = types.keys() >= set(_written(model)) and all(map(_is_known, types.values()))
     return {name: _described(each) for name, each in types.items()} if known else None
 
 
@@ -43,10 +41,17 @@ def _described(tensor_type):
     return [dimension.dim_value for dimension in tensor_type.shape.dim], dtype
 
 
-def _measured(session, images):
-    """Return {tensor name: (shape, dtype)} of a run of a session of `onnx_io.observer`."""
-    values = onnx_io.activations(session, images)
-    return {name: (list(value.shape), value.dtype) for name, value in values.items()}
+def _measured(model, weights, several):
+    """Return [{tensor name: (shape, dtype)}] of runs of a skeleton, one for each of several batches of images."""
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in _written(model))
+    session = onnx_io.runner(model)
+    runs = (onnx_io.activations(session, images, weights) for images in several)
+    return [{name: (list(value.shape), value.dtype) for name, value in run.items()} for run in runs]
+
+
+def _written(model):
+    return [name for node in model.graph.node for name in node.output if name]
 
 
 def symbolic(pair: Sequence[list[int]]) -> list[int | str]:
