@@ -38,6 +38,15 @@ def test_the_compiler_is_left_out_and_whole_afterwards(before):
 
 
 @pytest.mark.slow
+def test_a_module_of_the_compiler_is_the_one_that_the_compiler_uses():
+    code = "from model import timm_modules; import torch._dynamo.exc as one; from torch._dynamo import convert_frame;"
+    code += (
+        "import sys; assert convert_frame.exc is one is sys.modules['torch._dynamo.exc']; assert one.__spec__.origin"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=True)
+
+
+@pytest.mark.slow
 def test_a_timm_that_needs_more_of_the_compiler_gets_it(tmp_path):
     (tmp_path / "timm").mkdir()
     package = "import torch._dynamo\nRESET = torch._dynamo.reset\n"  # the empty module has none

@@ -2,11 +2,11 @@
 
 import sys
 
-from model import lean
+from model import lazy_compiler
 
 HUB = "huggingface_hub"
 
-lean.postpone_compiler()
+lazy_compiler.install()
 hidden = HUB not in sys.modules
 if hidden:
     sys.modules[HUB] = None  # type: ignore[assignment]
