@@ -30,7 +30,7 @@ BUILD_SECONDS = {"fp16": 200, "fp16-fused": 95, "fp32": 80, "fp32-fused": 70, "i
 CACHED = 0.7  # of these, with the timing caches of an earlier visit
 KIT = {"fp16": 190, "fp32": 150, "int8_qat": 120, "int8_ptq": 120}  # the choice's candidates, and seconds of each build
 DATASETS = {"digits": "data", "glyphs": "glyphs/data"}  # and their folders
-SHARES = ("1/2", "2/3", "3/4", "1/1")  # of JPEGs that a GPU decodes
+SHARES = ("1/2", "3/4", "1/1")  # of JPEGs that a GPU decodes
 SHORT = {"epochs": 6, "small_epochs": 3}  # of a training on glyphs, whose recipe has twice as many
 SANITIZERS = {"memcheck": ["1,40"], "racecheck": ["1", "128S"]}  # and the batches and the model that they check
 
@@ -312,7 +312,8 @@ class Steps:
 
     def files(self, model, processes):
         """Train on JPEG files, which processors and GPUs decode, and on the same images in memory."""
-        return self.speed("files", model, processes, 120, "--gpu-decoder", *SHARES)
+        rounds = 4 if processes == 1 else 2
+        return self.speed("files", model, processes, 150, "--gpu-decoder", *SHARES, "--rounds", rounds)
 
     def batchnorm(self):
         """Compare BatchNorm over the shares of two GPUs with that of all images on one."""
