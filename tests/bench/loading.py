@@ -173,10 +173,10 @@ def in_turns(cases, args):
             print(f"process {args.rank}, {name}: {found['images_per_s']:.0f} images/s", flush=True)
             for key, value in found.items():
                 rows.setdefault(key, {}).setdefault(name, []).append(value)
+        if args.json and not args.rank:
+            write_json(args.json, {**rows, "cores": len(os.sched_getaffinity(0)), "arguments": words(args)})
     if args.rank:
         return
-    if args.json:
-        write_json(args.json, {**rows, "cores": len(os.sched_getaffinity(0)), "arguments": words(args)})
     speeds, base = rows["images_per_s"], None
     for name, values in speeds.items():
         middle, ends = statistics.median(values), f"{min(values):.0f} to {max(values):.0f}"

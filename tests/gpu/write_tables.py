@@ -285,7 +285,8 @@ def loading(folder):
         every = found["images_per_s"]
         base = statistics.median(every.get("in memory", next(iter(every.values()))))
         for source, speeds in every.items():
-            busy = ", ".join(f"{value:.0f}" for value in found["gpu_percent"][source] if value is not None)
+            used = found.get("gpu_percent", {}).get(source, [])  # absent where a step was ended early
+            busy = ", ".join(f"{value:.0f}" for value in used if value is not None) or "-"
             row = [kind, model, gpus, found["cores"], source, ", ".join(f"{speed:.0f}" for speed in speeds)]
             rows.append([*row, f"{statistics.median(speeds) / base:.2f}x", busy])
     columns = ["step", "", "GPUs", "processors", "images", "images/s of each round", "over memory", "a GPU busy, %"]

@@ -1,8 +1,7 @@
 """JPEGs of training images decoded by a GPU (nvJPEG, by torchvision), where processors alone cannot keep up with it.
 
-The processors keep some of the images as their share. The crops are those of data/augment.py; two matrix products with
-the coefficients of Pillow's filter crop, resize and mirror the images of a batch. Pixels differ from Pillow's by what
-rounding and the decoders make.
+The crops are those of data/augment.py; two matrix products with the coefficients of Pillow's filter crop, resize and
+mirror the images of a batch. Pixels differ from Pillow's by what rounding and the decoders make.
 
 A thread receives and decodes batches ahead, on a CUDA stream of its own. Each of its calls of torch can make the thread
 that launches training steps wait for Python's lock: a batch takes as few, however many images it has.
@@ -28,7 +27,7 @@ from data import augment, preprocess
 AHEAD = 2  # batches that are decoded while an earlier one trains
 LARGEST = 1 << 28  # bytes of images that are resized at once, in 7 times as much of a GPU's memory
 DECODED = {"JPEG": ("RGB", "L")}  # formats and modes that a GPU decodes; processes decode the others
-SHARE = (1, 2)  # so many of so many images are the GPU's
+SHARE = (1, 1)  # so many of so many JPEGs are the GPU's: docs/measurements/several-gpus.md
 
 
 class Item(NamedTuple):
