@@ -1,6 +1,6 @@
 """The surgeon's passes: small named functions graph -> graph, listed for each graph variant in config.yaml.
 
-Every pass is exact: `apply` runs the graph before and after it and compares the logits. Passes do not move
+Every pass is exact: `apply` runs each graph that a pass changes and compares the logits. Passes do not move
 QuantizeLinear and DequantizeLinear, so they accept quantized graphs as well; but for those of attention_pairs.py, which
 change nothing in a graph without pairs.
 """
