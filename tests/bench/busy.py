@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import yaml
@@ -131,18 +132,18 @@ def stepper(model, count, loss, rate, processes):
     import torch
 
     from model import context, parallel, training
-    from model.shared_gradients import SharedGradients
 
     device, optimizer = torch.device("cpu"), torch.optim.AdamW(model.parameters(), rate, fused=True)
-    exchange = SharedGradients(parallel._gradients, list(model.parameters())).average if processes > 1 else None
+    shared = types.SimpleNamespace(parameters=list(model.parameters()), exchange=lambda: None)
+    if processes > 1:
+        parallel.average_gradients(shared)
 
     def step():
         optimizer.zero_grad()
         with training.autocast(device, context.product_type(device)):
             value = loss(model(images(count)))
         value.backward()
-        if exchange:
-            exchange()
+        shared.exchange()
         optimizer.step()
         return count * processes
 
