@@ -77,8 +77,9 @@ def launch(function: Callable, processes: int, method: str, *arguments: object) 
     rendezvous = {"run_id": f"{RUN}{uuid.uuid4().hex}", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     for name in (f"{multiprocessing.__name__}.api", "torch.multiprocessing.spawn"):
         logging.getLogger(name).addFilter(_unexpected)
-    rendezvous["start_method"] = method
-    config = api.LaunchConfig(1, 1, processes, max_restarts=0, local_addr="localhost", **rendezvous)
+    logging.getLogger("torch.distributed.elastic.agent.server.api").setLevel(logging.ERROR)  # it tells of each Ctrl-C
+    options = {"start_method": method, "max_restarts": 0, "local_addr": "localhost"}
+    config = api.LaunchConfig(1, 1, processes, **options, **rendezvous)
     try:
         api.elastic_launch(config, _member)(function, *arguments)
     except ChildFailedError as error:
