@@ -187,7 +187,7 @@ def in_turns(cases, args):
 
 
 def words(args):
-    return {name: str(value) for name, value in vars(args).items() if name != "each"}
+    return {name: str(value) for name, value in vars(args).items() if name not in ("each", "json")}
 
 
 def loaded(images, args, workers=None):

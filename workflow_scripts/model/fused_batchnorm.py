@@ -61,7 +61,7 @@ class _Shared(torch.autograd.Function):
 
 
 def _dense(tensor):
-    """Return a tensor in a layout that the kernels have, as it is where it has one."""
+    """Return a tensor in a layout that the kernels support: itself if it has one, else a copy."""
     return tensor if tensor.is_contiguous(memory_format=_layout(tensor)) else tensor.contiguous()
 
 
