@@ -134,28 +134,24 @@ def test_another_launcher_around_the_workflow_changes_nothing(monkeypatch):
         assert found == (0, 1, torch.device("cpu"))
 
 
-def test_batchnorm_of_one_process_that_shares(monkeypatch):
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        generator = torch.Generator().manual_seed(0)
-        inputs = torch.randn(6, 4, 3, 3, generator=generator, requires_grad=True)
-        norms = [torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4)]
-        (wanted,) = torch.autograd.grad(norms[0](inputs).pow(3).sum(), inputs)
-        exchanged = functools.partial(synced_batchnorm._exchanged, dist.group.WORLD)
-        monkeypatch.setattr(F, "batch_norm", functools.partial(synced_batchnorm._batch_norm, F.batch_norm, exchanged))
-        (found,) = torch.autograd.grad(norms[1](inputs).pow(3).sum(), inputs)
-    finally:
-        dist.destroy_process_group()
-    assert torch.allclose(found, wanted, atol=1e-5)
-    assert torch.allclose(norms[0].running_var, norms[1].running_var)
-
-
 @pytest.fixture
 def connected():
     """Connect this process, alone, for collectives."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+def test_batchnorm_of_one_process_that_shares(connected, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(6, 4, 3, 3, generator=generator, requires_grad=True)
+    norms = [torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4)]
+    (wanted,) = torch.autograd.grad(norms[0](inputs).pow(3).sum(), inputs)
+    exchanged = functools.partial(synced_batchnorm._exchanged, dist.group.WORLD)
+    monkeypatch.setattr(F, "batch_norm", functools.partial(synced_batchnorm._batch_norm, F.batch_norm, exchanged))
+    (found,) = torch.autograd.grad(norms[1](inputs).pow(3).sum(), inputs)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.allclose(norms[0].running_var, norms[1].running_var)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["in shared memory", "in one call"])

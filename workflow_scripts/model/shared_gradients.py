@@ -22,49 +22,59 @@ def file() -> int:
         return os.dup(unnamed.fileno())
 
 
-class FlatGradients:
+class _Gradients:
+    """Gradients that a subclass averages from vectors to a vector."""
+
+    def __init__(self, parameters, own, means):
+        """Prepare. own, means: vectors of this process's gradients, and of the averaged ones."""
+        self.parameters = parameters
+        self._own, self._means = _views(own, parameters), _views(means, parameters)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Replace the gradients by their mean over all processes; parameters without one have none afterwards."""
+        given = [index for index, value in enumerate(self.parameters) if value.grad is not None]
+        torch._foreach_copy_([self._own[index] for index in given], [self.parameters[index].grad for index in given])
+        self._reduce()
+        for index in given:
+            self.parameters[index].grad = self._means[index]
+
+    def _reduce(self):
+        raise NotImplementedError
+
+
+class FlatGradients(_Gradients):
     """The gradients of a process, in a vector of its own."""
 
     def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
         """Set the parameters to those of the first process; they are in the same order in all, which are connected."""
-        self.parameters = parameters
         self._flat = parameters[0].new_empty(sum(value.numel() for value in parameters), requires_grad=False)
-        self._own = _views(self._flat, parameters)
+        super().__init__(parameters, self._flat, self._flat)
         with torch.no_grad():
             torch._foreach_copy_(self._own, list(parameters))
             dist.broadcast(self._flat, 0)
             torch._foreach_copy_(list(parameters), self._own)
 
-    @torch.no_grad()
-    def average(self) -> None:
-        """Replace the gradients by their mean over all processes."""
-        given = _copy(self.parameters, self._own)
+    def _reduce(self):
         dist.all_reduce(self._flat)
         self._flat /= dist.get_world_size()
-        for index in given:
-            self.parameters[index].grad = self._own[index]
 
 
-class SharedGradients:
-    """The gradients of every process, in a file that all of them have open."""
+class SharedGradients(_Gradients):
+    """The gradients of every process, in a file that all of them have open; they are added in the order of ranks."""
 
     def __init__(self, descriptor: int, parameters: Sequence[torch.Tensor]) -> None:
         """Map the file; descriptor: of `file`; parameters: in the same order in all processes, which are connected."""
-        self.parameters = parameters
         processes, size = dist.get_world_size(), sum(value.numel() for value in parameters)
         bytes_in_all = processes * size * torch.float32.itemsize
         os.ftruncate(descriptor, bytes_in_all)
         self._all = torch.frombuffer(mmap.mmap(descriptor, bytes_in_all), dtype=torch.float32).view(processes, size)
-        self._own = _views(self._all[dist.get_rank()], parameters)
+        self._mean = torch.empty(size)
+        super().__init__(parameters, self._all[dist.get_rank()], self._mean)
 
-    @torch.no_grad()
-    def average(self) -> None:
-        """Replace the gradients by their mean over all processes, added in the order of ranks."""
-        given = _copy(self.parameters, self._own)
+    def _reduce(self):
         dist.barrier()
-        means = _views(self._all.sum(0).div_(len(self._all)), self.parameters)
-        for index in given:
-            self.parameters[index].grad = means[index]
+        torch.sum(self._all, 0, out=self._mean).div_(len(self._all))
         dist.barrier()  # the next gradients are written once all processes have read these
 
 
@@ -72,10 +82,3 @@ def _views(flat, parameters):
     """Return a view of each parameter's part of a vector, with the parameter's strides."""
     parts = flat.split([value.numel() for value in parameters])
     return [part.as_strided(value.size(), value.stride()) for part, value in zip(parts, parameters)]
-
-
-def _copy(parameters, views):
-    """Copy the gradients of those parameters that have one; return their indices."""
-    given = [index for index, value in enumerate(parameters) if value.grad is not None]
-    torch._foreach_copy_([views[index] for index in given], [parameters[index].grad for index in given])
-    return given

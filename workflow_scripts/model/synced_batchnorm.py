@@ -49,9 +49,9 @@ def _in_parts(plain, count, inputs, *parameters, **options):
 
 
 def _exchanged(group, inputs, running_mean, running_var, weight, bias, momentum, eps):
-    kind = inputs.dtype if weight is None else weight.dtype
-    scale, shift = (torch.full(inputs.shape[1:2], value, dtype=kind, device=inputs.device) for value in (1.0, 0.0))
-    scale, shift = scale if weight is None else weight, shift if bias is None else bias
+    kind, channels = inputs.dtype if weight is None else weight.dtype, inputs.shape[1]
+    scale = inputs.new_ones(channels, dtype=kind) if weight is None else weight
+    shift = inputs.new_zeros(channels, dtype=kind) if bias is None else bias
     if inputs.is_cuda:
         return fused_batchnorm.batch_norm(group, inputs, running_mean, running_var, scale, shift, momentum, eps)
     outputs, mean, variance = _Shared.apply(inputs, scale, shift, eps, group)
